@@ -1,0 +1,36 @@
+"""The data sets, behind one registry: `get_dataset(name, root, train, transform, ...)`."""
+
+import importlib
+from typing import TYPE_CHECKING
+
+from datasets.names import DATASETS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from datasets.base import ImageDataset
+
+
+def get_dataset(
+    name: str, root: str, train: bool, transform: "Callable | None" = None, subset_seed: int = 0
+) -> "ImageDataset":
+    """The training or test split of a data set.
+
+    Args:
+        name: a key of `datasets.names.DATASETS`.
+        root: the folder that holds its files; data sets that come with a package ignore it.
+        train: the training split, else the test split.
+        transform: from a PIL image to what the items hold; None gives the PIL image.
+        subset_seed: which long-tailed subset is drawn, where the data set draws one.
+
+    Raises:
+        UserError: the files are missing, damaged or not what the data set needs.
+    """
+    module = importlib.import_module(DATASETS[name].module)
+    return module.load(root, train, transform, subset_seed)
+
+
+def get_transform(name: str, train: bool, new_size: int, crop_size: int) -> "Callable":
+    """The data set's own transform of a split: PIL image -> uint8 (1 or 3, crop_size, crop_size)."""
+    module = importlib.import_module(DATASETS[name].module)
+    return module.transform(train, new_size, crop_size)

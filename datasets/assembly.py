@@ -1,0 +1,66 @@
+"""The splits of a run: training, held-out and test part of a data set, each with its transform."""
+
+from typing import NamedTuple
+
+from datasets import get_dataset, get_transform
+from datasets.base import ImageDataset
+from datasets.dummy import DummyDataset
+from datasets.splits import hold_out
+from utils.errors import UserError
+
+
+class Splits(NamedTuple):
+    """The parts of a data set in one run; `val` is None without a hold-out."""
+
+    train: ImageDataset
+    val: ImageDataset | None
+    test: ImageDataset
+
+    @property
+    def measured(self) -> tuple[str, ImageDataset]:
+        """Name and data of the split that is measured after each epoch."""
+        return ("test", self.test) if self.val is None else ("val", self.val)
+
+
+def load_splits(
+    name: str,
+    root: str,
+    *,
+    new_size: int,
+    crop_size: int,
+    subset_seed: int = 0,
+    val_fraction: float = 0.0,
+    dummy: bool = False,
+    augment: bool = True,
+) -> Splits:
+    """Load a data set and hold out a part of its training split if asked to.
+
+    Args:
+        name, root, subset_seed: as in `get_dataset`.
+        new_size, crop_size: sides of the resized and of the cropped image, in pixels.
+        val_fraction: share of the training images that is held out, stratified, whole patients where there are any.
+        dummy: random images instead of the data set's.
+        augment: give the training split its random transform; else the evaluation transform.
+
+    Raises:
+        UserError: files are missing, or a class has no training image.
+    """
+
+    def load(train: bool) -> ImageDataset:
+        transform = get_transform(name, train and augment, new_size, crop_size)
+        if dummy:
+            return DummyDataset(name, train, transform)
+        return get_dataset(name, root, train, transform, subset_seed)
+
+    train, val, test = load(True), None, load(False)
+    if not len(test):
+        raise UserError(f"{name} has no test image in {root}")
+    if val_fraction:
+        kept, held = hold_out(train.targets, len(train.classes), val_fraction, subset_seed, train.groups)
+        if not len(held):
+            raise UserError(f"--val-fraction {val_fraction}: nothing can be held out of {len(train)} training images")
+        train, val = train.subset(kept), train.subset(held, test.transform)
+    empty = [name for name, count in zip(train.classes, train.class_counts, strict=True) if count == 0]
+    if empty:
+        raise UserError(f"no training image of class {', '.join(empty)}: every class needs at least one")
+    return Splits(train, val, test)

@@ -1,0 +1,87 @@
+"""FashionMNIST_LT: Fashion-MNIST with the long tail of the DGC paper (4000 down to 40 images a class)."""
+
+import gzip
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from torchvision import transforms as T
+from torchvision.datasets import FashionMNIST
+
+from datasets.base import ArrayDataset
+from datasets.names import DATASETS
+from datasets.splits import draw_long_tailed
+from datasets.transforms import Enlarge, evaluation, small_shift
+from utils.errors import UserError
+
+INFO = DATASETS["FashionMNIST_LT"]
+DOWNLOAD_TIMEOUT_S = 20
+
+
+def load(root: str, train: bool, transform: Callable | None, subset_seed: int) -> ArrayDataset:
+    """The drawn training subset, or the whole test set, from the IDX files in `root` or root/FashionMNIST/raw.
+
+    Without files there, torchvision downloads them into root/FashionMNIST/raw.
+    """
+    folder = _find(Path(root)) or _download(Path(root))
+    prefix = "train" if train else "t10k"
+    images = _read_idx(folder, f"{prefix}-images-idx3-ubyte", 3)
+    targets = _read_idx(folder, f"{prefix}-labels-idx1-ubyte", 1).astype(np.int64)
+    if len(images) != len(targets):
+        raise UserError(f"{folder}: {len(images)} {prefix} images but {len(targets)} labels: replace the files")
+    ids = [f"{prefix}/{row:05d}" for row in range(len(targets))]
+    whole = ArrayDataset(images, INFO.classes, targets, ids, transform)
+    return whole.subset(draw_long_tailed(targets, INFO.train_counts, subset_seed)) if train else whole
+
+
+def transform(train: bool, new_size: int, crop_size: int) -> Callable:
+    """Padded to size (28 to 32); in training shifted a little and flipped."""
+    extra = [small_shift(crop_size), T.RandomHorizontalFlip()] if train else []
+    return evaluation(Enlarge(new_size), crop_size, *extra)
+
+
+def _find(root: Path) -> Path | None:
+    for folder in (root, root / "FashionMNIST" / "raw"):
+        if any(folder.glob("*-idx[13]-ubyte*")):
+            return folder
+    return None
+
+
+def _download(root: Path) -> Path:
+    if not root.is_dir():
+        raise UserError(
+            f"--datadir {root} does not exist: name the folder with the four IDX files of Fashion-MNIST, or create "
+            "it (mkdir -p) and they are downloaded there"
+        )
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)
+    try:
+        FashionMNIST(str(root), download=True)
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"Fashion-MNIST is not in {root} and cannot be downloaded ({error}): put its four IDX files there "
+            "(Debian: apt-get install dataset-fashion-mnist, --datadir=/usr/share/datasets/fashion-mnist)"
+        ) from error
+    finally:
+        socket.setdefaulttimeout(timeout)
+    return root / "FashionMNIST" / "raw"
+
+
+def _read_idx(folder: Path, name: str, dimensions: int) -> np.ndarray:
+    """An IDX file of unsigned bytes, plain or gzipped: magic 0x0000080d, d sizes in big-endian, the bytes."""
+    for path, opener in ((folder / name, open), (folder / f"{name}.gz", gzip.open)):
+        if path.exists():
+            break
+    else:
+        raise UserError(f"{folder} has neither {name} nor {name}.gz: put it there, or empty the folder to download all")
+    try:
+        with opener(path, "rb") as file:
+            content = file.read()
+    except (OSError, EOFError) as error:
+        raise UserError(f"{path} cannot be read ({error}): replace it") from error
+    header = np.frombuffer(content[: 4 * (1 + dimensions)], dtype=">u4")
+    body = np.frombuffer(content, dtype=np.uint8, offset=min(4 * (1 + dimensions), len(content)))
+    if len(header) != 1 + dimensions or header[0] != 0x800 + dimensions or body.size != np.prod(header[1:], dtype=np.int64):
+        raise UserError(f"{path} is not a complete IDX file of {dimensions} dimensions: replace it")
+    return body.reshape(header[1:].astype(np.int64))

@@ -1,0 +1,111 @@
+"""From data sets to batches: which images make a batch, in which order, and who loads them."""
+
+import signal
+from collections.abc import Iterator
+
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from datasets.base import ImageDataset, SampleKey
+from utils.errors import UserError
+from utils.randomness import Stream, permutation
+
+MIN_IMAGES_PER_PROCESS = 2  # batch norm needs two
+
+
+class TrainBatches(Sampler[list[SampleKey]]):
+    """The batches of an epoch for one process, as a function of (seed, epoch) alone.
+
+    Every process takes every world-th image of each global batch. The last batch is kept, cut to a multiple of the
+    processes with at least two images each, else dropped; so all processes take the same number of steps.
+
+    Args:
+        count: images in the data set.
+        batch_size: of all processes together.
+        seed: of the order and of the random transforms.
+        rank, world: this process and the number of processes.
+
+    Raises:
+        UserError: not one batch can be made.
+    """
+
+    def __init__(self, count: int, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> None:
+        self.count, self.batch_size, self.seed = count, batch_size, seed
+        self.rank, self.world = rank, world
+        self.epoch = 0
+        sizes = [min(batch_size, count - start) for start in range(0, count, batch_size)]
+        sizes = [size - size % world for size in sizes]
+        self.sizes = [size for size in sizes if size >= MIN_IMAGES_PER_PROCESS * world]
+        if not self.sizes:
+            raise UserError(
+                f"no training step is possible: {count} images, --batch-size {batch_size}, {world} process(es); each "
+                f"process needs at least {MIN_IMAGES_PER_PROCESS} images a batch"
+            )
+
+    def set_epoch(self, epoch: int) -> None:
+        """The next iteration gives the batches of `epoch`."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        order = permutation(self.count, self.seed, Stream.ORDER, self.epoch).tolist()
+        for step, size in enumerate(self.sizes):
+            start = step * self.batch_size
+            positions = range(start + self.rank, start + size, self.world)
+            yield [SampleKey(order[position], self.seed, self.epoch, position) for position in positions]
+
+
+class EvaluationBatches(Sampler[list[int]]):
+    """Every world-th image from `rank` on, in order: over all processes each image exactly once."""
+
+    def __init__(self, count: int, batch_size: int, rank: int = 0, world: int = 1) -> None:
+        self.indices = range(rank, count, world)
+        self.batch_size = max(batch_size // world, 1)
+
+    def __len__(self) -> int:
+        return -(-len(self.indices) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for start in range(0, len(self.indices), self.batch_size):
+            yield list(self.indices[start : start + self.batch_size])
+
+
+class BatchLoader:
+    """A DataLoader over given batches whose `UserError`s arrive as they were raised.
+
+    Args:
+        dataset: gives (image, label, index).
+        batches: `TrainBatches` or `EvaluationBatches`.
+        workers: processes that load; 0 loads in this one.
+        pin_memory: for a fast copy to a GPU.
+    """
+
+    def __init__(self, dataset: ImageDataset, batches: Sampler, workers: int, pin_memory: bool) -> None:
+        self.dataset, self.batches = dataset, batches
+        self._loader = DataLoader(
+            dataset,
+            batch_sampler=batches,
+            num_workers=workers,
+            pin_memory=pin_memory,
+            persistent_workers=workers > 0,
+            worker_init_fn=_ignore_signals,
+            generator=torch.Generator(),  # of its own: a loader must not draw from the global one
+        )
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[torch.Tensor]]:
+        try:
+            yield from self._loader
+        except UserError as error:  # from a worker it arrives with the worker's traceback around it
+            raise UserError(str(error).strip().splitlines()[-1].removeprefix("utils.errors.UserError: ")) from error
+
+
+def _ignore_signals(worker: int) -> None:
+    """Workers end with their parent; a signal to the whole group must not end them first."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+

@@ -1,0 +1,64 @@
+"""Which images belong to a long-tailed subset, and which are held out of the training data."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from utils.errors import UserError
+from utils.randomness import Stream, permutation
+
+
+def draw_long_tailed(targets: np.ndarray, counts: Sequence[int], seed: int) -> np.ndarray:
+    """Draw `counts[c]` images of each class c without replacement.
+
+    Returns:
+        Sorted indices into `targets`, sum(counts) of them; another seed draws another subset.
+
+    Raises:
+        UserError: a class has fewer images than asked for.
+    """
+    chosen = []
+    for label, count in enumerate(counts):
+        members = np.flatnonzero(targets == label)
+        if len(members) < count:
+            raise UserError(f"class {label} has {len(members)} images, the subset needs {count}: the data is incomplete")
+        chosen.append(members[permutation(len(members), seed, Stream.SUBSET, label).numpy()[:count]])
+    return np.sort(np.concatenate(chosen))
+
+
+def hold_out(
+    targets: np.ndarray, num_classes: int, fraction: float, seed: int, groups: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Split indices into (kept, held out), stratified: about `fraction` of every class is held out.
+
+    A class of two or more images has at least one on each side where groups allow it; a class of one is kept. With
+    `groups`, all images of a group go to the same side; rare classes are served first, so that head classes take
+    what their patients' rare findings leave.
+
+    Returns:
+        Two sorted index arrays.
+    """
+    groups = np.arange(len(targets)) if groups is None else groups
+    counts = np.bincount(targets, minlength=num_classes)
+    kept = counts.copy()
+    held = np.zeros(len(targets), dtype=bool)
+    members_of = _members(groups)
+    for label in np.argsort(counts, kind="stable"):
+        own = np.unique(groups[targets == label])
+        wanted = max(round(fraction * counts[label]), 1)
+        for group in own[permutation(len(own), seed, Stream.HOLD_OUT, int(label)).numpy()].tolist():
+            members = members_of[group]
+            gain = np.bincount(targets[members], minlength=num_classes)
+            overshoots = counts[label] - kept[label] + gain[label] > wanted
+            empties = np.any((gain > 0) & (kept <= gain))
+            if held[members[0]] or overshoots or empties:
+                continue
+            held[members] = True
+            kept -= gain
+    return np.flatnonzero(~held), np.flatnonzero(held)
+
+
+def _members(groups: np.ndarray) -> dict[int, np.ndarray]:
+    order = np.argsort(groups, kind="stable")
+    names, starts = np.unique(groups[order], return_index=True)
+    return dict(zip(names.tolist(), np.split(order, starts[1:]), strict=True))

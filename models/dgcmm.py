@@ -1,0 +1,156 @@
+"""The Deep Generative Mixture Model: encoder, classifier, decoder and prior joined, with its three loss terms.
+
+Shapes: B batch, K classes, D = z_dim, H = feature length, S = side of the image.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.decoder import VAE3Decoder
+from models.encoder import ResNetEncoder
+from models.names import ARCHITECTURES
+from models.prior import LOG_VAR_LIMIT, GaussianMixturePrior
+
+
+class LossWeights(NamedTuple):
+    """Weights of the loss terms; a term of weight 0 is not computed and gives its parameters no gradient."""
+
+    cls: float
+    reconst: float
+    gmm: float
+
+
+class LossTerms(NamedTuple):
+    """The loss of one batch, scalars, float32; None for a term that was not computed."""
+
+    total: Tensor
+    cls: Tensor | None
+    reconst: Tensor | None
+    gmm: Tensor | None
+
+
+class DGCMM(nn.Module):
+    """Deep Generative Mixture Model (Wang et al., TPAMI 45(3), 2023).
+
+    Args:
+        arch: a key of `models.names.ARCHITECTURES`.
+        num_classes: K, the number of classes and of the prior's components.
+        z_dim: length D of the code.
+        image_size: side S of the images.
+        generative: the encoder is q(z|x,y) and the prediction is the label with the best score.
+        gmm_assign: 'posterior' takes the responsibilities from the code, 'label' from the label.
+        pretrained: start the encoder from ImageNet weights.
+    """
+
+    def __init__(
+        self,
+        arch: str,
+        num_classes: int,
+        z_dim: int,
+        image_size: int,
+        generative: bool = False,
+        gmm_assign: str = "posterior",
+        pretrained: bool = False,
+    ) -> None:
+        super().__init__()
+        self.num_classes, self.z_dim = num_classes, z_dim
+        self.generative, self.gmm_assign = generative, gmm_assign
+        self.encoder = ResNetEncoder(ARCHITECTURES[arch], pretrained)
+        inputs = self.encoder.feature_dim + (num_classes if generative else 0)
+        self.mu_head = nn.Linear(inputs, z_dim)
+        self.log_var_head = nn.Linear(inputs, z_dim)
+        self.classifier = nn.Linear(z_dim, num_classes)
+        self.decoder = VAE3Decoder(z_dim, num_classes, image_size)
+        self.prior = GaussianMixturePrior(num_classes, z_dim)
+
+    def features(self, images: Tensor) -> Tensor:
+        """images (B,1 or 3,S,S) in [0,1] -> h (B,H) in float32, whatever the autocast."""
+        return self.encoder(images).float()
+
+    def posterior(self, features: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+        """q(z|x), or q(z|x,y): h (B,H), labels (B,) -> mu, log_var (B,D), log_var within +-10.
+
+        The labels are read with `generative` only.
+        """
+        if self.generative:
+            features = torch.cat([features, F.one_hot(labels, self.num_classes).to(features.dtype)], dim=1)
+        log_var = self.log_var_head(features).clamp(-LOG_VAR_LIMIT, LOG_VAR_LIMIT)
+        return self.mu_head(features), log_var
+
+    def forward(self, images: Tensor, labels: Tensor, noise: Tensor, weights: LossWeights) -> LossTerms:
+        """The loss of a batch: weights.cls CE + weights.reconst MSE + weights.gmm L_gmm.
+
+        Args:
+            images: (B,1 or 3,S,S) in [0,1]; also the target of the reconstruction.
+            labels: (B,) int64.
+            noise: standard normal eps of z = mu + sigma*eps, (B,D).
+            weights: of the three terms; CE and L_gmm are means over the batch, MSE over pixels and channels too.
+        """
+        features = self.features(images)
+        with torch.autocast(images.device.type, enabled=False):
+            mu, log_var = self.posterior(features, labels)
+            codes = mu + (0.5 * log_var).exp() * noise
+            cls = F.cross_entropy(self.classifier(codes), labels) if weights.cls else None
+            gmm = self._mixture_terms(mu, log_var, codes, labels).mean() if weights.gmm else None
+        reconst = self._squared_errors(codes, labels, images).mean() if weights.reconst else None
+        terms = (cls, reconst, gmm)
+        weighted = [weight * term for weight, term in zip(weights, terms, strict=True) if term is not None]
+        return LossTerms(torch.stack(weighted).sum(), *terms)
+
+    def _squared_errors(self, codes: Tensor, labels: Tensor, images: Tensor) -> Tensor:
+        """Squared error of the rebuilt image, mean over pixels and channels, float32: -> (B,)."""
+        rebuilt = self.decoder(codes, labels).float()
+        return (rebuilt - images).square().mean(dim=(1, 2, 3))
+
+    def _mixture_terms(self, mu: Tensor, log_var: Tensor, codes: Tensor, labels: Tensor) -> Tensor:
+        """L_gmm of each image, (B,)."""
+        return self.prior.mixture_term(mu, log_var, codes, labels if self.gmm_assign == "label" else None)
+
+    def scores(self, images: Tensor, weights: LossWeights) -> tuple[Tensor, Tensor]:
+        """What a label is judged by, for every label of every image, in evaluation (z = mu).
+
+        Returns:
+            h (B,H), and what the classifier does not decide, (B,K): zeros for a plain model; with `generative`
+            -(weights.reconst MSE_c + weights.gmm L_gmm,c) for each candidate label c at mu(x,c).
+            The encoder runs once per image.
+        """
+        features = self.features(images)
+        fixed = features.new_zeros(len(images), self.num_classes)
+        if self.generative:
+            for c in range(self.num_classes):
+                fixed[:, c] = self._fixed_score(images, features, torch.full_like(images[:, 0, 0, 0], c).long(), weights)
+        return features, fixed
+
+    def _fixed_score(self, images: Tensor, features: Tensor, labels: Tensor, weights: LossWeights) -> Tensor:
+        score = features.new_zeros(len(images))
+        with torch.autocast(images.device.type, enabled=False):
+            mu, log_var = self.posterior(features, labels)
+            if weights.gmm:
+                score = score - weights.gmm * self._mixture_terms(mu, log_var, mu, labels)
+        if weights.reconst:
+            score = score - weights.reconst * self._squared_errors(mu, labels, images)
+        return score
+
+    def probabilities(self, features: Tensor, fixed: Tensor, weights: LossWeights) -> Tensor:
+        """Class probabilities from what `scores` gave: h (B,H), (B,K) -> (B,K), float32.
+
+        Plain: softmax of the classifier at mu. With `generative`: softmax over c of
+        -(weights.cls CE(c) + weights.reconst MSE_c + weights.gmm L_gmm,c), where CE(c) is the cross-entropy of label
+        c at mu(x,c). Heads and classifier are linear, so the label adds a fixed row to the logits.
+        """
+        with torch.autocast(features.device.type, enabled=False):
+            if not self.generative:
+                return F.softmax(self.classifier(self.mu_head(features)), dim=1)
+            plain, label_columns = self.mu_head.weight.split([features.shape[1], self.num_classes], dim=1)
+            logits = self.classifier(F.linear(features, plain, self.mu_head.bias))
+            shifts = label_columns.T @ self.classifier.weight.T  # row c: what candidate c adds to all logits
+            ce = [torch.logsumexp(logits + shifts[c], 1) - logits[:, c] - shifts[c, c] for c in range(self.num_classes)]
+            return F.softmax(fixed - weights.cls * torch.stack(ce, dim=1), dim=1)
+
+    def reconstructions(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Rebuilt images at z = mu under their own labels: (B,1 or 3,S,S), (B,) -> (B,3,S,S) in [0,1]."""
+        mu, _ = self.posterior(self.features(images), labels)
+        return self.decoder(mu, labels).float()

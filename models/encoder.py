@@ -1,0 +1,65 @@
+"""The ResNet encoder: an image in [0,1] to a feature vector."""
+
+import pickle
+import socket
+from pathlib import Path
+from urllib.error import URLError
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from models.names import FEATURE_DIMS
+from utils.errors import UserError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+DOWNLOAD_TIMEOUT_S = 20
+
+
+class ResNetEncoder(nn.Module):
+    """A torchvision ResNet up to global average pooling, with ImageNet's normalisation in front.
+
+    The normalisation lives here, as buffers, so that data loaders and the decoder's target stay in [0,1] and a
+    checkpoint says by itself what its weights expect.
+
+    Args:
+        name: torchvision's name, a key of `models.names.FEATURE_DIMS`.
+        pretrained: start from IMAGENET1K_V1 weights (see `fetch_pretrained`).
+    """
+
+    def __init__(self, name: str, pretrained: bool = False) -> None:
+        super().__init__()
+        self.feature_dim = FEATURE_DIMS[name]
+        self.resnet = torchvision.models.get_model(name, weights=None)
+        if pretrained:
+            self.resnet.load_state_dict(fetch_pretrained(name))
+        self.resnet.fc = nn.Identity()
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """images (B,3,S,S), or (B,1,S,S) for grey, in [0,1] -> features h (B,H)."""
+        return self.resnet((images - self.mean) / self.std)
+
+
+def fetch_pretrained(name: str) -> dict[str, Tensor]:
+    """torchvision's IMAGENET1K_V1 weights of ResNet `name`, from torch.hub's cache or, once, from the network.
+
+    Raises:
+        UserError: the file is not in the cache and cannot be fetched, or it does not load; says where to put it.
+    """
+    weights = torchvision.models.get_model_weights(name).IMAGENET1K_V1
+    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)
+    try:
+        return weights.get_state_dict(progress=False, check_hash=True)
+    except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        if path.exists() and not isinstance(error, URLError):
+            reason = f"{path} cannot be read ({type(error).__name__}): delete it, or put a good copy there"
+        else:
+            reason = f"{weights.url} cannot be fetched ({error}): download it elsewhere and put it at {path}"
+        raise UserError(f"--pretrained: {reason}") from error
+    finally:
+        socket.setdefaulttimeout(timeout)

@@ -1,0 +1,237 @@
+"""The command lines: shared parsers, value types, and which flags describe a trained model.
+
+Defaults stand here and nowhere else. Nothing here imports torch.
+"""
+
+import argparse
+import math
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+from utils.errors import UserError
+
+# what a checkpoint fixes for whoever uses it: not given on the command line, they come from the checkpoint
+MODEL_FLAGS = ("arch", "h_dim", "z_dim", "crop_size", "generative", "gmm_assign")
+DATA_FLAGS = ("new_size", "subset_seed", "val_fraction", "dummy")
+SCORING_FLAGS = ("weight_cls", "weight_reconst", "weight_gmm")
+# what else alters the numbers of a training run, or of a re-training
+OPTIMISER_FLAGS = (
+    *("batch_size", "lr", "momentum", "wd", "clip_grad", "seed", "max_steps", "amp"),
+    *("lr_step", "milestones", "T_max", "gamma", "step_size"),
+)
+TRAINING_FLAGS = (*OPTIMISER_FLAGS, "prior_lr", "warmup_epochs", "warmup_threshold")
+
+
+def number(kind: type, low: float, high: float = math.inf, *, open_low: bool = False, open_high: bool = False) -> Callable:
+    """An argparse type: a finite number of `kind` in [low, high], bounds left out if open."""
+
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError as error:
+            word = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"{text!r} is not {word}") from error
+        too_low = value <= low if open_low else value < low
+        too_high = value >= high if open_high else value > high
+        if not math.isfinite(value) or too_low or too_high:
+            left, right = "(" if open_low else "[", ")" if open_high or math.isinf(high) else "]"
+            raise argparse.ArgumentTypeError(f"{text} is out of range: {left}{low}, {high}{right} is allowed")
+        return value
+
+    return parse
+
+
+count = number(int, 1)
+count_or_zero = number(int, 0)
+seed = number(int, 0, 2**63 - 1)
+positive = number(float, 0, open_low=True)
+non_negative = number(float, 0)
+unit_open_high = number(float, 0, 1, open_high=True)
+
+
+def _milestones(text: str) -> list[int]:
+    return [count(part) for part in text.split(",")]
+
+
+class _Milestones(argparse.Action):
+    """`--milestones 30,60` or `--milestones 30 60`: rising epochs."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, flag: Any = None):
+        epochs = [epoch for part in values for epoch in part]
+        if epochs != sorted(set(epochs)):
+            parser.error(f"argument {flag}: {epochs} do not rise")
+        setattr(namespace, self.dest, epochs)
+
+
+def common_parser(datasets: Collection[str], architectures: Collection[str], lr: float) -> argparse.ArgumentParser:
+    """The flags of all three scripts.
+
+    Args:
+        datasets, architectures: the names in the registries.
+        lr: the script's default learning rate.
+    """
+    parser = argparse.ArgumentParser(add_help=False)
+    add = parser.add_argument
+    add("dataset", metavar="DIR", choices=sorted(datasets), help=f"data set: {', '.join(sorted(datasets))}")
+    add("--datadir", default=".", metavar="PATH", help="folder of the data set's files (default: the current one)")
+    add("--logdir", default=".", metavar="PATH", help="run folder, created if need be (default: the current one)")
+    add("--dummy", action="store_true", help="random images with the data set's class counts; needs no data")
+    add("--overwrite", action="store_true", help="delete the results that the run folder holds, and start again")
+    add("--quiet", action="store_true", help="print warnings and the final JSON line only; log.txt has all")
+    add("-p", "--print-freq", type=count, default=100, metavar="N", help="a log line every N steps (default: 100)")
+
+    model = parser.add_argument_group("model (left out with a checkpoint: the checkpoint's)")
+    add = model.add_argument
+    add(
+        *("-a", "--arch"),
+        default="resnet_vae3",
+        choices=sorted(architectures),
+        metavar="ARCH",
+        help=f"encoder and decoder: {', '.join(sorted(architectures))} (default: resnet_vae3, which is ResNet-50)",
+    )
+    add("--h-dim", type=count, metavar="H", help="length of the encoder's features (default: what the encoder gives)")
+    add("--z-dim", type=count, metavar="D", help="length of the latent code (default: h-dim)")
+    add("--new-size", type=count, default=256, metavar="PX", help="side that images are resized to (default: 256)")
+    add("--crop-size", type=count, default=224, metavar="PX", help="side of the crop that is used (default: 224)")
+    add("--generative", action="store_true", help="encoder q(z|x,y); the label with the best score is the prediction")
+    add("--subset-seed", type=seed, default=0, metavar="N", help="which subset and hold-out is drawn (default: 0)")
+
+    optimiser = parser.add_argument_group("optimisation (SGD)")
+    add = optimiser.add_argument
+    add("--epochs", type=count, default=90, metavar="N", help="epochs to run in all (default: 90)")
+    add("-b", "--batch-size", type=count, default=256, metavar="N", help="images or codes a step (default: 256)")
+    add("--lr", "--learning-rate", type=positive, default=lr, metavar="LR", help=f"learning rate (default: {lr})")
+    add("--momentum", type=unit_open_high, default=0.9, metavar="M", help="momentum in [0,1) (default: 0.9)")
+    add("--wd", "--weight-decay", type=non_negative, default=1e-4, metavar="W", help="weight decay (default: 1e-4)")
+    add("--clip-grad", type=positive, metavar="NORM", help="clip the gradient to this norm (default: no clipping)")
+    add("--max-steps", type=count, metavar="N", help="end an epoch, or an evaluation, after N steps (default: all)")
+    add("--seed", type=seed, default=0, metavar="N", help="seed of everything but the subset (default: 0)")
+
+    schedule = parser.add_argument_group("learning-rate schedule, per epoch (none given: StepLR every --step-size)")
+    add = schedule.add_argument
+    add("--lr-step", type=count, metavar="N", help="StepLR: times --gamma every N epochs")
+    add("--milestones", type=_milestones, nargs="+", action=_Milestones, metavar="N", help="MultiStepLR: at these epochs")
+    add("--T-max", type=count, metavar="N", help="cosine down to 1e-5 in N epochs; after that it rises again")
+    add("--gamma", type=number(float, 0, 1, open_low=True), default=0.1, help="factor of a step, in (0,1] (default: 0.1)")
+    add("--step-size", type=count, metavar="N", help="epochs between steps without another schedule (default: 30)")
+
+    machine = parser.add_argument_group("machine")
+    add = machine.add_argument
+    add("-j", "--workers", type=count_or_zero, default=4, metavar="N", help="loading processes (default: 4)")
+    add("--gpu", type=count_or_zero, metavar="N", help="number of the GPU (default: the first; without CUDA the CPU)")
+    add(
+        "--amp",
+        choices=("off", "bf16"),
+        default="off",
+        help="precision of encoder and decoder: off is float32; losses and mixture are never reduced (default: off)",
+    )
+    add("--deterministic", action="store_true", help="the same numbers in every run on CUDA, slower; CPU runs always are")
+    return parser
+
+
+def train_parser(common: argparse.ArgumentParser, **kwargs: Any) -> argparse.ArgumentParser:
+    """The parser of train.py; `kwargs` go to ArgumentParser."""
+    parser = _parser(common, **kwargs)
+    parser.add_argument(
+        "--resume",
+        metavar="PATH",
+        help="continue from this checkpoint; 'auto': from <logdir>/checkpoint.pth if there is one, else start",
+    )
+    add = parser.add_argument
+    add("-e", "--evaluate", action="store_true", help="measure the resumed model on the test set, and train nothing")
+    add("--start-epoch", type=count_or_zero, metavar="N", help="first epoch (default: the checkpoint's, else 0)")
+    add("--pretrained", action="store_true", help="start the encoder from torchvision's IMAGENET1K_V1 weights")
+    add(
+        "--val-fraction",
+        type=unit_open_high,
+        default=0.0,
+        metavar="F",
+        help="hold this share of the training images out, measure epochs on it and keep the best (default: 0)",
+    )
+
+    loss = parser.add_argument_group("loss")
+    add = loss.add_argument
+    add("--weight-cls", type=non_negative, default=10.0, metavar="W", help="weight of the cross-entropy (default: 10)")
+    add("--weight-reconst", type=non_negative, default=0.1, metavar="W", help="weight of the squared error (default: 0.1)")
+    add("--weight-gmm", type=non_negative, default=0.001, metavar="W", help="weight of the mixture term (default: 0.001)")
+    add(
+        "--gmm-assign",
+        choices=("posterior", "label"),
+        default="posterior",
+        help="who assigns a code to a component of the prior: the code itself, or its label (default: posterior)",
+    )
+    add("--prior-lr", type=positive, metavar="LR", help="learning rate of the prior (default: lr / weight-gmm)")
+    add("--warmup-epochs", type=count_or_zero, default=0, metavar="N", help="first epochs with cross-entropy only")
+    add("--warmup-threshold", type=positive, metavar="CE", help="end the warm-up early below this mean cross-entropy")
+    return parser
+
+
+def augment_parser(common: argparse.ArgumentParser, **kwargs: Any) -> argparse.ArgumentParser:
+    """What the parsers of augment.py and augment_ftl.py share; `kwargs` go to ArgumentParser."""
+    parser = _parser(common, **kwargs)
+    parser.add_argument(
+        "--resume",
+        metavar="PATH",
+        required=True,
+        help="checkpoint of the trained model; 'auto' is <logdir>/checkpoint.pth",
+    )
+    return parser
+
+
+def _parser(common: argparse.ArgumentParser, **kwargs: Any) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(parents=[common], formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
+
+
+_UNSET = object()
+
+
+def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> tuple[argparse.Namespace, set[str]]:
+    """Parse a command line.
+
+    Returns:
+        The arguments, and the names of those that the user gave: only they can contradict a checkpoint.
+    """
+    defaults = {action.dest: action.default for action in parser._actions if action.dest != "help"}
+    args = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(defaults, _UNSET)))
+    given = {name for name, value in vars(args).items() if value is not _UNSET}
+    for name in defaults.keys() - given:
+        setattr(args, name, defaults[name])
+    return args, given
+
+
+def adopt(args: argparse.Namespace, given: set[str], stored: dict[str, Any], names: Sequence[str], source: str) -> None:
+    """Take `names` from a checkpoint's arguments, for those that were not given on the command line.
+
+    Raises:
+        UserError: one was given and differs; names the flag and both values.
+    """
+    for name in names:
+        if name not in stored:
+            continue
+        if name in given and getattr(args, name) != stored[name]:
+            flag = "--" + name.replace("_", "-")
+            raise UserError(
+                f"{flag} is {getattr(args, name)} here but {stored[name]} in {source}: leave {flag} out, or name "
+                "another checkpoint"
+            )
+        setattr(args, name, stored[name])
+
+
+def complete(args: argparse.Namespace, feature_dim: int) -> None:
+    """Check what concerns several flags at once, and fill in what one leaves to another.
+
+    Raises:
+        UserError: flags contradict each other.
+    """
+    if args.h_dim not in (None, feature_dim):
+        raise UserError(f"--h-dim {args.h_dim}: the encoder of {args.arch} gives {feature_dim}; leave --h-dim out")
+    args.h_dim = feature_dim
+    args.z_dim = args.z_dim or feature_dim
+    if args.crop_size > args.new_size:
+        raise UserError(f"--crop-size {args.crop_size} is larger than --new-size {args.new_size}: no such crop exists")
+    schedules = [flag for flag in ("lr_step", "milestones", "T_max", "step_size") if getattr(args, flag) is not None]
+    if len(schedules) > 1:
+        flags = " and ".join("--" + flag.replace("_", "-") for flag in schedules)
+        raise UserError(f"{flags} are two schedules: give one")
+    if not schedules:
+        args.step_size = 30

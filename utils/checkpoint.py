@@ -1,0 +1,97 @@
+"""The one writer and the one reader of checkpoints.
+
+A checkpoint is a dict of tensors and plain containers that `torch.load(path, weights_only=True)` reads. Its entry
+`sha256` is a digest of all the others, so that a flipped bit is found even where torch would load it.
+"""
+
+import hashlib
+import json
+import pickle
+import struct
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from utils.errors import UserError
+from utils.files import keep_as, write_atomically
+
+
+def digest(content: Any) -> str:
+    """SHA-256 of nested dicts, lists, tuples, tensors and plain values, in a fixed order, as hexadecimal."""
+    state = hashlib.sha256()
+    _feed(state, content)
+    return state.hexdigest()
+
+
+def _feed(state: Any, value: Any) -> None:
+    if isinstance(value, dict):
+        state.update(f"dict {len(value)};".encode())
+        for key, item in value.items():
+            _feed(state, key)
+            _feed(state, item)
+    elif isinstance(value, list | tuple):
+        state.update(f"{type(value).__name__} {len(value)};".encode())
+        for item in value:
+            _feed(state, item)
+    elif isinstance(value, torch.Tensor):
+        state.update(f"tensor {value.dtype} {tuple(value.shape)};".encode())
+        state.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    elif isinstance(value, float):
+        state.update(b"float;" + struct.pack("<d", value))
+    else:
+        text = repr(value).encode()
+        state.update(f"{type(value).__name__} {len(text)};".encode() + text)
+
+
+def save_checkpoint(path: Path, content: dict[str, Any], previous: Path | None = None) -> None:
+    """Write a checkpoint in one piece, with its digest.
+
+    Args:
+        path: where.
+        content: tensors, numbers, strings, None, dicts, lists and tuples only.
+        previous: keep the file that was at `path` under this name.
+    """
+    content = {key: value for key, value in content.items() if key != "sha256"}
+    content["sha256"] = digest(content)
+    if previous is not None and path.exists():
+        keep_as(path, previous)
+    write_atomically(path, lambda file: torch.save(content, file))
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU, without running anything that it may carry.
+
+    Raises:
+        UserError: the file is missing, no checkpoint of this project, or damaged.
+    """
+    if not path.is_file():
+        raise UserError(f"there is no checkpoint {path}: name an existing file")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} cannot be loaded ({type(error).__name__}): it is damaged or no checkpoint") from error
+    if not isinstance(content, dict) or "sha256" not in content or "state_dict" not in content:
+        raise UserError(f"{path} is no checkpoint of this project")
+    expected = content["sha256"]
+    if digest({key: value for key, value in content.items() if key != "sha256"}) != expected:
+        raise UserError(f"{path} is damaged (its SHA-256 does not match): use {path.stem}_prev.pth or an older copy")
+    return content
+
+
+def load_model_state(model: torch.nn.Module, checkpoint: dict[str, Any], source: str) -> None:
+    """Load the weights of a checkpoint into a model built from its arguments.
+
+    Raises:
+        UserError: names or shapes do not fit.
+    """
+    try:
+        model.load_state_dict(checkpoint["state_dict"])
+    except RuntimeError as error:
+        raise UserError(f"{source} does not fit the model: {str(error).splitlines()[-1].strip()}") from error
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON would give it back: what a checkpoint and args.json may hold."""
+    return json.loads(json.dumps(value, default=str))

@@ -1,0 +1,109 @@
+"""The metrics of an evaluation: from targets and class probabilities to numbers in [0,1], by scikit-learn."""
+
+import math
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+from sklearn import metrics as skm
+
+MANY_SHOT, FEW_SHOT = 100, 20  # more than MANY_SHOT training images: many; fewer than FEW_SHOT: low; else median
+NAMES = (
+    *("acc", "acsa", "pre_ma", "rec_ma", "spe_ma", "f_ma", "f_mi", "g_ma", "g_mi", "auc"),
+    *("many", "median", "low"),
+)
+Metrics = dict[str, float | None]
+
+
+def shot_group(train_count: int) -> str:
+    """'many', 'median' or 'low', by the number of training images of a class."""
+    if train_count > MANY_SHOT:
+        return "many"
+    return "low" if train_count < FEW_SHOT else "median"
+
+
+def compute_metrics(targets: np.ndarray, probabilities: np.ndarray, train_counts: Sequence[int]) -> Metrics:
+    """All metrics of one evaluation; None where one is undefined.
+
+    Args:
+        targets: (N,) labels.
+        probabilities: (N,K); the prediction is the argmax.
+        train_counts: training images of each class, (K,), for many / median / low.
+    """
+    labels = np.arange(probabilities.shape[1])
+    predictions = probabilities.argmax(axis=1)
+    averaged = {"labels": labels, "zero_division": 0}
+    recalls = skm.recall_score(targets, predictions, average=None, **averaged)
+    specificities = _specificities(targets, predictions, labels)
+    accuracy = float(skm.accuracy_score(targets, predictions))
+    false_positive_rate = (1 - accuracy) / max(len(labels) - 1, 1)  # micro: N(1-acc) false among N(K-1) negatives
+    result = {
+        "acc": accuracy,
+        "acsa": recalls.mean(),
+        "pre_ma": skm.precision_score(targets, predictions, average="macro", **averaged),
+        "rec_ma": recalls.mean(),
+        "spe_ma": specificities.mean(),
+        "f_ma": skm.f1_score(targets, predictions, average="macro", **averaged),
+        "f_mi": skm.f1_score(targets, predictions, average="micro", **averaged),
+        "g_ma": np.sqrt(recalls * specificities).mean(),
+        "g_mi": math.sqrt(accuracy * (1 - false_positive_rate)),
+        "auc": _mean([auc for auc in class_aucs(targets, probabilities) if auc is not None]),
+    }
+    groups = [shot_group(count) for count in train_counts]
+    for name in ("many", "median", "low"):
+        result[name] = _mean([recall for recall, group in zip(recalls, groups, strict=True) if group == name])
+    return {name: None if value is None else float(value) for name, value in result.items()}
+
+
+def per_class_metrics(
+    targets: np.ndarray, probabilities: np.ndarray, train_counts: Sequence[int], classes: Sequence[str]
+) -> list[dict[str, str | int | float | None]]:
+    """One row per class: name, group, training and measured images, recall, precision, F1, specificity, AUC."""
+    labels = np.arange(probabilities.shape[1])
+    predictions = probabilities.argmax(axis=1)
+    precision, recall, f1, support = skm.precision_recall_fscore_support(
+        targets, predictions, labels=labels, zero_division=0
+    )
+    specificities = _specificities(targets, predictions, labels)
+    aucs = class_aucs(targets, probabilities)
+    return [
+        {
+            "class": classes[c],
+            "group": shot_group(train_counts[c]),
+            "train_images": int(train_counts[c]),
+            "images": int(support[c]),
+            "recall": float(recall[c]),
+            "precision": float(precision[c]),
+            "f1": float(f1[c]),
+            "specificity": float(specificities[c]),
+            "auc": aucs[c],
+        }
+        for c in labels
+    ]
+
+
+def class_aucs(targets: np.ndarray, probabilities: np.ndarray) -> list[float | None]:
+    """Area under the ROC curve of each class against the rest; None without positives, or without negatives."""
+    positives = [targets == c for c in range(probabilities.shape[1])]
+    return [
+        float(skm.roc_auc_score(positive, probabilities[:, c])) if positive.any() and not positive.all() else None
+        for c, positive in enumerate(positives)
+    ]
+
+
+def mutual_information(components: np.ndarray, targets: np.ndarray) -> float:
+    """Mutual information of component and class, in nats; ln K for a perfect match of K equal classes."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scikit-learn takes many clusters for a sign of regression targets
+        return float(skm.mutual_info_score(targets, components))
+
+
+def _specificities(targets: np.ndarray, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    tables = skm.multilabel_confusion_matrix(targets, predictions, labels=labels)
+    true_negatives, false_positives = tables[:, 0, 0], tables[:, 0, 1]
+    negatives = true_negatives + false_positives
+    return np.divide(true_negatives, negatives, out=np.zeros(len(labels)), where=negatives > 0)
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if len(values) else None

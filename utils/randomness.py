@@ -1,0 +1,54 @@
+"""Randomness without state: every draw is a function of (seed, what it is for, epoch, step or position).
+
+Nothing has to be saved to resume a run, and neither the number of workers nor of processes changes a draw.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from enum import IntEnum
+
+import numpy as np
+import torch
+
+
+class Stream(IntEnum):
+    """What a draw is for. Streams of one seed are independent of each other; the numbers must never change."""
+
+    ORDER = 1
+    TRANSFORM = 2
+    CODE_NOISE = 3
+    SUBSET = 4
+    HOLD_OUT = 5
+    INITIALISATION = 6
+    DUMMY_IMAGE = 7
+    AUGMENTATION_PLAN = 8
+
+
+def derive_seed(seed: int, stream: Stream, *keys: int) -> int:
+    """A 63-bit seed from non-negative integers, by numpy's `SeedSequence` (equal keys, equal seed)."""
+    low, high = np.random.SeedSequence([seed, int(stream), *keys]).generate_state(2)
+    return (int(high) << 32 | int(low)) & (2**63 - 1)
+
+
+def generator(seed: int, stream: Stream, *keys: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A torch generator of its own for one draw, on `device`."""
+    return torch.Generator(device).manual_seed(derive_seed(seed, stream, *keys))
+
+
+def permutation(count: int, seed: int, stream: Stream, *keys: int) -> torch.Tensor:
+    """A random order of range(count), shape (count,), int64, on the CPU."""
+    return torch.randperm(count, generator=generator(seed, stream, *keys))
+
+
+@contextlib.contextmanager
+def global_seed(seed: int, stream: Stream, *keys: int) -> Iterator[None]:
+    """Seed torch's global CPU generator inside the block and put it back after.
+
+    For code that can draw from nowhere else: torchvision's transforms, the initialisation of layers.
+    """
+    state = torch.random.get_rng_state()
+    torch.default_generator.manual_seed(derive_seed(seed, stream, *keys))
+    try:
+        yield
+    finally:
+        torch.random.set_rng_state(state)
