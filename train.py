@@ -40,8 +40,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         complete(args, feature_dim(args.arch))
     # torch is imported from here on, so that -h and a wrong flag answer at once
     from utils.logs import start_logging
+    from utils.run import print_result
     from utils.run_folder import RunFolder
-    from utils.training import find_checkpoint, print_result
+    from utils.training import find_checkpoint
 
     start_logging(args.quiet)
     folder = RunFolder(args.logdir, "_eval" if args.evaluate else "")
@@ -104,7 +105,8 @@ def train(args: argparse.Namespace, checkpoint: dict[str, Any] | None, folder: A
     """Start or continue a training run; returns its result."""
     from models.dgcmm import LossWeights
     from utils.optimisation import default_prior_lr
-    from utils.training import TrainingRun, description, require_same_data
+    from utils.run import description, require_same_data
+    from utils.training import TrainingRun
 
     args.prior_lr = args.prior_lr or default_prior_lr(args.lr, args.weight_gmm)
     model, splits, loader = build(args, pretrained=args.pretrained and checkpoint is None)
@@ -114,17 +116,17 @@ def train(args: argparse.Namespace, checkpoint: dict[str, Any] | None, folder: A
     about = description(args, splits.train, splits.test)
     weights = LossWeights(args.weight_cls, args.weight_reconst, args.weight_gmm)
     run = TrainingRun(
-        *(args, model, loaders, datasets, split, weights, LossWeights(args.weight_cls, 0.0, 0.0), folder),
-        device=next(model.parameters()).device,
-        about=about,
-        epoch=args.start_epoch or 0,
+        *(args, model, folder, split, about),
+        datasets=datasets,
+        loaders=loaders,
+        weights=weights,
+        warmup_weights=LossWeights(args.weight_cls, 0.0, 0.0),
     )
     if len(splits.train) < args.batch_size:
         log.warning("--batch-size %d: only %d training images, all in one batch", args.batch_size, len(splits.train))
     if checkpoint:
-        path = folder.checkpoint if args.resume == "auto" else Path(args.resume)
-        require_same_data(checkpoint, about, str(path))
-        run.restore(checkpoint, path)
+        require_same_data(checkpoint, about, args.resume)
+        run.restore(checkpoint, Path(args.resume))
     with folder.open(overwrite=args.overwrite):
         folder.write_args(args, about["data_sha256"], resumed_from=run.epoch if checkpoint else None)
         folder.write_subset(splits.train.rows)
@@ -156,7 +158,7 @@ def evaluate_only(args: argparse.Namespace, checkpoint: dict[str, Any], folder: 
     from models.dgcmm import LossWeights
     from utils.checkpoint import load_model_state
     from utils.engine import evaluate
-    from utils.training import Measurement
+    from utils.measurement import Measurement
 
     model, splits, loader = build(args, pretrained=False)
     load_model_state(model, checkpoint, args.resume)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from datasets import get_dataset, get_transform
 from datasets.base import ImageDataset
 from datasets.dummy import DummyDataset
-from datasets.splits import hold_out
+from datasets.splits import hold_out, spread
 from utils.errors import UserError
 
 
@@ -20,6 +20,10 @@ class Splits(NamedTuple):
     def measured(self) -> tuple[str, ImageDataset]:
         """Name and data of the split that is measured after each epoch."""
         return ("test", self.test) if self.val is None else ("val", self.val)
+
+    def spread(self, count: int) -> "Splits":
+        """At most `count` images of each part, going round the classes, to try a machine."""
+        return Splits(*(part and part.subset(spread(part.targets, count)) for part in self))
 
 
 def load_splits(

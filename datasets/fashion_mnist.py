@@ -82,6 +82,10 @@ def _read_idx(folder: Path, name: str, dimensions: int) -> np.ndarray:
         raise UserError(f"{path} cannot be read ({error}): replace it") from error
     header = np.frombuffer(content[: 4 * (1 + dimensions)], dtype=">u4")
     body = np.frombuffer(content, dtype=np.uint8, offset=min(4 * (1 + dimensions), len(content)))
-    if len(header) != 1 + dimensions or header[0] != 0x800 + dimensions or body.size != np.prod(header[1:], dtype=np.int64):
+    if (
+        len(header) != 1 + dimensions
+        or header[0] != 0x800 + dimensions
+        or body.size != np.prod(header[1:], dtype=np.int64)
+    ):
         raise UserError(f"{path} is not a complete IDX file of {dimensions} dimensions: replace it")
     return body.reshape(header[1:].astype(np.int64))

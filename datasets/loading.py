@@ -1,6 +1,7 @@
 """From data sets to batches: which images make a batch, in which order, and who loads them."""
 
 import signal
+import warnings
 from collections.abc import Iterator
 
 import torch
@@ -84,6 +85,8 @@ class BatchLoader:
 
     def __init__(self, dataset: ImageDataset, batches: Sampler, workers: int, pin_memory: bool) -> None:
         self.dataset, self.batches = dataset, batches
+        # torch's advice on the number of workers runs over several lines at each start
+        warnings.filterwarnings("ignore", message="This DataLoader will create")
         self._loader = DataLoader(
             dataset,
             batch_sampler=batches,
@@ -108,4 +111,3 @@ def _ignore_signals(worker: int) -> None:
     """Workers end with their parent; a signal to the whole group must not end them first."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-

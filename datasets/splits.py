@@ -21,7 +21,9 @@ def draw_long_tailed(targets: np.ndarray, counts: Sequence[int], seed: int) -> n
     for label, count in enumerate(counts):
         members = np.flatnonzero(targets == label)
         if len(members) < count:
-            raise UserError(f"class {label} has {len(members)} images, the subset needs {count}: the data is incomplete")
+            raise UserError(
+                f"class {label} has {len(members)} images, the subset needs {count}: the data is incomplete"
+            )
         chosen.append(members[permutation(len(members), seed, Stream.SUBSET, label).numpy()[:count]])
     return np.sort(np.concatenate(chosen))
 
@@ -56,6 +58,16 @@ def hold_out(
             held[members] = True
             kept -= gain
     return np.flatnonzero(~held), np.flatnonzero(held)
+
+
+def spread(targets: np.ndarray, count: int) -> np.ndarray:
+    """At most `count` sorted indices that go round the classes, so that each class has some; at least one of each."""
+    rank = np.empty(len(targets), dtype=np.int64)  # how many of its class come before each image
+    for label in np.unique(targets):
+        members = np.flatnonzero(targets == label)
+        rank[members] = np.arange(len(members))
+    order = np.lexsort((targets, rank))
+    return np.sort(order[: max(count, int((rank == 0).sum()))])
 
 
 def _members(groups: np.ndarray) -> dict[int, np.ndarray]:

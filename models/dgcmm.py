@@ -77,8 +77,8 @@ class DGCMM(nn.Module):
         """
         if self.generative:
             features = torch.cat([features, F.one_hot(labels, self.num_classes).to(features.dtype)], dim=1)
-        log_var = self.log_var_head(features).clamp(-LOG_VAR_LIMIT, LOG_VAR_LIMIT)
-        return self.mu_head(features), log_var
+        with torch.autocast(features.device.type, enabled=False):
+            return self.mu_head(features), self.log_var_head(features).clamp(-LOG_VAR_LIMIT, LOG_VAR_LIMIT)
 
     def forward(self, images: Tensor, labels: Tensor, noise: Tensor, weights: LossWeights) -> LossTerms:
         """The loss of a batch: weights.cls CE + weights.reconst MSE + weights.gmm L_gmm.
@@ -89,10 +89,9 @@ class DGCMM(nn.Module):
             noise: standard normal eps of z = mu + sigma*eps, (B,D).
             weights: of the three terms; CE and L_gmm are means over the batch, MSE over pixels and channels too.
         """
-        features = self.features(images)
+        mu, log_var = self.posterior(self.features(images), labels)
+        codes = mu + (0.5 * log_var).exp() * noise
         with torch.autocast(images.device.type, enabled=False):
-            mu, log_var = self.posterior(features, labels)
-            codes = mu + (0.5 * log_var).exp() * noise
             cls = F.cross_entropy(self.classifier(codes), labels) if weights.cls else None
             gmm = self._mixture_terms(mu, log_var, codes, labels).mean() if weights.gmm else None
         reconst = self._squared_errors(codes, labels, images).mean() if weights.reconst else None
@@ -121,14 +120,15 @@ class DGCMM(nn.Module):
         fixed = features.new_zeros(len(images), self.num_classes)
         if self.generative:
             for c in range(self.num_classes):
-                fixed[:, c] = self._fixed_score(images, features, torch.full_like(images[:, 0, 0, 0], c).long(), weights)
+                labels = torch.full((len(images),), c, device=images.device)
+                fixed[:, c] = self._fixed_score(images, features, labels, weights)
         return features, fixed
 
     def _fixed_score(self, images: Tensor, features: Tensor, labels: Tensor, weights: LossWeights) -> Tensor:
         score = features.new_zeros(len(images))
-        with torch.autocast(images.device.type, enabled=False):
-            mu, log_var = self.posterior(features, labels)
-            if weights.gmm:
+        mu, log_var = self.posterior(features, labels)
+        if weights.gmm:
+            with torch.autocast(images.device.type, enabled=False):
                 score = score - weights.gmm * self._mixture_terms(mu, log_var, mu, labels)
         if weights.reconst:
             score = score - weights.reconst * self._squared_errors(mu, labels, images)

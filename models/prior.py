@@ -98,4 +98,3 @@ class GaussianMixturePrior(nn.Module):
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
-

@@ -22,7 +22,9 @@ OPTIMISER_FLAGS = (
 TRAINING_FLAGS = (*OPTIMISER_FLAGS, "prior_lr", "warmup_epochs", "warmup_threshold")
 
 
-def number(kind: type, low: float, high: float = math.inf, *, open_low: bool = False, open_high: bool = False) -> Callable:
+def number(
+    kind: type, low: float, high: float = math.inf, *, open_low: bool = False, open_high: bool = False
+) -> Callable:
     """An argparse type: a finite number of `kind` in [low, high], bounds left out if open."""
 
     def parse(text: str) -> float:
@@ -110,9 +112,21 @@ def common_parser(datasets: Collection[str], architectures: Collection[str], lr:
     schedule = parser.add_argument_group("learning-rate schedule, per epoch (none given: StepLR every --step-size)")
     add = schedule.add_argument
     add("--lr-step", type=count, metavar="N", help="StepLR: times --gamma every N epochs")
-    add("--milestones", type=_milestones, nargs="+", action=_Milestones, metavar="N", help="MultiStepLR: at these epochs")
+    add(
+        "--milestones",
+        type=_milestones,
+        nargs="+",
+        action=_Milestones,
+        metavar="N",
+        help="MultiStepLR: at these epochs",
+    )
     add("--T-max", type=count, metavar="N", help="cosine down to 1e-5 in N epochs; after that it rises again")
-    add("--gamma", type=number(float, 0, 1, open_low=True), default=0.1, help="factor of a step, in (0,1] (default: 0.1)")
+    add(
+        "--gamma",
+        type=number(float, 0, 1, open_low=True),
+        default=0.1,
+        help="factor of a step, in (0,1] (default: 0.1)",
+    )
     add("--step-size", type=count, metavar="N", help="epochs between steps without another schedule (default: 30)")
 
     machine = parser.add_argument_group("machine")
@@ -125,7 +139,11 @@ def common_parser(datasets: Collection[str], architectures: Collection[str], lr:
         default="off",
         help="precision of encoder and decoder: off is float32; losses and mixture are never reduced (default: off)",
     )
-    add("--deterministic", action="store_true", help="the same numbers in every run on CUDA, slower; CPU runs always are")
+    add(
+        "--deterministic",
+        action="store_true",
+        help="the same numbers in every run on CUDA, slower; CPU runs always are",
+    )
     return parser
 
 
@@ -152,8 +170,20 @@ def train_parser(common: argparse.ArgumentParser, **kwargs: Any) -> argparse.Arg
     loss = parser.add_argument_group("loss")
     add = loss.add_argument
     add("--weight-cls", type=non_negative, default=10.0, metavar="W", help="weight of the cross-entropy (default: 10)")
-    add("--weight-reconst", type=non_negative, default=0.1, metavar="W", help="weight of the squared error (default: 0.1)")
-    add("--weight-gmm", type=non_negative, default=0.001, metavar="W", help="weight of the mixture term (default: 0.001)")
+    add(
+        "--weight-reconst",
+        type=non_negative,
+        default=0.1,
+        metavar="W",
+        help="weight of the squared error (default: 0.1)",
+    )
+    add(
+        "--weight-gmm",
+        type=non_negative,
+        default=0.001,
+        metavar="W",
+        help="weight of the mixture term (default: 0.001)",
+    )
     add(
         "--gmm-assign",
         choices=("posterior", "label"),

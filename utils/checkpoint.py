@@ -60,23 +60,30 @@ def save_checkpoint(path: Path, content: dict[str, Any], previous: Path | None =
     write_atomically(path, lambda file: torch.save(content, file))
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU, without running anything that it may carry.
+def read_verified(path: Path) -> dict[str, Any]:
+    """Read a file that `save_checkpoint` wrote onto the CPU, without running anything that it may carry.
 
     Raises:
-        UserError: the file is missing, no checkpoint of this project, or damaged.
+        UserError: it is missing, not such a file, or damaged.
     """
     if not path.is_file():
-        raise UserError(f"there is no checkpoint {path}: name an existing file")
+        raise UserError(f"there is no file {path}: check the path")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} cannot be loaded ({type(error).__name__}): it is damaged or no checkpoint") from error
-    if not isinstance(content, dict) or "sha256" not in content or "state_dict" not in content:
-        raise UserError(f"{path} is no checkpoint of this project")
-    expected = content["sha256"]
-    if digest({key: value for key, value in content.items() if key != "sha256"}) != expected:
-        raise UserError(f"{path} is damaged (its SHA-256 does not match): use {path.stem}_prev.pth or an older copy")
+    if not isinstance(content, dict) or "sha256" not in content:
+        raise UserError(f"{path} was not written by this project: name one of its checkpoints")
+    if digest({key: value for key, value in content.items() if key != "sha256"}) != content["sha256"]:
+        raise UserError(f"{path} is damaged (its SHA-256 does not match): use an older copy")
+    return content
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint of train.py or an augmentation; raises a `UserError` as `read_verified` does."""
+    content = read_verified(path)
+    if "state_dict" not in content:
+        raise UserError(f"{path} is no checkpoint: it has no weights")
     return content
 
 

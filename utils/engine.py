@@ -61,18 +61,16 @@ def train_one_epoch(
     steps = min(len(loader), args.max_steps or len(loader))
     totals: dict[str, Tensor] = {}
     seen = 0
-    with progress(None, f"epoch {epoch + 1}", total=sum(loader.batches.sizes[:steps]), unit="img", quiet=args.quiet) as bar:
+    with progress(
+        None, f"epoch {epoch + 1}", total=sum(loader.batches.sizes[:steps]), unit="img", quiet=args.quiet
+    ) as bar:
         for step, (images, labels, indices) in enumerate(itertools.islice(loader, steps)):
             images, labels = to_device(images, device), labels.to(device, non_blocking=True)
             source = generator(args.seed, Stream.CODE_NOISE, epoch, step, device=device)
             noise = torch.randn(len(images), model.z_dim, generator=source, device=device)
             with autocast(device, args.amp):
                 terms = model(images, labels, noise, weights)
-            if not torch.isfinite(terms.total):
-                raise UserError(
-                    f"the loss is not finite in epoch {epoch + 1}, step {step + 1} (images {indices.tolist()[:8]}, ...): "
-                    "lower --lr or give --clip-grad; the last checkpoint is as it was"
-                )
+            require_finite(terms.total, epoch, step, indices)
             optimizer.zero_grad(set_to_none=True)
             terms.total.backward()
             if args.clip_grad:
@@ -89,8 +87,19 @@ def train_one_epoch(
     return {name: totals[name].item() / seen if name in totals else None for name in TERMS}
 
 
+def require_finite(loss: Tensor, epoch: int, step: int, indices: Tensor) -> None:
+    """Raise a `UserError` before a loss that is not finite can reach a weight."""
+    if not torch.isfinite(loss):
+        raise UserError(
+            f"the loss is not finite in epoch {epoch + 1}, step {step + 1} (images {indices.tolist()[:8]}, ...): lower "
+            "--lr or give --clip-grad; the last checkpoint is as it was"
+        )
+
+
 @torch.inference_mode()
-def evaluate(model: nn.Module, loader: Any, weights: Any, device: torch.device, args: argparse.Namespace) -> Predictions:
+def evaluate(
+    model: nn.Module, loader: Any, weights: Any, device: torch.device, args: argparse.Namespace
+) -> Predictions:
     """Classify every image of `loader` once; codes are the encoder's mean.
 
     Args:
@@ -110,4 +119,3 @@ def evaluate(model: nn.Module, loader: Any, weights: Any, device: torch.device, 
             parts.append((indices, labels, probabilities.cpu(), components.cpu()))
             bar.update(len(images))
     return Predictions(*(torch.cat(column).numpy() for column in zip(*parts, strict=True)))
-

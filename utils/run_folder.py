@@ -105,7 +105,12 @@ class RunFolder:
     def write_args(self, args: argparse.Namespace, data: dict[str, Any], resumed_from: int | None = None) -> None:
         """args.json: how this run was started, by which code, on which data; a resumption is added to its list."""
         path = self.file("args.json")
-        launch = {"command": [Path(sys.argv[0]).name, *sys.argv[1:]], "started": _now(), **_code(), "versions": _versions()}
+        launch = {
+            "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+            "started": _now(),
+            **_code(),
+            "versions": _versions(),
+        }
         if resumed_from is not None and path.exists():
             content = json.loads(path.read_text())
             content["resumed"].append({"after_epoch": resumed_from, **launch})

@@ -1,0 +1,134 @@
+#!/usr/bin/env python3
+"""Re-train the classifier of a trained DGCMM on codes drawn from the posterior (Case 2).
+
+Every class gets as many codes as the largest one has images, each a fresh draw from its image's posterior:
+    python augment.py Digits_LT --logdir=./logs/digits --resume=auto --epochs=20 --batch-size=100 --lr=1e-2 --T-max=20
+
+The codes are kept beside the trained checkpoint, the new classifier in <logdir>/checkpoint_aug.pth. The same command
+continues an unfinished augmentation, and prints the result of a finished one.
+The last line on standard output is a JSON object with the final metrics.
+"""
+
+import argparse
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets.names import DATASETS
+from models.names import ARCHITECTURES, feature_dim
+from utils.arguments import augment_parser, common_parser, complete, parse
+from utils.errors import run_script
+
+log = logging.getLogger("dgcmm")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of augment.py."""
+    return augment_parser(common_parser(DATASETS, ARCHITECTURES, lr=1e-2), prog="augment.py", description=__doc__)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Case 2: codes from the posterior of each class's own images."""
+    args, given = parse(build_parser(), argv)
+    retrain(args, given, kind="aug", flags=(), make_sampler=posterior_sampler)
+
+
+def posterior_sampler(codes: dict[str, Any], num_classes: int, args: argparse.Namespace) -> Any:
+    """The sampler of Case 2 over training codes."""
+    from models.augmentation import PosteriorSampler
+
+    return PosteriorSampler(codes["mu"], codes["log_var"], codes["targets"], num_classes, args.seed)
+
+
+def retrain(
+    args: argparse.Namespace, given: set[str], kind: str, flags: tuple[str, ...], make_sampler: Callable
+) -> None:
+    """Re-train the classifier; all that the two augmentations share.
+
+    Args:
+        args, given: the parsed command line.
+        kind: 'aug' or 'aug_ftl', which is in the names of the files.
+        flags: names of the flags that only this augmentation has.
+        make_sampler: from (training codes, number of classes, args) to a sampler of `models.augmentation`.
+    """
+    # torch is imported from here on, so that -h and a wrong flag answer at once
+    from utils.logs import start_logging
+    from utils.retraining import RetrainingRun, load_trained, load_unfinished
+    from utils.run import print_result, require_same_data
+    from utils.run_folder import RunFolder
+
+    start_logging(args.quiet)
+    folder = RunFolder(args.logdir, f"_{kind}")
+    trained = load_trained(args, given, folder)
+    complete(args, feature_dim(args.arch))
+    unfinished = load_unfinished(args, given, folder, trained, flags)
+    if unfinished and unfinished["result"] and unfinished["epoch"] >= args.epochs:
+        log.info("this augmentation is finished; its result:")
+        print_result(unfinished["result"])
+        return
+    model, splits, loaders, about, weights = prepare(args, trained)
+    require_same_data(trained, about, args.resume)
+    with folder.open(overwrite=args.overwrite):
+        folder.write_args(args, about["data_sha256"], resumed_from=unfinished["epoch"] if unfinished else None)
+        codes = codes_of(args, trained, model, splits, loaders, weights)
+        device = next(model.parameters()).device
+        training_codes = {name: value.to(device) for name, value in codes["train"].items()}
+        run = RetrainingRun(
+            *(args, model, folder, splits.measured[0], about),
+            kind=kind,
+            sampler=make_sampler(training_codes, len(splits.train.classes), args),
+            codes=codes,
+            datasets={splits.measured[0]: splits.measured[1], "test": splits.test},
+            weights=weights,
+            trained_sha256=trained["sha256"],
+        )
+        if unfinished:
+            run.restore(unfinished, folder.checkpoint)
+            log.info("continuing after epoch %d of %d", run.epoch, args.epochs)
+        print_result(run.run())
+
+
+def prepare(args: argparse.Namespace, trained: dict[str, Any]) -> tuple[Any, Any, dict[str, Any], dict[str, Any], Any]:
+    """(trained model, splits under the evaluation transform, their loaders, description, loss weights)."""
+    from datasets.assembly import load_splits
+    from datasets.loading import BatchLoader, EvaluationBatches
+    from models.dgcmm import DGCMM, LossWeights
+    from utils.checkpoint import load_model_state
+    from utils.device import choose_device
+    from utils.run import description
+
+    device = choose_device(args)
+    splits = load_splits(
+        *(args.dataset, args.datadir),
+        **{name: getattr(args, name) for name in ("new_size", "crop_size", "subset_seed", "val_fraction", "dummy")},
+        augment=False,
+    )
+    model = DGCMM(*(args.arch, len(splits.train.classes), args.z_dim, args.crop_size, args.generative, args.gmm_assign))
+    load_model_state(model, trained, args.resume)
+    about = description(args, splits.train, splits.test)
+    if args.max_steps:
+        splits = splits.spread(args.max_steps * args.batch_size)
+    name, measured = splits.measured
+    parts = {"train": splits.train, name: measured, "test": splits.test}
+    loaders = {
+        name: BatchLoader(data, EvaluationBatches(len(data), args.batch_size), args.workers, device.type == "cuda")
+        for name, data in parts.items()
+    }
+    weights = LossWeights(args.weight_cls, args.weight_reconst, args.weight_gmm)
+    return model.to(device), splits, loaders, about, weights
+
+
+def codes_of(
+    args: argparse.Namespace, trained: dict[str, Any], model: Any, splits: Any, loaders: dict[str, Any], weights: Any
+) -> dict[str, Any]:
+    """Codes of all splits, from the file beside the trained checkpoint or extracted into it."""
+    from utils.retraining import codes_key, load_or_extract
+
+    path = Path(args.resume)
+    key = codes_key(trained, loaders, args)
+    return load_or_extract(path.with_name(f"{path.stem}_codes.pth"), key, model, loaders, weights, args)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,60 @@
+#!/usr/bin/env python3
+"""Re-train the classifier of a trained DGCMM with feature transfer from head to tail classes (Case 1).
+
+    python augment_ftl.py Digits_LT --logdir=./logs/digits --resume=auto --epochs=20 --batch-size=100 --lr=1e-2 --T-max=20
+
+A tail class gets codes that carry the spread of larger classes around its own mean. All else is as in augment.py;
+the new classifier is in <logdir>/checkpoint_aug_ftl.pth.
+"""
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from augment import retrain
+from datasets.names import DATASETS
+from models.names import ARCHITECTURES
+from utils.arguments import augment_parser, common_parser, count, parse
+from utils.errors import UserError, run_script
+
+REP_METHOD_NAMES = ("get_rep_nums1", "get_rep_nums2")
+FLAGS = ("rep_method", "ftl_rank")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of augment_ftl.py."""
+    common = common_parser(DATASETS, ARCHITECTURES, lr=1e-2)
+    parser = augment_parser(common, prog="augment_ftl.py", description=__doc__)
+    parser.add_argument(
+        "--rep-method",
+        choices=REP_METHOD_NAMES,
+        default="get_rep_nums1",
+        help="get_rep_nums1: every class to the size of the largest; get_rep_nums2: tail classes to the smallest "
+        "medium class, medium ones to the smallest many-shot class (default: get_rep_nums1)",
+    )
+    parser.add_argument(
+        "--ftl-rank", type=count, metavar="R", help="rank of the transferred spread (default: z-dim / 2)"
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Case 1: codes transferred from larger classes."""
+    args, given = parse(build_parser(), argv)
+    retrain(args, given, kind="aug_ftl", flags=FLAGS, make_sampler=transfer_sampler)
+
+
+def transfer_sampler(codes: dict[str, Any], num_classes: int, args: argparse.Namespace) -> Any:
+    """The sampler of Case 1 over training codes."""
+    from models.augmentation import REP_METHODS, FeatureTransferSampler
+
+    if args.ftl_rank and args.ftl_rank > args.z_dim:
+        raise UserError(f"--ftl-rank {args.ftl_rank}: a code has {args.z_dim} dimensions, no more are to be had")
+    wanted = REP_METHODS[args.rep_method]
+    return FeatureTransferSampler(
+        *(codes["mu"], codes["log_var"], codes["targets"], num_classes, args.seed), args.ftl_rank, wanted
+    )
+
+
+if __name__ == "__main__":
+    run_script(main)

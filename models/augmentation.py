@@ -1,0 +1,165 @@
+"""Synthetic codes for re-training the classifier: Case 1 (feature transfer) and Case 2 (the posterior).
+
+Both give an epoch as a plan, which training code serves as which class, and turn a batch of the plan into codes. A
+code is a fresh draw from N(mu_i, sigma_i^2) at every use.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from utils.errors import UserError
+from utils.metrics import FEW_SHOT, MANY_SHOT
+from utils.randomness import Stream, permutation
+
+log = logging.getLogger("dgcmm")
+
+
+class PosteriorSampler:
+    """Case 2: every class gets n_max codes an epoch, drawn from the posteriors of its own images.
+
+    Args:
+        mu, log_var: the encoder's distribution of each training image, (N,D).
+        targets: (N,) labels.
+        num_classes: K.
+        seed: of the plans.
+    """
+
+    def __init__(self, mu: Tensor, log_var: Tensor, targets: Tensor, num_classes: int, seed: int) -> None:
+        self.mu, self.sigma, self.targets, self.seed = mu, (0.5 * log_var).exp(), targets, seed
+        self.members = [torch.nonzero(targets.cpu() == c).flatten() for c in range(num_classes)]
+        self.counts = [len(members) for members in self.members]
+        for c, number in enumerate(self.counts):
+            if number == 0:
+                raise UserError(f"class {c} has no training code: every class needs at least one image")
+            if number == 1:
+                log.warning("class %d has one training image: all its codes are draws around that one", c)
+
+    def plan(self, epoch: int) -> tuple[Tensor, Tensor]:
+        """What an epoch consists of, shuffled: (indices of source codes, class each serves as), (M,) int64."""
+        parts = [self._class_sources(c, epoch) for c in range(len(self.counts))]
+        sources = torch.cat(parts)
+        labels = torch.arange(len(parts)).repeat_interleave(torch.tensor([len(part) for part in parts]))
+        order = permutation(len(sources), self.seed, Stream.AUGMENTATION_PLAN, epoch)
+        return sources[order], labels[order]
+
+    def _class_sources(self, c: int, epoch: int) -> Tensor:
+        """Each image once, then round the shuffled class until there are n_max."""
+        return self._round(self.members[c], max(self.counts), epoch, c)
+
+    def _round(self, pool: Tensor, number: int, *keys: int) -> Tensor:
+        order = permutation(len(pool), self.seed, Stream.AUGMENTATION_PLAN, *keys)
+        return pool[order[torch.arange(number) % len(pool)]]
+
+    def codes(self, sources: Tensor, labels: Tensor, noise: Tensor) -> Tensor:
+        """Codes of a batch of the plan: sources, labels (B,), standard normal noise (B,D) -> (B,D)."""
+        return torch.addcmul(self.mu[sources], self.sigma[sources], noise)
+
+
+class FeatureTransferSampler(PosteriorSampler):
+    """Case 1: the spread of larger classes is carried over to smaller ones (Yin et al., CVPR 2019).
+
+    A new code of class c from a draw z_j of another class is m_c + Q Q^T (z_j - m_{y_j}): m_c is the mean of mu over
+    class c, Q the leading eigenvectors of the pooled within-class scatter of mu.
+
+    Args:
+        mu, log_var, targets, num_classes, seed: as in `PosteriorSampler`.
+        rank: columns of Q; default D/2. Capped at the scatter's numerical rank.
+        wanted: from the class counts to the number of codes each class shall have.
+    """
+
+    def __init__(
+        self,
+        mu: Tensor,
+        log_var: Tensor,
+        targets: Tensor,
+        num_classes: int,
+        seed: int,
+        rank: int | None = None,
+        wanted: Callable[[Sequence[int]], list[int]] | None = None,
+    ) -> None:
+        super().__init__(mu, log_var, targets, num_classes, seed)
+        self.wanted = (wanted or to_largest)(self.counts)
+        self.pools = [
+            torch.cat([self.members[other] for other in others]) if others else torch.empty(0, dtype=torch.int64)
+            for others in transfer_sources(self.counts)
+        ]
+        self.means = torch.stack([mu[members.to(mu.device)].mean(dim=0) for members in self.members])
+        self.basis = scatter_basis(mu - self.means[targets], rank)
+
+    def _class_sources(self, c: int, epoch: int) -> Tensor:
+        """Each image once, then as many codes of other classes as are wanted."""
+        own = self.members[c]
+        missing = self.wanted[c] - len(own)
+        if missing <= 0 or not len(self.pools[c]):
+            return own
+        return torch.cat([own, self._round(self.pools[c], missing, epoch, c)])
+
+    def codes(self, sources: Tensor, labels: Tensor, noise: Tensor) -> Tensor:
+        """As in `PosteriorSampler`, where a source of another class is transferred to its label's class."""
+        drawn = super().codes(sources, labels, noise)
+        origins = self.targets[sources]
+        offsets = (drawn - self.means[origins]) @ self.basis @ self.basis.T
+        return torch.where((origins == labels)[:, None], drawn, self.means[labels] + offsets)
+
+
+def transfer_sources(counts: Sequence[int]) -> list[list[int]]:
+    """The classes whose codes are carried over to each class.
+
+    A class of more than 100 images: all larger many-shot classes; another: all many-shot classes. If there is no
+    many-shot class: all larger classes, with a warning. The largest class gets none.
+    """
+    classes = range(len(counts))
+    many = [c for c in classes if counts[c] > MANY_SHOT]
+    if not many:
+        log.warning("no class has more than %d training images: each class takes from all larger classes", MANY_SHOT)
+        return [[other for other in classes if counts[other] > counts[c]] for c in classes]
+    return [[other for other in many if counts[c] <= MANY_SHOT or counts[other] > counts[c]] for c in classes]
+
+
+def to_largest(counts: Sequence[int]) -> list[int]:
+    """`get_rep_nums1`: every class to the size of the largest."""
+    return [max(counts)] * len(counts)
+
+
+def to_next_group(counts: Sequence[int]) -> list[int]:
+    """`get_rep_nums2`: tail classes to the smallest medium class, medium ones to the smallest many-shot class.
+
+    Where the group above is empty the next larger one counts, and where there is none a class stays as it is.
+    """
+    medium = [n for n in counts if FEW_SHOT <= n <= MANY_SHOT]
+    many = [n for n in counts if n > MANY_SHOT]
+
+    def target(n: int) -> int:
+        if n > MANY_SHOT:
+            return n
+        above = (medium or many) if n < FEW_SHOT else many
+        return min(above, default=n)
+
+    return [target(n) for n in counts]
+
+
+REP_METHODS = {"get_rep_nums1": to_largest, "get_rep_nums2": to_next_group}
+
+
+def scatter_basis(centered: Tensor, rank: int | None) -> Tensor:
+    """Q: the leading eigenvectors of the scatter of class-centred codes.
+
+    Args:
+        centered: mu less its class mean, (N,D).
+        rank: columns wanted; default D/2.
+
+    Returns:
+        (D,R) orthonormal columns, R at most the scatter's numerical rank.
+    """
+    dim = centered.shape[1]
+    wanted = rank or max(dim // 2, 1)
+    wide = centered.double()
+    values, vectors = torch.linalg.eigh(wide.T @ wide)  # ascending
+    numerical = int((values > values[-1].clamp_min(0) * dim * torch.finfo(centered.dtype).eps).sum())
+    used = min(wanted, numerical)
+    reason = "" if used == wanted else f", as many as the scatter of {len(centered)} codes has"
+    log.info("feature transfer: rank %d of %d%s", used, dim, reason)
+    return vectors[:, dim - used :].to(centered.dtype)

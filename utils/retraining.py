@@ -1,0 +1,218 @@
+"""A run of augment.py or augment_ftl.py: codes from the trained model, and a classifier re-trained on them."""
+
+import argparse
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from utils.arguments import DATA_FLAGS, MODEL_FLAGS, OPTIMISER_FLAGS, SCORING_FLAGS, adopt
+from utils.checkpoint import load_checkpoint, read_verified, save_checkpoint
+from utils.device import autocast
+from utils.engine import Predictions, require_finite, to_device
+from utils.errors import UserError
+from utils.logs import progress
+from utils.measurement import Measurement
+from utils.randomness import Stream, generator
+from utils.run import Run
+from utils.run_folder import RunFolder
+from utils.training import require_same_dataset
+
+log = logging.getLogger("dgcmm")
+
+Codes = dict[str, Tensor]
+
+
+def load_trained(args: argparse.Namespace, given: set[str], folder: RunFolder) -> dict[str, Any]:
+    """The trained model's checkpoint that `--resume` names; its flags are adopted into `args`.
+
+    Raises:
+        UserError: it is missing, damaged, of another data set, or itself the result of an augmentation.
+    """
+    if args.resume == "auto":
+        args.resume = str(folder.path / "checkpoint.pth")
+    checkpoint = load_checkpoint(Path(args.resume))
+    if checkpoint["kind"] != "train":
+        raise UserError(f"{args.resume} comes from an augmentation: name the checkpoint of train.py")
+    require_same_dataset(args, checkpoint)
+    adopt(args, given, checkpoint["args"], MODEL_FLAGS + DATA_FLAGS + SCORING_FLAGS, args.resume)
+    return checkpoint
+
+
+def load_unfinished(
+    args: argparse.Namespace, given: set[str], folder: RunFolder, trained: dict[str, Any], flags: tuple[str, ...]
+) -> dict[str, Any] | None:
+    """What an earlier call of the same command left in the run folder, or None; its flags are adopted into `args`.
+
+    Args:
+        flags: of this augmentation alone.
+
+    Raises:
+        UserError: it was made from another model or with other flags.
+    """
+    if args.overwrite or not folder.checkpoint.exists():
+        return None
+    checkpoint = load_checkpoint(folder.checkpoint)
+    if checkpoint["trained_sha256"] != trained["sha256"]:
+        raise UserError(f"{folder.checkpoint} was made from another model than {args.resume}: --overwrite replaces it")
+    adopt(args, given, checkpoint["args"], OPTIMISER_FLAGS + flags, str(folder.checkpoint))
+    return checkpoint
+
+
+def load_or_extract(
+    path: Path, key: dict[str, Any], model: nn.Module, loaders: dict[str, Any], weights: Any, args: argparse.Namespace
+) -> dict[str, Codes]:
+    """Codes of the splits in `loaders`, from the file at `path` if it was made from the same, else extracted.
+
+    The file is a dict for plain `torch.load(path, weights_only=True)`: an entry per split, see `extract`; `key` says
+    what it was made from; `class_names` and `ids` name the rows.
+    """
+    if path.exists():
+        try:
+            stored = read_verified(path)
+            if stored["key"] == key:
+                log.info("codes: %s", path)
+                return {name: stored[name] for name in loaders}
+        except (UserError, KeyError) as error:
+            log.warning("%s is not used: %s", path, error)
+    device = next(model.parameters()).device
+    codes = {name: extract(model, loader, name == "train", weights, device, args) for name, loader in loaders.items()}
+    ids = {name: loader.dataset.ids.tolist() for name, loader in loaders.items()}
+    names = list(loaders["train"].dataset.classes)
+    try:
+        save_checkpoint(path, {"key": key, "class_names": names, "ids": ids, **codes})
+        log.info("codes: written to %s", path)
+    except UserError as error:
+        log.warning("the codes are not kept: %s", error)
+    return codes
+
+
+def codes_key(trained: dict[str, Any], loaders: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
+    """What codes depend on: the checkpoint, the images, their size and the precision."""
+    data = {name: loader.dataset.fingerprint() for name, loader in loaders.items()}
+    sizes = {name: getattr(args, name) for name in ("new_size", "crop_size", "amp")}
+    return {"checkpoint": trained["sha256"], "data": data, **sizes}
+
+
+@torch.inference_mode()
+def extract(
+    model: nn.Module, loader: Any, labelled: bool, weights: Any, device: torch.device, args: argparse.Namespace
+) -> Codes:
+    """Codes of every image, on the CPU, in the data set's order.
+
+    Args:
+        labelled: whether a generative model may see the labels (of training images).
+
+    Returns:
+        'targets' (N,) and 'mu', 'log_var' (N,D); for unlabelled images of a generative model, whose code depends on
+        the candidate label, instead 'features' (N,H) and 'fixed' (N,K), see `DGCMM.scores`.
+    """
+    model.eval()
+    by_label = labelled or not model.generative
+    rows: list[tuple[Tensor, ...]] = []
+    with progress(None, "codes", total=len(loader.dataset), unit="img", quiet=args.quiet) as bar:
+        for images, labels, _ in loader:
+            images, labels = to_device(images, device), labels.to(device)
+            with autocast(device, args.amp):
+                pair = model.posterior(model.features(images), labels) if by_label else model.scores(images, weights)
+            rows.append((labels.cpu(), *(value.cpu() for value in pair)))
+            bar.update(len(images))
+    names = ("targets", "mu", "log_var") if by_label else ("targets", "features", "fixed")
+    return dict(zip(names, (torch.cat(column) for column in zip(*rows, strict=True)), strict=True))
+
+
+class RetrainingRun(Run):
+    """Re-training of the classifier alone, on synthetic codes; it starts from the trained one.
+
+    Args:
+        args, folder, split, about: as in `Run`.
+        model: the trained DGCMM, on its device; all but its classifier stays as it is.
+        kind: 'aug' or 'aug_ftl'.
+        sampler: plans epochs and makes codes, see `models.augmentation`.
+        codes: of the splits `split` and 'test'.
+        datasets: behind them, by the same names.
+        weights: of the loss terms, by which a generative model scores candidate labels.
+        trained_sha256: of the trained model's checkpoint.
+    """
+
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        model: nn.Module,
+        folder: RunFolder,
+        split: str,
+        about: dict[str, Any],
+        *,
+        kind: str,
+        sampler: Any,
+        codes: dict[str, Codes],
+        datasets: dict[str, Any],
+        weights: Any,
+        trained_sha256: str,
+    ) -> None:
+        model.requires_grad_(False)
+        model.classifier.requires_grad_(True)
+        settings = {"lr": args.lr, "momentum": args.momentum, "weight_decay": args.wd}
+        optimizer = torch.optim.SGD(model.classifier.parameters(), **settings)
+        super().__init__(args, model, optimizer, folder, split, about)
+        self.kind, self.sampler, self.codes, self.datasets = kind, sampler, codes, datasets
+        self.weights, self.trained_sha256 = weights, trained_sha256
+
+    def state(self) -> dict[str, Any]:
+        """Which model this classifier belongs to."""
+        return {"trained_sha256": self.trained_sha256}
+
+    def train_epoch(self) -> dict[str, float | None]:
+        """One epoch of the sampler's plan."""
+        args, classifier = self.args, self.model.classifier
+        device, dim = classifier.weight.device, classifier.in_features
+        classifier.train()
+        sources, labels = (part.to(device) for part in self.sampler.plan(self.epoch))
+        batches = list(zip(sources.split(args.batch_size), labels.split(args.batch_size), strict=True))[
+            : args.max_steps
+        ]
+        total, seen = torch.zeros((), dtype=torch.float64, device=device), 0
+        with progress(None, f"epoch {self.epoch + 1}", total=len(sources), unit="code", quiet=args.quiet) as bar:
+            for step, (source, label) in enumerate(batches):
+                draw = generator(args.seed, Stream.CODE_NOISE, self.epoch, step, device=device)
+                noise = torch.randn(len(source), dim, generator=draw, device=device)
+                loss = F.cross_entropy(classifier(self.sampler.codes(source, label, noise)), label)
+                require_finite(loss, self.epoch, step, source)
+                self.optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                if args.clip_grad:
+                    nn.utils.clip_grad_norm_(classifier.parameters(), args.clip_grad)
+                self.optimizer.step()
+                total += loss.detach().double() * len(source)
+                seen += len(source)
+                bar.update(len(source))
+                if (step + 1) % args.print_freq == 0:
+                    mean = total.item() / seen
+                    log.info("epoch %d, step %d/%d: loss %.4f", self.epoch + 1, step + 1, len(batches), mean)
+        return {"loss": total.item() / seen}
+
+    @torch.inference_mode()
+    def measure(self, split: str) -> Measurement:
+        """Classify the codes of a split, which are mu, or score its images (generative model)."""
+        self.model.eval()
+        device = self.model.classifier.weight.device
+        parts = []
+        codes = self.codes[split]
+        pair = ("features", "fixed") if self.model.generative else ("mu", "log_var")
+        for first, second in zip(*(codes[name].split(self.args.batch_size) for name in pair), strict=True):
+            first, second = first.to(device), second.to(device)
+            if self.model.generative:
+                probabilities = self.model.probabilities(first, second, self.weights)
+                mu, _ = self.model.posterior(first, probabilities.argmax(dim=1))
+            else:
+                probabilities, mu = F.softmax(self.model.classifier(first), dim=1), first
+            components = self.model.prior.log_responsibilities(mu).argmax(dim=1)
+            parts.append((probabilities.cpu().numpy(), components.cpu().numpy()))
+        probabilities, components = (np.concatenate(column) for column in zip(*parts, strict=True))
+        targets = codes["targets"].numpy()
+        predictions = Predictions(np.arange(len(targets)), targets, probabilities, components)
+        return Measurement.of(predictions, self.datasets[split], self.about["class_counts"])
