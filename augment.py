@@ -2,7 +2,7 @@
 """Re-train the classifier of a trained DGCMM on codes drawn from the posterior (Case 2).
 
 Every class gets as many codes as the largest one has images, each a fresh draw from its image's posterior:
-    python augment.py Digits_LT --logdir=./logs/digits --resume=auto --epochs=20 --batch-size=100 --lr=1e-2 --T-max=20
+    python augment.py Digits_LT --logdir=./logs/digits --resume=auto --epochs=20 --lr=1e-2 --T-max=20
 
 The codes are kept beside the trained checkpoint, the new classifier in <logdir>/checkpoint_aug.pth. The same command
 continues an unfinished augmentation, and prints the result of a finished one.

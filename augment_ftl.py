@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Re-train the classifier of a trained DGCMM with feature transfer from head to tail classes (Case 1).
 
-    python augment_ftl.py Digits_LT --logdir=./logs/digits --resume=auto --epochs=20 --batch-size=100 --lr=1e-2 --T-max=20
+    python augment_ftl.py Digits_LT --logdir=./logs/digits --resume=auto --epochs=20 --lr=1e-2 --T-max=20
 
 A tail class gets codes that carry the spread of larger classes around its own mean. All else is as in augment.py;
 the new classifier is in <logdir>/checkpoint_aug_ftl.pth.

@@ -2,6 +2,7 @@
 
 import gzip
 import socket
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -70,15 +71,13 @@ def _download(root: Path) -> Path:
 
 def _read_idx(folder: Path, name: str, dimensions: int) -> np.ndarray:
     """An IDX file of unsigned bytes, plain or gzipped: magic 0x0000080d, d sizes in big-endian, the bytes."""
-    for path, opener in ((folder / name, open), (folder / f"{name}.gz", gzip.open)):
-        if path.exists():
-            break
-    else:
+    plain, packed = folder / name, folder / f"{name}.gz"
+    path = plain if plain.exists() else packed
+    if not path.exists():
         raise UserError(f"{folder} has neither {name} nor {name}.gz: put it there, or empty the folder to download all")
     try:
-        with opener(path, "rb") as file:
-            content = file.read()
-    except (OSError, EOFError) as error:
+        content = path.read_bytes() if path is plain else gzip.decompress(path.read_bytes())
+    except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path} cannot be read ({error}): replace it") from error
     header = np.frombuffer(content[: 4 * (1 + dimensions)], dtype=">u4")
     body = np.frombuffer(content, dtype=np.uint8, offset=min(4 * (1 + dimensions), len(content)))

@@ -1,5 +1,7 @@
 """The VAE3 decoder: a code and a label to an image in [0,1]."""
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -41,7 +43,7 @@ class VAE3Decoder(nn.Module):
         self.image_size = image_size
         flat = CHANNELS[0] * START_SIZE**2
         self.project = nn.Sequential(nn.Linear(z_dim, flat), nn.BatchNorm1d(flat), nn.ReLU(inplace=True))
-        pairs = list(zip(CHANNELS, CHANNELS[1:], strict=False))
+        pairs = list(pairwise(CHANNELS))
         # 6 -> 11 -> 21 -> 41 pixels
         self.convolutions = nn.ModuleList(nn.ConvTranspose2d(a, b, 3, stride=2, padding=1) for a, b in pairs)
         self.norms = nn.ModuleList(ClassConditionalBatchNorm2d(b, num_classes) for _, b in pairs)

@@ -1,0 +1,112 @@
+"""What the tests share: running a script in this process, and small data in the real layouts."""
+
+import csv
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+HEADER_2017 = (
+    "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
+    "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y],"
+)
+SMALL_MODEL = ["--arch=resnet18_vae3", "--new-size=32", "--crop-size=32", "--z-dim=32", "--workers=0"]
+
+
+class Outcome(NamedTuple):
+    """How a script ended and what it printed."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def result(self) -> dict:
+        """The JSON object on the last line of standard output."""
+        return json.loads(self.out.strip().splitlines()[-1])
+
+    @property
+    def error(self) -> str:
+        """The line of standard error that says what was wrong; there must be exactly one."""
+        lines = [line for line in self.err.splitlines() if "error: " in line]
+        assert len(lines) == 1, self.err
+        assert "Traceback" not in self.err
+        return lines[0]
+
+
+@pytest.fixture(autouse=True)
+def _deterministic() -> Iterator[None]:
+    torch.use_deterministic_algorithms(True)
+    torch.manual_seed(0)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def script(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
+    """Run train.py, augment.py or augment_ftl.py in this process: script('train', flag, ...) -> Outcome."""
+
+    def run(name: str, *argv: object) -> Outcome:
+        import importlib
+
+        from utils.errors import run_script
+
+        words = [str(word) for word in argv]
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *words])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            run_script(importlib.import_module(name).main)
+        out, err = capsys.readouterr()
+        return Outcome(end.value.code, out, err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def chest_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 PNGs in ChestXray's layout: 3 of each class for training, 1 for test, some RGBA; rows with two labels beside."""
+    from datasets.names import DATASETS
+
+    folder = tmp_path_factory.mktemp("ChestXray")
+    (folder / "images").mkdir()
+    rng = np.random.default_rng(0)
+    rows: list[tuple[str, str]] = []
+    lists: dict[str, list[str]] = {"train_val_list.txt": [], "test_list.txt": []}
+    for number, label in enumerate(label for label in DATASETS["ChestXray"].classes for _ in range(4)):
+        name = f"{number + 1:08d}_000.png"
+        grey = rng.integers(0, 256, (48, 48), dtype=np.uint8)
+        image = Image.fromarray(grey)
+        (image.convert("RGBA") if number % 7 == 0 else image).save(folder / "images" / name)
+        rows.append((name, label))
+        lists["test_list.txt" if number % 4 == 3 else "train_val_list.txt"].append(name)
+    for name in ("00000900_000.png", "00000901_000.png"):  # several labels: listed, but neither read nor needed
+        rows.append((name, "Mass|Nodule"))
+        lists["train_val_list.txt"].append(name)
+    with (folder / "Data_Entry_2017.csv").open("w", newline="") as file:
+        file.write(HEADER_2017 + "\n")
+        csv.writer(file).writerows([*row, 0, 1, 57, "M", "PA", 2682, 2749, 0.143, 0.143, ""] for row in rows)
+    for name, names in lists.items():
+        (folder / name).write_text("\n".join(names))  # no final newline, as in NIH's files
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained_digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run folder of a two-epoch training on Digits_LT; tests that write must copy it."""
+    import train
+    from utils.errors import UserError
+
+    folder = tmp_path_factory.mktemp("digits_run")
+    flags = [*SMALL_MODEL, "--epochs=2", "--batch-size=64", "--T-max=2", "--quiet", f"--logdir={folder}"]
+    try:
+        train.main(["Digits_LT", *flags])
+    except UserError as error:  # pragma: no cover
+        pytest.fail(str(error))
+    return folder
