@@ -58,13 +58,13 @@ def load_splits(
 
     train, val, test = load(True), None, load(False)
     if not len(test):
-        raise UserError(f"{name} has no test image in {root}")
+        raise UserError(f"{name} has no test image in {root}: complete its test list")
+    empty = [label for label, count in zip(train.classes, train.class_counts, strict=True) if count == 0]
+    if empty:  # a hold-out leaves each class at least one, so this is looked at once
+        raise UserError(f"no training image of class {', '.join(empty)} in {root}: every class needs at least one")
     if val_fraction:
         kept, held = hold_out(train.targets, len(train.classes), val_fraction, subset_seed, train.groups)
         if not len(held):
             raise UserError(f"--val-fraction {val_fraction}: nothing can be held out of {len(train)} training images")
         train, val = train.subset(kept), train.subset(held, test.transform)
-    empty = [name for name, count in zip(train.classes, train.class_counts, strict=True) if count == 0]
-    if empty:
-        raise UserError(f"no training image of class {', '.join(empty)}: every class needs at least one")
     return Splits(train, val, test)

@@ -4,6 +4,7 @@ import gzip
 import socket
 import zlib
 from collections.abc import Callable
+from http.client import HTTPException
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +18,14 @@ from datasets.transforms import Enlarge, evaluation, small_shift
 from utils.errors import UserError
 
 INFO = DATASETS["FashionMNIST_LT"]
+FILES = tuple(f"{prefix}-{kind}-ubyte" for prefix in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
 DOWNLOAD_TIMEOUT_S = 20
 
 
 def load(root: str, train: bool, transform: Callable | None, subset_seed: int) -> ArrayDataset:
     """The drawn training subset, or the whole test set, from the IDX files in `root` or root/FashionMNIST/raw.
 
-    Without files there, torchvision downloads them into root/FashionMNIST/raw.
+    Without all four there, torchvision downloads what root/FashionMNIST/raw lacks.
     """
     folder = _find(Path(root)) or _download(Path(root))
     prefix = "train" if train else "t10k"
@@ -31,6 +33,8 @@ def load(root: str, train: bool, transform: Callable | None, subset_seed: int) -
     targets = _read_idx(folder, f"{prefix}-labels-idx1-ubyte", 1).astype(np.int64)
     if len(images) != len(targets):
         raise UserError(f"{folder}: {len(images)} {prefix} images but {len(targets)} labels: replace the files")
+    if targets.max(initial=0) >= len(INFO.classes):
+        raise UserError(f"{folder}: {prefix} label {targets.max()}, but Fashion-MNIST has 0 to 9: replace the files")
     ids = [f"{prefix}/{row:05d}" for row in range(len(targets))]
     whole = ArrayDataset(images, INFO.classes, targets, ids, transform)
     return whole.subset(draw_long_tailed(targets, INFO.train_counts, subset_seed)) if train else whole
@@ -44,9 +48,14 @@ def transform(train: bool, new_size: int, crop_size: int) -> Callable:
 
 def _find(root: Path) -> Path | None:
     for folder in (root, root / "FashionMNIST" / "raw"):
-        if any(folder.glob("*-idx[13]-ubyte*")):
+        if all(_either(folder, name).is_file() for name in FILES):
             return folder
     return None
+
+
+def _either(folder: Path, name: str) -> Path:
+    """The plain file if it is there, else the gzipped one."""
+    return folder / name if (folder / name).is_file() else folder / f"{name}.gz"
 
 
 def _download(root: Path) -> Path:
@@ -59,10 +68,11 @@ def _download(root: Path) -> Path:
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)
     try:
         FashionMNIST(str(root), download=True)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, HTTPException) as error:
+        lacking = ", ".join(name for name in FILES if not _either(root, name).is_file())
         raise UserError(
-            f"Fashion-MNIST is not in {root} and cannot be downloaded ({error}): put its four IDX files there "
-            "(Debian: apt-get install dataset-fashion-mnist, --datadir=/usr/share/datasets/fashion-mnist)"
+            f"{root} lacks {lacking} (plain or .gz), and the download failed ({' '.join(str(error).split())}): put "
+            "the four IDX files of Fashion-MNIST there, from Debian's package dataset-fashion-mnist for example"
         ) from error
     finally:
         socket.setdefaulttimeout(timeout)
@@ -71,14 +81,11 @@ def _download(root: Path) -> Path:
 
 def _read_idx(folder: Path, name: str, dimensions: int) -> np.ndarray:
     """An IDX file of unsigned bytes, plain or gzipped: magic 0x0000080d, d sizes in big-endian, the bytes."""
-    plain, packed = folder / name, folder / f"{name}.gz"
-    path = plain if plain.exists() else packed
-    if not path.exists():
-        raise UserError(f"{folder} has neither {name} nor {name}.gz: put it there, or empty the folder to download all")
+    path = _either(folder, name)
     try:
-        content = path.read_bytes() if path is plain else gzip.decompress(path.read_bytes())
+        content = path.read_bytes() if path.suffix != ".gz" else gzip.decompress(path.read_bytes())
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path} cannot be read ({error}): replace it") from error
+        raise UserError(f"{path} cannot be read ({error}): replace or delete it") from error
     header = np.frombuffer(content[: 4 * (1 + dimensions)], dtype=">u4")
     body = np.frombuffer(content, dtype=np.uint8, offset=min(4 * (1 + dimensions), len(content)))
     if (
@@ -86,5 +93,5 @@ def _read_idx(folder: Path, name: str, dimensions: int) -> np.ndarray:
         or header[0] != 0x800 + dimensions
         or body.size != np.prod(header[1:], dtype=np.int64)
     ):
-        raise UserError(f"{path} is not a complete IDX file of {dimensions} dimensions: replace it")
+        raise UserError(f"{path} is not a complete IDX file of {dimensions} dimensions: replace or delete it")
     return body.reshape(header[1:].astype(np.int64))

@@ -85,17 +85,18 @@ class BatchLoader:
 
     def __init__(self, dataset: ImageDataset, batches: Sampler, workers: int, pin_memory: bool) -> None:
         self.dataset, self.batches = dataset, batches
-        # torch's advice on the number of workers runs over several lines at each start
-        warnings.filterwarnings("ignore", message="This DataLoader will create")
-        self._loader = DataLoader(
-            dataset,
-            batch_sampler=batches,
-            num_workers=workers,
-            pin_memory=pin_memory,
-            persistent_workers=workers > 0,
-            worker_init_fn=_ignore_signals,
-            generator=torch.Generator(),  # of its own: a loader must not draw from the global one
-        )
+        with warnings.catch_warnings():
+            # torch's advice on the number of workers runs over several lines at each start
+            warnings.filterwarnings("ignore", message="This DataLoader will create")
+            self._loader = DataLoader(
+                dataset,
+                batch_sampler=batches,
+                num_workers=workers,
+                pin_memory=pin_memory,
+                persistent_workers=workers > 0,
+                worker_init_fn=_ignore_signals,
+                generator=torch.Generator(),  # of its own: a loader must not draw from the global one
+            )
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -104,7 +105,7 @@ class BatchLoader:
         try:
             yield from self._loader
         except UserError as error:  # from a worker it arrives with the worker's traceback around it
-            raise UserError(str(error).strip().splitlines()[-1].removeprefix("utils.errors.UserError: ")) from error
+            raise UserError(str(error).rpartition("utils.errors.UserError: ")[2].strip()) from error
 
 
 def _ignore_signals(worker: int) -> None:

@@ -11,14 +11,12 @@ class DatasetInfo:
         module: where its `load` and `transform` live.
         classes: class names in label order.
         train_counts, test_counts: images per class of the full splits.
-        grouped: images belong to groups (patients) that a hold-out must not cut.
     """
 
     module: str
     classes: tuple[str, ...]
     train_counts: tuple[int, ...]
     test_counts: tuple[int, ...]
-    grouped: bool = False
 
 
 DATASETS = {
@@ -43,7 +41,6 @@ DATASETS = {
         ),
         train_counts=(50500, 3414, 777, 2788, 7327, 1696, 2248, 234, 1241, 829, 397, 587, 551, 817, 65),
         test_counts=(9861, 801, 316, 1167, 2220, 443, 457, 88, 953, 481, 231, 305, 176, 309, 45),
-        grouped=True,
     ),
     "Digits_LT": DatasetInfo(
         module="datasets.digits",

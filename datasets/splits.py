@@ -33,30 +33,28 @@ def hold_out(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Split indices into (kept, held out), stratified: about `fraction` of every class is held out.
 
-    A class of two or more images has at least one on each side where groups allow it; a class of one is kept. With
-    `groups`, all images of a group go to the same side; rare classes are served first, so that head classes take
-    what their patients' rare findings leave.
+    A class of one is kept. With `groups`, all images of a group go to the same side, and no class gives more than its
+    share; rare classes are served first, so that head classes take what their patients' rare findings leave. A class
+    of two or more images has at least one on each side, unless each of its groups exceeds the share of some class.
 
     Returns:
         Two sorted index arrays.
     """
     groups = np.arange(len(targets)) if groups is None else groups
     counts = np.bincount(targets, minlength=num_classes)
-    kept = counts.copy()
+    shares = np.minimum(np.maximum(np.round(fraction * counts), 1), counts - 1)
+    taken = np.zeros(num_classes, dtype=np.int64)
     held = np.zeros(len(targets), dtype=bool)
     members_of = _members(groups)
     for label in np.argsort(counts, kind="stable"):
         own = np.unique(groups[targets == label])
-        wanted = max(round(fraction * counts[label]), 1)
         for group in own[permutation(len(own), seed, Stream.HOLD_OUT, int(label)).numpy()].tolist():
             members = members_of[group]
-            gain = np.bincount(targets[members], minlength=num_classes)
-            overshoots = counts[label] - kept[label] + gain[label] > wanted
-            empties = np.any((gain > 0) & (kept <= gain))
-            if held[members[0]] or overshoots or empties:
+            after = taken + np.bincount(targets[members], minlength=num_classes)
+            if held[members[0]] or np.any((after > taken) & (after > shares)):
                 continue
             held[members] = True
-            kept -= gain
+            taken = after
     return np.flatnonzero(~held), np.flatnonzero(held)
 
 

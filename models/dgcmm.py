@@ -14,6 +14,9 @@ from models.encoder import ResNetEncoder
 from models.names import ARCHITECTURES
 from models.prior import LOG_VAR_LIMIT, GaussianMixturePrior
 
+INITIAL_MU_SCALE = 0.1  # of torch's initialisation
+INITIAL_LOG_VAR = -5.0
+
 
 class LossWeights(NamedTuple):
     """Weights of the loss terms; a term of weight 0 is not computed and gives its parameters no gradient."""
@@ -65,6 +68,19 @@ class DGCMM(nn.Module):
         self.classifier = nn.Linear(z_dim, num_classes)
         self.decoder = VAE3Decoder(z_dim, num_classes, image_size)
         self.prior = GaussianMixturePrior(num_classes, z_dim)
+        self._start_small()
+
+    @torch.no_grad()
+    def _start_small(self) -> None:
+        """Start with short codes and little noise, so that the recipe's learning rate needs no clipping.
+
+        With torch's own initialisation sigma starts near 1 and the features are long (norm 20 to 30), so the first
+        steps throw log_var to its limit and the cross-entropy, weighted by 10, diverges. The mixture term brings
+        sigma up to the prior's spread within the first few hundred steps.
+        """
+        self.mu_head.weight.mul_(INITIAL_MU_SCALE)
+        self.log_var_head.weight.zero_()
+        self.log_var_head.bias.fill_(INITIAL_LOG_VAR)
 
     def features(self, images: Tensor) -> Tensor:
         """images (B,1 or 3,S,S) in [0,1] -> h (B,H) in float32, whatever the autocast."""

@@ -1,0 +1,127 @@
+"""The splits of a run: held-out part, transforms, and classes that would be empty."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from datasets.assembly import Splits, load_splits
+from datasets.names import DATASETS
+from utils.errors import UserError
+
+SIZES = {"new_size": 32, "crop_size": 28}
+
+
+def digits(**options: object) -> Splits:
+    return load_splits("Digits_LT", "", **SIZES, **options)
+
+
+def varies(dataset: object) -> bool:
+    """Whether ten uses of the first image differ."""
+    return len({dataset[0][0].numpy().tobytes() for _ in range(10)}) > 1
+
+
+@pytest.fixture
+def chest(chest_folder: Path, tmp_path: Path) -> Path:
+    """A copy of `chest_folder` to spoil."""
+    return shutil.copytree(chest_folder, tmp_path / "ChestXray")
+
+
+def relabel(folder: Path, change: dict[str, str]) -> None:
+    """Replace labels in the label file."""
+    path = folder / "Data_Entry_2017.csv"
+    with path.open(newline="") as file:
+        rows = list(csv.reader(file))
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([row[0], change.get(row[1], row[1]), *row[2:]] for row in rows)
+
+
+def test_without_a_hold_out_the_test_split_is_measured():
+    splits = digits()
+    assert tuple(splits.train.class_counts) == DATASETS["Digits_LT"].train_counts
+    assert splits.val is None
+    assert splits.measured == ("test", splits.test)
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.5])
+def test_hold_out_comes_out_of_the_training_split_alone(fraction):
+    whole, splits = digits(), digits(val_fraction=fraction)
+    assert splits.val.class_counts == [max(round(fraction * count), 1) for count in whole.train.class_counts]
+    assert sorted([*splits.train.ids, *splits.val.ids]) == sorted(whole.train.ids)
+    assert splits.test.fingerprint() == whole.test.fingerprint()
+    assert splits.measured == ("val", splits.val)
+
+
+def test_subset_seed_draws_the_subset_and_the_hold_out():
+    parts = [digits(val_fraction=0.2, subset_seed=seed) for seed in (0, 0, 1)]
+    prints = [(part.train.fingerprint(), part.val.fingerprint()) for part in parts]
+    assert prints[0] == prints[1]
+    assert not set(prints[0]) & set(prints[2])
+
+
+@pytest.mark.parametrize("augment", [True, False])
+def test_only_training_images_are_augmented_and_only_if_asked(augment):
+    splits = digits(val_fraction=0.2, augment=augment)
+    assert varies(splits.train) is augment
+    assert not varies(splits.val)
+    assert not varies(splits.test)
+    assert {part[0][0].shape for part in splits} == {torch.Size([1, 28, 28])}
+
+
+def test_no_patient_of_chest_xray_is_on_both_sides(chest):
+    names = (chest / "train_val_list.txt").read_text().split()[:45]
+    for number, name in enumerate(names):  # the three images of a class are of patients number, number, number + 100
+        new = f"{number // 3 + 100 * (number % 3 == 2) + 1000:08d}_{number % 3:03d}.png"
+        (chest / "images" / name).rename(chest / "images" / new)
+        for file in (chest / "train_val_list.txt", chest / "Data_Entry_2017.csv"):
+            file.write_text(file.read_text().replace(name, new))
+    splits = load_splits("ChestXray", str(chest), **SIZES, val_fraction=0.34)
+    assert splits.val.class_counts == [1] * 15
+    assert splits.train.class_counts == [2] * 15
+    assert not np.intersect1d(splits.train.groups, splits.val.groups).size
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.34])
+def test_class_without_a_training_image_is_named(fraction, chest):
+    relabel(chest, {"Hernia": "Mass|Nodule", "Edema": "Mass|Nodule"})
+    with pytest.raises(UserError, match="no training image of class Edema, Hernia in .*: every class needs"):
+        load_splits("ChestXray", str(chest), **SIZES, val_fraction=fraction)
+
+
+@pytest.mark.parametrize(
+    ("file", "says"),
+    [("train_val_list.txt", "no training image of class No Finding, .*Hernia"), ("test_list.txt", "has no test image")],
+)
+def test_list_with_multi_label_rows_alone_is_an_error(file, says, chest):
+    (chest / file).write_text("00000900_000.png\n00000901_000.png")
+    with pytest.raises(UserError, match=says):
+        load_splits("ChestXray", str(chest), **SIZES, val_fraction=0.2)
+
+
+def test_classes_of_one_image_cannot_be_held_out(chest):
+    names = (chest / "train_val_list.txt").read_text().split()[:45]
+    (chest / "train_val_list.txt").write_text("\n".join(names[::3]))
+    with pytest.raises(UserError, match=r"--val-fraction 0.5: nothing can be held out of 15 training images"):
+        load_splits("ChestXray", str(chest), **SIZES, val_fraction=0.5)
+
+
+def test_dummy_needs_no_files_and_has_the_counts_of_the_data_set():
+    splits = load_splits("FashionMNIST_LT", "not/there", **SIZES, dummy=True, val_fraction=0.1)
+    assert np.array_equal(
+        np.add(splits.train.class_counts, splits.val.class_counts), DATASETS["FashionMNIST_LT"].train_counts
+    )
+    assert tuple(splits.test.class_counts) == DATASETS["FashionMNIST_LT"].test_counts
+    assert splits.train[0][0].shape == (1, 28, 28)
+    assert varies(splits.train)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.2])
+def test_spread_cuts_every_part_and_keeps_every_class(fraction):
+    splits = digits(val_fraction=fraction).spread(25)
+    assert (splits.val is None) is (fraction == 0)
+    for part in filter(None, splits):
+        assert len(part) == 25
+        assert min(part.class_counts) >= 1

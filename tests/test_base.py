@@ -1,0 +1,100 @@
+"""ImageDataset: items, keyed draws, subsets and the fingerprint."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import transforms as T
+
+from datasets.base import ArrayDataset, SampleKey
+
+TARGETS = np.array([0, 0, 1, 3, 1])
+KEY = SampleKey(index=2, seed=7, epoch=3, position=11)
+RANDOM_CROP = T.Compose([T.RandomCrop(8), T.PILToTensor()])
+
+
+@pytest.fixture
+def dataset() -> ArrayDataset:
+    """Five images of noise in four classes (class 2 has none), each in a group of its own tens."""
+    images = np.random.default_rng(0).integers(0, 256, (5, 32, 32), dtype=np.uint8)
+    return ArrayDataset(images, "abcd", TARGETS, [f"row/{row}" for row in range(5)], RANDOM_CROP, np.arange(5) * 10)
+
+
+def test_item_is_image_label_and_index(dataset):
+    dataset.transform = None
+    image, label, index = dataset[3]
+    assert isinstance(image, Image.Image)
+    assert np.array_equal(np.asarray(image), dataset.images[3])
+    assert (label, index) == (3, 3)
+    assert type(label) is type(index) is int
+
+
+def test_key_alone_decides_the_draw(dataset):
+    first = dataset[KEY]
+    torch.manual_seed(123)
+    again = dataset[KEY]
+    assert torch.equal(first[0], again[0])
+    assert first[1:] == again[1:] == (1, 2)
+
+
+@pytest.mark.parametrize("field", ["seed", "epoch", "position"])
+def test_each_part_of_the_key_changes_the_draw(dataset, field):
+    others = [dataset[KEY._replace(**{field: value})][0] for value in range(20, 30)]
+    assert not any(torch.equal(dataset[KEY][0], other) for other in others)
+
+
+def test_keyed_draw_leaves_the_global_generator_alone(dataset):
+    before = torch.random.get_rng_state()
+    dataset[KEY]
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_class_counts_include_empty_classes(dataset):
+    assert dataset.class_counts == [2, 2, 0, 1]
+
+
+def test_subset_keeps_image_label_id_and_group_together(dataset):
+    dataset.transform = None
+    part = dataset.subset(np.array([4, 0, 3])).subset(np.array([2, 0]))
+    assert len(part) == 2
+    assert part.rows.tolist() == [3, 4]
+    assert part.ids.tolist() == ["row/3", "row/4"]
+    assert part.groups.tolist() == [30, 40]
+    assert [part[index][1:] for index in range(2)] == [(3, 0), (1, 1)]
+    assert all(np.array_equal(np.asarray(part[i][0]), dataset.images[row]) for i, row in enumerate([3, 4]))
+
+
+def test_subset_without_groups(dataset):
+    dataset.groups = None
+    assert dataset.subset(np.array([1])).groups is None
+
+
+def test_subset_takes_another_transform_and_leaves_the_whole_as_it_was(dataset):
+    centre = T.Compose([T.CenterCrop(4), T.PILToTensor()])
+    assert dataset.subset(np.array([1]), centre)[0][0].shape == (1, 4, 4)
+    assert dataset.subset(np.array([1])).transform is RANDOM_CROP
+    assert dataset.transform is RANDOM_CROP
+    assert len(dataset) == 5
+
+
+def test_fingerprint_is_the_same_on_every_machine(dataset):
+    assert dataset.fingerprint().startswith("a1f217c9f945")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: data.subset(np.array([1, 0, 2, 3, 4])),
+        lambda data: data.subset(np.arange(4)),
+        lambda data: ArrayDataset(data.images, data.classes, data.targets[[2, 1, 0, 3, 4]], data.ids),
+        lambda data: ArrayDataset(data.images, data.classes, data.targets, [f"other/{row}" for row in range(5)]),
+    ],
+    ids=["order", "length", "labels", "ids"],
+)
+def test_fingerprint_tells_lists_apart(dataset, change):
+    assert change(dataset).fingerprint() != dataset.fingerprint()
+
+
+def test_fingerprint_is_of_the_list_not_of_the_pixels(dataset):
+    other = ArrayDataset(255 - dataset.images, dataset.classes, dataset.targets, dataset.ids)
+    assert other.fingerprint() == dataset.fingerprint()

@@ -1,0 +1,263 @@
+"""FashionMNIST_LT: IDX files wherever they lie, or downloaded; here 4 pixels an image, which spell its row."""
+
+import gzip
+import hashlib
+import http.client
+import http.server
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from torchvision.datasets import FashionMNIST
+
+import datasets.fashion_mnist
+from datasets import get_dataset, get_transform
+from datasets.names import DATASETS
+from utils.errors import UserError
+
+INFO = DATASETS["FashionMNIST_LT"]
+TRAIN_IMAGES, TRAIN_LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
+TEST_IMAGES, TEST_LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
+PLACES = ["", "FashionMNIST/raw"]
+
+
+def idx(array: np.ndarray) -> bytes:
+    """An IDX file: magic with the number of dimensions, the sizes, the bytes."""
+    return np.array([0x800 + array.ndim, *array.shape], dtype=">u4").tobytes() + array.tobytes()
+
+
+def labels_of(count: int) -> np.ndarray:
+    """count / 10 labels of each class, mixed."""
+    return np.random.default_rng(count).permutation(np.arange(count) % 10).astype(np.uint8)
+
+
+def row_of(image: object) -> int:
+    """The row that the four pixels of an image spell."""
+    return int.from_bytes(np.asarray(image).tobytes())
+
+
+@pytest.fixture(scope="module")
+def files() -> dict[str, bytes]:
+    """The four IDX files, with 6000 training and 1000 test images a class."""
+    content = {}
+    for prefix, count in (("train", 60000), ("t10k", 10000)):
+        rows = np.arange(count, dtype=">u4").view(np.uint8).reshape(count, 2, 2)
+        content[f"{prefix}-images-idx3-ubyte"] = idx(rows)
+        content[f"{prefix}-labels-idx1-ubyte"] = idx(labels_of(count))
+    return content
+
+
+@pytest.fixture(scope="module")
+def packed(files: dict[str, bytes]) -> dict[str, bytes]:
+    """The same, gzipped."""
+    return {f"{name}.gz": gzip.compress(content, compresslevel=1) for name, content in files.items()}
+
+
+def write(folder: Path, files: dict[str, bytes]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+
+
+class Server(NamedTuple):
+    """A mirror of the gzipped files: what it has, and what it was asked for."""
+
+    files: dict[str, bytes]
+    asked: list[str]
+
+
+@pytest.fixture
+def mirror(packed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A server on this machine that torchvision takes for the mirror of Fashion-MNIST."""
+    server = Server(dict(packed), [])
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            name = self.path.removeprefix("/")
+            server.asked.append(name)
+            if name not in server.files:
+                self.send_error(404)
+                return
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(server.files[name])))
+            self.end_headers()
+            self.wfile.write(server.files[name])
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listener:
+        thread = threading.Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        use_mirror(monkeypatch, listener.server_port)
+        md5 = {name: hashlib.md5(content, usedforsecurity=False).hexdigest() for name, content in packed.items()}
+        monkeypatch.setattr(FashionMNIST, "resources", list(md5.items()))
+        yield server
+        listener.shutdown()
+        thread.join()
+
+
+def use_mirror(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(FashionMNIST, "mirrors", [f"http://127.0.0.1:{port}/"])
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A download fails at once: nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    use_mirror(monkeypatch, port)
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("form", ["files", "packed"])
+def test_counts_per_class_wherever_the_files_lie(form, place, tmp_path, request):
+    write(tmp_path / place, request.getfixturevalue(form))
+    train, test = (get_dataset("FashionMNIST_LT", str(tmp_path), split) for split in (True, False))
+    assert tuple(train.class_counts) == INFO.train_counts
+    assert tuple(test.class_counts) == INFO.test_counts
+    assert train.classes == test.classes == INFO.classes
+
+
+def test_plain_and_packed_files_may_be_mixed(files, packed, tmp_path):
+    write(tmp_path, {TRAIN_IMAGES: files[TRAIN_IMAGES], TEST_LABELS: files[TEST_LABELS]})
+    write(tmp_path, {name: packed[name] for name in (f"{TRAIN_LABELS}.gz", f"{TEST_IMAGES}.gz")})
+    assert len(get_dataset("FashionMNIST_LT", str(tmp_path), True)) == sum(INFO.train_counts)
+    assert len(get_dataset("FashionMNIST_LT", str(tmp_path), False)) == sum(INFO.test_counts)
+
+
+@pytest.mark.parametrize(("train", "prefix", "count"), [(True, "train", 60000), (False, "t10k", 10000)])
+def test_image_label_and_id_belong_together(train, prefix, count, files, tmp_path):
+    write(tmp_path, files)
+    data = get_dataset("FashionMNIST_LT", str(tmp_path), train)
+    for index in range(0, len(data), 500):
+        image, label, _ = data[index]
+        assert data.ids[index] == f"{prefix}/{row_of(image):05d}"
+        assert label == labels_of(count)[row_of(image)]
+    assert len(set(data.ids)) == len(data)
+
+
+def test_subset_seed_draws_the_training_images_but_not_the_test_images(files, tmp_path):
+    write(tmp_path, files)
+    train = [
+        get_dataset("FashionMNIST_LT", str(tmp_path), True, subset_seed=seed).fingerprint() for seed in (0, 0, 1, 2)
+    ]
+    test = [get_dataset("FashionMNIST_LT", str(tmp_path), False, subset_seed=seed).fingerprint() for seed in (0, 1)]
+    assert train[0] == train[1]
+    assert len(set(train)) == 3
+    assert test[0] == test[1]
+
+
+def test_images_are_padded_not_stretched(files, tmp_path):
+    write(tmp_path, files)
+    data = get_dataset("FashionMNIST_LT", str(tmp_path), False, get_transform("FashionMNIST_LT", False, 3, 3))
+    assert data[9999][0].tolist() == [[[0, 0, 0], [0, 0, 0], [0, 0, 0]]] or data[9999][0][0, :2, :2].tolist() == [
+        [0, 0],
+        [9999 >> 8, 9999 & 255],
+    ]
+
+
+@pytest.mark.parametrize("name", [TRAIN_IMAGES, TRAIN_LABELS])
+@pytest.mark.parametrize("form", ["files", "packed"])
+@pytest.mark.parametrize("length", [0, 3, 11, 1000, -1])
+def test_truncated_file_is_named(name, form, length, tmp_path, request):
+    content = dict(request.getfixturevalue(form))
+    name = name if form == "files" else f"{name}.gz"
+    content[name] = content[name][:length]
+    write(tmp_path, content)
+    with pytest.raises(UserError, match=rf"{tmp_path}/{name} .*: replace or delete it"):
+        get_dataset("FashionMNIST_LT", str(tmp_path), True)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        (TRAIN_LABELS, b"<html>no such page, but eight bytes at least</html>", "is not a complete IDX file"),
+        (TRAIN_IMAGES, idx(np.zeros(60000, np.uint8)), "is not a complete IDX file of 3 dimensions"),
+        (TRAIN_LABELS, idx(labels_of(50000)), "60000 train images but 50000 labels: replace"),
+        (TRAIN_LABELS, idx(labels_of(60000) + 37), "train label 46, but Fashion-MNIST has 0 to 9: replace"),
+        (TRAIN_LABELS, idx(np.zeros(60000, np.uint8)), "class 1 has 0 images, the subset needs 2000"),
+    ],
+    ids=["html", "swapped", "other-length", "other-labels", "lacks-a-class"],
+)
+def test_foreign_file_is_refused(name, content, says, files, tmp_path):
+    write(tmp_path, files | {name: content})
+    with pytest.raises(UserError, match=says):
+        get_dataset("FashionMNIST_LT", str(tmp_path), True)
+
+
+def test_gzip_with_a_wrong_byte_is_named(packed, tmp_path):
+    content = bytearray(packed[f"{TRAIN_LABELS}.gz"])
+    content[len(content) // 2] ^= 1
+    write(tmp_path, packed | {f"{TRAIN_LABELS}.gz": bytes(content)})
+    with pytest.raises(UserError, match=rf"{tmp_path}/{TRAIN_LABELS}.gz .*: replace or delete it"):
+        get_dataset("FashionMNIST_LT", str(tmp_path), True)
+
+
+@pytest.mark.usefixtures("offline")
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("name", [TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS])
+def test_missing_file_is_named_when_nothing_can_be_downloaded(name, place, files, tmp_path):
+    write(tmp_path / place, {other: content for other, content in files.items() if other != name})
+    with pytest.raises(UserError, match=rf"{name}.* and the download failed \(.+\): put the four IDX files") as caught:
+        get_dataset("FashionMNIST_LT", str(tmp_path), True)
+    assert "\n" not in str(caught.value)
+
+
+def test_files_are_downloaded_once_into_the_folder(mirror, packed, tmp_path, capsys):
+    for train, counts in ((True, INFO.train_counts), (False, INFO.test_counts)):
+        data = get_dataset("FashionMNIST_LT", str(tmp_path), train)
+        assert tuple(data.class_counts) == counts
+    assert set(mirror.asked) == set(packed)
+    asked = list(mirror.asked)
+    get_dataset("FashionMNIST_LT", str(tmp_path), True)
+    assert mirror.asked == asked
+    assert capsys.readouterr().out == ""
+
+
+def test_download_that_broke_off_goes_on_where_it_was(mirror, packed, tmp_path):
+    lost = mirror.files.pop(f"{TEST_IMAGES}.gz")
+    with pytest.raises(UserError, match=rf"lacks .*{TEST_IMAGES}.* \(.*{TEST_IMAGES}.*404: Not Found\): put the four"):
+        get_dataset("FashionMNIST_LT", str(tmp_path), True)
+    mirror.files[f"{TEST_IMAGES}.gz"] = lost
+    mirror.asked.clear()
+    assert tuple(get_dataset("FashionMNIST_LT", str(tmp_path), True).class_counts) == INFO.train_counts
+    assert set(mirror.asked) == {f"{TEST_IMAGES}.gz", f"{TEST_LABELS}.gz"}
+
+
+def test_download_with_another_checksum_is_refused(mirror, tmp_path):
+    mirror.files[f"{TRAIN_LABELS}.gz"] = gzip.compress(idx(labels_of(60000)[::-1].copy()))
+    with pytest.raises(UserError, match=r"the download failed \(File not found or corrupted"):
+        get_dataset("FashionMNIST_LT", str(tmp_path), True)
+
+
+def test_stalled_server_ends_in_one_line(monkeypatch, tmp_path):
+    monkeypatch.setattr(datasets.fashion_mnist, "DOWNLOAD_TIMEOUT_S", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        use_mirror(monkeypatch, silent.getsockname()[1])
+        with pytest.raises(UserError, match=r"the download failed \(.*timed out.*\): put the four IDX files") as caught:
+            get_dataset("FashionMNIST_LT", str(tmp_path), True)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "fault", [OSError("no route"), RuntimeError("Error:\nno mirror\n"), http.client.IncompleteRead(b"", 9)]
+)
+def test_every_fault_of_a_download_is_one_line_and_the_time_out_does_not_outlive_it(fault, monkeypatch, tmp_path):
+    timeouts = []
+
+    def download(root: str, download: bool) -> None:
+        timeouts.append(socket.getdefaulttimeout())
+        raise fault
+
+    monkeypatch.setattr(datasets.fashion_mnist, "FashionMNIST", download)
+    with pytest.raises(UserError, match=r"the download failed \(.+\): put") as caught:
+        get_dataset("FashionMNIST_LT", str(tmp_path), True)
+    assert "\n" not in str(caught.value)
+    assert timeouts == [20]
+    assert socket.getdefaulttimeout() is None
