@@ -87,6 +87,33 @@ def train_one_epoch(
     return {name: totals[name].item() / seen if name in totals else None for name in TERMS}
 
 
+@torch.inference_mode()
+def start_prior(model: nn.Module, loader: Any, device: torch.device, args: argparse.Namespace) -> None:
+    """Place the prior's components at the classes' codes: one pass over the training images as they are loaded.
+
+    Without it the mixture collapses: all codes move together in the first steps, the component that moves first is
+    soon the nearest one to every code, and takes them all.
+    """
+    model.eval()
+    classes, dim = model.num_classes, model.z_dim
+    counts = torch.zeros(classes, dtype=torch.float64, device=device)
+    sums, squares = (torch.zeros(classes, dim, dtype=torch.float64, device=device) for _ in range(2))
+    steps = min(len(loader), args.max_steps or len(loader))
+    with progress(None, "prior", total=sum(loader.batches.sizes[:steps]), unit="img", quiet=args.quiet) as bar:
+        for images, labels, _ in itertools.islice(loader, steps):
+            labels = labels.to(device)
+            with autocast(device, args.amp):
+                features = model.features(to_device(images, device))
+            mu, log_var = (value.double() for value in model.posterior(features, labels))
+            members = nn.functional.one_hot(labels, classes).double()
+            counts += members.sum(dim=0)
+            sums += members.T @ mu
+            squares += members.T @ (mu.square() + log_var.exp())
+            bar.update(len(images))
+    means = sums / counts.clamp_min(1)[:, None]
+    model.prior.start(counts, means, squares / counts.clamp_min(1)[:, None] - means.square())
+
+
 def require_finite(loss: Tensor, epoch: int, step: int, indices: Tensor) -> None:
     """Raise a `UserError` before a loss that is not finite can reach a weight."""
     if not torch.isfinite(loss):

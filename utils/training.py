@@ -11,7 +11,7 @@ from torch import nn
 from utils.arguments import DATA_FLAGS, MODEL_FLAGS, SCORING_FLAGS, TRAINING_FLAGS, adopt
 from utils.board import Board
 from utils.checkpoint import load_checkpoint
-from utils.engine import evaluate, train_one_epoch
+from utils.engine import evaluate, start_prior, train_one_epoch
 from utils.errors import UserError
 from utils.measurement import Measurement
 from utils.optimisation import build_optimizer
@@ -89,6 +89,7 @@ class TrainingRun(Run):
         self.datasets, self.loaders = datasets, loaders
         self.weights, self.warmup_weights = weights, warmup_weights
         self.warmup_over = False
+        self.prior_started = False
         self.epoch = args.start_epoch or 0
 
     @property
@@ -99,18 +100,26 @@ class TrainingRun(Run):
     def restore(self, checkpoint: dict[str, Any], path: Path) -> None:
         """Continue where `checkpoint` was written, or at `--start-epoch`."""
         super().restore(checkpoint, path)
-        self.warmup_over = checkpoint["warmup_over"]
+        self.warmup_over, self.prior_started = checkpoint["warmup_over"], checkpoint["prior_started"]
         if self.args.start_epoch is not None:
             self.epoch = self.args.start_epoch
             self.history = [row for row in self.history if row["epoch"] <= self.epoch]
 
     def train_epoch(self) -> dict[str, float | None]:
-        """One epoch over the training images, during warm-up with the cross-entropy alone."""
+        """One epoch over the training images, during warm-up with the cross-entropy alone.
+
+        After the first epoch that has the mixture term, the prior starts from the codes.
+        """
         warming = self.epoch < self.args.warmup_epochs and not self.warmup_over
         weights = self.warmup_weights if warming else self.weights
         losses = train_one_epoch(
             *(self.model, self.loaders["train"], self.optimizer, weights, self.device, self.epoch, self.args)
         )
+        if weights.gmm and not self.prior_started:
+            start_prior(self.model, self.loaders["train"], self.device, self.args)
+            for parameter in self.model.prior.parameters():
+                self.optimizer.state.pop(parameter, None)  # momentum towards where it no longer is
+            self.prior_started = True
         threshold = self.args.warmup_threshold
         if warming and threshold is not None and losses["loss_cls"] < threshold:
             self.warmup_over = True
@@ -123,8 +132,8 @@ class TrainingRun(Run):
         return Measurement.of(predictions, self.datasets[split], self.about["class_counts"])
 
     def state(self) -> dict[str, Any]:
-        """The state of the warm-up."""
-        return {"warmup_over": self.warmup_over}
+        """How far warm-up and prior are."""
+        return {"warmup_over": self.warmup_over, "prior_started": self.prior_started}
 
     def show(self, board: Board) -> None:
         """Inputs above their reconstructions."""

@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# ChestX-ray14 as published: train on it, then re-train the classifier by feature transfer (Case 1) and from the
+# posterior (Case 2). The data lies in ./datasets/ChestXray; further flags are passed on to all three commands.
+#   ./scripts/chestxray.sh [flags ...]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+python train.py ChestXray --datadir=./datasets/ChestXray --logdir=./logs/ChestXray/TAG --arch=resnet_vae3 \
+  --epoch=100 --batch-size=180 --lr=5e-3 --wd=1e-4 --worker=8 --T-max=20 --h-dim=2048 --z-dim=2048 \
+  --weight-cls=10 --weight-reconst=0.1 --weight-gmm=0.001 --pretrained "$@"
+python augment_ftl.py ChestXray --datadir=./datasets/ChestXray --logdir=./logs/ChestXray/TAG --arch=resnet_vae3 \
+  --epoch=100 --batch-size=100 --lr=1e-2 --wd=1e-4 --print-freq=100 --worker=8 --gpu=0 --lr-step=30 \
+  --h-dim=2048 --z-dim=2048 --resume=./logs/ChestXray/TAG/checkpoint.pth "$@"
+python augment.py ChestXray --datadir=./datasets/ChestXray --logdir=./logs/ChestXray/TAG --arch=resnet_vae3 \
+  --epoch=100 --batch-size=100 --lr=1e-2 --wd=1e-4 --print-freq=100 --worker=8 --gpu=0 --lr-step=30 \
+  --h-dim=2048 --z-dim=2048 --resume=./logs/ChestXray/TAG/checkpoint.pth "$@"

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Prepare the environment and run all tests and checks of style; arguments go to pytest.
+#   ./scripts/test.sh [pytest arguments ...]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck source=scripts/environment.sh
+. scripts/environment.sh
+prepare_environment tests/requirements.txt
+
+ruff check .
+ruff format --check .
+python -m pytest "$@"
