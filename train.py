@@ -36,8 +36,9 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse, check everything that can be wrong, then train or evaluate."""
     args, given = parse(build_parser(), argv)
-    if not args.resume:
+    if not args.resume:  # else flags that are not given come from the checkpoint
         complete(args, feature_dim(args.arch))
+        check(args)
     # torch is imported from here on, so that -h and a wrong flag answer at once
     from utils.logs import start_logging
     from utils.run import print_result
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder = RunFolder(args.logdir, "_eval" if args.evaluate else "")
     checkpoint = find_checkpoint(args, given, folder)
     complete(args, feature_dim(args.arch))
-    check_loss(args)
+    check(args)
     if checkpoint and not args.evaluate and checkpoint["result"] and checkpoint["epoch"] >= args.epochs:
         log.info("this run is finished; its result:")
         print_result(checkpoint["result"])
@@ -57,8 +58,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     print_result(result)
 
 
-def check_loss(args: argparse.Namespace) -> None:
-    """Raise a `UserError` where the loss terms, warm-up and epochs leave nothing to train."""
+def check(args: argparse.Namespace) -> None:
+    """Raise a `UserError` where the flags leave nothing to train or to evaluate."""
+    if args.evaluate and not args.resume:
+        raise UserError("--evaluate needs --resume: name the checkpoint to measure")
     if not (args.weight_cls or args.weight_reconst or args.weight_gmm):
         raise UserError("--weight-cls, --weight-reconst and --weight-gmm are all 0: nothing would be trained")
     if args.warmup_epochs and not args.weight_cls:

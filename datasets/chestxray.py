@@ -83,15 +83,13 @@ def read_grey(path: Path) -> Image.Image:
 
 
 def _read_labels(folder: Path) -> dict[str, str]:
-    """File name -> labels joined with '|', by position: the header differs between versions."""
+    """File name -> labels joined with '|', by position: the header, an entry that no list names, differs."""
     path = next((folder / name for name in LABEL_FILES if (folder / name).is_file()), None)
     if path is None:
         raise UserError(f"{folder} has no {' or '.join(LABEL_FILES)}: put NIH's label file there")
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            rows = csv.reader(file)
-            next(rows, None)
-            return {row[0]: row[1] for row in rows if len(row) > 1}
+            return {row[0]: row[1] for row in csv.reader(file) if len(row) > 1}
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} cannot be read ({error}): replace it") from error
 

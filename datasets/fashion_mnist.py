@@ -1,7 +1,9 @@
 """FashionMNIST_LT: Fashion-MNIST with the long tail of the DGC paper (4000 down to 40 images a class)."""
 
 import gzip
+import math
 import socket
+import struct
 import zlib
 from collections.abc import Callable
 from http.client import HTTPException
@@ -86,12 +88,8 @@ def _read_idx(folder: Path, name: str, dimensions: int) -> np.ndarray:
         content = path.read_bytes() if path.suffix != ".gz" else gzip.decompress(path.read_bytes())
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path} cannot be read ({error}): replace or delete it") from error
-    header = np.frombuffer(content[: 4 * (1 + dimensions)], dtype=">u4")
-    body = np.frombuffer(content, dtype=np.uint8, offset=min(4 * (1 + dimensions), len(content)))
-    if (
-        len(header) != 1 + dimensions
-        or header[0] != 0x800 + dimensions
-        or body.size != np.prod(header[1:], dtype=np.int64)
-    ):
+    start = 4 * (1 + dimensions)
+    magic, *sizes = struct.unpack(f">{1 + dimensions}I", content[:start].ljust(start, b"\0"))
+    if magic != 0x800 + dimensions or len(content) != start + math.prod(sizes):
         raise UserError(f"{path} is not a complete IDX file of {dimensions} dimensions: replace or delete it")
-    return body.reshape(header[1:].astype(np.int64))
+    return np.frombuffer(content, dtype=np.uint8, offset=start).reshape(sizes)

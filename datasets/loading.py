@@ -1,5 +1,8 @@
 """From data sets to batches: which images make a batch, in which order, and who loads them."""
 
+import contextlib
+import multiprocessing
+import multiprocessing.util
 import signal
 import warnings
 from collections.abc import Iterator
@@ -85,9 +88,7 @@ class BatchLoader:
 
     def __init__(self, dataset: ImageDataset, batches: Sampler, workers: int, pin_memory: bool) -> None:
         self.dataset, self.batches = dataset, batches
-        with warnings.catch_warnings():
-            # torch's advice on the number of workers runs over several lines at each start
-            warnings.filterwarnings("ignore", message="This DataLoader will create")
+        with _without_advice():
             self._loader = DataLoader(
                 dataset,
                 batch_sampler=batches,
@@ -97,18 +98,38 @@ class BatchLoader:
                 worker_init_fn=_ignore_signals,
                 generator=torch.Generator(),  # of its own: a loader must not draw from the global one
             )
+        if workers:
+            multiprocessing.util.Finalize(None, _kill_workers, exitpriority=0)
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[list[torch.Tensor]]:
+        with _without_advice():
+            batches = iter(self._loader)
         try:
-            yield from self._loader
+            yield from batches
         except UserError as error:  # from a worker it arrives with the worker's traceback around it
             raise UserError(str(error).rpartition("utils.errors.UserError: ")[2].strip()) from error
+
+
+@contextlib.contextmanager
+def _without_advice() -> Iterator[None]:
+    """Without torch's advice on the number of workers, which runs over several lines at each start."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="This DataLoader will create")
+        yield
 
 
 def _ignore_signals(worker: int) -> None:
     """Workers end with their parent; a signal to the whole group must not end them first."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _kill_workers() -> None:
+    """At exit: a process waits without end for workers that still run, and a polite SIGTERM is lost on them."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would report the killed workers as a fault
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()

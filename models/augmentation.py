@@ -42,7 +42,7 @@ class PosteriorSampler:
         parts = [self._class_sources(c, epoch) for c in range(len(self.counts))]
         sources = torch.cat(parts)
         labels = torch.arange(len(parts)).repeat_interleave(torch.tensor([len(part) for part in parts]))
-        order = permutation(len(sources), self.seed, Stream.AUGMENTATION_PLAN, epoch)
+        order = permutation(len(sources), self.seed, Stream.AUGMENTATION_PLAN, epoch, len(parts))  # no class's key
         return sources[order], labels[order]
 
     def _class_sources(self, c: int, epoch: int) -> Tensor:

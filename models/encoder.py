@@ -1,9 +1,10 @@
 """The ResNet encoder: an image in [0,1] to a feature vector."""
 
-import pickle
 import socket
+from http.client import HTTPException
 from pathlib import Path
-from urllib.error import URLError
+from pickle import UnpicklingError
+from zipfile import BadZipFile
 
 import torch
 import torchvision
@@ -15,6 +16,11 @@ from utils.errors import UserError
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 DOWNLOAD_TIMEOUT_S = 20
+# of the network, the disk, the file format, and weights of another network
+LOADING_ERRORS = (
+    *(OSError, HTTPException),
+    *(RuntimeError, EOFError, KeyError, TypeError, ValueError, UnpicklingError, BadZipFile),
+)
 
 
 class ResNetEncoder(nn.Module):
@@ -25,7 +31,7 @@ class ResNetEncoder(nn.Module):
 
     Args:
         name: torchvision's name, a key of `models.names.FEATURE_DIMS`.
-        pretrained: start from IMAGENET1K_V1 weights (see `fetch_pretrained`).
+        pretrained: start from IMAGENET1K_V1 weights (see `load_pretrained`).
     """
 
     def __init__(self, name: str, pretrained: bool = False) -> None:
@@ -33,7 +39,7 @@ class ResNetEncoder(nn.Module):
         self.feature_dim = FEATURE_DIMS[name]
         self.resnet = torchvision.models.get_model(name, weights=None)
         if pretrained:
-            self.resnet.load_state_dict(fetch_pretrained(name))
+            load_pretrained(self.resnet, name)
         self.resnet.fc = nn.Identity()
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1))
@@ -43,8 +49,10 @@ class ResNetEncoder(nn.Module):
         return self.resnet((images - self.mean) / self.std)
 
 
-def fetch_pretrained(name: str) -> dict[str, Tensor]:
-    """torchvision's IMAGENET1K_V1 weights of ResNet `name`, from torch.hub's cache or, once, from the network.
+def load_pretrained(resnet: nn.Module, name: str) -> None:
+    """Load torchvision's IMAGENET1K_V1 weights of ResNet `name`, from torch.hub's cache or, once, from the network.
+
+    Nothing that the file may carry beside the weights is run.
 
     Raises:
         UserError: the file is not in the cache and cannot be fetched, or it does not load; says where to put it.
@@ -54,10 +62,10 @@ def fetch_pretrained(name: str) -> dict[str, Tensor]:
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)
     try:
-        return weights.get_state_dict(progress=False, check_hash=True)
-    except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
-        if path.exists() and not isinstance(error, URLError):
-            reason = f"{path} cannot be read ({type(error).__name__}): delete it, or put a good copy there"
+        resnet.load_state_dict(weights.get_state_dict(progress=False, check_hash=True, weights_only=True))
+    except LOADING_ERRORS as error:
+        if path.exists():
+            reason = f"{path} cannot be used ({type(error).__name__}): delete it, or put a good copy there"
         else:
             reason = f"{weights.url} cannot be fetched ({error}): download it elsewhere and put it at {path}"
         raise UserError(f"--pretrained: {reason}") from error

@@ -4,11 +4,14 @@ Notation of the DGCMM paper (TPAMI 45(3), 2023) in comments: q(z|x) = N(mu, sigm
 the prior is p(z) = sum_c pi_c N(z; m_c, v_c), gamma_c is the responsibility of component c.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 LOG_VAR_LIMIT = 10.0
+PROJECTION_MARGIN = 1e-3
 INITIAL_MEAN_STD = 0.1
 
 
@@ -41,17 +44,34 @@ class GaussianMixturePrior(nn.Module):
 
     @torch.no_grad()
     def project(self) -> None:
-        """Put the log-variances back within their limits, after an optimizer step.
+        """Put the log-variances back just inside their limits, after an optimizer step.
 
-        Beyond the limits the clamp has no gradient: a component that overshot once would be stuck there.
+        Beyond the limits, and with some versions of torch at them, the clamp has no gradient: a component that
+        overshot once would be stuck there.
         """
-        self.log_vars.clamp_(-LOG_VAR_LIMIT, LOG_VAR_LIMIT)
+        inside = LOG_VAR_LIMIT - PROJECTION_MARGIN
+        self.log_vars.clamp_(-inside, inside)
+
+    @torch.no_grad()
+    def start(self, counts: Tensor, means: Tensor, variances: Tensor) -> None:
+        """Set component c to the codes of class c; a class without codes keeps its component.
+
+        Args:
+            counts: codes of each class, (K,); the weights become their shares, an absent class counting as half a code.
+            means, variances: of each class's codes, (K,D); the variance is that of mu plus the mean of sigma^2.
+        """
+        present = counts > 0
+        self.logits.copy_((counts.clamp_min(0.5) / counts.sum()).log())
+        self.means[present] = means[present].to(self.means.dtype)
+        smallest = math.exp(-LOG_VAR_LIMIT)  # a variance that is the difference of sums may be rounded below 0
+        self.log_vars[present] = variances[present].clamp_min(smallest).log().to(self.log_vars.dtype)
+        self.project()
 
     def _scaled_squares(self, codes: Tensor, variances: Tensor | None = None) -> Tensor:
         """sum_d ((codes - m_c)^2 + variances) / v_c for every component: (B,D) -> (B,K), float64."""
-        center = self.means.detach().mean(dim=0)  # expanding the square around the means keeps its terms small
-        x = (codes - center).double()
-        m = (self.means - center).double()
+        means = self.means.double()
+        center = means.detach().mean(dim=0)  # expanding the square around the means keeps its terms small
+        x, m = codes.double() - center, means - center
         precisions = (-self.clamped_log_vars()).double().exp()
         squares = x.square() if variances is None else x.square() + variances
         scaled_means = m * precisions

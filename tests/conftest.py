@@ -71,7 +71,7 @@ def script(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Ca
 
 @pytest.fixture(scope="session")
 def chest_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """60 PNGs in ChestXray's layout: 3 of each class for training, 1 for test, some RGBA; rows with two labels beside."""
+    """60 PNGs in ChestXray's layout: 3 of a class for training, 1 for test, some RGBA; rows with two labels too."""
     from datasets.names import DATASETS
 
     folder = tmp_path_factory.mktemp("ChestXray")

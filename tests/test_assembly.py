@@ -87,7 +87,7 @@ def test_no_patient_of_chest_xray_is_on_both_sides(chest):
 @pytest.mark.parametrize("fraction", [0.0, 0.34])
 def test_class_without_a_training_image_is_named(fraction, chest):
     relabel(chest, {"Hernia": "Mass|Nodule", "Edema": "Mass|Nodule"})
-    with pytest.raises(UserError, match="no training image of class Edema, Hernia in .*: every class needs"):
+    with pytest.raises(UserError, match=r"no training image of class Edema, Hernia in .*: every class needs"):
         load_splits("ChestXray", str(chest), **SIZES, val_fraction=fraction)
 
 

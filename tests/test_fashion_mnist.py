@@ -144,22 +144,20 @@ def test_image_label_and_id_belong_together(train, prefix, count, files, tmp_pat
 
 def test_subset_seed_draws_the_training_images_but_not_the_test_images(files, tmp_path):
     write(tmp_path, files)
-    train = [
-        get_dataset("FashionMNIST_LT", str(tmp_path), True, subset_seed=seed).fingerprint() for seed in (0, 0, 1, 2)
-    ]
-    test = [get_dataset("FashionMNIST_LT", str(tmp_path), False, subset_seed=seed).fingerprint() for seed in (0, 1)]
+
+    def fingerprint(train: bool, seed: int) -> str:
+        return get_dataset("FashionMNIST_LT", str(tmp_path), train, subset_seed=seed).fingerprint()
+
+    train = [fingerprint(True, seed) for seed in (0, 0, 1, 2)]
     assert train[0] == train[1]
     assert len(set(train)) == 3
-    assert test[0] == test[1]
+    assert fingerprint(False, 0) == fingerprint(False, 1)
 
 
 def test_images_are_padded_not_stretched(files, tmp_path):
     write(tmp_path, files)
     data = get_dataset("FashionMNIST_LT", str(tmp_path), False, get_transform("FashionMNIST_LT", False, 3, 3))
-    assert data[9999][0].tolist() == [[[0, 0, 0], [0, 0, 0], [0, 0, 0]]] or data[9999][0][0, :2, :2].tolist() == [
-        [0, 0],
-        [9999 >> 8, 9999 & 255],
-    ]
+    assert data[9999][0].tolist() == [[[0, 0, 0], [9999 >> 8, 9999 & 255, 0], [0, 0, 0]]]
 
 
 @pytest.mark.parametrize("name", [TRAIN_IMAGES, TRAIN_LABELS])
@@ -232,7 +230,7 @@ def test_download_that_broke_off_goes_on_where_it_was(mirror, packed, tmp_path):
 
 def test_download_with_another_checksum_is_refused(mirror, tmp_path):
     mirror.files[f"{TRAIN_LABELS}.gz"] = gzip.compress(idx(labels_of(60000)[::-1].copy()))
-    with pytest.raises(UserError, match=r"the download failed \(File not found or corrupted"):
+    with pytest.raises(UserError, match=r"the download failed \(.*not found or corrupted.*\): put"):
         get_dataset("FashionMNIST_LT", str(tmp_path), True)
 
 

@@ -1,18 +1,23 @@
 """Batches: which images, in which order, for which process; and the loader around them."""
 
+import itertools
+import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from PIL import Image
 from torchvision import transforms as T
 
 from datasets.base import ArrayDataset, ImageDataset, SampleKey
-from datasets.loading import BatchLoader, EvaluationBatches, TrainBatches
+from datasets.loading import BatchLoader, EvaluationBatches, TrainBatches, _kill_workers
 from utils.errors import UserError
 
 TRANSFORM = T.Compose([T.RandomCrop(8), T.RandomHorizontalFlip(), T.PILToTensor()])
@@ -124,7 +129,7 @@ def test_position_counts_through_the_epoch():
 def test_processes_evaluate_each_image_exactly_once(count, world, batch_size):
     ranks = [EvaluationBatches(count, batch_size, rank, world) for rank in range(world)]
     shards = [[index for batch in batches for index in batch] for batches in ranks]
-    assert sorted(sum(shards, [])) == list(range(count))
+    assert sorted(itertools.chain(*shards)) == list(range(count))
     assert all(shard == sorted(shard) for shard in shards)
     assert max(map(len, shards)) - min(map(len, shards)) <= 1
     for batches in ranks:
@@ -207,7 +212,47 @@ def test_signal_to_the_whole_group_ends_no_worker(number):
     assert len(list(loader)) == 2
 
 
-def test_number_of_workers_brings_no_advice():
+def test_number_of_workers_brings_no_advice(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0}, raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        BatchLoader(noise(4), EvaluationBatches(4, 2), 4096, pin_memory=False)
+        list(BatchLoader(noise(4), EvaluationBatches(4, 2), 2, pin_memory=False))
+
+
+def fail_in_worker() -> None:
+    list(BatchLoader(Unreadable("x/5.png cannot be read: replace it"), EvaluationBatches(10, 2), 2, pin_memory=False))
+
+
+def fail_beside_workers() -> None:
+    for _ in BatchLoader(noise(4), EvaluationBatches(4, 2), 2, pin_memory=False):
+        raise ValueError("a fault of the program")
+
+
+def kill_workers_and_exit() -> None:
+    for _ in BatchLoader(noise(4), EvaluationBatches(4, 2), 2, pin_memory=False):
+        workers = multiprocessing.active_children()
+        _kill_workers()
+        for worker in workers:
+            os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)  # left for torch's handler to find
+        os._exit(0)
+
+
+@pytest.mark.parametrize(("run", "status"), [(fail_in_worker, 1), (fail_beside_workers, 1), (kill_workers_and_exit, 0)])
+def test_process_neither_waits_for_its_workers_nor_calls_their_end_a_fault(run, status):
+    process = multiprocessing.get_context("fork").Process(target=run)
+    process.start()
+    process.join(timeout=60)
+    process.kill()  # for a process that hangs
+    assert process.exitcode == status
+
+
+def test_script_that_fails_in_a_worker_ends_with_one_line_and_status_2():
+    code = (
+        f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]\n"
+        "from test_loading import fail_in_worker\n"
+        "from utils.errors import run_script\n"
+        "run_script(fail_in_worker)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (2, "error: x/5.png cannot be read: replace it\n")

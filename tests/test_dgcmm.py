@@ -1,0 +1,261 @@
+"""The joined model: its loss, what each weight switches off, its predictions, its precision."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.dgcmm import DGCMM, LossWeights
+from models.encoder import ResNetEncoder
+from models.prior import LOG_VAR_LIMIT
+
+B, K, D, S = 6, 5, 16, 32
+ALL = LossWeights(10.0, 0.1, 0.001)
+GENERATIVE = pytest.mark.parametrize("generative", [False, True], ids=["plain", "generative"])
+ASSIGN = pytest.mark.parametrize("gmm_assign", ["posterior", "label"])
+
+
+def make_model(generative: bool = False, gmm_assign: str = "posterior") -> DGCMM:
+    """A small model that is as if trained: no parameter is at a start value of 0."""
+    model = DGCMM("resnet18_vae3", K, D, S, generative, gmm_assign)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.startswith(("prior.", "decoder.norms.")):
+                parameter.normal_(std=0.5)
+        model.log_var_head.weight.normal_(std=0.02)
+        for head in (model.mu_head, model.log_var_head):
+            head.weight[:, model.encoder.feature_dim :].normal_(std=0.5)
+    return model
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.rand(B, 3, S, S)
+
+
+@pytest.fixture
+def labels() -> Tensor:
+    return torch.tensor([0, 1, 2, 3, 4, 0])
+
+
+@pytest.fixture
+def noise() -> Tensor:
+    return torch.randn(B, D)
+
+
+class Fixed(nn.Module):
+    """In place of a part of the model: gives the same answer, or raises if there is none."""
+
+    def __init__(self, answer: Tensor | None = None) -> None:
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, *_args: Tensor) -> Tensor:
+        if self.answer is None:
+            raise AssertionError("a term of weight 0 was computed")
+        return self.answer
+
+    mixture_term = forward
+
+
+@ASSIGN
+@GENERATIVE
+def test_loss_is_the_weighted_sum_of_the_terms_at_the_sampled_code(images, labels, noise, generative, gmm_assign):
+    model = make_model(generative, gmm_assign)
+    terms = model(images, labels, noise, LossWeights(3.0, 5.0, 0.7))
+    mu, log_var = model.posterior(model.features(images), labels)
+    codes = mu + (log_var / 2).exp() * noise
+    cls = -model.classifier(codes).log_softmax(1)[range(B), labels].mean()
+    reconst = (model.decoder(codes, labels) - images).pow(2).mean()
+    assigned = labels if gmm_assign == "label" else None
+    gmm = model.prior.mixture_term(mu, log_var, codes, assigned).mean()
+    torch.testing.assert_close((terms.cls, terms.reconst, terms.gmm), (cls, reconst, gmm))
+    torch.testing.assert_close(terms.total, 3.0 * cls + 5.0 * reconst + 0.7 * gmm)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_reconstruction_is_measured_against_the_image_in_0_to_1(labels, noise, channels):
+    model, images = make_model(), torch.rand(B, channels, S, S)
+    model.decoder = Fixed(images.expand(-1, 3, -1, -1))
+    assert model(images, labels, noise, ALL).reconst == 0
+
+
+@pytest.mark.parametrize(
+    ("term", "owner"), [("cls", "classifier"), ("reconst", "decoder"), ("gmm", "prior")], ids=lambda value: value
+)
+def test_term_of_weight_0_leaves_its_parameters_alone(images, labels, noise, term, owner):
+    model = make_model()
+    terms = model(images, labels, noise, ALL._replace(**{term: 0.0}))
+    terms.total.backward()
+    assert getattr(terms, term) is None
+    untouched = {name for name, parameter in model.named_parameters() if parameter.grad is None}
+    assert untouched == {name for name, _ in model.named_parameters() if name.startswith(f"{owner}.")}
+    setattr(model, owner, Fixed())
+    torch.testing.assert_close(model(images, labels, noise, ALL._replace(**{term: 0.0})).total, terms.total)
+
+
+@ASSIGN
+@GENERATIVE
+def test_every_parameter_learns_from_the_three_terms(images, labels, noise, generative, gmm_assign):
+    model = make_model(generative, gmm_assign)
+    model(images, labels, noise, ALL).total.backward()
+    batch_norm_follows = {"decoder.project.0.bias", *(f"decoder.convolutions.{depth}.bias" for depth in range(3))}
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+        assert parameter.grad.any() or name in batch_norm_follows, name
+
+
+@GENERATIVE
+def test_log_var_is_clamped(images, labels, generative):
+    model = make_model(generative)
+    with torch.no_grad():
+        model.log_var_head.bias.copy_(torch.tensor([100.0, -100.0]).repeat(D // 2))
+        _, log_var = model.posterior(model.features(images), labels)
+    assert log_var.unique().tolist() == [-LOG_VAR_LIMIT, LOG_VAR_LIMIT]
+
+
+def test_code_depends_on_the_label_in_the_generative_model_alone(images, labels):
+    for generative in (False, True):
+        model = make_model(generative)
+        features = model.features(images)
+        same = [
+            torch.equal(*pair)
+            for pair in zip(model.posterior(features, labels), model.posterior(features, labels.flip(0)), strict=True)
+        ]
+        assert same == [not generative] * 2
+
+
+def test_plain_prediction_is_the_classifier_at_mu(images):
+    model = make_model().eval()
+    with torch.no_grad():
+        model.log_var_head.bias.fill_(8.0)  # a sampled code would lie far off
+        mu, _ = model.posterior(model.features(images), None)
+        probabilities = model.probabilities(*model.scores(images, ALL), ALL)
+        torch.testing.assert_close(probabilities, model.classifier(mu).softmax(1))
+    assert torch.equal(probabilities.argmax(1), model.classifier(mu).argmax(1))
+
+
+@ASSIGN
+@pytest.mark.parametrize(
+    "weights",
+    [LossWeights(1.0, 10.0, 0.1), LossWeights(0.0, 20.0, 0.1), LossWeights(1.0, 0.0, 0.1), LossWeights(1.0, 10.0, 0.0)],
+    ids=["all", "no cls", "no reconst", "no gmm"],
+)
+@torch.no_grad()
+def test_generative_probabilities_equal_the_definition(images, gmm_assign, weights):
+    model = make_model(True, gmm_assign).eval()
+    columns = []
+    for c in range(K):
+        candidates = torch.full((B,), c)
+        mu, log_var = model.posterior(model.features(images), candidates)
+        cls = F.cross_entropy(model.classifier(mu), candidates, reduction="none")
+        reconst = (model.decoder(mu, candidates) - images).square().flatten(1).mean(dim=1)
+        gmm = model.prior.mixture_term(mu, log_var, mu, candidates if gmm_assign == "label" else None)
+        columns.append(-(weights.cls * cls + weights.reconst * reconst + weights.gmm * gmm))
+    expected = torch.stack(columns, dim=1).softmax(1)
+    probabilities = model.probabilities(*model.scores(images, weights), weights)
+    assert expected.max() < 0.999  # so that the comparison means something
+    torch.testing.assert_close(probabilities, expected, rtol=1e-5, atol=1e-5)
+
+
+@GENERATIVE
+def test_encoder_runs_once_per_image(images, generative):
+    model, sizes = make_model(generative).eval(), []
+    model.encoder.register_forward_hook(lambda _module, inputs, _output: sizes.append(len(inputs[0])))
+    with torch.no_grad():
+        model.probabilities(*model.scores(images, ALL), ALL)
+    assert sizes == [B]
+
+
+@GENERATIVE
+def test_retrained_classifier_needs_no_new_scores(images, generative):
+    model = make_model(generative).eval()
+    with torch.no_grad():
+        stored = model.scores(images, ALL)
+        model.classifier.weight.mul_(-1)
+        fresh = model.scores(images, ALL)
+        torch.testing.assert_close(model.probabilities(*stored, ALL), model.probabilities(*fresh, ALL))
+
+
+@ASSIGN
+def test_losses_stay_float32_under_bf16(images, labels, noise, gmm_assign):
+    model, seen = make_model(gmm_assign=gmm_assign), []
+    model.encoder.resnet.conv1.register_forward_hook(lambda _module, _inputs, output: seen.append(output.dtype))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        terms = model(images, labels, noise, ALL)
+        features = model.features(images)
+    assert seen == [torch.bfloat16] * 2  # the autocast is on
+    assert {value.dtype for value in (*terms, features)} == {torch.float32}
+    mu, log_var = model.posterior(features, labels)
+    codes = mu + (log_var / 2).exp() * noise
+    assigned = labels if gmm_assign == "label" else None
+    exact = {"rtol": 1e-6, "atol": 1e-6}
+    torch.testing.assert_close(terms.cls, F.cross_entropy(model.classifier(codes), labels), **exact)
+    torch.testing.assert_close(terms.gmm, model.prior.mixture_term(mu, log_var, codes, assigned).mean(), **exact)
+
+
+@GENERATIVE
+@torch.no_grad()
+def test_probabilities_stay_float32_under_bf16(images, generative):
+    model, weights = make_model(generative).eval(), LossWeights(1.0, 0.0, 0.1)  # the decoder may round
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        features, fixed = model.scores(images, weights)
+        probabilities = model.probabilities(features, fixed, weights)
+    assert {value.dtype for value in (features, fixed, probabilities)} == {torch.float32}
+    model.features = lambda _images: features
+    exact = model.probabilities(*model.scores(images, weights), weights)
+    torch.testing.assert_close(probabilities, exact, rtol=1e-6, atol=1e-6)
+
+
+@GENERATIVE
+@torch.no_grad()
+def test_evaluation_does_not_look_at_the_rest_of_the_batch(images, labels, noise, generative):
+    model = make_model(generative)
+    model(images, labels, noise, ALL)
+    model.eval()
+    buffers = {name: value.clone() for name, value in model.named_buffers()}
+    whole = model.probabilities(*model.scores(images, ALL), ALL)
+    one = model.probabilities(*model.scores(images[:1], ALL), ALL)
+    torch.testing.assert_close(whole[:1], one, rtol=1e-4, atol=1e-5)
+    assert all(torch.equal(value, buffers[name]) for name, value in model.named_buffers())
+
+
+@torch.no_grad()
+def test_training_uses_and_follows_batch_statistics(images, labels, noise):
+    model = make_model()
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    model(images, labels, noise, ALL)
+    changed = {name for name, value in model.named_buffers() if not torch.equal(value, before[name])}
+    assert changed == before.keys() - {"encoder.mean", "encoder.std"}
+    assert not torch.allclose(model.features(images)[:2], model.features(images[:2]))
+
+
+@GENERATIVE
+@torch.no_grad()
+def test_reconstructions_are_decoded_from_mu(images, labels, generative):
+    model = make_model(generative).eval()
+    mu, _ = model.posterior(model.features(images), labels)
+    rebuilt = model.reconstructions(images, labels)
+    assert rebuilt.shape == (B, 3, S, S)
+    torch.testing.assert_close(rebuilt, model.decoder(mu, labels))
+
+
+def test_prior_is_saved_with_the_model():
+    state = make_model().state_dict()
+    shapes = {name: tuple(value.shape) for name, value in state.items() if name.startswith("prior.")}
+    assert shapes == {"prior.logits": (K,), "prior.means": (K, D), "prior.log_vars": (K, D)}
+    assert set(shapes) <= {name for name, _ in make_model().named_parameters()}
+
+
+@pytest.mark.parametrize("pretrained", [False, True])
+def test_pretrained_and_architecture_reach_the_encoder(monkeypatch, pretrained):
+    asked = []
+
+    def build(name: str, wanted: bool) -> ResNetEncoder:
+        asked.append((name, wanted))
+        return ResNetEncoder(name)
+
+    monkeypatch.setattr("models.dgcmm.ResNetEncoder", build)
+    DGCMM("resnet34_vae3", K, D, S, pretrained=pretrained)
+    assert asked == [("resnet34", pretrained)]

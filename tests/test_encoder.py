@@ -1,0 +1,173 @@
+"""The ResNet encoder: what it feeds to the network, its sizes, and where pretrained weights come from."""
+
+import io
+import pickle
+import socket
+import zipfile
+from email.message import Message
+from pathlib import Path
+from urllib.error import HTTPError, URLError
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from models.encoder import DOWNLOAD_TIMEOUT_S, IMAGENET_MEAN, IMAGENET_STD, ResNetEncoder
+from models.names import FEATURE_DIMS
+from utils.errors import UserError
+
+WEIGHTS = torchvision.models.ResNet18_Weights.IMAGENET1K_V1
+
+
+class Response(io.BytesIO):
+    """What urlopen gives back, with a body that is not the weights."""
+
+    def info(self) -> Message:
+        """The headers."""
+        return Message()
+
+
+class RunsCode:
+    """A pickle that leaves a file behind where it is loaded without care."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.path,)
+
+
+@pytest.fixture
+def network(monkeypatch):
+    """Decides what every download ends in: network(exception or bytes)."""
+
+    def answer_with(answer):
+        def urlopen(*_args, **_kwargs):
+            if isinstance(answer, Exception):
+                raise answer
+            return Response(answer)
+
+        monkeypatch.setattr(torch.hub, "urlopen", urlopen)
+
+    answer_with(URLError("no network"))
+    return answer_with
+
+
+@pytest.fixture
+def weights_file(tmp_path, monkeypatch, network) -> Path:
+    """Where torch.hub looks for ResNet-18's weights; there is nothing yet, and no network."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    path = tmp_path / "hub" / "checkpoints" / Path(WEIGHTS.url).name
+    path.parent.mkdir(parents=True)
+    return path
+
+
+def saved(content: object) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+def damaged_archive() -> bytes:
+    """A zip file of one member (torch's oldest format) with a flipped byte."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("resnet18.pth", b"weights")
+    return buffer.getvalue().replace(b"weights", b"Weights")
+
+
+@pytest.mark.parametrize("name", FEATURE_DIMS)
+def test_features_have_the_registered_length(name):
+    with torch.device("meta"):
+        assert ResNetEncoder(name)(torch.empty(2, 3, 64, 64)).shape == (2, FEATURE_DIMS[name])
+
+
+def test_network_sees_imagenet_normalised_images():
+    encoder = ResNetEncoder("resnet18")
+    encoder.resnet = nn.Identity()
+    images = torch.rand(2, 3, 8, 8)
+    expected = torchvision.transforms.functional.normalize(images, IMAGENET_MEAN, IMAGENET_STD)
+    torch.testing.assert_close(encoder(images), expected)
+
+
+def test_normalisation_is_in_the_checkpoint():
+    state = ResNetEncoder("resnet18").state_dict()
+    assert state["mean"].flatten().tolist() == pytest.approx(IMAGENET_MEAN)
+    assert state["std"].flatten().tolist() == pytest.approx(IMAGENET_STD)
+
+
+def test_grey_equals_three_equal_channels():
+    encoder = ResNetEncoder("resnet18").eval()
+    grey = torch.rand(2, 1, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(encoder(grey), encoder(grey.expand(-1, 3, -1, -1)), rtol=0, atol=0)
+
+
+def test_pretrained_weights_of_the_cache_are_used(weights_file):
+    state = torchvision.models.resnet18(weights=None).state_dict()
+    weights_file.write_bytes(saved(state))
+    encoder = ResNetEncoder("resnet18", pretrained=True)
+    loaded = encoder.resnet.state_dict()
+    assert loaded.keys() == state.keys() - {"fc.weight", "fc.bias"}
+    assert all(torch.equal(value, state[name]) for name, value in loaded.items())
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [URLError("no route"), HTTPError("", 403, "Forbidden", Message(), None), TimeoutError("timed out"), b"<html>"],
+    ids=["unreachable", "refused", "stalled", "something else"],
+)
+def test_weights_that_cannot_be_fetched_say_where_to_put_them(weights_file, network, answer):
+    network(answer)
+    with pytest.raises(UserError) as error:
+        ResNetEncoder("resnet18", pretrained=True)
+    message = str(error.value)
+    assert message.startswith("--pretrained: ")
+    assert WEIGHTS.url in message
+    assert f"put it at {weights_file}" in message
+    assert not weights_file.exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"<html>sign in</html>",
+        damaged_archive(),
+        saved({"conv1.weight": torch.zeros(64, 3, 7, 7)})[:300],
+        saved({"conv1.weight": torch.zeros(64, 3, 7, 7)}),
+        saved({"model": 1}),
+        saved([1, 2]),
+    ],
+    ids=["empty", "page", "damaged archive", "cut short", "other weights", "other dict", "no dict"],
+)
+def test_damaged_weights_are_named(weights_file, content):
+    weights_file.write_bytes(content)
+    with pytest.raises(UserError, match="delete it, or put a good copy there") as error:
+        ResNetEncoder("resnet18", pretrained=True)
+    assert str(weights_file) in str(error.value)
+
+
+def test_code_in_a_weights_file_does_not_run(weights_file, tmp_path):
+    weights_file.write_bytes(pickle.dumps(RunsCode(tmp_path / "ran"), protocol=2))
+    with pytest.raises(UserError):
+        ResNetEncoder("resnet18", pretrained=True)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_download_has_a_timeout_and_leaves_none_behind(weights_file, monkeypatch):
+    seen, timeouts = [], [7.0]
+
+    def urlopen(*_args, **_kwargs):
+        seen.append(socket.getdefaulttimeout())
+        raise URLError("no network")
+
+    monkeypatch.setattr(torch.hub, "urlopen", urlopen)
+    monkeypatch.setattr(socket, "getdefaulttimeout", lambda: timeouts[-1])
+    monkeypatch.setattr(socket, "setdefaulttimeout", timeouts.append)
+    with pytest.raises(UserError):
+        ResNetEncoder("resnet18", pretrained=True)
+    assert seen == [DOWNLOAD_TIMEOUT_S]
+    assert timeouts[-1] == 7.0

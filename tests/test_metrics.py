@@ -1,0 +1,91 @@
+"""Metrics against their definitions, and what is undefined."""
+
+import numpy as np
+import pytest
+
+from utils.metrics import NAMES, class_aucs, compute_metrics, mutual_information, per_class_metrics, shot_group
+
+TARGETS = np.array([0, 0, 0, 0, 1, 1, 1, 2, 2, 2])
+PREDICTED = np.array([0, 0, 0, 1, 1, 1, 0, 2, 0, 1])
+COUNTS = [500, 50, 5]
+
+
+def one_hot(labels: np.ndarray, classes: int = 3) -> np.ndarray:
+    return np.eye(classes)[labels] * 0.8 + 0.1
+
+
+def test_every_metric_equals_its_definition():
+    confusion = np.zeros((3, 3))
+    for target, prediction in zip(TARGETS, PREDICTED, strict=True):
+        confusion[target, prediction] += 1
+    tp = np.diag(confusion)
+    fn, fp = confusion.sum(1) - tp, confusion.sum(0) - tp
+    tn = confusion.sum() - tp - fn - fp
+    recall, precision, specificity = tp / (tp + fn), tp / (tp + fp), tn / (tn + fp)
+    f1 = 2 * precision * recall / (precision + recall)
+    found = compute_metrics(TARGETS, one_hot(PREDICTED), COUNTS)
+    assert found == pytest.approx(
+        {
+            "acc": tp.sum() / confusion.sum(),
+            "acsa": recall.mean(),
+            "pre_ma": precision.mean(),
+            "rec_ma": recall.mean(),
+            "spe_ma": specificity.mean(),
+            "f_ma": f1.mean(),
+            "f_mi": tp.sum() / confusion.sum(),
+            "g_ma": np.sqrt(recall * specificity).mean(),
+            "g_mi": np.sqrt(tp.sum() / (tp + fn).sum() * tn.sum() / (tn + fp).sum()),
+            "auc": np.mean([(recall[c] + specificity[c]) / 2 for c in range(3)]),  # two-valued scores
+            "many": recall[0],
+            "median": recall[1],
+            "low": recall[2],
+        }
+    )
+    assert tuple(found) == NAMES
+
+
+def test_always_the_head_class_of_chestxray():
+    """The figures of a classifier that answers 'No Finding' on the official test list."""
+    counts = [9861, 801, 316, 1167, 2220, 443, 457, 88, 953, 481, 231, 305, 176, 309, 45]
+    targets = np.repeat(np.arange(15), counts)
+    found = compute_metrics(targets, one_hot(np.zeros_like(targets), 15), counts)
+    rounded = {name: round(found[name], 4) for name in ("acc", "acsa", "f_ma", "g_ma")}
+    assert rounded == {"acc": 0.5523, "acsa": 0.0667, "f_ma": 0.0474, "g_ma": 0.0}
+
+
+def test_undefined_is_none_and_never_nan():
+    found = compute_metrics(np.zeros(4, dtype=int), one_hot(np.zeros(4, dtype=int)), [500, 500, 500])
+    assert found["auc"] is None
+    assert found["median"] is None
+    assert found["low"] is None
+    assert all(value is None or np.isfinite(value) for value in found.values())
+
+
+def test_auc_leaves_out_classes_without_positives():
+    targets, probabilities = (
+        np.array([0, 0, 1, 1]),
+        np.array([[0.9, 0.1, 0], [0.4, 0.6, 0], [0.5, 0.5, 0], [0.1, 0.9, 0]]),
+    )
+    assert class_aucs(targets, probabilities)[2] is None
+    assert compute_metrics(targets, probabilities, COUNTS)["auc"] == pytest.approx(0.75)
+
+
+def test_per_class_rows():
+    rows = per_class_metrics(TARGETS, one_hot(PREDICTED), COUNTS, ["a", "b", "c"])
+    assert [(row["class"], row["group"], row["images"]) for row in rows] == [
+        ("a", "many", 4),
+        ("b", "median", 3),
+        ("c", "low", 3),
+    ]
+    assert [row["recall"] for row in rows] == pytest.approx([0.75, 2 / 3, 1 / 3])
+
+
+@pytest.mark.parametrize(("images", "group"), [(101, "many"), (100, "median"), (20, "median"), (19, "low")])
+def test_group_borders(images, group):
+    assert shot_group(images) == group
+
+
+def test_mutual_information_of_a_match_and_of_none():
+    labels = np.repeat(np.arange(4), 5)
+    assert mutual_information(labels[::-1], labels) == pytest.approx(np.log(4))
+    assert mutual_information(np.zeros(20, dtype=int), labels) == pytest.approx(0)
