@@ -31,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Case 2: codes from the posterior of each class's own images."""
     args, given = parse(build_parser(), argv)
-    retrain(args, given, kind="aug", flags=(), make_sampler=posterior_sampler)
+    retrain(args, given, kind="aug", make_sampler=posterior_sampler)
 
 
 def posterior_sampler(codes: dict[str, Any], num_classes: int, args: argparse.Namespace) -> Any:
@@ -42,15 +42,21 @@ def posterior_sampler(codes: dict[str, Any], num_classes: int, args: argparse.Na
 
 
 def retrain(
-    args: argparse.Namespace, given: set[str], kind: str, flags: tuple[str, ...], make_sampler: Callable
+    args: argparse.Namespace,
+    given: set[str],
+    kind: str,
+    make_sampler: Callable,
+    flags: tuple[str, ...] = (),
+    check: Callable[[argparse.Namespace], None] | None = None,
 ) -> None:
     """Re-train the classifier; all that the two augmentations share.
 
     Args:
         args, given: the parsed command line.
         kind: 'aug' or 'aug_ftl', which is in the names of the files.
-        flags: names of the flags that only this augmentation has.
         make_sampler: from (training codes, number of classes, args) to a sampler of `models.augmentation`.
+        flags: names of the flags that only this augmentation has.
+        check: raises a `UserError` if their values do not fit the trained model.
     """
     # torch is imported from here on, so that -h and a wrong flag answer at once
     from utils.logs import start_logging
@@ -62,6 +68,8 @@ def retrain(
     folder = RunFolder(args.logdir, f"_{kind}")
     trained = load_trained(args, given, folder)
     complete(args, feature_dim(args.arch))
+    if check:
+        check(args)
     unfinished = load_unfinished(args, given, folder, trained, flags)
     if unfinished and unfinished["result"] and unfinished["epoch"] >= args.epochs:
         log.info("this augmentation is finished; its result:")

@@ -41,15 +41,19 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Case 1: codes transferred from larger classes."""
     args, given = parse(build_parser(), argv)
-    retrain(args, given, kind="aug_ftl", flags=FLAGS, make_sampler=transfer_sampler)
+    retrain(args, given, kind="aug_ftl", make_sampler=transfer_sampler, flags=FLAGS, check=check_rank)
+
+
+def check_rank(args: argparse.Namespace) -> None:
+    """Raise a `UserError` if the transferred spread shall have more dimensions than a code."""
+    if args.ftl_rank and args.ftl_rank > args.z_dim:
+        raise UserError(f"--ftl-rank {args.ftl_rank}: a code has {args.z_dim} dimensions, no more are to be had")
 
 
 def transfer_sampler(codes: dict[str, Any], num_classes: int, args: argparse.Namespace) -> Any:
     """The sampler of Case 1 over training codes."""
     from models.augmentation import REP_METHODS, FeatureTransferSampler
 
-    if args.ftl_rank and args.ftl_rank > args.z_dim:
-        raise UserError(f"--ftl-rank {args.ftl_rank}: a code has {args.z_dim} dimensions, no more are to be had")
     wanted = REP_METHODS[args.rep_method]
     return FeatureTransferSampler(
         *(codes["mu"], codes["log_var"], codes["targets"], num_classes, args.seed), args.ftl_rank, wanted

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.dgcmm import DGCMM, LossWeights
+from models.dgcmm import DGCMM, INITIAL_LOG_VAR, LossWeights
 from models.encoder import ResNetEncoder
 from models.prior import LOG_VAR_LIMIT
 
@@ -104,6 +104,15 @@ def test_every_parameter_learns_from_the_three_terms(images, labels, noise, gene
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name
         assert parameter.grad.any() or name in batch_norm_follows, name
+
+
+@GENERATIVE
+@torch.no_grad()
+def test_codes_start_short_and_equally_wide(images, labels, generative):
+    model = DGCMM("resnet18_vae3", K, D, S, generative)
+    mu, log_var = model.posterior(model.features(images), labels)
+    assert mu.abs().max() < 0.5
+    assert (log_var == INITIAL_LOG_VAR).all()
 
 
 @GENERATIVE

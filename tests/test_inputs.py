@@ -46,7 +46,7 @@ CASES = {
     "another architecture": ("train", [*DIGITS, "--resume=RUN", "--arch=resnet34_vae3"], "--arch is resnet34_vae3"),
     "another data set": ("train", ["FashionMNIST_LT", "--evaluate", "--resume=RUN"], "Digits_LT"),
     "another code length": ("train", [*DIGITS, "--evaluate", "--resume=RUN", "--z-dim=33"], "--z-dim is 33"),
-    "another learning rate": ("train", [*DIGITS, "--resume=RUN", "--lr=0.5"], "--lr is 0.5"),
+    "another learning rate": ("train", ["Digits_LT", "--resume=RUN", "--lr=0.5"], "--lr is 0.5"),
     "another subset": ("train", [*DIGITS, "--resume=RUN", "--subset-seed=1"], "--subset-seed is 1"),
     "another hold-out": ("train", [*DIGITS, "--resume=RUN", "--val-fraction=0.3"], "--val-fraction is 0.3"),
     "generative where it is not": ("train", [*DIGITS, "--evaluate", "--resume=RUN", "--generative"], "--generative"),

@@ -105,7 +105,12 @@ def common_parser(datasets: Collection[str], architectures: Collection[str], lr:
     add("--lr", "--learning-rate", type=positive, default=lr, metavar="LR", help=f"learning rate (default: {lr})")
     add("--momentum", type=unit_open_high, default=0.9, metavar="M", help="momentum in [0,1) (default: 0.9)")
     add("--wd", "--weight-decay", type=non_negative, default=1e-4, metavar="W", help="weight decay (default: 1e-4)")
-    add("--clip-grad", type=positive, metavar="NORM", help="clip the gradient to this norm (default: no clipping)")
+    add(
+        "--clip-grad",
+        type=positive,
+        metavar="NORM",
+        help="clip the network's gradient to this norm (default: no clipping)",
+    )
     add("--max-steps", type=count, metavar="N", help="end an epoch, or an evaluation, after N steps (default: all)")
     add("--seed", type=seed, default=0, metavar="N", help="seed of everything but the subset (default: 0)")
 

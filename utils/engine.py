@@ -74,7 +74,9 @@ def train_one_epoch(
             optimizer.zero_grad(set_to_none=True)
             terms.total.backward()
             if args.clip_grad:
-                nn.utils.clip_grad_norm_(model.parameters(), args.clip_grad)
+                # the prior's gradient is of another scale: the network's norm must not slow it down
+                network = [value for name, value in model.named_parameters() if not name.startswith("prior.")]
+                nn.utils.clip_grad_norm_(network, args.clip_grad)
             optimizer.step()
             model.prior.project()
             seen += len(images)
