@@ -158,7 +158,9 @@ def scatter_basis(centered: Tensor, rank: int | None) -> Tensor:
     wanted = rank or max(dim // 2, 1)
     wide = centered.double()
     values, vectors = torch.linalg.eigh(wide.T @ wide)  # ascending
-    numerical = int((values > values[-1].clamp_min(0) * dim * torch.finfo(centered.dtype).eps).sum())
+    # the rank of `centered`: singular values are square roots of these, and as exact as the codes
+    floor = (max(centered.shape) * torch.finfo(centered.dtype).eps) ** 2
+    numerical = int((values > values[-1].clamp_min(0) * floor).sum())
     used = min(wanted, numerical)
     reason = "" if used == wanted else f", as many as the scatter of {len(centered)} codes has"
     log.info("feature transfer: rank %d of %d%s", used, dim, reason)

@@ -15,12 +15,13 @@ def run_script(main: Callable[[], None]) -> NoReturn:
     A `UserError` becomes `error: ...` on standard error and status 2, Ctrl-C status 130. Any other exception is a
     fault of the program and keeps its traceback.
     """
+    status = 0
     try:
         main()
     except UserError as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
-        sys.exit(2)
+        status = 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        sys.exit(130)
-    sys.exit(0)
+        status = 130
+    sys.exit(status)  # not within the except: the error would keep all that main held alive

@@ -25,8 +25,8 @@ class Stream(IntEnum):
 
 
 def derive_seed(seed: int, stream: Stream, *keys: int) -> int:
-    """A 63-bit seed from non-negative integers, by numpy's `SeedSequence` (equal keys, equal seed)."""
-    low, high = np.random.SeedSequence([seed, int(stream), *keys]).generate_state(2)
+    """A 63-bit seed, by numpy's `SeedSequence`: equal keys give equal seeds, and (1,) is not (1, 0)."""
+    low, high = np.random.SeedSequence(seed, spawn_key=(int(stream), *keys)).generate_state(2)
     return (int(high) << 32 | int(low)) & (2**63 - 1)
 
 
