@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # From a fresh clone to a table: train on Digits_LT (no download), re-train its classifier both ways, compare.
 #   ./scripts/quickstart.sh [run folder, default ./logs/quickstart]
-# About two minutes on two cores, after the packages are installed.
+# About a minute on two cores, after the packages are installed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/environment.sh
@@ -10,8 +10,8 @@ prepare_environment requirements.txt
 
 run=${1:-./logs/quickstart}
 python train.py Digits_LT --logdir="$run" --arch=resnet18_vae3 --new-size=32 --crop-size=32 \
-  --epochs=30 --batch-size=32 --lr=5e-3 --clip-grad=5 --T-max=30 --gmm-assign=label --workers=0 --overwrite
+  --epochs=12 --batch-size=32 --lr=5e-3 --clip-grad=5 --T-max=12 --gmm-assign=label --workers=0 --overwrite
 for script in augment_ftl.py augment.py; do
-  python "$script" Digits_LT --logdir="$run" --resume=auto --epochs=20 --batch-size=100 --lr=1e-2 --T-max=20 --workers=0 --overwrite
+  python "$script" Digits_LT --logdir="$run" --resume=auto --epochs=10 --batch-size=100 --lr=1e-2 --T-max=10 --workers=0 --overwrite
 done
 python scripts/table.py "$run"
