@@ -10,7 +10,7 @@ from conftest import SMALL_MODEL
 from utils import engine
 from utils.checkpoint import digest, load_checkpoint, save_checkpoint
 
-TRAIN = ["Digits_LT", *SMALL_MODEL, "--batch-size=64", "--epochs=3", "--milestones=2", "--max-steps=3", "--quiet"]
+TRAIN = ["Digits_LT", *SMALL_MODEL, "--batch-size=64", "--epochs=3", "--T-max=2", "--max-steps=3", "--quiet"]
 AUGMENT = ["Digits_LT", "--batch-size=50", "--epochs=3", "--T-max=3", "--max-steps=12", "--workers=0", "--quiet"]
 
 

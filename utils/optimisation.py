@@ -2,6 +2,7 @@
 
 import argparse
 import warnings
+from collections.abc import Sequence
 
 import torch
 from torch.optim import SGD
@@ -30,12 +31,17 @@ def default_prior_lr(lr: float, weight_gmm: float) -> float:
     return lr / weight_gmm if weight_gmm else lr
 
 
-def build_scheduler(optimizer: torch.optim.Optimizer, args: argparse.Namespace, epochs_done: int) -> LRScheduler:
+def build_scheduler(
+    optimizer: torch.optim.Optimizer, args: argparse.Namespace, start_rates: Sequence[float], epochs_done: int
+) -> LRScheduler:
     """The schedule of `--lr-step`, `--milestones`, `--T-max` or `--step-size`, stepped per epoch.
 
     The learning rate is a function of the number of epochs alone, so a resumed run steps a new schedule
-    `epochs_done` times instead of restoring an old one. The cosine rises again after T-max.
+    `epochs_done` times, from the groups' `start_rates`, instead of restoring an old one. The cosine rises again after
+    T-max.
     """
+    for group, rate in zip(optimizer.param_groups, start_rates, strict=True):
+        group["lr"] = group["initial_lr"] = rate
     if args.T_max is not None:
         scheduler: LRScheduler = CosineAnnealingLR(optimizer, args.T_max, eta_min=COSINE_FLOOR)
     elif args.milestones is not None:

@@ -76,6 +76,7 @@ class Run:
         about: dict[str, Any],
     ) -> None:
         self.args, self.model, self.optimizer = args, model, optimizer
+        self.start_rates = [group["lr"] for group in optimizer.param_groups]
         self.folder, self.split, self.about = folder, split, about
         self.epoch = 0
         self.history: list[dict[str, Any]] = []
@@ -111,7 +112,7 @@ class Run:
 
     def run(self) -> dict[str, Any]:
         """Train the epochs that are left, measure each, and write the results; returns the final JSON object."""
-        scheduler = build_scheduler(self.optimizer, self.args, self.epoch)
+        scheduler = build_scheduler(self.optimizer, self.args, self.start_rates, self.epoch)
         board = Board(self.folder.path, self.folder.suffix or ".train", self.epoch)
         measurement = None
         while self.epoch < self.args.epochs:
