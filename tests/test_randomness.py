@@ -1,0 +1,35 @@
+"""Draws are functions of their keys, and of nothing else."""
+
+import itertools
+
+import torch
+
+from utils.randomness import Stream, derive_seed, generator, global_seed, permutation
+
+
+def test_every_key_gives_its_own_seed():
+    keys = [(), (0,), (1,), (0, 0), (0, 1), (1, 0), (0, 0, 0)]
+    seeds = [derive_seed(s, stream, *key) for s, stream, key in itertools.product((0, 1, 2**32 + 5), Stream, keys)]
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_streams_never_change():
+    """A published number must stay reproducible."""
+    assert derive_seed(0, Stream.ORDER, 0) == 2316410312047398653
+    assert permutation(5, 0, Stream.ORDER, 0).tolist() == [4, 2, 0, 1, 3]
+
+
+def test_generator_repeats():
+    one, two = (torch.randn(3, generator=generator(1, Stream.CODE_NOISE, 2, 3)) for _ in range(2))
+    assert torch.equal(one, two)
+
+
+def test_global_generator_is_put_back():
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    with global_seed(1, Stream.TRANSFORM, 4):
+        first = torch.rand(2)
+    assert torch.equal(torch.get_rng_state(), before)
+    with global_seed(1, Stream.TRANSFORM, 4):
+        assert torch.equal(torch.rand(2), first)

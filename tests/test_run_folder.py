@@ -1,0 +1,74 @@
+"""The run folder: names, lock, what is deleted, and tables without NaN."""
+
+import argparse
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from utils.errors import UserError
+from utils.run_folder import RunFolder
+
+
+@pytest.mark.parametrize(
+    ("suffix", "names"),
+    [
+        ("", ["metrics.csv", "checkpoint.pth", "checkpoint_prev.pth", "model_best.pth"]),
+        ("_aug", ["metrics_aug.csv", "checkpoint_aug.pth", "checkpoint_aug_prev.pth", "model_best_aug.pth"]),
+    ],
+)
+def test_names_carry_the_suffix(tmp_path, suffix, names):
+    folder = RunFolder(str(tmp_path), suffix)
+    paths = [folder.file("metrics.csv"), folder.checkpoint, folder.previous, folder.best]
+    assert [path.name for path in paths] == names
+
+
+def test_overwriting_deletes_the_scripts_own_files_alone(tmp_path):
+    own = ["metrics_aug.csv", "checkpoint_aug.pth", "log_aug.txt", "events.out.tfevents.1.host.2.0_aug"]
+    others = ["metrics.csv", "checkpoint.pth", "mine.txt", "events.out.tfevents.1.host.2.0.train"]
+    for name in own + others:
+        (tmp_path / name).touch()
+    with RunFolder(str(tmp_path), "_aug").open(overwrite=True):
+        assert not any((tmp_path / name).exists() for name in own if not name.startswith("log"))
+        assert all((tmp_path / name).exists() for name in others)
+
+
+def test_second_process_is_refused_until_the_first_has_ended(tmp_path):
+    with RunFolder(str(tmp_path)).open():
+        with pytest.raises(UserError, match="another process"):
+            RunFolder(str(tmp_path)).open()
+        RunFolder(str(tmp_path), "_aug").open().close()
+    RunFolder(str(tmp_path)).open().close()
+
+
+def test_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be written"):
+        RunFolder(str(tmp_path / "file" / "run")).open()
+
+
+def test_undefined_is_an_empty_cell(tmp_path):
+    folder = RunFolder(str(tmp_path))
+    folder.write_rows("metrics.csv", [{"epoch": 1, "auc": None}, {"epoch": 2, "auc": 0.5}])
+    assert (tmp_path / "metrics.csv").read_text() == "epoch,auc\n1,\n2,0.5\n"
+
+
+def test_predictions(tmp_path):
+    folder = RunFolder(str(tmp_path))
+    probabilities = np.array([[0.25, 0.75], [0.5, 0.5]])
+    folder.write_predictions(np.array(["x", "y"]), np.array([1, 0]), probabilities, ["a, b", "c"])
+    with (tmp_path / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert rows[0] == {"id": "x", "target": "1", "prediction": "1", "p_a, b": "0.25", "p_c": "0.75"}
+
+
+def test_arguments_keep_the_first_start_and_list_resumptions(tmp_path):
+    folder = RunFolder(str(tmp_path))
+    folder.write_args(argparse.Namespace(lr=0.1), {"train": "abc"})
+    folder.write_args(argparse.Namespace(lr=0.1), {"train": "abc"}, resumed_from=3)
+    content = json.loads((tmp_path / "args.json").read_text())
+    assert content["arguments"] == {"lr": 0.1}
+    assert content["data"] == {"train": "abc"}
+    assert [launch["after_epoch"] for launch in content["resumed"]] == [3]
+    assert {"torch", "python", "scikit-learn"} <= set(content["versions"])
