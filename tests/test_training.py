@@ -16,7 +16,7 @@ def rows(path):
 
 def test_each_component_ends_nearest_to_the_codes_of_its_class(script, tmp_path):
     """With --gmm-assign=label, on Digits_LT; so short a run needs a faster prior than the default."""
-    flags = ["--batch-size=32", "--epochs=8", "--T-max=8", "--clip-grad=5", "--gmm-assign=label", "--prior-lr=50"]
+    flags = ["--batch-size=32", "--epochs=12", "--T-max=12", "--clip-grad=5", "--gmm-assign=label", "--prior-lr=100"]
     run = [f"--logdir={tmp_path}", "--workers=0"]
     done = script("train", "Digits_LT", *SMALL_MODEL, *flags, *run)
     assert done.status == 0, done.err

@@ -39,6 +39,12 @@ def log_to_file(path: Path) -> logging.Handler:
     return handler
 
 
+def end_log_file(handler: logging.Handler) -> None:
+    """End what `log_to_file` began."""
+    log.removeHandler(handler)
+    handler.close()
+
+
 def progress(iterable: Iterable | None, description: str, *, total: int, unit: str, quiet: bool) -> tqdm:
     """A progress bar with rate and time left on standard error; silent with `quiet` or where that is no terminal."""
     return tqdm(

@@ -19,7 +19,7 @@ import numpy as np
 from utils.checkpoint import plain
 from utils.errors import UserError
 from utils.files import write_text
-from utils.logs import log_to_file
+from utils.logs import end_log_file, log_to_file
 
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "pillow")
 NAMES = ("args.json", "log.txt", "metrics.csv", "metrics_per_class.csv", "predictions.csv", "subset.txt")
@@ -86,7 +86,7 @@ class RunFolder:
     def close(self) -> None:
         """Release the lock and end the log file."""
         if self._log is not None:
-            self._log.close()
+            end_log_file(self._log)
         if self._lock is not None:
             self._lock.close()
 

@@ -104,6 +104,8 @@ class TrainingRun(Run):
         if self.args.start_epoch is not None:
             self.epoch = self.args.start_epoch
             self.history = [row for row in self.history if row["epoch"] <= self.epoch]
+            if self.best and self.best["epoch"] > self.epoch:
+                self.best = None
 
     def train_epoch(self) -> dict[str, float | None]:
         """One epoch over the training images, during warm-up with the cross-entropy alone.
