@@ -3,7 +3,7 @@
 
 Digits, no download, any machine:
     python train.py Digits_LT --logdir=./logs/digits --arch=resnet18_vae3 --new-size=32 --crop-size=32 \\
-      --epochs=20 --batch-size=64 --T-max=20
+      --epochs=12 --batch-size=32 --clip-grad=5 --T-max=12
 
 Continue it after an interruption, or print its result when it has finished:
     python train.py Digits_LT --logdir=./logs/digits --resume=auto

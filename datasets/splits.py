@@ -44,7 +44,7 @@ def hold_out(
     counts = np.bincount(targets, minlength=num_classes)
     shares = np.minimum(np.maximum(np.round(fraction * counts), 1), counts - 1)
     taken = np.zeros(num_classes, dtype=np.int64)
-    held = np.zeros(len(targets), dtype=bool)
+    held = np.zeros(len(targets), dtype=np.bool_)
     members_of = _members(groups)
     for label in np.argsort(counts, kind="stable"):
         own = np.unique(groups[targets == label])

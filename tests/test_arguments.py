@@ -202,5 +202,10 @@ def test_adopt_takes_what_was_not_given_and_refuses_what_differs():
     args = argparse.Namespace(lr=1.0, momentum=0.9, seed=3)
     adopt(args, {"seed"}, {"lr": 2.0, "seed": 3}, ("lr", "momentum", "seed"), "there")
     assert args == argparse.Namespace(lr=2.0, momentum=0.9, seed=3)
+    args.epochs = 9
+    adopt(args, {"epochs"}, {"epochs": 5}, ("epochs",), "there")
+    assert args.epochs == 9
+    adopt(args, set(), {"epochs": 5}, ("epochs",), "there")
+    assert args.epochs == 5
     with pytest.raises(UserError, match="--lr is 2.0 here but 5.0 in there"):
         adopt(args, {"lr"}, {"lr": 5.0}, ("lr",), "there")

@@ -251,5 +251,4 @@ def test_reading_leaves_no_file_open(chest_folder):
     with warnings.catch_warnings():
         warnings.simplefilter("error", ResourceWarning)
         data = load(chest_folder)
-        for index in range(len(data)):
-            data[index]
+        assert len([data[index] for index in range(len(data))]) == len(data)

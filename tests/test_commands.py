@@ -11,6 +11,7 @@ import torch
 import torchvision
 from conftest import ROOT, SMALL_MODEL
 
+from datasets.names import DATASETS
 from utils.arguments import complete, parse
 from utils.checkpoint import load_checkpoint
 from utils.metrics import NAMES
@@ -48,6 +49,7 @@ def test_documents_hold_commands():
 def test_documented_command_parses(document, words):
     name, *argv = words
     args, _ = parse(importlib.import_module(name).build_parser(), argv)
+    assert args.dataset in DATASETS
     if name == "train" and not args.resume:
         complete(args, 2048 if args.arch == "resnet_vae3" else 512)
 

@@ -217,7 +217,7 @@ def test_number_of_workers_brings_no_advice(monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        list(BatchLoader(noise(4), EvaluationBatches(4, 2), 2, pin_memory=False))
+        assert len(list(BatchLoader(noise(4), EvaluationBatches(4, 2), 2, pin_memory=False))) == 2
 
 
 def fail_in_worker() -> None:

@@ -16,7 +16,7 @@ DATA_FLAGS = ("new_size", "subset_seed", "val_fraction", "dummy")
 SCORING_FLAGS = ("weight_cls", "weight_reconst", "weight_gmm")
 # what else alters the numbers of a training run, or of a re-training
 OPTIMISER_FLAGS = (
-    *("batch_size", "lr", "momentum", "wd", "clip_grad", "seed", "max_steps", "amp"),
+    *("epochs", "batch_size", "lr", "momentum", "wd", "clip_grad", "seed", "max_steps", "amp"),
     *("lr_step", "milestones", "T_max", "gamma", "step_size"),
 )
 TRAINING_FLAGS = (*OPTIMISER_FLAGS, "prior_lr", "warmup_epochs", "warmup_threshold")
@@ -27,7 +27,7 @@ def number(
 ) -> Callable:
     """An argparse type: a finite number of `kind` in [low, high], bounds left out if open."""
 
-    def parse(text: str) -> float:
+    def parse_number(text: str) -> float:
         try:
             value = kind(text)
         except ValueError as error:
@@ -40,7 +40,7 @@ def number(
             raise argparse.ArgumentTypeError(f"{text} is out of range: {left}{low}, {high}{right} is allowed")
         return value
 
-    return parse
+    return parse_number
 
 
 count = number(int, 1)
@@ -82,8 +82,14 @@ def common_parser(datasets: Collection[str], architectures: Collection[str], lr:
     add("--quiet", action="store_true", help="print warnings and the final JSON line only; log.txt has all")
     add("-p", "--print-freq", type=count, default=100, metavar="N", help="a log line every N steps (default: 100)")
 
-    model = parser.add_argument_group("model (left out with a checkpoint: the checkpoint's)")
-    add = model.add_argument
+    _add_model(parser, architectures)
+    _add_optimiser(parser, lr)
+    _add_machine(parser)
+    return parser
+
+
+def _add_model(parser: argparse.ArgumentParser, architectures: Collection[str]) -> None:
+    add = parser.add_argument_group("model (left out with a checkpoint: the checkpoint's)").add_argument
     add(
         *("-a", "--arch"),
         default="resnet_vae3",
@@ -98,8 +104,9 @@ def common_parser(datasets: Collection[str], architectures: Collection[str], lr:
     add("--generative", action="store_true", help="encoder q(z|x,y); the label with the best score is the prediction")
     add("--subset-seed", type=seed, default=0, metavar="N", help="which subset and hold-out is drawn (default: 0)")
 
-    optimiser = parser.add_argument_group("optimisation (SGD)")
-    add = optimiser.add_argument
+
+def _add_optimiser(parser: argparse.ArgumentParser, lr: float) -> None:
+    add = parser.add_argument_group("optimisation (SGD)").add_argument
     add("--epochs", type=count, default=90, metavar="N", help="epochs to run in all (default: 90)")
     add("-b", "--batch-size", type=count, default=256, metavar="N", help="images or codes a step (default: 256)")
     add("--lr", "--learning-rate", type=positive, default=lr, metavar="LR", help=f"learning rate (default: {lr})")
@@ -114,8 +121,8 @@ def common_parser(datasets: Collection[str], architectures: Collection[str], lr:
     add("--max-steps", type=count, metavar="N", help="end an epoch, or an evaluation, after N steps (default: all)")
     add("--seed", type=seed, default=0, metavar="N", help="seed of everything but the subset (default: 0)")
 
-    schedule = parser.add_argument_group("learning-rate schedule, per epoch (none given: StepLR every --step-size)")
-    add = schedule.add_argument
+    title = "learning-rate schedule, per epoch (none given: StepLR every --step-size)"
+    add = parser.add_argument_group(title).add_argument
     add("--lr-step", type=count, metavar="N", help="StepLR: times --gamma every N epochs")
     add(
         "--milestones",
@@ -134,8 +141,9 @@ def common_parser(datasets: Collection[str], architectures: Collection[str], lr:
     )
     add("--step-size", type=count, metavar="N", help="epochs between steps without another schedule (default: 30)")
 
-    machine = parser.add_argument_group("machine")
-    add = machine.add_argument
+
+def _add_machine(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("machine").add_argument
     add("-j", "--workers", type=count_or_zero, default=4, metavar="N", help="loading processes (default: 4)")
     add("--gpu", type=count_or_zero, metavar="N", help="number of the GPU (default: the first; without CUDA the CPU)")
     add(
@@ -149,7 +157,6 @@ def common_parser(datasets: Collection[str], architectures: Collection[str], lr:
         action="store_true",
         help="the same numbers in every run on CUDA, slower; CPU runs always are",
     )
-    return parser
 
 
 def train_parser(common: argparse.ArgumentParser, **kwargs: Any) -> argparse.ArgumentParser:
@@ -172,8 +179,7 @@ def train_parser(common: argparse.ArgumentParser, **kwargs: Any) -> argparse.Arg
         help="hold this share of the training images out, measure epochs on it and keep the best (default: 0)",
     )
 
-    loss = parser.add_argument_group("loss")
-    add = loss.add_argument
+    add = parser.add_argument_group("loss").add_argument
     add("--weight-cls", type=non_negative, default=10.0, metavar="W", help="weight of the cross-entropy (default: 10)")
     add(
         "--weight-reconst",
@@ -237,11 +243,15 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> tuple[
 def adopt(args: argparse.Namespace, given: set[str], stored: dict[str, Any], names: Sequence[str], source: str) -> None:
     """Take `names` from a checkpoint's arguments, for those that were not given on the command line.
 
+    A run may be given more `--epochs` than it was started with.
+
     Raises:
-        UserError: one was given and differs; names the flag and both values.
+        UserError: another one was given and differs; names the flag and both values.
     """
     for name in names:
         if name not in stored:
+            continue
+        if name == "epochs" and name in given:
             continue
         if name in given and getattr(args, name) != stored[name]:
             flag = "--" + name.replace("_", "-")
