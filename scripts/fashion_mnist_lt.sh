@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The README's Fashion-MNIST table: train on long-tailed subsets, re-train both ways, print the mean over the subsets.
 #   ./scripts/fashion_mnist_lt.sh [folder of the IDX files] [folder of the runs] [train.py flags ...]
-# The environment variable SEEDS names the subsets, default "0 1 2". About 12 minutes a subset on two cores.
+# The environment variable SEEDS names the subsets, default "0 1 2". About 16 minutes a subset on one core.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 data=${1:-/usr/share/datasets/fashion-mnist}
