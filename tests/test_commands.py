@@ -28,8 +28,7 @@ DOCUMENTS = [
 def commands(document: str) -> list[list[str]]:
     """The words of every `python train.py|augment.py|augment_ftl.py ...` of a document, line continuations joined."""
     text = re.sub(r"\\+\n\s*", " ", (ROOT / document).read_text())
-    text = text.replace('"$script"', "augment.py").replace('"$seed"', "0").replace('"$assign"', "label")
-    text = text.replace('"${flags[@]}"', "")
+    text = text.replace('"$script"', "augment.py").replace('"$seed"', "0")
     found = re.findall(r"^\s*(?:torchrun.*)?python (?:\./)?(train|augment|augment_ftl)\.py (.*)$", text, re.MULTILINE)
     return [[name, *shlex.split(rest.replace('"$@"', ""), comments=True)] for name, rest in found]
 
