@@ -33,6 +33,11 @@ def to_device(images: Tensor, device: torch.device) -> Tensor:
     return images.to(device, non_blocking=True).float().div_(255)
 
 
+def count_steps(loader: Any, args: argparse.Namespace) -> int:
+    """Batches of a pass over `loader`: all of them, or `--max-steps` if that is fewer."""
+    return min(len(loader), args.max_steps or len(loader))
+
+
 def train_one_epoch(
     model: nn.Module,
     loader: Any,
@@ -58,7 +63,9 @@ def train_one_epoch(
     """
     model.train()
     loader.batches.set_epoch(epoch)
-    steps = min(len(loader), args.max_steps or len(loader))
+    # what is clipped: the prior's gradient is of another scale, the network's norm must not slow it down
+    network = [value for name, value in model.named_parameters() if not name.startswith("prior.")]
+    steps = count_steps(loader, args)
     totals: dict[str, Tensor] = {}
     seen = 0
     with progress(
@@ -74,8 +81,6 @@ def train_one_epoch(
             optimizer.zero_grad(set_to_none=True)
             terms.total.backward()
             if args.clip_grad:
-                # the prior's gradient is of another scale: the network's norm must not slow it down
-                network = [value for name, value in model.named_parameters() if not name.startswith("prior.")]
                 nn.utils.clip_grad_norm_(network, args.clip_grad)
             optimizer.step()
             model.prior.project()
@@ -100,7 +105,7 @@ def start_prior(model: nn.Module, loader: Any, device: torch.device, args: argpa
     classes, dim = model.num_classes, model.z_dim
     counts = torch.zeros(classes, dtype=torch.float64, device=device)
     sums, squares = (torch.zeros(classes, dim, dtype=torch.float64, device=device) for _ in range(2))
-    steps = min(len(loader), args.max_steps or len(loader))
+    steps = count_steps(loader, args)
     with progress(None, "prior", total=sum(loader.batches.sizes[:steps]), unit="img", quiet=args.quiet) as bar:
         for images, labels, _ in itertools.islice(loader, steps):
             labels = labels.to(device)
@@ -135,7 +140,7 @@ def evaluate(
         weights: of the loss terms, by which a generative model scores the candidate labels.
     """
     model.eval()
-    steps = min(len(loader), args.max_steps or len(loader))
+    steps = count_steps(loader, args)
     parts: list[tuple[Tensor, ...]] = []
     with progress(None, "evaluation", total=len(loader.batches.indices), unit="img", quiet=args.quiet) as bar:
         for images, labels, indices in itertools.islice(loader, steps):
