@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from models.decoder import VAE3Decoder
 from models.encoder import ResNetEncoder
 from models.names import ARCHITECTURES
+from models.precision import widen
 from models.prior import LOG_VAR_LIMIT, GaussianMixturePrior
 
 INITIAL_MU_SCALE = 0.1  # of torch's initialisation
@@ -82,8 +83,8 @@ class DGCMM(nn.Module):
         self.log_var_head.bias.fill_(INITIAL_LOG_VAR)
 
     def features(self, images: Tensor) -> Tensor:
-        """images (B,1 or 3,S,S) in [0,1] -> h (B,H) in float32, whatever the autocast."""
-        return self.encoder(images).float()
+        """images (B,1 or 3,S,S) in [0,1] -> h (B,H), float32 or wider whatever the autocast."""
+        return widen(self.encoder(images))
 
     def posterior(self, features: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         """q(z|x), or q(z|x,y): h (B,H), labels (B,) -> mu, log_var (B,D), log_var within +-10.
@@ -116,7 +117,7 @@ class DGCMM(nn.Module):
 
     def _squared_errors(self, codes: Tensor, labels: Tensor, images: Tensor) -> Tensor:
         """Squared error of the rebuilt image, mean over pixels and channels, float32: -> (B,)."""
-        rebuilt = self.decoder(codes, labels).float()
+        rebuilt = widen(self.decoder(codes, labels))
         return (rebuilt - images).square().mean(dim=(1, 2, 3))
 
     def _mixture_terms(self, mu: Tensor, log_var: Tensor, codes: Tensor, labels: Tensor) -> Tensor:
@@ -168,4 +169,4 @@ class DGCMM(nn.Module):
     def reconstructions(self, images: Tensor, labels: Tensor) -> Tensor:
         """Rebuilt images at z = mu under their own labels: (B,1 or 3,S,S), (B,) -> (B,3,S,S) in [0,1]."""
         mu, _ = self.posterior(self.features(images), labels)
-        return self.decoder(mu, labels).float()
+        return widen(self.decoder(mu, labels))

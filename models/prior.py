@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.precision import wide_dtype
+
 LOG_VAR_LIMIT = 10.0
 PROJECTION_MARGIN = 1e-3
 INITIAL_MEAN_STD = 0.1
@@ -83,14 +85,14 @@ class GaussianMixturePrior(nn.Module):
         log pi_c counts once, not once per dimension; the constant of the normal density cancels in the softmax.
         """
         log_densities = -0.5 * (self.clamped_log_vars().double().sum(dim=1) + self._scaled_squares(codes))
-        return F.log_softmax(self.log_weights().double() + log_densities, dim=1).to(_wide(codes.dtype))
+        return F.log_softmax(self.log_weights().double() + log_densities, dim=1).to(wide_dtype(codes.dtype))
 
     def kl_to_components(self, mu: Tensor, log_var: Tensor) -> Tensor:
         """KL( N(mu, sigma^2) || N(m_c, v_c) ), summed over D, for every component: (B,D), (B,D) -> (B,K)."""
         log_var = log_var.double()
         squares = self._scaled_squares(mu, log_var.exp())
         log_ratio = self.clamped_log_vars().double().sum(dim=1) - log_var.sum(dim=1, keepdim=True)
-        return (0.5 * (log_ratio + squares - mu.shape[1])).to(_wide(mu.dtype))
+        return (0.5 * (log_ratio + squares - mu.shape[1])).to(wide_dtype(mu.dtype))
 
     def kl_to_own(self, mu: Tensor, log_var: Tensor, labels: Tensor) -> Tensor:
         """KL( N(mu, sigma^2) || N(m_y, v_y) ), summed over D: (B,D), (B,D), labels y (B,) -> (B,)."""
@@ -114,7 +116,3 @@ class GaussianMixturePrior(nn.Module):
             return self.kl_to_own(mu, log_var, labels) - self.log_weights()[labels]
         log_gamma = self.log_responsibilities(codes)
         return (log_gamma.exp() * (self.kl_to_components(mu, log_var) + log_gamma - self.log_weights())).sum(dim=1)
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
