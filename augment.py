@@ -59,9 +59,10 @@ def retrain(
         check: raises a `UserError` if their values do not fit the trained model.
     """
     # torch is imported from here on, so that -h and a wrong flag answer at once
+    from utils.distributed import World
     from utils.logs import start_logging
     from utils.retraining import RetrainingRun, load_trained, load_unfinished
-    from utils.run import print_result, require_same_data
+    from utils.run import finished_result, print_result, require_same_data
     from utils.run_folder import RunFolder
 
     start_logging(args.quiet)
@@ -70,20 +71,21 @@ def retrain(
     complete(args, feature_dim(args.arch))
     if check:
         check(args)
-    unfinished = load_unfinished(args, given, folder, trained, flags)
-    if unfinished and unfinished["result"] and unfinished["epoch"] >= args.epochs:
-        log.info("this augmentation is finished; its result:")
-        print_result(unfinished["result"])
+    found = load_unfinished(args, given, folder, trained, flags)
+    unfinished, path = found or (None, folder.checkpoint)
+    if result := finished_result(args, unfinished):
+        print_result(result)
         return
-    model, splits, loaders, about, weights = prepare(args, trained)
+    world = World()
+    model, splits, loaders, about, weights = prepare(args, trained, world)
     require_same_data(trained, about, args.resume)
     with folder.open(overwrite=args.overwrite):
-        folder.write_args(args, about["data_sha256"], resumed_from=unfinished["epoch"] if unfinished else None)
-        codes = codes_of(args, trained, model, splits, loaders, weights)
-        device = next(model.parameters()).device
-        training_codes = {name: value.to(device) for name, value in codes["train"].items()}
+        resumed = (unfinished["epoch"], unfinished["step"]) if unfinished else None
+        folder.write_args(args, about["data_sha256"], resumed)
+        codes = codes_of(args, trained, model, loaders, weights, world)
+        training_codes = {name: value.to(world.device) for name, value in codes["train"].items()}
         run = RetrainingRun(
-            *(args, model, folder, splits.measured[0], about),
+            *(args, model, folder, splits.measured[0], about, world),
             kind=kind,
             sampler=make_sampler(training_codes, len(splits.train.classes), args),
             codes=codes,
@@ -92,12 +94,14 @@ def retrain(
             trained_sha256=trained["sha256"],
         )
         if unfinished:
-            run.restore(unfinished, folder.checkpoint)
-            log.info("continuing after epoch %d of %d", run.epoch, args.epochs)
+            run.restore(unfinished, path)
+            log.info("continuing after epoch %d of %d, step %d", run.epoch, args.epochs, run.position.step)
         print_result(run.run())
 
 
-def prepare(args: argparse.Namespace, trained: dict[str, Any]) -> tuple[Any, Any, dict[str, Any], dict[str, Any], Any]:
+def prepare(
+    args: argparse.Namespace, trained: dict[str, Any], world: Any
+) -> tuple[Any, Any, dict[str, Any], dict[str, Any], Any]:
     """(trained model, splits under the evaluation transform, their loaders, description, loss weights)."""
     from datasets.assembly import load_splits
     from datasets.loading import BatchLoader, EvaluationBatches
@@ -106,7 +110,7 @@ def prepare(args: argparse.Namespace, trained: dict[str, Any]) -> tuple[Any, Any
     from utils.device import choose_device
     from utils.run import description
 
-    device = choose_device(args)
+    world.device = choose_device(args)
     splits = load_splits(
         *(args.dataset, args.datadir),
         **{name: getattr(args, name) for name in ("new_size", "crop_size", "subset_seed", "val_fraction", "dummy")},
@@ -120,22 +124,24 @@ def prepare(args: argparse.Namespace, trained: dict[str, Any]) -> tuple[Any, Any
     name, measured = splits.measured
     parts = {"train": splits.train, name: measured, "test": splits.test}
     loaders = {
-        name: BatchLoader(data, EvaluationBatches(len(data), args.batch_size), args.workers, device.type == "cuda")
+        name: BatchLoader(
+            data, EvaluationBatches(len(data), args.batch_size), args.workers, world.device.type == "cuda"
+        )
         for name, data in parts.items()
     }
     weights = LossWeights(args.weight_cls, args.weight_reconst, args.weight_gmm)
-    return model.to(device), splits, loaders, about, weights
+    return model.to(world.device), splits, loaders, about, weights
 
 
 def codes_of(
-    args: argparse.Namespace, trained: dict[str, Any], model: Any, splits: Any, loaders: dict[str, Any], weights: Any
+    args: argparse.Namespace, trained: dict[str, Any], model: Any, loaders: dict[str, Any], weights: Any, world: Any
 ) -> dict[str, Any]:
     """Codes of all splits, from the file beside the trained checkpoint or extracted into it."""
     from utils.retraining import codes_key, load_or_extract
 
     path = Path(args.resume)
     key = codes_key(trained, loaders, args)
-    return load_or_extract(path.with_name(f"{path.stem}_codes.pth"), key, model, loaders, weights, args)
+    return load_or_extract(path.with_name(f"{path.stem}_codes.pth"), key, model, loaders, weights, args, world)
 
 
 if __name__ == "__main__":

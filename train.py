@@ -15,15 +15,18 @@ The last line on standard output is a JSON object with the final metrics.
 """
 
 import argparse
+import copy
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from datasets.names import DATASETS
 from models.names import ARCHITECTURES, feature_dim
-from utils.arguments import common_parser, complete, parse, train_parser
+from utils.arguments import common_parser, complete, follow, parse, train_parser
 from utils.errors import UserError, run_script
+from utils.launch import Launch, plan_launch, run_member, spawn
 
 log = logging.getLogger("dgcmm")
 
@@ -34,28 +37,91 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parse, check everything that can be wrong, then train or evaluate."""
+    """Parse, check everything that can be wrong, then train or evaluate, in as many processes as are asked for."""
     args, given = parse(build_parser(), argv)
+    launch = plan_launch(args, os.environ)
     if not args.resume:  # else flags that are not given come from the checkpoint
         complete(args, feature_dim(args.arch))
         check(args)
     # torch is imported from here on, so that -h and a wrong flag answer at once
+    from utils.distributed import World
     from utils.logs import start_logging
-    from utils.run import print_result
+
+    start_logging(args.quiet, launch.first_rank)
+    if launch.size == 1:
+        work(World(), args, given)
+    else:
+        work_together(launch, args, given)
+
+
+def work_together(launch: Launch, args: argparse.Namespace, given: set[str]) -> None:
+    """Start this node's processes, or be one of them."""
+    from utils.device import choose_gpus
+
+    gpus = choose_gpus(launch, os.environ)
+    if not launch.spawns:
+        run_member(launch, gpus[0], work, args, given)
+    elif not preflight(launch, copy.copy(args), given):
+        spawn(work, launch, gpus, args, given)
+
+
+def preflight(launch: Launch, args: argparse.Namespace, given: set[str]) -> bool:
+    """Find what is wrong before a process is started, and fetch what is missing; True if nothing is left to do."""
+    from datasets.loading import TrainBatches
+    from utils.logs import silenced
+    from utils.run import finished_result, print_result
     from utils.run_folder import RunFolder
+
+    with silenced():  # the main process will say it again
+        if launch.first_rank == 0:
+            checkpoint = resolve(args, given, RunFolder(args.logdir, "_eval" if args.evaluate else ""), launch.nodes)
+            if result := finished_result(args, checkpoint):
+                print_result(result)
+                return True
+        data = load_data(args)
+        TrainBatches(len(data.train), args.batch_size * launch.nodes, args.seed, world=launch.size)
+        if args.pretrained and not args.resume:
+            from models.encoder import ResNetEncoder
+            from models.names import ARCHITECTURES
+
+            ResNetEncoder(ARCHITECTURES[args.arch], pretrained=True)
+    return False
+
+
+def work(world: Any, args: argparse.Namespace, given: set[str]) -> None:
+    """All that one process does; `args` are as they were parsed."""
+    from utils.device import choose_device, share_cores
+    from utils.logs import start_logging
+    from utils.run import finished_result, print_result
+    from utils.run_folder import RunFolder
+
+    if world.size > 1:
+        start_logging(args.quiet, world.rank)
+        args.quiet |= not world.is_main
+    share_cores(world.local_size, os.environ)
+    world.device = choose_device(args, world.gpu)
+    folder = RunFolder(args.logdir, "_eval" if args.evaluate else "")
+    parsed = copy.copy(args)
+    main, checkpoint = world.from_main(lambda: (args, resolve(args, given, folder, world.nodes)))
+    parsed_by_main = world.share(parsed)
+    with world.together():
+        follow(parsed, parsed_by_main, main, world.rank)
+    args = parsed
+    result = finished_result(args, checkpoint)
+    if not result:
+        result = (evaluate_only if args.evaluate else train)(world, args, checkpoint, folder)
+    if world.is_main:
+        print_result(result)
+
+
+def resolve(args: argparse.Namespace, given: set[str], folder: Any, nodes: int) -> dict[str, Any] | None:
+    """The checkpoint to continue or to measure, if any; `args` are complete and checked after it."""
     from utils.training import find_checkpoint
 
-    start_logging(args.quiet)
-    folder = RunFolder(args.logdir, "_eval" if args.evaluate else "")
-    checkpoint = find_checkpoint(args, given, folder)
+    checkpoint = find_checkpoint(args, given, folder, nodes)
     complete(args, feature_dim(args.arch))
     check(args)
-    if checkpoint and not args.evaluate and checkpoint["result"] and checkpoint["epoch"] >= args.epochs:
-        log.info("this run is finished; its result:")
-        print_result(checkpoint["result"])
-        return
-    result = evaluate_only(args, checkpoint, folder) if args.evaluate else train(args, checkpoint, folder)
-    print_result(result)
+    return checkpoint
 
 
 def check(args: argparse.Namespace) -> None:
@@ -72,81 +138,103 @@ def check(args: argparse.Namespace) -> None:
         raise UserError(f"--start-epoch {args.start_epoch}: only {args.epochs} epochs are to be run (--epochs)")
 
 
-def build(args: argparse.Namespace, pretrained: bool) -> tuple[Any, Any, Any]:
-    """(model on its device, splits, loader of a split) as `args` describe them."""
+def load_data(args: argparse.Namespace) -> Any:
+    """The splits of the data set."""
     from datasets.assembly import load_splits
+
+    return load_splits(
+        *(args.dataset, args.datadir),
+        **{name: getattr(args, name) for name in ("new_size", "crop_size", "subset_seed", "val_fraction", "dummy")},
+    )
+
+
+def build(world: Any, args: argparse.Namespace, pretrained: bool) -> tuple[Any, Any, Any]:
+    """(model on its device, splits, loader of a split) as `args` describe them."""
+    import torch
+
     from datasets.loading import BatchLoader, EvaluationBatches, TrainBatches
     from models.dgcmm import DGCMM
-    from utils.device import choose_device
     from utils.randomness import Stream, global_seed
 
-    device = choose_device(args)
-    sizes = {"new_size": args.new_size, "crop_size": args.crop_size}
-    splits = load_splits(
-        *(args.dataset, args.datadir),
-        **sizes,
-        **{"subset_seed": args.subset_seed, "val_fraction": args.val_fraction, "dummy": args.dummy},
-    )
+    splits = load_data(args)
     with global_seed(args.seed, Stream.INITIALISATION):
         model = DGCMM(
             *(args.arch, len(splits.train.classes), args.z_dim, args.crop_size),
             *(args.generative, args.gmm_assign, pretrained),
-        ).to(device)
+        ).to(world.device)
+    if args.sync_bn:
+        if world.device.type != "cuda":
+            raise UserError("--sync-bn needs CUDA, the CPU has no such batch norm: leave it out")
+        model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    images = args.batch_size * world.nodes
+    workers = -(-args.workers // world.local_size)
 
     def loader(dataset: Any, train: bool) -> BatchLoader:
+        place = {"rank": world.rank, "world": world.size}
         batches = (
-            TrainBatches(len(dataset), args.batch_size, args.seed)
+            TrainBatches(len(dataset), images, args.seed, **place)
             if train
-            else EvaluationBatches(len(dataset), args.batch_size)
+            else EvaluationBatches(len(dataset), images, **place)
         )
-        return BatchLoader(dataset, batches, args.workers, pin_memory=device.type == "cuda")
+        return BatchLoader(dataset, batches, workers, pin_memory=world.device.type == "cuda")
 
     return model, splits, loader
 
 
-def train(args: argparse.Namespace, checkpoint: dict[str, Any] | None, folder: Any) -> dict[str, Any]:
+def train(world: Any, args: argparse.Namespace, checkpoint: dict[str, Any] | None, folder: Any) -> dict[str, Any]:
     """Start or continue a training run; returns its result."""
     from models.dgcmm import LossWeights
+    from utils.logs import share_warnings
     from utils.optimisation import default_prior_lr
     from utils.run import description, require_same_data
     from utils.training import TrainingRun
 
     args.prior_lr = args.prior_lr or default_prior_lr(args.lr, args.weight_gmm)
-    model, splits, loader = build(args, pretrained=args.pretrained and checkpoint is None)
-    split, measured = splits.measured
-    datasets = {"train": splits.train, split: measured, "test": splits.test}
-    loaders = {name: loader(data, name == "train") for name, data in datasets.items()}
-    about = description(args, splits.train, splits.test)
-    weights = LossWeights(args.weight_cls, args.weight_reconst, args.weight_gmm)
-    run = TrainingRun(
-        *(args, model, folder, split, about),
-        datasets=datasets,
-        loaders=loaders,
-        weights=weights,
-        warmup_weights=LossWeights(args.weight_cls, 0.0, 0.0),
-    )
-    if len(splits.train) < args.batch_size:
-        log.warning("--batch-size %d: only %d training images, all in one batch", args.batch_size, len(splits.train))
-    if checkpoint:
-        require_same_data(checkpoint, about, args.resume)
-        run.restore(checkpoint, Path(args.resume))
-    with folder.open(overwrite=args.overwrite):
-        folder.write_args(args, about["data_sha256"], resumed_from=run.epoch if checkpoint else None)
-        folder.write_subset(splits.train.rows)
-        log_facts(args, run, splits)
+    with world.together():
+        model, splits, loader = build(world, args, pretrained=args.pretrained and checkpoint is None)
+        split, measured = splits.measured
+        datasets = {"train": splits.train, split: measured, "test": splits.test}
+        loaders = {name: loader(data, name == "train") for name, data in datasets.items()}
+        about = description(args, splits.train, splits.test)
+        run = TrainingRun(
+            *(args, model, folder, split, about, world),
+            datasets=datasets,
+            loaders=loaders,
+            weights=LossWeights(args.weight_cls, args.weight_reconst, args.weight_gmm),
+            warmup_weights=LossWeights(args.weight_cls, 0.0, 0.0),
+        )
+        if checkpoint:
+            require_same_data(checkpoint, about, args.resume)
+            run.restore(checkpoint, Path(args.resume))
+        if world.is_main:
+            folder.open(overwrite=args.overwrite)
+    with folder:
+        main_data = world.share(about["data_sha256"])
+        with world.together():
+            require_same_data({"data_sha256": main_data}, about, "rank 0")
+        if world.is_main:
+            resumed = (run.epoch, run.position.step) if checkpoint else None
+            folder.write_args(args, about["data_sha256"], resumed, world.size)
+            folder.write_subset(splits.train.rows)
+            log_facts(world, args, run, splits)
+        share_warnings(world)
         return run.run()
 
 
-def log_facts(args: argparse.Namespace, run: Any, splits: Any) -> None:
+def log_facts(world: Any, args: argparse.Namespace, run: Any, splits: Any) -> None:
     """The derived facts of a run, once, at its start."""
+    if len(splits.train) < args.batch_size * world.nodes:
+        log.warning("--batch-size %d: only %d training images, all in one batch", args.batch_size, len(splits.train))
     held = f", {len(splits.val)} held out" if splits.val else ""
     log.info("%s: %d training images%s, %d test images", args.dataset, len(splits.train), held, len(splits.test))
     log.info("images per class: %s", dict(zip(splits.train.classes, splits.train.class_counts, strict=True)))
-    log.info("%s: %.1f million parameters on %s, amp %s", args.arch, count_millions(run.model), run.device, args.amp)
-    rates = f"learning rate {args.lr:g}, prior {args.prior_lr:g}"
-    log.info("%d steps of %d an epoch, %s", len(run.loaders["train"]), args.batch_size, rates)
-    if run.epoch:
-        log.info("continuing after epoch %d of %d", run.epoch, args.epochs)
+    log.info("%s: %.1f million parameters on %s, amp %s", args.arch, count_millions(run.model), world.device, args.amp)
+    images, rates = args.batch_size * world.nodes, f"learning rate {args.lr:g}, prior {args.prior_lr:g}"
+    if world.size > 1:
+        log.info("%d processes on %d node(s), %d images a step each", world.size, world.nodes, images // world.size)
+    log.info("%d steps of %d images an epoch, %s", len(run.loaders["train"]), images, rates)
+    if run.epoch or run.position.step:
+        log.info("continuing after epoch %d of %d, step %d", run.epoch, args.epochs, run.position.step)
 
 
 def count_millions(model: Any) -> float:
@@ -154,23 +242,29 @@ def count_millions(model: Any) -> float:
     return sum(parameter.numel() for parameter in model.parameters()) / 1e6
 
 
-def evaluate_only(args: argparse.Namespace, checkpoint: dict[str, Any], folder: Any) -> dict[str, Any]:
+def evaluate_only(world: Any, args: argparse.Namespace, checkpoint: dict[str, Any], folder: Any) -> dict[str, Any]:
     """Measure a checkpoint on the test set; writes the *_eval files and returns the result."""
     import time
 
     from models.dgcmm import LossWeights
     from utils.checkpoint import load_model_state
     from utils.engine import evaluate
+    from utils.logs import share_warnings
     from utils.measurement import Measurement
 
-    model, splits, loader = build(args, pretrained=False)
-    load_model_state(model, checkpoint, args.resume)
+    with world.together():
+        model, splits, loader = build(world, args, pretrained=False)
+        load_model_state(model, checkpoint, args.resume)
+        if world.is_main:
+            folder.open(overwrite=True)
+    share_warnings(world)
     started = time.perf_counter()
     weights = LossWeights(args.weight_cls, args.weight_reconst, args.weight_gmm)
-    with folder.open(overwrite=True):
-        folder.write_args(args, {"test": splits.test.fingerprint()})
-        device = next(model.parameters()).device
-        predictions = evaluate(model, loader(splits.test, False), weights, device, args)
+    with folder:
+        predictions = evaluate(model, loader(splits.test, False), weights, args, world)
+        if predictions is None:
+            return {}
+        folder.write_args(args, {"test": splits.test.fingerprint()}, processes=world.size)
         measurement = Measurement.of(predictions, splits.test, checkpoint["class_counts"])
         measurement.write(folder, checkpoint["epoch"], "test")
         result = {"epoch": checkpoint["epoch"], "split": "test", **measurement.numbers}

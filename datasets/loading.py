@@ -36,7 +36,7 @@ class TrainBatches(Sampler[list[SampleKey]]):
     def __init__(self, count: int, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> None:
         self.count, self.batch_size, self.seed = count, batch_size, seed
         self.rank, self.world = rank, world
-        self.epoch = 0
+        self.epoch, self.first_step = 0, 0
         sizes = [min(batch_size, count - start) for start in range(0, count, batch_size)]
         sizes = [size - size % world for size in sizes]
         self.sizes = [size for size in sizes if size >= MIN_IMAGES_PER_PROCESS * world]
@@ -46,27 +46,38 @@ class TrainBatches(Sampler[list[SampleKey]]):
                 f"process needs at least {MIN_IMAGES_PER_PROCESS} images a batch"
             )
 
-    def set_epoch(self, epoch: int) -> None:
-        """The next iteration gives the batches of `epoch`."""
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, first_step: int = 0) -> None:
+        """The next iteration gives the batches of `epoch`, from step `first_step` on."""
+        self.epoch, self.first_step = epoch, first_step
 
     def __len__(self) -> int:
         return len(self.sizes)
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         order = permutation(self.count, self.seed, Stream.ORDER, self.epoch).tolist()
-        for step, size in enumerate(self.sizes):
+        for step, size in list(enumerate(self.sizes))[self.first_step :]:
             start = step * self.batch_size
             positions = range(start + self.rank, start + size, self.world)
             yield [SampleKey(order[position], self.seed, self.epoch, position) for position in positions]
 
 
 class EvaluationBatches(Sampler[list[int]]):
-    """Every world-th image from `rank` on, in order: over all processes each image exactly once."""
+    """Every world-th image from `rank` on, in order: over all processes each image exactly once.
+
+    Args:
+        count: images in the data set.
+        batch_size: of all processes together.
+        rank, world: this process and the number of processes.
+
+    Attributes:
+        rounds: batches of the process that has the most.
+    """
 
     def __init__(self, count: int, batch_size: int, rank: int = 0, world: int = 1) -> None:
+        self.count = count
         self.indices = range(rank, count, world)
         self.batch_size = max(batch_size // world, 1)
+        self.rounds = -(-len(range(0, count, world)) // self.batch_size)
 
     def __len__(self) -> int:
         return -(-len(self.indices) // self.batch_size)

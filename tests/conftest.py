@@ -2,6 +2,7 @@
 
 import csv
 import json
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -67,6 +68,22 @@ def script(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Ca
         return Outcome(end.value.code, out, err)
 
     return run
+
+
+@pytest.fixture
+def lock_elsewhere() -> Iterator[Callable[[Path], None]]:
+    """Have another process lock a file until the test ends."""
+    code = "import fcntl, sys; f = open(sys.argv[1], 'a'); fcntl.lockf(f, fcntl.LOCK_EX); print(1, flush=True); input()"
+    holders = []
+
+    def lock(path: Path) -> None:
+        words = [sys.executable, "-c", code, str(path)]
+        holders.append(subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+        assert holders[-1].stdout.readline()
+
+    yield lock
+    for holder in holders:
+        holder.communicate(b"\n")
 
 
 @pytest.fixture(scope="session")

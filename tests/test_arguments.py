@@ -38,6 +38,7 @@ COMMON = [
     "--weight-decay",
     "--clip-grad",
     "--max-steps",
+    "--save-every",
     "--seed",
     "--lr-step",
     "--milestones",
@@ -62,6 +63,14 @@ TRAIN = [
     "--prior-lr",
     "--warmup-epochs",
     "--warmup-threshold",
+    "--multiprocessing-distributed",
+    "--ngpus",
+    "--world-size",
+    "--rank",
+    "--dist-url",
+    "--dist-backend",
+    "--dist-timeout",
+    "--sync-bn",
 ]
 SHORT = {"-h", "-p", "-a", "-b", "-j"}
 SCRIPTS = {
@@ -100,6 +109,11 @@ OUT_OF_RANGE = {
     "--weight-gmm": ["-1", "nan", "inf"],
     "--prior-lr": ["0", "-1", "nan"],
     "--max-steps": ["0", "-1", "nan"],
+    "--save-every": ["-1", "nan"],
+    "--ngpus": ["0", "-1", "nan"],
+    "--world-size": ["0", "-1", "nan"],
+    "--rank": ["-1", "nan"],
+    "--dist-timeout": ["0", "-1", "nan"],
 }
 
 
@@ -119,7 +133,7 @@ def test_every_flag_is_read(name):
     sources = [*ROOT.glob("*.py"), *(p for d in ("utils", "models", "datasets") for p in (ROOT / d).glob("*.py"))]
     code = "\n".join(path.read_text() for path in sources if path.name != "arguments.py")
     code += "\n".join(re.findall(r"def complete.*", (ROOT / "utils/arguments.py").read_text(), re.DOTALL))
-    read = set(re.findall(r"args\.(\w+)", code)) | set(re.findall(r'"(new_size|crop_size|subset_seed|dummy)"', code))
+    read = set(re.findall(r"args\.(\w+)", code)) | set(re.findall(r'"(new_size|crop_size|subset_seed|val_fraction|dummy)"', code))
     assert {action.dest for action in actions(module)} - {"help"} <= read
 
 

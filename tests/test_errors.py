@@ -1,8 +1,10 @@
 """What the user can mend is one line and status 2; what we must mend keeps its traceback."""
 
+import signal
+
 import pytest
 
-from utils.errors import UserError, run_script
+from utils.errors import LostRank, UserError, run_script
 
 
 def raising(error):
@@ -16,7 +18,7 @@ def raising(error):
     ("error", "status", "line"),
     [
         (UserError("no such file: a\n  b"), 2, "error: no such file: a b\n"),
-        (KeyboardInterrupt(), 130, "interrupted\n"),
+        (LostRank("rank 1 is gone"), 1, "error: rank 1 is gone\n"),
     ],
 )
 def test_one_line_and_a_status(error, status, line, capsys):
@@ -35,3 +37,13 @@ def test_success_is_status_0():
     with pytest.raises(SystemExit) as end:
         run_script(lambda: None)
     assert end.value.code == 0
+
+
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_is_one_line_and_its_status_and_handlers_are_put_back(signum, status, capsys):
+    before = signal.getsignal(signum)
+    with pytest.raises(SystemExit) as end:
+        run_script(lambda: signal.raise_signal(signum))
+    assert end.value.code == status
+    assert capsys.readouterr().err == f"stopped by {signal.Signals(signum).name}\n"
+    assert signal.getsignal(signum) is before

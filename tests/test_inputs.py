@@ -120,12 +120,9 @@ def test_overwrite_and_resume_of_the_same_run(script, tmp_path, trained_digits):
     assert snapshot(tmp_path) == before
 
 
-def test_folder_of_a_process_at_work(script, tmp_path):
-    import fcntl
-
-    with (tmp_path / ".lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        done = script("train", *DIGITS, f"--logdir={tmp_path}")
+def test_folder_of_a_process_at_work(script, tmp_path, lock_elsewhere):
+    lock_elsewhere(tmp_path / ".lock")
+    done = script("train", *DIGITS, f"--logdir={tmp_path}")
     assert done.status == 2
     assert "another process" in done.error
 

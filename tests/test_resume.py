@@ -48,8 +48,8 @@ def crash_in(monkeypatch, name, call, error=Interruption):
 @pytest.mark.parametrize(
     ("flags", "where", "call"),
     [
-        ([], "require_finite", 5),  # in the second epoch
-        (["--val-fraction=0.3", "--warmup-epochs=1", "--workers=2"], "require_finite", 8),
+        ([], "global_noise", 5),  # in the second epoch
+        (["--val-fraction=0.3", "--warmup-epochs=1", "--workers=2"], "global_noise", 8),
         (["--generative", "--clip-grad=1", "--gmm-assign=label"], "to_device", 1 + 3 * 2 + 7),  # in an evaluation
     ],
     ids=["plain", "hold-out, warm-up, workers", "generative"],
@@ -123,7 +123,7 @@ def test_workers_do_not_change_a_number(script, tmp_path):
 
 def test_finished_run_prints_its_result_and_trains_nothing(script, tmp_path, trained_digits, monkeypatch):
     shutil.copytree(trained_digits, tmp_path, dirs_exist_ok=True)
-    monkeypatch.setattr(engine, "require_finite", lambda *_: pytest.fail("a step was taken"))
+    monkeypatch.setattr(engine, "global_noise", lambda *_: pytest.fail("a step was taken"))
     done = script("train", "Digits_LT", f"--logdir={tmp_path}", "--resume=auto")
     assert done.status == 0
     assert done.result == load_checkpoint(tmp_path / "checkpoint.pth")["result"]

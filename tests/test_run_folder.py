@@ -3,9 +3,14 @@
 import argparse
 import csv
 import json
+import os
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from utils.errors import UserError
 from utils.run_folder import RunFolder
@@ -34,12 +39,26 @@ def test_overwriting_deletes_the_scripts_own_files_alone(tmp_path):
         assert all((tmp_path / name).exists() for name in others)
 
 
-def test_second_process_is_refused_until_the_first_has_ended(tmp_path):
-    with RunFolder(str(tmp_path)).open():
-        with pytest.raises(UserError, match="another process"):
-            RunFolder(str(tmp_path)).open()
-        RunFolder(str(tmp_path), "_aug").open().close()
-    RunFolder(str(tmp_path)).open().close()
+def test_second_process_is_refused_and_another_script_is_not(tmp_path, lock_elsewhere):
+    lock_elsewhere(tmp_path / ".lock")
+    with pytest.raises(UserError, match="another process"):
+        RunFolder(str(tmp_path)).open()
+    RunFolder(str(tmp_path), "_aug").open().close()
+
+
+def test_lock_ends_with_its_process_and_not_with_what_it_forked(tmp_path):
+    """A loading process that outlives a killed run for seconds must not keep the run from being resumed."""
+    code = (
+        "import os, sys, time; from utils.run_folder import RunFolder; RunFolder(sys.argv[1]).open()\n"
+        "child = os.fork()\n"
+        "if child == 0: os.close(1); time.sleep(60)\n"
+        "print(child, flush=True); os._exit(0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        RunFolder(str(tmp_path)).open().close()
+    finally:
+        os.kill(int(done.stdout), signal.SIGKILL)
 
 
 def test_folder_that_cannot_be_made(tmp_path):
@@ -66,9 +85,10 @@ def test_predictions(tmp_path):
 def test_arguments_keep_the_first_start_and_list_resumptions(tmp_path):
     folder = RunFolder(str(tmp_path))
     folder.write_args(argparse.Namespace(lr=0.1), {"train": "abc"})
-    folder.write_args(argparse.Namespace(lr=0.1), {"train": "abc"}, resumed_from=3)
+    folder.write_args(argparse.Namespace(lr=0.1), {"train": "abc"}, resumed=(3, 7), processes=2)
     content = json.loads((tmp_path / "args.json").read_text())
     assert content["arguments"] == {"lr": 0.1}
     assert content["data"] == {"train": "abc"}
-    assert [launch["after_epoch"] for launch in content["resumed"]] == [3]
+    assert [(launch["after_epoch"], launch["after_step"]) for launch in content["resumed"]] == [(3, 7)]
+    assert (content["processes"], content["resumed"][0]["processes"]) == (1, 2)
     assert {"torch", "python", "scikit-learn"} <= set(content["versions"])

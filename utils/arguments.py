@@ -19,7 +19,9 @@ OPTIMISER_FLAGS = (
     *("epochs", "batch_size", "lr", "momentum", "wd", "clip_grad", "seed", "max_steps", "amp"),
     *("lr_step", "milestones", "T_max", "gamma", "step_size"),
 )
-TRAINING_FLAGS = (*OPTIMISER_FLAGS, "prior_lr", "warmup_epochs", "warmup_threshold")
+TRAINING_FLAGS = (*OPTIMISER_FLAGS, "prior_lr", "warmup_epochs", "warmup_threshold", "sync_bn")
+# what each node may say in its own way
+LOCAL_FLAGS = ("datadir", "logdir", "workers", "gpu", "quiet", "rank", "dist_url", "overwrite", "resume")
 
 
 def number(
@@ -108,7 +110,14 @@ def _add_model(parser: argparse.ArgumentParser, architectures: Collection[str]) 
 def _add_optimiser(parser: argparse.ArgumentParser, lr: float) -> None:
     add = parser.add_argument_group("optimisation (SGD)").add_argument
     add("--epochs", type=count, default=90, metavar="N", help="epochs to run in all (default: 90)")
-    add("-b", "--batch-size", type=count, default=256, metavar="N", help="images or codes a step (default: 256)")
+    add(
+        "-b",
+        "--batch-size",
+        type=count,
+        default=256,
+        metavar="N",
+        help="images or codes a step, on one node (default: 256)",
+    )
     add("--lr", "--learning-rate", type=positive, default=lr, metavar="LR", help=f"learning rate (default: {lr})")
     add("--momentum", type=unit_open_high, default=0.9, metavar="M", help="momentum in [0,1) (default: 0.9)")
     add("--wd", "--weight-decay", type=non_negative, default=1e-4, metavar="W", help="weight decay (default: 1e-4)")
@@ -117,6 +126,13 @@ def _add_optimiser(parser: argparse.ArgumentParser, lr: float) -> None:
         type=positive,
         metavar="NORM",
         help="clip the network's gradient to this norm (default: no clipping)",
+    )
+    add(
+        "--save-every",
+        type=count_or_zero,
+        default=0,
+        metavar="N",
+        help="save a checkpoint every N steps too, 0: after each epoch only (default: 0)",
     )
     add("--max-steps", type=count, metavar="N", help="end an epoch, or an evaluation, after N steps (default: all)")
     add("--seed", type=seed, default=0, metavar="N", help="seed of everything but the subset (default: 0)")
@@ -144,7 +160,7 @@ def _add_optimiser(parser: argparse.ArgumentParser, lr: float) -> None:
 
 def _add_machine(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("machine").add_argument
-    add("-j", "--workers", type=count_or_zero, default=4, metavar="N", help="loading processes (default: 4)")
+    add("-j", "--workers", type=count_or_zero, default=4, metavar="N", help="loading processes of a node (default: 4)")
     add("--gpu", type=count_or_zero, metavar="N", help="number of the GPU (default: the first; without CUDA the CPU)")
     add(
         "--amp",
@@ -204,7 +220,39 @@ def train_parser(common: argparse.ArgumentParser, **kwargs: Any) -> argparse.Arg
     add("--prior-lr", type=positive, metavar="LR", help="learning rate of the prior (default: lr / weight-gmm)")
     add("--warmup-epochs", type=count_or_zero, default=0, metavar="N", help="first epochs with cross-entropy only")
     add("--warmup-threshold", type=positive, metavar="CE", help="end the warm-up early below this mean cross-entropy")
+    _add_processes(parser)
     return parser
+
+
+def _add_processes(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("several processes, GPUs and nodes").add_argument
+    add(
+        "--multiprocessing-distributed",
+        action="store_true",
+        help="start --ngpus processes on this node; --world-size and --rank then count nodes, else processes",
+    )
+    add("--ngpus", type=count, default=1, metavar="N", help="GPUs of this node; without CUDA, processes (default: 1)")
+    add("--world-size", type=count, metavar="N", help="number of nodes (default: 1)")
+    add("--rank", type=count_or_zero, metavar="N", help="number of this node, from 0 (default: 0)")
+    add(
+        "--dist-url",
+        metavar="URL",
+        help="where the processes meet: tcp://HOST:PORT of node 0, or env:// (default: a free port of this machine)",
+    )
+    add(
+        "--dist-backend",
+        choices=("nccl", "gloo"),
+        default="nccl",
+        help="how gradients travel; without CUDA gloo is used (default: nccl)",
+    )
+    add(
+        "--dist-timeout",
+        type=count,
+        default=600,
+        metavar="S",
+        help="seconds that a process waits for another before the run ends (default: 600)",
+    )
+    add("--sync-bn", action="store_true", help="batch norm over the batch of all processes; CUDA only")
 
 
 def augment_parser(common: argparse.ArgumentParser, **kwargs: Any) -> argparse.ArgumentParser:
@@ -221,6 +269,29 @@ def augment_parser(common: argparse.ArgumentParser, **kwargs: Any) -> argparse.A
 
 def _parser(common: argparse.ArgumentParser, **kwargs: Any) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(parents=[common], formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
+
+
+def follow(args: argparse.Namespace, main: argparse.Namespace, resolved: argparse.Namespace, rank: int) -> None:
+    """Make this process's arguments those of the main process, but for what is each node's own affair.
+
+    Args:
+        args: this process's, as parsed; changed.
+        main: the main process's, as parsed.
+        resolved: the same, after a checkpoint has contributed to them.
+        rank: this process, for the message.
+
+    Raises:
+        UserError: this process was started with other arguments; names the first flag and both values.
+    """
+    for name, value in vars(main).items():
+        if name in LOCAL_FLAGS:
+            continue
+        if getattr(args, name) != value:
+            flag = "--" + name.replace("_", "-")
+            raise UserError(
+                f"{flag} is {getattr(args, name)} for rank {rank} but {value} for rank 0: give the same flags"
+            )
+        setattr(args, name, getattr(resolved, name))
 
 
 _UNSET = object()

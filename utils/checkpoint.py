@@ -6,6 +6,7 @@ A checkpoint is a dict of tensors and plain containers that `torch.load(path, we
 
 import hashlib
 import json
+import logging
 import pickle
 import struct
 import warnings
@@ -17,6 +18,10 @@ import torch
 
 from utils.errors import UserError
 from utils.files import keep_as, write_atomically
+
+log = logging.getLogger("dgcmm")
+
+FORMAT = 2  # of the entries that a run needs to continue
 
 
 def digest(content: Any) -> str:
@@ -87,7 +92,30 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     content = read_verified(path)
     if "state_dict" not in content:
         raise UserError(f"{path} is no checkpoint: it has no weights")
+    if content.get("format") != FORMAT:
+        raise UserError(f"{path} was written by another version of this code: use that version, or train anew")
     return content
+
+
+def load_latest(path: Path, previous: Path) -> tuple[dict[str, Any], Path] | None:
+    """The checkpoint at `path` or, if that is damaged or missing, the one before it, with a warning.
+
+    Returns:
+        The checkpoint and where it was found; None if there is neither file.
+
+    Raises:
+        UserError: there are files, but none that loads.
+    """
+    if not path.exists() and not previous.exists():
+        return None
+    try:
+        return load_checkpoint(path), path
+    except UserError as error:
+        if not previous.exists():
+            raise
+        content = load_checkpoint(previous)
+        log.warning("%s; GOING BACK to %s, after epoch %d", error, previous, content["epoch"])
+        return content, previous
 
 
 def load_model_state(model: torch.nn.Module, checkpoint: dict[str, Any], source: str) -> None:

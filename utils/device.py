@@ -4,18 +4,23 @@ import argparse
 import contextlib
 import logging
 import os
+import subprocess
+import sys
+from collections.abc import Mapping
 
 import torch
 
 from utils.errors import UserError
+from utils.launch import Launch
 
 log = logging.getLogger("dgcmm")
 
 
-def choose_device(args: argparse.Namespace) -> torch.device:
-    """The GPU `--gpu` (default: the first) if CUDA is there, else the CPU, with a warning if a GPU was asked for.
+def choose_device(args: argparse.Namespace, number: int | None = None) -> torch.device:
+    """Where this process computes: the GPU `number` or `--gpu` (default: the first) if CUDA is there, else the CPU.
 
-    With `--deterministic`, also restrict torch to algorithms that repeat exactly.
+    Warns if a GPU was asked for and there is none. With `--deterministic`, also restricts torch to algorithms that
+    repeat exactly.
 
     Raises:
         UserError: CUDA is there but not that GPU.
@@ -28,10 +33,54 @@ def choose_device(args: argparse.Namespace) -> torch.device:
         if args.gpu is not None:
             log.warning("--gpu %d: there is no CUDA here, the CPU computes", args.gpu)
         return torch.device("cpu")
-    number = args.gpu or 0
+    number = args.gpu or 0 if number is None else number
     if number >= torch.cuda.device_count():
         raise UserError(f"--gpu {number}: CUDA has {torch.cuda.device_count()} GPU(s) here, numbered from 0")
     return torch.device("cuda", number)
+
+
+def choose_gpus(launch: Launch, environ: Mapping[str, str]) -> list[int | None]:
+    """The GPU of each process that this command is or starts; None for the CPU, where there is no CUDA.
+
+    torchrun's processes take the GPU of their local rank. Else the first ones of CUDA_VISIBLE_DEVICES if that is set,
+    else those with the most free memory, which are named.
+
+    Raises:
+        UserError: there are fewer GPUs than processes.
+    """
+    number = launch.local_size if launch.spawns else 1
+    if not torch.cuda.is_available():
+        if launch.backend == "nccl":
+            log.warning("--dist-backend nccl: there is no CUDA here, %d processes on the CPU use gloo", launch.size)
+        return [None] * number
+    have = torch.cuda.device_count()
+    if launch.local_size > have:
+        raise UserError(
+            f"{launch.local_size} processes on this node, but CUDA has {have} GPU(s) here: lower --ngpus, or show more "
+            "of them in CUDA_VISIBLE_DEVICES"
+        )
+    if not launch.spawns:
+        return [launch.local_rank]
+    if "CUDA_VISIBLE_DEVICES" in environ or number == have:
+        return list(range(number))
+    free = free_memory()
+    chosen = sorted(sorted(range(have), key=lambda gpu: -free[gpu])[:number])
+    named = ", ".join(f"{gpu} ({free[gpu] / 2**30:.0f} GiB free)" for gpu in chosen)
+    log.info("GPUs with the most free memory: %s", named)
+    return chosen
+
+
+def free_memory() -> list[int]:
+    """Free bytes of each GPU; asked for by a process of its own, which leaves nothing on them."""
+    code = "import torch; print(*(torch.cuda.mem_get_info(i)[0] for i in range(torch.cuda.device_count())))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return [int(word) for word in done.stdout.split()]
+
+
+def share_cores(local_size: int, environ: Mapping[str, str]) -> None:
+    """On a CPU, split its cores among the processes of a node, unless OMP_NUM_THREADS says how many each has."""
+    if local_size > 1 and "OMP_NUM_THREADS" not in environ and not torch.cuda.is_available():
+        torch.set_num_threads(max(torch.get_num_threads() // local_size, 1))
 
 
 def autocast(device: torch.device, amp: str) -> contextlib.AbstractContextManager:

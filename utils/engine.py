@@ -3,6 +3,8 @@
 import argparse
 import itertools
 import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from utils.device import autocast
-from utils.errors import UserError
+from utils.distributed import World
+from utils.guard import Guard
 from utils.logs import progress
 from utils.randomness import Stream, generator
 
@@ -28,128 +31,210 @@ class Predictions(NamedTuple):
     components: np.ndarray  # (N,) the most responsible component of the prior
 
 
+class Pass(NamedTuple):
+    """What a forward pass gives."""
+
+    terms: list[Tensor]  # the loss, and what it consists of: scalars
+    ids: Tensor  # (B,) which samples it was made of, for messages
+
+
+@dataclass
+class Position:
+    """How far an epoch is: what resuming within it needs besides weights and optimizer.
+
+    Attributes:
+        step: steps done.
+        seen: samples that this process has trained on.
+        totals: sums over them of the loss and of each of its terms; float64, as plain numbers.
+    """
+
+    step: int = 0
+    seen: int = 0
+    totals: tuple[float, ...] = (0.0,)
+
+
 def to_device(images: Tensor, device: torch.device) -> Tensor:
-    """uint8 images (B,C,S,S) -> float32 in [0,1] on `device`."""
-    return images.to(device, non_blocking=True).float().div_(255)
+    """uint8 images (B,C,S,S) -> in [0,1] on `device`, of torch's default type (float32)."""
+    return images.to(device, non_blocking=True).to(torch.get_default_dtype()).div_(255)
 
 
 def count_steps(loader: Any, args: argparse.Namespace) -> int:
     """Batches of a pass over `loader`: all of them, or `--max-steps` if that is fewer."""
-    return min(len(loader), args.max_steps or len(loader))
+    return min(len(loader.batches), args.max_steps or len(loader.batches))
 
 
-def train_one_epoch(
-    model: nn.Module,
-    loader: Any,
+def take_steps(
+    passes: Iterable[Pass],
+    sizes: Sequence[int],
+    trained: nn.Module,
     optimizer: torch.optim.Optimizer,
-    weights: Any,
-    device: torch.device,
     epoch: int,
+    position: Position,
     args: argparse.Namespace,
-) -> dict[str, float | None]:
-    """Train for one epoch.
+    world: World,
+    after_step: Callable[[], None] | None = None,
+) -> Iterator[int]:
+    """Train from `position` to the end of an epoch: a backward pass and an optimizer step for each forward pass.
 
     Args:
-        model: called with (images, labels, noise, weights), gives the loss terms; `model.prior` is the prior.
-        loader: batches of (images, labels, indices); `loader.batches` is told the epoch.
-        weights: of the loss terms in this epoch.
-        epoch: its number, from 0; with the seed it fixes order, transforms and noise.
+        passes: the forward passes that are left; each is made when it is asked for.
+        sizes: samples of each step of the whole epoch, in all processes.
+        trained: has the parameters; of a DGCMM the prior's are not clipped.
+        epoch: its number, from 0.
+        position: kept up to date at each yield and at the end.
+        after_step: called after each optimizer step.
 
-    Returns:
-        The mean over the epoch's images of the loss and of each term; None for a term that was not computed.
+    Yields:
+        Where the run may be saved (every `--save-every` steps) or has to stop: 0, or the signal that says so, the
+        same in all processes.
 
     Raises:
-        UserError: the loss is not finite; no weight has been changed by that step.
+        UserError: a loss or a gradient is not finite, in any process; no weight has been changed by that step.
     """
-    model.train()
-    loader.batches.set_epoch(epoch)
-    # what is clipped: the prior's gradient is of another scale, the network's norm must not slow it down
-    network = [value for name, value in model.named_parameters() if not name.startswith("prior.")]
-    steps = count_steps(loader, args)
-    totals: dict[str, Tensor] = {}
-    seen = 0
+    guard = Guard(trained, optimizer, args.clip_grad, epoch, world)
+    totals = torch.tensor(position.totals, dtype=torch.float64, device=world.device)
     with progress(
-        None, f"epoch {epoch + 1}", total=sum(loader.batches.sizes[:steps]), unit="img", quiet=args.quiet
+        *(None, f"epoch {epoch + 1}"),
+        **{"total": sum(sizes), "initial": sum(sizes[: position.step]), "unit": "img", "quiet": args.quiet},
     ) as bar:
-        for step, (images, labels, indices) in enumerate(itertools.islice(loader, steps)):
-            images, labels = to_device(images, device), labels.to(device, non_blocking=True)
-            source = generator(args.seed, Stream.CODE_NOISE, epoch, step, device=device)
-            noise = torch.randn(len(images), model.z_dim, generator=source, device=device)
-            with autocast(device, args.amp):
-                terms = model(images, labels, noise, weights)
-            require_finite(terms.total, epoch, step, indices)
+        for terms, ids in passes:
+            guard.begin(terms[0], position.step, ids)
             optimizer.zero_grad(set_to_none=True)
-            terms.total.backward()
-            if args.clip_grad:
-                nn.utils.clip_grad_norm_(network, args.clip_grad)
-            optimizer.step()
-            model.prior.project()
-            seen += len(images)
-            for name, term in zip(TERMS, terms, strict=True):
-                if term is not None:
-                    totals[name] = totals.get(name, 0.0) + term.detach().double() * len(images)
-            bar.update(len(images))
-            if (step + 1) % args.print_freq == 0:
-                log.info("epoch %d, step %d/%d: loss %.4f", epoch + 1, step + 1, steps, totals["loss"].item() / seen)
-    return {name: totals[name].item() / seen if name in totals else None for name in TERMS}
+            terms[0].backward()
+            signum = guard.step()
+            if after_step:
+                after_step()
+            totals = totals + torch.stack([term.detach() for term in terms]).double() * len(ids)
+            position.step += 1
+            position.seen += len(ids)
+            bar.update(sizes[position.step - 1])
+            if position.step % args.print_freq == 0:
+                mean = totals[0].item() / position.seen
+                log.info("epoch %d, step %d/%d: loss %.4f", epoch + 1, position.step, len(sizes), mean)
+            if signum or (args.save_every and position.step % args.save_every == 0 and position.step < len(sizes)):
+                guard.settle()
+                position.totals = tuple(totals.tolist())
+                yield signum
+        guard.settle()
+        position.totals = tuple(totals.tolist())
+
+
+def forward_passes(
+    module: nn.Module, loader: Any, weights: Any, epoch: int, position: Position, args: argparse.Namespace, world: World
+) -> Iterator[Pass]:
+    """The forward passes of an epoch of training from `position` on.
+
+    Args:
+        module: the DGCMM, or DistributedDataParallel around it: called with (images, labels, noise, weights) it gives
+            the loss terms.
+        loader: batches of (images, labels, indices); `loader.batches` is told where to begin.
+        weights: of the loss terms in this epoch.
+        epoch: its number, from 0; with the seed it fixes order, transforms and noise.
+    """
+    model = module.module if isinstance(module, nn.parallel.DistributedDataParallel) else module
+    module.train()
+    loader.batches.set_epoch(epoch, position.step)
+    steps = range(position.step, count_steps(loader, args))
+    for step, (images, labels, indices) in zip(steps, loader, strict=False):
+        images, labels = to_device(images, world.device), labels.to(world.device, non_blocking=True)
+        noise = global_noise(loader.batches.sizes[step], model.z_dim, epoch, step, args, world)
+        with autocast(world.device, args.amp):
+            terms = module(images, labels, noise, weights)
+        yield Pass([terms.total.new_zeros(()) if term is None else term for term in terms], indices)
+
+
+def global_noise(count: int, dim: int, epoch: int, step: int, args: argparse.Namespace, world: World) -> Tensor:
+    """This process's rows of the standard normal noise of a step, which is drawn for the batch of all processes.
+
+    Args:
+        count: images of the step in all processes.
+        dim: length D of a code.
+
+    Returns:
+        (count / processes, D); image i of the batch belongs to process i modulo their number.
+    """
+    source = generator(args.seed, Stream.CODE_NOISE, epoch, step, device=world.device)
+    return torch.randn(count, dim, generator=source, device=world.device)[world.rank :: world.size]
+
+
+def mean_losses(position: Position, weights: Any, world: World) -> dict[str, float | None]:
+    """The mean of an epoch over the images of all processes; None for a term that was not computed."""
+    parts = world.gather((position.seen, position.totals))
+    seen = sum(part[0] for part in parts)
+    computed = (True, *(bool(weight) for weight in weights))
+    sums = [sum(part[1][i] for part in parts) for i in range(len(TERMS))]
+    return {name: sums[i] / seen if computed[i] else None for i, name in enumerate(TERMS)}
 
 
 @torch.inference_mode()
-def start_prior(model: nn.Module, loader: Any, device: torch.device, args: argparse.Namespace) -> None:
-    """Place the prior's components at the classes' codes: one pass over the training images as they are loaded.
+def start_prior(model: nn.Module, loader: Any, epoch: int, args: argparse.Namespace, world: World) -> None:
+    """Place the prior's components at the classes' codes: one pass over the training images as `epoch` loads them.
 
     Without it the mixture collapses: all codes move together in the first steps, the component that moves first is
     soon the nearest one to every code, and takes them all.
+
+    Raises:
+        Stopped: by a signal, before anything was changed.
     """
+    world.share_state(model, parameters=False)
     model.eval()
+    loader.batches.set_epoch(epoch)
     classes, dim = model.num_classes, model.z_dim
-    counts = torch.zeros(classes, dtype=torch.float64, device=device)
-    sums, squares = (torch.zeros(classes, dim, dtype=torch.float64, device=device) for _ in range(2))
+    counts = torch.zeros(classes, dtype=torch.float64, device=world.device)
+    sums, squares = (torch.zeros(classes, dim, dtype=torch.float64, device=world.device) for _ in range(2))
     steps = count_steps(loader, args)
     with progress(None, "prior", total=sum(loader.batches.sizes[:steps]), unit="img", quiet=args.quiet) as bar:
         for images, labels, _ in itertools.islice(loader, steps):
-            labels = labels.to(device)
-            with autocast(device, args.amp):
-                features = model.features(to_device(images, device))
+            world.check_stop()
+            labels = labels.to(world.device)
+            with autocast(world.device, args.amp):
+                features = model.features(to_device(images, world.device))
             mu, log_var = (value.double() for value in model.posterior(features, labels))
             members = nn.functional.one_hot(labels, classes).double()
             counts += members.sum(dim=0)
             sums += members.T @ mu
             squares += members.T @ (mu.square() + log_var.exp())
-            bar.update(len(images))
+            bar.update(len(images) * world.size)
+    world.sum(counts, sums, squares)
     means = sums / counts.clamp_min(1)[:, None]
     model.prior.start(counts, means, squares / counts.clamp_min(1)[:, None] - means.square())
 
 
-def require_finite(loss: Tensor, epoch: int, step: int, indices: Tensor) -> None:
-    """Raise a `UserError` before a loss that is not finite can reach a weight."""
-    if not torch.isfinite(loss):
-        raise UserError(
-            f"the loss is not finite in epoch {epoch + 1}, step {step + 1} (images {indices.tolist()[:8]}, ...): lower "
-            "--lr or give --clip-grad; the last checkpoint is as it was"
-        )
-
-
 @torch.inference_mode()
-def evaluate(
-    model: nn.Module, loader: Any, weights: Any, device: torch.device, args: argparse.Namespace
-) -> Predictions:
-    """Classify every image of `loader` once; codes are the encoder's mean.
+def evaluate(model: nn.Module, loader: Any, weights: Any, args: argparse.Namespace, world: World) -> Predictions | None:
+    """Classify every image of `loader` once; codes are the encoder's mean. The processes share the images.
 
     Args:
         weights: of the loss terms, by which a generative model scores the candidate labels.
+
+    Returns:
+        What all processes found, in the main process; None in the others.
+
+    Raises:
+        Stopped: by a signal.
     """
+    world.share_state(model, parameters=False)
     model.eval()
-    steps = count_steps(loader, args)
-    parts: list[tuple[Tensor, ...]] = []
-    with progress(None, "evaluation", total=len(loader.batches.indices), unit="img", quiet=args.quiet) as bar:
-        for images, labels, indices in itertools.islice(loader, steps):
-            images = to_device(images, device)
-            with autocast(device, args.amp):
+    parts: list[tuple[np.ndarray, ...]] = []
+    steps = min(loader.batches.rounds, args.max_steps or loader.batches.rounds)
+    batches = itertools.chain(loader, itertools.repeat(None))  # a process may have a batch less than another
+    with progress(None, "evaluation", total=loader.batches.count, unit="img", quiet=args.quiet) as bar:
+        for batch in itertools.islice(batches, steps):
+            world.check_stop()
+            if batch is None:
+                continue
+            images, labels, indices = batch
+            images = to_device(images, world.device)
+            with autocast(world.device, args.amp):
                 features, fixed = model.scores(images, weights)
             probabilities = model.probabilities(features, fixed, weights)
             mu, _ = model.posterior(features, probabilities.argmax(dim=1))
             components = model.prior.log_responsibilities(mu).argmax(dim=1)
-            parts.append((indices, labels, probabilities.cpu(), components.cpu()))
-            bar.update(len(images))
-    return Predictions(*(torch.cat(column).numpy() for column in zip(*parts, strict=True)))
+            parts.append(tuple(value.cpu().numpy() for value in (indices, labels, probabilities, components)))
+            bar.update(len(images) * world.size)
+    found = world.gather_main(parts)
+    if found is None:
+        return None
+    columns = [np.concatenate(column) for column in zip(*(part for rank in found for part in rank), strict=True)]
+    order = np.argsort(columns[0], kind="stable")
+    return Predictions(*(column[order] for column in columns))

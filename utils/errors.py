@@ -1,27 +1,43 @@
-"""One kind of exception for what a user can get wrong, and the place where it becomes one line and exit status 2."""
+"""What a user can get wrong, a process that is gone, and the place where they become one line and an exit status."""
 
 import sys
 from collections.abc import Callable
 from typing import NoReturn
+
+from utils import stopping
+from utils.stopping import Stopped
 
 
 class UserError(Exception):
     """Something the user can mend: the message names the thing and the remedy, in one line."""
 
 
+class LostRank(Exception):
+    """A process of a run is gone, and with it the run: the message says which."""
+
+
+def print_error(text: object) -> None:
+    """The one line on standard error."""
+    print("error:", " ".join(str(text).split()), file=sys.stderr)
+
+
 def run_script(main: Callable[[], None]) -> NoReturn:
     """Run an entry script's `main` and leave the process with its exit status.
 
-    A `UserError` becomes `error: ...` on standard error and status 2, Ctrl-C status 130. Any other exception is a
-    fault of the program and keeps its traceback.
+    A `UserError` becomes `error: ...` on standard error and status 2, a lost rank the same with status 1, SIGTERM
+    status 143 and Ctrl-C 130. Any other exception is a fault of the program and keeps its traceback.
     """
     status = 0
-    try:
-        main()
-    except UserError as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
-        status = 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        status = 130
+    with stopping.handled():
+        try:
+            main()
+        except UserError as error:
+            print_error(error)
+            status = 2
+        except LostRank as error:
+            print_error(error)
+            status = 1
+        except Stopped as stop:
+            print(stop, file=sys.stderr)
+            status = stop.status
     sys.exit(status)  # not within the except: the error would keep all that main held alive

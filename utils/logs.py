@@ -1,9 +1,11 @@
 """What a run says: log lines on standard output and in log.txt, warnings and progress bars on standard error."""
 
+import contextlib
 import logging
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -11,24 +13,60 @@ log = logging.getLogger("dgcmm")
 
 
 class _Console(logging.Handler):
-    """Information to standard output, warnings to standard error, around the progress bar that may be there."""
+    """Information to standard output, warnings to standard error, around the progress bar that may be there.
+
+    Args:
+        rank: of this process; one that is not the main one keeps its warnings until `share_warnings`.
+    """
+
+    def __init__(self, rank: int) -> None:
+        super().__init__()
+        self.rank = rank
+        self.warnings: list[str] = []
+        self.shared = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        loud = record.levelno >= logging.WARNING
+        loud, message = record.levelno >= logging.WARNING, record.getMessage()
+        if loud and not self.shared:
+            self.warnings.append(message)
+            if self.rank:
+                return
         prefix = "warning: " if loud else ""
-        tqdm.write(prefix + record.getMessage(), file=sys.stderr if loud else sys.stdout)
+        whose = f"rank {self.rank}: " if self.rank else ""
+        tqdm.write(prefix + whose + message, file=sys.stderr if loud else sys.stdout)
 
 
-def start_logging(quiet: bool) -> None:
-    """Send the log to the console, warnings only if `quiet`."""
+def start_logging(quiet: bool, rank: int = 0) -> None:
+    """Send the log to the console: warnings only if `quiet`, or if this is not the main process."""
     for handler in list(log.handlers):
         handler.close()
         log.removeHandler(handler)
-    console = _Console()
-    console.setLevel(logging.WARNING if quiet else logging.INFO)
+    console = _Console(rank)
+    console.setLevel(logging.WARNING if quiet or rank else logging.INFO)
     log.addHandler(console)
     log.setLevel(logging.INFO)
     log.propagate = False
+
+
+def share_warnings(world: Any) -> None:
+    """Have the main process say what the others have warned of so far and it has not; from now on each speaks."""
+    console = next(handler for handler in log.handlers if isinstance(handler, _Console))
+    console.shared = True
+    told = world.gather(console.warnings)
+    for rank, messages in enumerate(told if world.is_main else ()):
+        for message in messages:
+            if message not in told[0]:
+                log.warning("rank %d: %s", rank, message)
+
+
+@contextlib.contextmanager
+def silenced() -> Iterator[None]:
+    """Without log lines: what is done here is done again by a process that will say the same."""
+    log.disabled = True
+    try:
+        yield
+    finally:
+        log.disabled = False
 
 
 def log_to_file(path: Path) -> logging.Handler:
@@ -45,12 +83,15 @@ def end_log_file(handler: logging.Handler) -> None:
     handler.close()
 
 
-def progress(iterable: Iterable | None, description: str, *, total: int, unit: str, quiet: bool) -> tqdm:
+def progress(
+    iterable: Iterable | None, description: str, *, total: int, unit: str, quiet: bool, initial: int = 0
+) -> tqdm:
     """A progress bar with rate and time left on standard error; silent with `quiet` or where that is no terminal."""
     return tqdm(
         iterable,
         desc=description,
         total=total,
+        initial=initial,
         unit=unit,
         unit_scale=True,
         leave=False,

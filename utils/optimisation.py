@@ -15,7 +15,8 @@ def build_optimizer(model: torch.nn.Module, args: argparse.Namespace) -> SGD:
     """SGD with two groups: the network, and the mixture prior without weight decay and with its own learning rate.
 
     The mixture term's gradient carries weight_gmm, so at the network's learning rate the prior would hardly move;
-    `args.prior_lr` undoes that weight (see `default_prior_lr`).
+    `args.prior_lr` undoes that weight (see `default_prior_lr`). On a GPU the optimizer is a fused one, which can skip
+    a step that is not finite without the host knowing (see `utils.guard`).
     """
     prior = [value for name, value in model.named_parameters() if name.startswith("prior.")]
     network = [value for name, value in model.named_parameters() if not name.startswith("prior.")]
@@ -23,7 +24,8 @@ def build_optimizer(model: torch.nn.Module, args: argparse.Namespace) -> SGD:
         {"params": network, "name": "network"},
         {"params": prior, "name": "prior", "lr": args.prior_lr, "weight_decay": 0.0},
     ]
-    return SGD(groups, lr=args.lr, momentum=args.momentum, weight_decay=args.wd)
+    fused = True if network[0].is_cuda else None
+    return SGD(groups, lr=args.lr, momentum=args.momentum, weight_decay=args.wd, fused=fused)
 
 
 def default_prior_lr(lr: float, weight_gmm: float) -> float:

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils.arguments import DATA_FLAGS, MODEL_FLAGS, OPTIMISER_FLAGS, SCORING_FLAGS, adopt
-from utils.checkpoint import load_checkpoint, read_verified, save_checkpoint
+from utils.checkpoint import load_checkpoint, load_latest, read_verified, save_checkpoint
 from utils.device import autocast
-from utils.engine import Predictions, require_finite, to_device
+from utils.distributed import World
+from utils.engine import Pass, Predictions, take_steps, to_device
 from utils.errors import UserError
 from utils.logs import progress
 from utils.measurement import Measurement
@@ -45,8 +47,10 @@ def load_trained(args: argparse.Namespace, given: set[str], folder: RunFolder) -
 
 def load_unfinished(
     args: argparse.Namespace, given: set[str], folder: RunFolder, trained: dict[str, Any], flags: tuple[str, ...]
-) -> dict[str, Any] | None:
-    """What an earlier call of the same command left in the run folder, or None; its flags are adopted into `args`.
+) -> tuple[dict[str, Any], Path] | None:
+    """What an earlier call of the same command left in the run folder, and the file it is in, or None.
+
+    Its flags are adopted into `args`.
 
     Args:
         flags: of this augmentation alone.
@@ -54,17 +58,24 @@ def load_unfinished(
     Raises:
         UserError: it was made from another model or with other flags.
     """
-    if args.overwrite or not folder.checkpoint.exists():
+    found = None if args.overwrite else load_latest(folder.checkpoint, folder.previous)
+    if found is None:
         return None
-    checkpoint = load_checkpoint(folder.checkpoint)
+    checkpoint, path = found
     if checkpoint["trained_sha256"] != trained["sha256"]:
-        raise UserError(f"{folder.checkpoint} was made from another model than {args.resume}: --overwrite replaces it")
-    adopt(args, given, checkpoint["args"], OPTIMISER_FLAGS + flags, str(folder.checkpoint))
-    return checkpoint
+        raise UserError(f"{path} was made from another model than {args.resume}: --overwrite replaces it")
+    adopt(args, given, checkpoint["args"], OPTIMISER_FLAGS + flags, str(path))
+    return found
 
 
 def load_or_extract(
-    path: Path, key: dict[str, Any], model: nn.Module, loaders: dict[str, Any], weights: Any, args: argparse.Namespace
+    path: Path,
+    key: dict[str, Any],
+    model: nn.Module,
+    loaders: dict[str, Any],
+    weights: Any,
+    args: argparse.Namespace,
+    world: World,
 ) -> dict[str, Codes]:
     """Codes of the splits in `loaders`, from the file at `path` if it was made from the same, else extracted.
 
@@ -79,8 +90,7 @@ def load_or_extract(
                 return {name: stored[name] for name in loaders}
         except (UserError, KeyError) as error:
             log.warning("%s is not used: %s", path, error)
-    device = next(model.parameters()).device
-    codes = {name: extract(model, loader, name == "train", weights, device, args) for name, loader in loaders.items()}
+    codes = {name: extract(model, loader, name == "train", weights, args, world) for name, loader in loaders.items()}
     ids = {name: loader.dataset.ids.tolist() for name, loader in loaders.items()}
     names = list(loaders["train"].dataset.classes)
     try:
@@ -100,7 +110,7 @@ def codes_key(trained: dict[str, Any], loaders: dict[str, Any], args: argparse.N
 
 @torch.inference_mode()
 def extract(
-    model: nn.Module, loader: Any, labelled: bool, weights: Any, device: torch.device, args: argparse.Namespace
+    model: nn.Module, loader: Any, labelled: bool, weights: Any, args: argparse.Namespace, world: World
 ) -> Codes:
     """Codes of every image, on the CPU, in the data set's order.
 
@@ -116,8 +126,8 @@ def extract(
     rows: list[tuple[Tensor, ...]] = []
     with progress(None, "codes", total=len(loader.dataset), unit="img", quiet=args.quiet) as bar:
         for images, labels, _ in loader:
-            images, labels = to_device(images, device), labels.to(device)
-            with autocast(device, args.amp):
+            images, labels = to_device(images, world.device), labels.to(world.device)
+            with autocast(world.device, args.amp):
                 pair = model.posterior(model.features(images), labels) if by_label else model.scores(images, weights)
             rows.append((labels.cpu(), *(value.cpu() for value in pair)))
             bar.update(len(images))
@@ -139,6 +149,8 @@ class RetrainingRun(Run):
         trained_sha256: of the trained model's checkpoint.
     """
 
+    continuation = "the same command"
+
     def __init__(
         self,
         args: argparse.Namespace,
@@ -146,6 +158,7 @@ class RetrainingRun(Run):
         folder: RunFolder,
         split: str,
         about: dict[str, Any],
+        world: World,
         *,
         kind: str,
         sampler: Any,
@@ -157,8 +170,9 @@ class RetrainingRun(Run):
         model.requires_grad_(False)
         model.classifier.requires_grad_(True)
         settings = {"lr": args.lr, "momentum": args.momentum, "weight_decay": args.wd}
-        optimizer = torch.optim.SGD(model.classifier.parameters(), **settings)
-        super().__init__(args, model, optimizer, folder, split, about)
+        fused = True if world.device.type == "cuda" else None
+        optimizer = torch.optim.SGD(model.classifier.parameters(), **settings, fused=fused)
+        super().__init__(args, model, optimizer, folder, split, about, world)
         self.kind, self.sampler, self.codes, self.datasets = kind, sampler, codes, datasets
         self.weights, self.trained_sha256 = weights, trained_sha256
 
@@ -166,34 +180,28 @@ class RetrainingRun(Run):
         """Which model this classifier belongs to."""
         return {"trained_sha256": self.trained_sha256}
 
-    def train_epoch(self) -> dict[str, float | None]:
-        """One epoch of the sampler's plan."""
-        args, classifier = self.args, self.model.classifier
-        device, dim = classifier.weight.device, classifier.in_features
-        classifier.train()
-        sources, labels = (part.to(device) for part in self.sampler.plan(self.epoch))
-        batches = list(zip(sources.split(args.batch_size), labels.split(args.batch_size), strict=True))[
-            : args.max_steps
-        ]
-        total, seen = torch.zeros((), dtype=torch.float64, device=device), 0
-        with progress(None, f"epoch {self.epoch + 1}", total=len(sources), unit="code", quiet=args.quiet) as bar:
-            for step, (source, label) in enumerate(batches):
-                draw = generator(args.seed, Stream.CODE_NOISE, self.epoch, step, device=device)
-                noise = torch.randn(len(source), dim, generator=draw, device=device)
-                loss = F.cross_entropy(classifier(self.sampler.codes(source, label, noise)), label)
-                require_finite(loss, self.epoch, step, source)
-                self.optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                if args.clip_grad:
-                    nn.utils.clip_grad_norm_(classifier.parameters(), args.clip_grad)
-                self.optimizer.step()
-                total += loss.detach().double() * len(source)
-                seen += len(source)
-                bar.update(len(source))
-                if (step + 1) % args.print_freq == 0:
-                    mean = total.item() / seen
-                    log.info("epoch %d, step %d/%d: loss %.4f", self.epoch + 1, step + 1, len(batches), mean)
-        return {"loss": total.item() / seen}
+    def train_steps(self) -> Iterator[int]:
+        """The steps that are left of the sampler's plan for the epoch."""
+        sources, labels = (part.to(self.world.device) for part in self.sampler.plan(self.epoch))
+        batches = list(zip(*(part.split(self.args.batch_size) for part in (sources, labels)), strict=True))
+        batches = batches[: self.args.max_steps]
+        self.model.classifier.train()
+        yield from take_steps(
+            *(self._passes(batches[self.position.step :]), [len(source) for source, _ in batches]),
+            *(self.model.classifier, self.optimizer, self.epoch, self.position, self.args, self.world),
+        )
+
+    def _passes(self, batches: list[tuple[Tensor, Tensor]]) -> Iterator[Pass]:
+        """Cross-entropy of each batch of (sources, labels), on fresh codes."""
+        classifier, device = self.model.classifier, self.world.device
+        for step, (sources, labels) in enumerate(batches, self.position.step):
+            draw = generator(self.args.seed, Stream.CODE_NOISE, self.epoch, step, device=device)
+            noise = torch.randn(len(sources), classifier.in_features, generator=draw, device=device)
+            yield Pass([F.cross_entropy(classifier(self.sampler.codes(sources, labels, noise)), labels)], sources)
+
+    def end_training(self) -> dict[str, float | None]:
+        """The mean loss of the epoch."""
+        return {"loss": self.position.totals[0] / self.position.seen}
 
     @torch.inference_mode()
     def measure(self, split: str) -> Measurement:

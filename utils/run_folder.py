@@ -51,7 +51,7 @@ class RunFolder:
 
     @property
     def previous(self) -> Path:
-        """The checkpoint before the last, of train.py."""
+        """The checkpoint before the last."""
         return self.path / f"{self.checkpoint.stem}_prev.pth"
 
     @property
@@ -61,7 +61,7 @@ class RunFolder:
 
     def holds_run(self) -> bool:
         """Whether this script has already left results here."""
-        return self.file("metrics.csv").exists() or self.checkpoint.exists()
+        return any(path.exists() for path in (self.file("metrics.csv"), self.checkpoint, self.previous))
 
     def open(self, overwrite: bool = False) -> "RunFolder":
         """Create the folder, lock it for this script, delete earlier results if asked to, and start the log file.
@@ -73,7 +73,8 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = lock_path.open("a")
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # a record lock ends with this process; one of flock would live on in loading processes that outlive it
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(f"--logdir {self.path}: another process is at work there; wait, or name another") from error
         except OSError as error:
@@ -102,18 +103,29 @@ class RunFolder:
         for path in self.path.glob(f"events.out.tfevents.*{self.suffix or '.train'}"):
             path.unlink()
 
-    def write_args(self, args: argparse.Namespace, data: dict[str, Any], resumed_from: int | None = None) -> None:
-        """args.json: how this run was started, by which code, on which data; a resumption is added to its list."""
+    def write_args(
+        self,
+        args: argparse.Namespace,
+        data: dict[str, Any],
+        resumed: tuple[int, int] | None = None,
+        processes: int = 1,
+    ) -> None:
+        """args.json: how this run was started, by which code, on which data; a resumption is added to its list.
+
+        Args:
+            resumed: the epochs, and the steps of the next one, after which the run is continued.
+        """
         path = self.file("args.json")
         launch = {
             "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
             "started": _now(),
             **_code(),
             "versions": _versions(),
+            "processes": processes,
         }
-        if resumed_from is not None and path.exists():
+        if resumed is not None and path.exists():
             content = json.loads(path.read_text())
-            content["resumed"].append({"after_epoch": resumed_from, **launch})
+            content["resumed"].append({"after_epoch": resumed[0], "after_step": resumed[1], **launch})
         else:
             content = {"arguments": plain(vars(args)), "data": data, **launch, "resumed": []}
         write_text(path, json.dumps(content, indent=2) + "\n")

@@ -2,16 +2,18 @@
 
 import argparse
 import logging
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from utils.arguments import DATA_FLAGS, MODEL_FLAGS, SCORING_FLAGS, TRAINING_FLAGS, adopt
 from utils.board import Board
-from utils.checkpoint import load_checkpoint
-from utils.engine import evaluate, start_prior, train_one_epoch
+from utils.checkpoint import load_checkpoint, load_latest
+from utils.distributed import World
+from utils.engine import Position, count_steps, evaluate, forward_passes, mean_losses, start_prior, take_steps
 from utils.errors import UserError
 from utils.measurement import Measurement
 from utils.optimisation import build_optimizer
@@ -21,17 +23,26 @@ from utils.run_folder import RunFolder
 log = logging.getLogger("dgcmm")
 
 
-def find_checkpoint(args: argparse.Namespace, given: set[str], folder: RunFolder) -> dict[str, Any] | None:
+def find_checkpoint(
+    args: argparse.Namespace, given: set[str], folder: RunFolder, nodes: int = 1
+) -> dict[str, Any] | None:
     """The checkpoint that `--resume` names for train.py, or None for a new run; its flags are adopted into `args`.
+
+    Args:
+        nodes: of this run; `--batch-size` is a node's, so it is converted from a run on another number.
 
     Raises:
         UserError: it is missing, damaged or of another run, or the run folder holds a run that nothing asked for.
     """
-    if args.resume == "auto":
-        args.resume = str(folder.path / "checkpoint.pth")
-        if not args.evaluate and not Path(args.resume).exists():
-            args.resume = None
+    checkpoint = None
+    if args.resume == "auto" and not args.evaluate:
+        args.resume = None
+        if (found := load_latest(folder.checkpoint, folder.previous)) is not None:
+            checkpoint, args.resume = found[0], str(found[1])
+        elif not folder.holds_run():
             return None
+    elif args.resume == "auto":
+        args.resume = str(folder.path / "checkpoint.pth")
     own = bool(args.resume) and Path(args.resume).resolve().parent == folder.path.resolve()
     if own and args.overwrite and not args.evaluate:
         raise UserError("--overwrite would delete the run that --resume continues: give one of the two")
@@ -41,13 +52,20 @@ def find_checkpoint(args: argparse.Namespace, given: set[str], folder: RunFolder
         )
     if not args.resume:
         return None
-    checkpoint = load_checkpoint(Path(args.resume))
+    checkpoint = checkpoint or load_checkpoint(Path(args.resume))
     if not args.evaluate and checkpoint["kind"] != TrainingRun.kind:
         raise UserError(f"{args.resume} comes from an augmentation: it can be evaluated (--evaluate), not trained on")
     require_same_dataset(args, checkpoint)
     flags = MODEL_FLAGS + DATA_FLAGS + SCORING_FLAGS + (() if args.evaluate else TRAINING_FLAGS)
-    adopt(args, given, checkpoint["args"], flags, args.resume)
+    adopt(args, given, _for_nodes(checkpoint, nodes), flags, args.resume)
     return checkpoint
+
+
+def _for_nodes(checkpoint: dict[str, Any], nodes: int) -> dict[str, Any]:
+    """The arguments of a checkpoint with the batch size that gives as many images a step on `nodes` nodes."""
+    stored = checkpoint["args"]
+    total = stored["batch_size"] * checkpoint["nodes"]
+    return stored | {"batch_size": total / nodes if total % nodes else total // nodes}
 
 
 def require_same_dataset(args: argparse.Namespace, checkpoint: dict[str, Any]) -> None:
@@ -71,6 +89,7 @@ class TrainingRun(Run):
     """
 
     kind = "train"
+    continuation = "--resume=auto"
 
     def __init__(
         self,
@@ -79,64 +98,101 @@ class TrainingRun(Run):
         folder: RunFolder,
         split: str,
         about: dict[str, Any],
+        world: World,
         *,
         datasets: dict[str, Any],
         loaders: dict[str, Any],
         weights: Any,
         warmup_weights: Any,
     ) -> None:
-        super().__init__(args, model, build_optimizer(model, args), folder, split, about)
+        super().__init__(args, model, build_optimizer(model, args), folder, split, about, world)
         self.datasets, self.loaders = datasets, loaders
         self.weights, self.warmup_weights = weights, warmup_weights
-        self.warmup_over = False
+        self.warmup_end = args.warmup_epochs
         self.prior_started = False
+        self._parallel: tuple[Any, nn.Module] | None = None  # the model as it is trained under these weights
         self.epoch = args.start_epoch or 0
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        return next(self.model.parameters()).device
 
     def restore(self, checkpoint: dict[str, Any], path: Path) -> None:
         """Continue where `checkpoint` was written, or at `--start-epoch`."""
         super().restore(checkpoint, path)
-        self.warmup_over, self.prior_started = checkpoint["warmup_over"], checkpoint["prior_started"]
+        self.warmup_end, self.prior_started = checkpoint["warmup_end"], checkpoint["prior_started"]
         if self.args.start_epoch is not None:
-            self.epoch = self.args.start_epoch
+            self.epoch, self.position = self.args.start_epoch, Position()
             self.history = [row for row in self.history if row["epoch"] <= self.epoch]
             if self.best and self.best["epoch"] > self.epoch:
                 self.best = None
 
-    def train_epoch(self) -> dict[str, float | None]:
-        """One epoch over the training images, during warm-up with the cross-entropy alone.
+    @property
+    def warming(self) -> bool:
+        """Whether the running epoch belongs to the warm-up, which trains with the cross-entropy alone."""
+        return self.epoch < self.warmup_end
 
-        After the first epoch that has the mixture term, the prior starts from the codes.
-        """
-        warming = self.epoch < self.args.warmup_epochs and not self.warmup_over
-        weights = self.warmup_weights if warming else self.weights
-        losses = train_one_epoch(
-            *(self.model, self.loaders["train"], self.optimizer, weights, self.device, self.epoch, self.args)
-        )
+    @property
+    def current_weights(self) -> Any:
+        """Of the loss terms in the running epoch."""
+        return self.warmup_weights if self.warming else self.weights
+
+    def train_steps(self) -> Iterator[int]:
+        """The steps that are left of the epoch."""
+        weights = self.current_weights
+        if self._parallel is None or self._parallel[0] != weights:
+            self._parallel = (weights, parallel(self.model, weights, self.world))
+        module, loader = self._parallel[1], self.loaders["train"]
+        place = (self.epoch, self.position, self.args, self.world)
+        sizes = loader.batches.sizes[: count_steps(loader, self.args)]
+        passes = forward_passes(module, loader, weights, *place)
+        yield from take_steps(passes, sizes, self.model, self.optimizer, *place, self.model.prior.project)
+
+    def end_training(self) -> dict[str, float | None]:
+        """After the first epoch that has the mixture term, the prior starts from the codes; the end of the warm-up."""
+        weights = self.current_weights
+        losses = mean_losses(self.position, weights, self.world)
         if weights.gmm and not self.prior_started:
-            start_prior(self.model, self.loaders["train"], self.device, self.args)
+            start_prior(self.model, self.loaders["train"], self.epoch, self.args, self.world)
             for parameter in self.model.prior.parameters():
                 self.optimizer.state.pop(parameter, None)  # momentum towards where it no longer is
             self.prior_started = True
         threshold = self.args.warmup_threshold
-        if warming and threshold is not None and losses["loss_cls"] < threshold:
-            self.warmup_over = True
+        if self.warming and threshold is not None and losses["loss_cls"] < threshold:
+            self.warmup_end = self.epoch + 1
             log.info("warm-up ends early after epoch %d: cross-entropy %.4f", self.epoch + 1, losses["loss_cls"])
         return losses
 
-    def measure(self, split: str) -> Measurement:
+    def measure(self, split: str) -> Measurement | None:
         """Classify the images of a split."""
-        predictions = evaluate(self.model, self.loaders[split], self.weights, self.device, self.args)
+        predictions = evaluate(self.model, self.loaders[split], self.weights, self.args, self.world)
+        if predictions is None:
+            return None
         return Measurement.of(predictions, self.datasets[split], self.about["class_counts"])
 
     def state(self) -> dict[str, Any]:
         """How far warm-up and prior are."""
-        return {"warmup_over": self.warmup_over, "prior_started": self.prior_started}
+        return {"warmup_end": self.warmup_end, "prior_started": self.prior_started}
 
     def show(self, board: Board) -> None:
         """Inputs above their reconstructions."""
-        board.reconstructions(self.epoch, self.model, self.loaders[self.split], self.device, self.args.amp)
+        board.reconstructions(self.epoch, self.model, self.loaders[self.split], self.world.device, self.args.amp)
+
+
+def parallel(model: nn.Module, weights: Any, world: World) -> nn.Module:
+    """The model as it is trained under `weights`: parts without a loss term ask for no gradient.
+
+    Nobody waits for a gradient that never comes, so no search for unused parameters is needed; batch-norm statistics
+    are not exchanged in each step, the main process's are shared before they are used (`World.share_state`).
+
+    Args:
+        weights: of the loss terms; a weight of 0 switches a part off.
+
+    Returns:
+        The model itself for one process, else DistributedDataParallel around it.
+    """
+    model.requires_grad_(True)
+    for weight, part in ((weights.cls, model.classifier), (weights.reconst, model.decoder), (weights.gmm, model.prior)):
+        part.requires_grad_(bool(weight))
+    if world.size == 1:
+        return model
+    devices = None if world.gpu is None else [world.gpu]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*broadcast_buffers.*")  # renamed in the newest versions only
+        return nn.parallel.DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)

@@ -1,0 +1,312 @@
+"""The processes of a run, as one of them sees the others: the same calls for one process and for many."""
+
+import datetime
+import logging
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from utils import stopping
+from utils.errors import UserError
+from utils.launch import Launch
+from utils.stopping import Stopped
+
+log = logging.getLogger("dgcmm")
+
+POLL_S = 0.05
+LAST_WORDS_S = 3.0  # how long the others may take to say why they are gone
+CONNECTION_ERRORS = (dist.DistBackendError, dist.DistNetworkError, dist.DistStoreError)
+
+
+class World:
+    """A run of one process: nothing is exchanged, everything else is as with many.
+
+    Attributes:
+        rank, size: this process and the number of processes.
+        local_rank, local_size: the same within its node.
+        device: where this process computes; set by `utils.device.choose_device`.
+    """
+
+    rank, size, local_rank, local_size = 0, 1, 0, 1
+    gpu: int | None = None
+    device = torch.device("cpu")
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes and prints."""
+        return self.rank == 0
+
+    @property
+    def nodes(self) -> int:
+        """Nodes of the run."""
+        return self.size // self.local_size
+
+    def vote(self, *, bad: bool) -> "Vote":
+        """Begin to agree with the others on whether to stop, and on whether a step was bad."""
+        return Vote(stopping.received(), bad)
+
+    def sum(self, *tensors: Tensor) -> None:
+        """Add up each tensor over all processes, in place."""
+
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all processes, in the order of their ranks, in every process."""
+        return [value]
+
+    def gather_main(self, value: Any) -> list[Any] | None:
+        """The values of all processes, in the main one; None in the others."""
+        return [value]
+
+    def share(self, value: Any) -> Any:
+        """The main process's value, in every process."""
+        return value
+
+    def share_state(self, model: nn.Module, *, parameters: bool) -> None:
+        """Give every process the main one's buffers, and its parameters if asked to."""
+
+    def together(self) -> Any:
+        """A block in which each process works alone; an error of any of them ends all, with one line."""
+        return _alone()
+
+    def from_main(self, call: Callable[[], Any]) -> Any:
+        """What `call` returns in the main process, in every process; its `UserError` ends all."""
+        return call()
+
+    def check_stop(self) -> None:
+        """Raise `Stopped` in all processes if any has received a signal."""
+        signum, _ = self.vote(bad=False).result()
+        if signum:
+            raise Stopped(signum)
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    yield
+
+
+class Vote:
+    """An agreement under way: (signal or 0, whether any process was bad).
+
+    Args:
+        signum, bad: this process's own.
+        exchange: starts an all-reduce of the maximum, gives what to wait for.
+    """
+
+    def __init__(self, signum: int, bad: bool, exchange: Callable[[Tensor], Any] | None = None) -> None:
+        self._ballot = torch.tensor([signum, int(bad)])
+        self._pending = exchange(self._ballot) if exchange else None
+
+    def result(self) -> tuple[int, bool]:
+        """Wait for the others; the same in every process."""
+        if self._pending is not None:
+            self._pending.wait()
+            self._pending = None
+        signum, bad = self._ballot.tolist()
+        return signum, bool(bad)
+
+
+class Member(World):
+    """One process of several, in a process group.
+
+    Small things (votes, results) travel over a gloo group of their own, so that no GPU has to be waited for.
+    """
+
+    def __init__(self, launch: Launch, local_rank: int, gpu: int | None, store: dist.Store) -> None:
+        self.rank = launch.first_rank + (local_rank if launch.spawns else 0)
+        self.size, self.local_rank, self.local_size = launch.size, local_rank, launch.local_size
+        self.gpu, self.store = gpu, store
+        self.control: dist.ProcessGroup | None = None
+
+    @classmethod
+    def join(cls, launch: Launch, local_rank: int, gpu: int | None, port: int | None) -> "Member":
+        """Meet the other processes.
+
+        Args:
+            port: of the store that `host_store` opened, for processes that `spawn` started beside it.
+
+        Raises:
+            UserError: some did not come in time; names them.
+        """
+        rank = launch.first_rank + (local_rank if launch.spawns else 0)
+        timeout = datetime.timedelta(seconds=launch.timeout)
+        world = cls(launch, local_rank, gpu, _store(launch, rank, port, timeout))
+        world._wait_for_all(launch)
+        backend = "nccl" if launch.backend == "nccl" and gpu is not None else "gloo"
+        if gpu is not None:
+            torch.cuda.set_device(gpu)
+        prefixed = dist.PrefixStore("group", world.store)
+        dist.init_process_group(backend, store=prefixed, rank=rank, world_size=launch.size, timeout=timeout)
+        world.control = dist.new_group(backend="gloo", timeout=timeout)
+        return world
+
+    def _wait_for_all(self, launch: Launch) -> None:
+        self.store.set(f"here/{self.rank}", socket.gethostname())
+        end = time.monotonic() + launch.timeout
+        missing = list(range(self.size))
+        while missing := [rank for rank in missing if not self.store.check([f"here/{rank}"])]:
+            if time.monotonic() > end:
+                nodes = sorted({rank // self.local_size for rank in missing})
+                raise UserError(
+                    f"rank {', '.join(map(str, missing))} (node {', '.join(map(str, nodes))}) did not come within "
+                    f"{launch.timeout} s: start it, or give more --dist-timeout"
+                )
+            time.sleep(POLL_S)
+
+    def leave(self) -> None:
+        """Leave the group, once all have come to this point."""
+        dist.barrier(group=self.control)
+        dist.destroy_process_group()
+
+    def vote(self, *, bad: bool) -> Vote:
+        def exchange(ballot: Tensor) -> Any:
+            return dist.all_reduce(ballot, dist.ReduceOp.MAX, group=self.control, async_op=True)
+
+        return Vote(stopping.received(), bad, exchange)
+
+    def sum(self, *tensors: Tensor) -> None:
+        for tensor in tensors:
+            dist.all_reduce(tensor)
+
+    def gather(self, value: Any) -> list[Any]:
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value, group=self.control)
+        return values
+
+    def gather_main(self, value: Any) -> list[Any] | None:
+        values: list[Any] | None = [None] * self.size if self.is_main else None
+        dist.gather_object(value, values, dst=0, group=self.control)
+        return values
+
+    def share(self, value: Any) -> Any:
+        box = [value if self.is_main else None]
+        dist.broadcast_object_list(box, src=0, group=self.control)
+        return box[0]
+
+    def share_state(self, model: nn.Module, *, parameters: bool) -> None:
+        with torch.no_grad():
+            for buffer in model.buffers():
+                dist.broadcast(buffer, src=0)
+            for parameter in model.parameters() if parameters else ():
+                dist.broadcast(parameter, src=0)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        error = None
+        try:
+            yield
+        except UserError as raised:
+            error = str(raised)
+        self._agree(self.gather(error))
+
+    def from_main(self, call: Callable[[], Any]) -> Any:
+        value, error = None, None
+        if self.is_main:
+            try:
+                value = call()
+            except UserError as raised:
+                error = str(raised)
+        value, error = self.share((value, error))
+        self._agree([error])
+        return value
+
+    def _agree(self, errors: list[str | None]) -> None:
+        """Where there is an error, all processes end with status 2, and the main one says why."""
+        found = [(rank, error) for rank, error in enumerate(errors) if error]
+        if not found:
+            return
+        if not self.is_main:
+            raise SystemExit(2)
+        rank, error = found[0]
+        raise UserError(f"rank {rank}: {error}" if rank else error)
+
+    def post_failure(self, text: str) -> None:
+        """Leave a word for the others on why this process ends."""
+        try:
+            self.store.set(f"failed/{self.rank}", text)
+        except RuntimeError:
+            log.debug("the store is gone too")
+
+    def who_is_lost(self) -> str:
+        """After a connection broke: what can be found out about who is gone."""
+        try:
+            self.store.set(f"alive/{self.rank}", "")
+            end = time.monotonic() + LAST_WORDS_S
+            while time.monotonic() < end:
+                for rank in range(self.size):
+                    if self.store.check([f"failed/{rank}"]):
+                        return f"rank {rank} failed: {self.store.get(f'failed/{rank}').decode()}"
+                time.sleep(POLL_S)
+            silent = [rank for rank in range(self.size) if not self.store.check([f"alive/{rank}"])]
+        except RuntimeError:
+            return f"rank {self.rank} lost the others: the process that they meet at is gone, see its output"
+        names = ", ".join(map(str, silent)) or "unknown"
+        return f"rank {self.rank} lost the connection to rank {names}, which ended without a word (killed?)"
+
+
+def is_connection_error(error: BaseException) -> bool:
+    """Whether an exception means that another process, or the way to it, is gone."""
+    if isinstance(error, CONNECTION_ERRORS):
+        return True
+    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in ("gloo", "nccl", "tcpstore"))
+
+
+def host_store(launch: Launch) -> dist.TCPStore | None:
+    """Open the store where the processes meet, if this command starts rank 0.
+
+    Raises:
+        UserError: its address cannot be had.
+    """
+    if launch.first_rank != 0:
+        return None
+    host, port = _address(launch.url) if launch.url else ("127.0.0.1", 0)
+    return _open(host, port, True, datetime.timedelta(seconds=launch.timeout))
+
+
+def _store(launch: Launch, rank: int, port: int | None, timeout: datetime.timedelta) -> dist.Store:
+    if launch.url == "env://":
+        # torchrun's own store, with its rules of who hosts it
+        return next(dist.rendezvous("env://", rank, launch.size, timeout=timeout))[0]
+    if port is not None:
+        return _open("127.0.0.1", port, False, timeout)
+    host, number = _address(launch.url)
+    return _open(host, number, rank == 0 and not launch.spawns, timeout)
+
+
+def _address(url: str) -> tuple[str, int]:
+    parts = urlsplit(url)
+    return parts.hostname, parts.port
+
+
+def _open(host: str, port: int, hosting: bool, timeout: datetime.timedelta) -> dist.TCPStore:
+    where = f"--dist-url tcp://{host}:{port}"
+    if not hosting:
+        _wait_for_listener(host, port, timeout.total_seconds())
+    try:
+        return dist.TCPStore(host, port, is_master=hosting, timeout=timeout, wait_for_workers=False)
+    except (dist.DistNetworkError, dist.DistStoreError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{where} cannot be used ({reason}): give another port, or mend the address") from error
+
+
+def _wait_for_listener(host: str, port: int, timeout: float) -> None:
+    """Until somebody listens there; torch's own wait reports each attempt with a stack of C++ frames."""
+    end = time.monotonic() + timeout
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=max(end - time.monotonic(), POLL_S)).close()
+            return
+        except socket.gaierror as error:
+            raise UserError(f"--dist-url tcp://{host}:{port}: there is no host {host} ({error.strerror})") from error
+        except OSError as error:
+            if time.monotonic() > end:
+                raise UserError(
+                    f"--dist-url tcp://{host}:{port}: node 0 did not come within {timeout:.0f} s "
+                    f"({error.strerror or error}): start it, mend the address, or give more --dist-timeout"
+                ) from error
+            time.sleep(POLL_S)

@@ -1,0 +1,92 @@
+"""SIGTERM and Ctrl-C: how a process learns that it shall stop, and when it does.
+
+Signal handlers belong to a process as a whole, and so does the one object here. Outside of `held()` a signal raises
+`Stopped` in the main thread at once; inside, where there is something to save first, it is remembered, and the code
+asks `received()` at the places where it can stop. A second signal ends the process at once.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator
+from types import FrameType
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Stopped(BaseException):
+    """A signal ends the work; what had to be saved is saved. No fault, so not an `Exception`.
+
+    Args:
+        signum: the signal.
+        note: what the user should know, for the last line.
+    """
+
+    def __init__(self, signum: int, note: str = "") -> None:
+        super().__init__(signum, note)
+        self.signum, self.note = signum, note
+
+    @property
+    def status(self) -> int:
+        """Exit status: 143 for SIGTERM, 130 for Ctrl-C."""
+        return 128 + self.signum
+
+    def __str__(self) -> str:
+        return f"stopped by {signal.Signals(self.signum).name}" + (f": {self.note}" if self.note else "")
+
+
+class _StopSignals:
+    """The state behind the functions of this module."""
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+        self.holds = 0
+        self.repeat_kills = True
+
+    def handle(self, signum: int, frame: FrameType | None) -> None:
+        """The signal handler."""
+        if self.signum is not None:
+            if self.repeat_kills:
+                for child in multiprocessing.active_children():
+                    child.kill()
+                os._exit(128 + signum)
+            return
+        self.signum = signum
+        if not self.holds:
+            raise Stopped(signum)
+
+
+_signals = _StopSignals()
+
+
+@contextlib.contextmanager
+def handled(repeat_kills: bool = True) -> Iterator[None]:
+    """Handle SIGTERM and SIGINT inside the block as this module says, and as before after it.
+
+    Args:
+        repeat_kills: a second signal ends the process at once. Not so in a rank that its launcher looks after: one
+            that is signalled with its whole group gets each signal twice.
+    """
+    before = {signum: signal.signal(signum, _signals.handle) for signum in SIGNALS}
+    _signals.signum, _signals.holds, _signals.repeat_kills = None, 0, repeat_kills
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+@contextlib.contextmanager
+def held() -> Iterator[None]:
+    """Remember a signal instead of raising `Stopped`; the block asks `received()` where it can stop."""
+    _signals.holds += 1
+    try:
+        yield
+    finally:
+        _signals.holds -= 1
+
+
+def received() -> int:
+    """The signal that has come, 0 for none."""
+    return _signals.signum or 0
