@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from utils import files
-from utils.checkpoint import digest, load_checkpoint, read_verified, save_checkpoint
+from utils.checkpoint import FORMAT, digest, load_checkpoint, read_verified, save_checkpoint
 from utils.errors import UserError
 
 CONTENT = {
     "kind": "train",
+    "format": FORMAT,
     "epoch": 3,
     "state_dict": {"weight": torch.arange(600.0).view(20, 30), "steps": torch.tensor(7)},
     "args": {"lr": 5e-3, "milestones": [3, 6], "clip_grad": None, "arch": "resnet_vae3"},
