@@ -99,7 +99,7 @@ def retrain(
 
 def prepare(args: argparse.Namespace, trained: dict[str, Any]) -> tuple[Any, Any, dict[str, Any], dict[str, Any], Any]:
     """(trained model, splits under the evaluation transform, their loaders, description, loss weights)."""
-    from datasets.assembly import load_splits
+    from datasets.assembly import load_splits, prepare_data
     from datasets.loading import BatchLoader, EvaluationBatches
     from models.dgcmm import DGCMM, LossWeights
     from utils.checkpoint import load_model_state
@@ -107,6 +107,7 @@ def prepare(args: argparse.Namespace, trained: dict[str, Any]) -> tuple[Any, Any
     from utils.run import description
 
     device = choose_device(args)
+    prepare_data(args)
     splits = load_splits(
         *(args.dataset, args.datadir),
         **{name: getattr(args, name) for name in ("new_size", "crop_size", "subset_seed", "val_fraction", "dummy")},

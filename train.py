@@ -74,13 +74,14 @@ def check(args: argparse.Namespace) -> None:
 
 def build(args: argparse.Namespace, pretrained: bool) -> tuple[Any, Any, Any]:
     """(model on its device, splits, loader of a split) as `args` describe them."""
-    from datasets.assembly import load_splits
+    from datasets.assembly import load_splits, prepare_data
     from datasets.loading import BatchLoader, EvaluationBatches, TrainBatches
     from models.dgcmm import DGCMM
     from utils.device import choose_device
     from utils.randomness import Stream, global_seed
 
     device = choose_device(args)
+    prepare_data(args)
     sizes = {"new_size": args.new_size, "crop_size": args.crop_size}
     splits = load_splits(
         *(args.dataset, args.datadir),
