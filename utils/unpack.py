@@ -145,8 +145,7 @@ def _unpack(archive: Path, folder: Path, expected: re.Pattern, raw: _Watched) ->
 def _tar_files(packed: IO[bytes], budget: _Budget) -> Iterator[tuple[str, int, IO[bytes]]]:
     """(path, size, content) of each file; all else but folders is refused."""
     with gzip.GzipFile(fileobj=packed) as plain:
-        stream = _Metered(plain, budget)
-        with tarfile.open(fileobj=stream, mode="r|") as tar:
+        with tarfile.open(fileobj=_Metered(plain, budget), mode="r|", bufsize=CHUNK) as tar:
             for count, member in enumerate(tar):
                 _limit(count)
                 if member.isdir():
@@ -155,9 +154,9 @@ def _tar_files(packed: IO[bytes], budget: _Budget) -> Iterator[tuple[str, int, I
                     raise _Hostile(f"holds {member.name!r}, {KINDS.get(member.type, 'a special file')}")
                 else:
                     yield member.name, member.size, tar.extractfile(member)
-        while rest := stream.read(CHUNK):  # tarfile takes a damaged header for the end; gzip verifies at the end
-            if any(rest):
-                raise EOFError("it goes on after its end")
+            while rest := tar.fileobj.read(CHUNK):  # tarfile takes a damaged header for the end, gzip verifies there
+                if any(rest):
+                    raise EOFError("it goes on after its end")
 
 
 def _zip_files(packed: IO[bytes], budget: _Budget) -> Iterator[tuple[str, int, IO[bytes]]]:
