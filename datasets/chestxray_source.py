@@ -166,9 +166,9 @@ def _source(files: list[RemoteFile]) -> Source:
             raise _Malformed(f"it names no {name}")
     if not archives:
         raise _Malformed(f"it names no archive ({', '.join(EXTENSIONS)})")
-    stems = [images_folder(archive.name) for archive in archives]
-    if len(set(stems)) < len(stems):
-        raise _Malformed("two archives differ in their extension only")
+    folders = {images_folder(archive.name) for archive in archives}
+    if len(folders) < len(archives):
+        raise _Malformed("two archives give one folder of images")
     return Source(texts, archives)
 
 

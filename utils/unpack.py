@@ -144,19 +144,21 @@ def _unpack(archive: Path, folder: Path, expected: re.Pattern, raw: _Watched) ->
 
 def _tar_files(packed: IO[bytes], budget: _Budget) -> Iterator[tuple[str, int, IO[bytes]]]:
     """(path, size, content) of each file; all else but folders is refused."""
-    with gzip.GzipFile(fileobj=packed) as plain:
-        with tarfile.open(fileobj=_Metered(plain, budget), mode="r|", bufsize=CHUNK) as tar:
-            for count, member in enumerate(tar):
-                _limit(count)
-                if member.isdir():
-                    _safe_name(member.name)
-                elif member.type in KINDS or not member.isreg():
-                    raise _Hostile(f"holds {member.name!r}, {KINDS.get(member.type, 'a special file')}")
-                else:
-                    yield member.name, member.size, tar.extractfile(member)
-            while rest := tar.fileobj.read(CHUNK):  # tarfile takes a damaged header for the end, gzip verifies there
-                if any(rest):
-                    raise EOFError("it goes on after its end")
+    with (
+        gzip.GzipFile(fileobj=packed) as plain,
+        tarfile.open(fileobj=_Metered(plain, budget), mode="r|", bufsize=CHUNK) as tar,
+    ):
+        for count, member in enumerate(tar):
+            _limit(count)
+            if member.isdir():
+                _safe_name(member.name)
+            elif member.type in KINDS or not member.isreg():
+                raise _Hostile(f"holds {member.name!r}, {KINDS.get(member.type, 'a special file')}")
+            else:
+                yield member.name, member.size, tar.extractfile(member)
+        while rest := tar.fileobj.read(CHUNK):  # tarfile takes a damaged header for the end, and gzip verifies there
+            if any(rest):
+                raise EOFError("it goes on after its end")
 
 
 def _zip_files(packed: IO[bytes], budget: _Budget) -> Iterator[tuple[str, int, IO[bytes]]]:
