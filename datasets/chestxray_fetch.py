@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from functools import partial
 from logging import getLogger
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -113,8 +114,7 @@ class _Fetch:
 
     def run(self) -> None:
         """Fetch label file and lists, then the archives that may hold what is missing, then all others if need be."""
-        for left in self.folder.glob(".images_*.unpacking"):
-            shutil.rmtree(left)
+        self._tidy()
         missing = self.find_missing(self.folder)
         if missing == []:  # another process was faster
             return
@@ -134,6 +134,20 @@ class _Fetch:
                 f"{self.folder}: {len(missing)} images that the lists name ({', '.join(missing[:3])}, ...) are in none "
                 "of the archives: the lists and the archives do not belong together"
             )
+
+    def _tidy(self) -> None:
+        """Complete or remove what a killed process left half done."""
+        for half in self.folder.glob("..*.part.json.*.part"):
+            half.unlink()
+        for part_of in self.folder.glob(".*.part.json"):
+            if not part_of.with_suffix("").exists():
+                part_of.unlink()
+        for aside in self.folder.glob(".images_*.unpacking"):
+            held = _marker(aside)
+            if held:
+                self._publish(self.folder / held["archive"][0], aside, held["images"])
+            else:
+                shutil.rmtree(aside)
 
     def _verify_text(self, file: RemoteFile) -> bool:
         """Whether a label file or list is there, and good; either name of the label file will do."""
@@ -156,11 +170,8 @@ class _Fetch:
     def _is_unpacked(self, archive: RemoteFile) -> bool:
         """Whether the marker says that this very archive is unpacked, and none of its images has gone since."""
         folder = self.folder / images_folder(archive.name)
-        try:
-            held = json.loads((folder / MARKER).read_text())
-            return held["archive"] == _identity(archive) and set(held["images"]) <= set(os.listdir(folder))
-        except (OSError, ValueError, TypeError, KeyError):
-            return False
+        held = _marker(folder)
+        return bool(held) and held["archive"] == _identity(archive) and set(held["images"]) <= set(os.listdir(folder))
 
     def _require_space(self, texts: Sequence[RemoteFile], archives: Sequence[RemoteFile]) -> None:
         """Raise a `UserError` if the disk cannot take what is to be downloaded and unpacked."""
@@ -225,24 +236,36 @@ class _Fetch:
         if self.download_only:
             log.info("%s: complete", archive.name)
             return
-        target = self.folder / images_folder(archive.name)
-        aside = self.folder / f".{target.name}.unpacking"
+        aside = self.folder / f".{images_folder(archive.name)}.unpacking"
         images = unpack(path, aside, IMAGE_NAME, self.cancel, self.unpacked)
         write_text(aside / MARKER, json.dumps({"archive": _identity(archive), "images": images}))
-        _publish(aside, target, images)
+        self._publish(path, aside, images)
+
+    def _publish(self, path: Path, aside: Path, images: Sequence[str]) -> None:
+        """Give a folder with all images of an archive its name; into one that is there they move, the marker last.
+
+        The archive goes first: killed in between, a process leaves the folder with its marker, which is published then.
+        """
         if not self.keep_archives:
-            path.unlink()
-        log.info("%s: %d images unpacked", archive.name, len(images))
+            path.unlink(missing_ok=True)
+        target = self.folder / images_folder(path.name)
+        if not target.exists():
+            os.rename(aside, target)
+        else:
+            for name in (*images, MARKER):
+                if (aside / name).exists():  # not yet moved by a process that was killed
+                    os.replace(aside / name, target / name)
+            aside.rmdir()
+        log.info("%s: %d images unpacked", path.name, len(images))
 
 
-def _publish(aside: Path, target: Path, images: Sequence[str]) -> None:
-    """Give an unpacked folder its name; into one that is already there the files move, the marker last."""
-    if not target.exists():
-        os.rename(aside, target)
-        return
-    for name in (*images, MARKER):
-        os.replace(aside / name, target / name)
-    aside.rmdir()
+def _marker(folder: Path) -> dict[str, Any] | None:
+    """What a folder's marker says, {"archive": identity, "images": names}; None without a sound one."""
+    try:
+        held = json.loads((folder / MARKER).read_text())
+        return held if held["archive"][0] and held["images"] else None
+    except (OSError, ValueError, TypeError, KeyError, IndexError):
+        return None
 
 
 def _identity(archive: RemoteFile) -> list:
