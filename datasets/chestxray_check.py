@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from datasets.chestxray import image_paths, load, prepare, read_grey
 from datasets.chestxray_source import LISTED, LISTS
-from datasets.loading import BatchLoader, EvaluationBatches
+from datasets.loading import BatchLoader, EvaluationBatches, kill_workers
 from utils.arguments import add_data, count_or_zero
 from utils.errors import UserError
 from utils.files import write_text
@@ -126,9 +126,13 @@ def check_images(folder: Path, workers: int, quiet: bool) -> None:
     damaged = {}
     batches = BatchLoader(data, EvaluationBatches(len(data), BATCH), workers, pin_memory=False)
     with progress(None, "decoding", total=len(data), unit="images", quiet=quiet) as bar:
-        for problems, indices in batches:
-            bar.update(len(problems))
-            damaged |= {data.paths[i]: text for i, text in zip(indices.tolist(), problems, strict=True) if text}
+        try:
+            for problems, indices in batches:
+                bar.update(len(problems))
+                damaged |= {data.paths[i]: text for i, text in zip(indices.tolist(), problems, strict=True) if text}
+        except BaseException:
+            kill_workers()  # a polite end waits for the images that they are at
+            raise
     for path in sorted(damaged):
         log.warning("%s", damaged[path])
     if damaged:
