@@ -128,7 +128,10 @@ def _ignore_signals(worker: int) -> None:
 
 
 def kill_workers() -> None:
-    """At exit: a process waits without end for workers that still run, and a polite SIGTERM is lost on them."""
+    """At exit or after an interruption: a process waits without end for workers that still run.
+
+    A polite SIGTERM is lost on them.
+    """
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would report the killed workers as a fault
     for child in multiprocessing.active_children():
         if child.daemon:

@@ -42,7 +42,7 @@ class Answer:
 
 
 class Mirror:
-    """A web server on 127.0.0.1; `with Mirror(files) as mirror`.
+    """A web server on 127.0.0.1; `with Mirror(files) as mirror`. Before that, nobody listens at its address.
 
     Attributes:
         files: content by name.
@@ -59,13 +59,15 @@ class Mirror:
         self.answers: dict[str, list[Answer]] = {}
         self.asked: list[tuple[str, str | None]] = []
         self.sent: Counter[str] = Counter()
+        with socket.create_server(("127.0.0.1", 0)) as closed:
+            self.url = f"http://127.0.0.1:{closed.getsockname()[1]}/"
+
+    def __enter__(self) -> "Mirror":
         handler = type("Handler", (_Handler,), {"mirror": self})
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         self.url = f"http://127.0.0.1:{self._server.server_port}/"
-
-    def __enter__(self) -> "Mirror":
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         self._thread.start()
         return self
 
