@@ -119,16 +119,18 @@ class _Fetch:
         if missing == []:  # another process was faster
             return
         texts = [file for file in self.source.texts if not self._verify_text(file)]
-        self._require_space(texts, self._lacking(missing))
+        all_may_be_there = missing is None and any(self.folder.rglob("*.png"))  # which only the lists can tell
+        self._require_space(texts, () if all_may_be_there else self._lacking(missing))
         self._run(texts, ())
         missing = self.find_missing(self.folder)
-        for archives in (self._lacking(missing), self._lacking(None)):
+        for only_likely in (True, False):
+            archives = self._lacking(missing if only_likely else None)
             if missing and archives:
                 self._require_space((), archives)
                 self._run((), archives)
+                if self.download_only:
+                    return
                 missing = self.find_missing(self.folder)
-            if self.download_only:
-                return
         if missing:
             raise UserError(
                 f"{self.folder}: {len(missing)} images that the lists name ({', '.join(missing[:3])}, ...) are in none "

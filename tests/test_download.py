@@ -260,6 +260,15 @@ def test_disk_that_takes_nothing_is_named(mirror, tmp_path):
         file.run()
 
 
+def test_part_that_cannot_be_written_is_named(mirror, tmp_path):
+    file = download(tmp_path, remote(mirror))
+    file._discard = lambda: None
+    (tmp_path / f".{NAME}.part").symlink_to("/nowhere/at/all")
+    with pytest.raises(UserError, match=f".{NAME}.part cannot be written .*: choose another folder"):
+        file.run()
+    assert len(mirror.asked) == 1
+
+
 def test_cancelling_ends_a_stalled_download_and_keeps_the_part(mirror, tmp_path):
     over, cancel, arrived = threading.Event(), Cancel(), threading.Event()
     mirror.answers[NAME] = [Answer(cut=60_000, stall=over)]

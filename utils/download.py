@@ -240,7 +240,7 @@ class Download:
             self._write_identity(found)
             have = 0
         self.in_one_piece = have == 0
-        with self.part.open("ab", buffering=0) as file:
+        with self._open() as file:
             while first:
                 self.cancel.check()
                 have += len(first)
@@ -280,6 +280,12 @@ class Download:
 
     def _write_identity(self, identity: dict[str, Any]) -> None:
         write_text(self.part_of, json.dumps(identity))
+
+    def _open(self) -> Any:
+        try:
+            return self.part.open("ab", buffering=0)
+        except OSError as error:
+            raise unwritable(self.part, error) from error
 
     def _write(self, file: Any, chunk: bytes) -> None:
         view = memoryview(chunk)
