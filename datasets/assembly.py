@@ -35,9 +35,12 @@ def prepare_data(args: argparse.Namespace) -> None:
     """
     if not args.dummy:
         prepare(
-            *(args.dataset, args.datadir),
-            **{"manifest": args.dataset_manifest, "jobs": args.download_jobs},
-            **{"keep_archives": args.keep_archives, "quiet": args.quiet},
+            args.dataset,
+            args.datadir,
+            manifest=args.dataset_manifest,
+            jobs=args.download_jobs,
+            keep_archives=args.keep_archives,
+            quiet=args.quiet,
         )
 
 

@@ -56,9 +56,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     start_logging(args.quiet)
     prepare(
-        *(args.datadir,),
-        **{"manifest": args.dataset_manifest, "jobs": args.download_jobs, "keep_archives": args.keep_archives},
-        **{"quiet": args.quiet, "download_only": args.download_only},
+        args.datadir,
+        manifest=args.dataset_manifest,
+        jobs=args.download_jobs,
+        keep_archives=args.keep_archives,
+        quiet=args.quiet,
+        download_only=args.download_only,
     )
     if args.download_only:
         log.info("%s: all files are there", args.datadir)

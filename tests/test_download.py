@@ -11,7 +11,7 @@ from mirror import Answer, Mirror
 
 from utils.download import Download, Patience, RemoteFile, Unavailable, _retry_after, problem_of
 from utils.errors import UserError
-from utils.jobs import Cancel, Cancelled, run_jobs
+from utils.jobs import Cancel, Cancelled
 
 CONTENT = np.random.default_rng(0).bytes(100_000)
 OTHER = np.random.default_rng(1).bytes(100_000)
@@ -244,6 +244,17 @@ def test_stall_ends_the_attempt_not_the_download(mirror, tmp_path):
     assert mirror.sent[NAME] == len(CONTENT)
 
 
+def test_name_that_no_host_can_have(tmp_path):
+    with pytest.raises(Unavailable, match="cannot be fetched"):
+        download(tmp_path, RemoteFile(NAME, "http://a..b/c", 3)).run()
+
+
+def test_empty_answer_costs_nothing_of_what_is_here(mirror, tmp_path):
+    mirror.answers[NAME] = [Answer(cut=60_000), Answer(cut=0, ignore_range=True)]
+    assert download(tmp_path, remote(mirror)).run().read_bytes() == CONTENT
+    assert mirror.sent[NAME] == len(CONTENT)
+
+
 def test_nobody_listens(tmp_path):
     url = Mirror({}).url + NAME
     pauses = Pauses()
@@ -307,34 +318,3 @@ def test_problem_of_a_file(tmp_path):
     cancelled()
     with pytest.raises(Cancelled):
         problem_of(path, RemoteFile(NAME, "", len(CONTENT), md5), cancelled)
-
-
-def test_jobs_run_all_tasks_and_tick():
-    done, ticks = [], []
-    run_jobs([lambda number=number: done.append(number) for number in range(7)], 3, Cancel(), lambda: ticks.append(1))
-    assert sorted(done) == list(range(7))
-    assert ticks
-
-
-@pytest.mark.parametrize("interrupt", [True, False])
-def test_first_failure_or_an_interruption_ends_all_jobs(interrupt):
-    cancel, ended = Cancel(), threading.Semaphore(0)
-
-    def wait() -> None:
-        try:
-            cancel.pause(60)
-        finally:
-            ended.release()
-
-    def fail() -> None:
-        raise UserError("no")
-
-    def tick() -> None:
-        if interrupt:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt if interrupt else UserError):
-        run_jobs([wait, wait, wait if interrupt else fail, wait], 3, cancel, tick)
-    assert all(ended.acquire(timeout=10) for _ in range(2))
-    with pytest.raises(Cancelled):
-        cancel.check()

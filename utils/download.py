@@ -150,9 +150,12 @@ class Download:
 
     def _publish(self) -> Path:
         target = self.folder / self.remote.name
-        with self.part.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(self.part, target)
+        try:
+            with self.part.open("rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(self.part, target)
+        except OSError as error:
+            raise unwritable(target, error) from error
         self.part_of.unlink(missing_ok=True)
         return target
 
@@ -210,7 +213,7 @@ class Download:
         except urllib.error.HTTPError as error:
             self.contacted = True
             self._refused(error)
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException, UnicodeError) as error:  # the last for a name that no host has
             self.cancel.check()  # it may have been ended by us
             reason = getattr(error, "reason", error)
             if isinstance(reason, ssl.SSLCertVerificationError):
@@ -235,6 +238,8 @@ class Download:
             first = response.read1(CHUNK)
         else:
             first = response.read1(CHUNK)
+            if not first:  # nothing that what is here should be given up for
+                return
             self._require_file(response.headers, first)
             self._discard()
             self._write_identity(found)

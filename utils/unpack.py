@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import lzma
 import re
 import shutil
 import stat
@@ -28,8 +29,8 @@ KINDS = {
 }
 # what the readers of damaged gzip, tar and zip files raise, beside OSError
 DAMAGE = (
-    *(EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile),
-    *(ValueError, KeyError, IndexError, RuntimeError, OverflowError, MemoryError),
+    *(EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile),
+    *(ValueError, RuntimeError, OverflowError),  # wrong text; kinds of zip and nesting not supported; wrong offsets
 )
 
 
