@@ -3,14 +3,13 @@
 import multiprocessing
 import os
 import re
+import runpy
 import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 from mirror import Mirror, packed
 
 import datasets.chestxray_check
@@ -94,12 +93,14 @@ def test_official_totals_hold_without_a_manifest_only(chest, manifest):
         main([f"--datadir={chest}"])
 
 
-def test_command_line_ends_with_one_line_and_status_2(chest):
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+def test_module_is_a_command_that_ends_with_one_line_and_status_2(chest, capsys, monkeypatch):
     (chest / LISTS[True]).write_text("")
-    words = [sys.executable, "-m", "datasets.chestxray", f"--datadir={chest}", "--verify"]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"error: {chest / LISTS[True]} is empty: put NIH's list there\n"
+    monkeypatch.setattr(sys, "argv", ["chestxray", f"--datadir={chest}", "--verify"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module("datasets.chestxray", run_name="__main__")
+    assert end.value.code == 2
+    assert capsys.readouterr() == ("", f"error: {chest / LISTS[True]} is empty: put NIH's list there\n")
 
 
 def test_interruption_leaves_no_process(chest, manifest, capfd):
