@@ -69,6 +69,8 @@ def load_pretrained(resnet: nn.Module, name: str) -> None:
         if not path.exists():
             _fetch_once(weights.url, path)
         resnet.load_state_dict(weights.get_state_dict(progress=False, check_hash=True, weights_only=True))
+    except UserError as error:  # of the lock
+        raise UserError(f"--pretrained: {error} (with the environment variable TORCH_HOME)") from error
     except LOADING_ERRORS as error:
         if path.exists():
             reason = f"{path} cannot be used ({type(error).__name__}): delete it, or put a good copy there"

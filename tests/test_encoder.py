@@ -194,6 +194,13 @@ def test_weights_are_fetched_without_a_word_on_standard_output(weights_file, mon
     assert capfd.readouterr() == ("", "")
 
 
+def test_cache_that_cannot_be_written_is_named(weights_file):
+    weights_file.parent.rmdir()
+    weights_file.parent.touch()
+    with pytest.raises(UserError, match=f"--pretrained: {weights_file.parent} cannot be written .*TORCH_HOME"):
+        ResNetEncoder("resnet18", pretrained=True)
+
+
 def test_two_processes_fetch_the_weights_once(weights_file, monkeypatch, capfd):
     fork = multiprocessing.get_context("fork")
     fetches, started, go_on = fork.Value("i", 0), fork.Event(), fork.Event()
