@@ -103,7 +103,7 @@ def prepare(
     args: argparse.Namespace, trained: dict[str, Any], world: Any
 ) -> tuple[Any, Any, dict[str, Any], dict[str, Any], Any]:
     """(trained model, splits under the evaluation transform, their loaders, description, loss weights)."""
-    from datasets.assembly import load_splits
+    from datasets.assembly import load_splits, prepare_data
     from datasets.loading import BatchLoader, EvaluationBatches
     from models.dgcmm import DGCMM, LossWeights
     from utils.checkpoint import load_model_state
@@ -111,6 +111,7 @@ def prepare(
     from utils.run import description
 
     world.device = choose_device(args)
+    prepare_data(args)
     splits = load_splits(
         *(args.dataset, args.datadir),
         **{name: getattr(args, name) for name in ("new_size", "crop_size", "subset_seed", "val_fraction", "dummy")},

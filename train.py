@@ -67,6 +67,7 @@ def work_together(launch: Launch, args: argparse.Namespace, given: set[str]) -> 
 
 def preflight(launch: Launch, args: argparse.Namespace, given: set[str]) -> bool:
     """Find what is wrong before a process is started, and fetch what is missing; True if nothing is left to do."""
+    from datasets.assembly import prepare_data
     from datasets.loading import TrainBatches
     from utils.logs import silenced
     from utils.run import finished_result, print_result
@@ -78,6 +79,8 @@ def preflight(launch: Launch, args: argparse.Namespace, given: set[str]) -> bool
             if result := finished_result(args, checkpoint):
                 print_result(result)
                 return True
+    prepare_data(args)
+    with silenced():
         data = load_data(args)
         TrainBatches(len(data.train), args.batch_size * launch.nodes, args.seed, world=launch.size)
         if args.pretrained and not args.resume:
@@ -139,9 +142,10 @@ def check(args: argparse.Namespace) -> None:
 
 
 def load_data(args: argparse.Namespace) -> Any:
-    """The splits of the data set."""
-    from datasets.assembly import load_splits
+    """The splits of the data set, whose files are fetched if they are missing and can be."""
+    from datasets.assembly import load_splits, prepare_data
 
+    prepare_data(args)
     return load_splits(
         *(args.dataset, args.datadir),
         **{name: getattr(args, name) for name in ("new_size", "crop_size", "subset_seed", "val_fraction", "dummy")},

@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from datasets.names import DATASETS
+from utils.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +29,26 @@ def get_dataset(
     """
     module = importlib.import_module(DATASETS[name].module)
     return module.load(root, train, transform, subset_seed)
+
+
+def prepare(name: str, root: str, *, manifest: str | None, jobs: int, keep_archives: bool, quiet: bool) -> None:
+    """Bring a data set's files into its folder, for a data set that can do so before it is loaded.
+
+    Args:
+        name, root: as in `get_dataset`.
+        manifest: path of a list of files that replaces the built-in one.
+        jobs: downloads at a time.
+        keep_archives: do not delete what is unpacked.
+        quiet: no progress bars.
+
+    Raises:
+        UserError: the files cannot be brought.
+    """
+    module = importlib.import_module(DATASETS[name].module)
+    if hasattr(module, "prepare"):
+        module.prepare(root, manifest=manifest, jobs=jobs, keep_archives=keep_archives, quiet=quiet)
+    elif manifest:
+        raise UserError(f"--dataset-manifest: {name} has no list of files that it could replace; leave it out")
 
 
 def get_transform(name: str, train: bool, new_size: int, crop_size: int) -> "Callable":

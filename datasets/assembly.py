@@ -1,8 +1,9 @@
 """The splits of a run: training, held-out and test part of a data set, each with its transform."""
 
+import argparse
 from typing import NamedTuple
 
-from datasets import get_dataset, get_transform
+from datasets import get_dataset, get_transform, prepare
 from datasets.base import ImageDataset
 from datasets.dummy import DummyDataset
 from datasets.splits import hold_out, spread
@@ -24,6 +25,23 @@ class Splits(NamedTuple):
     def spread(self, count: int) -> "Splits":
         """At most `count` images of each part, going round the classes, to try a machine."""
         return Splits(*(part and part.subset(spread(part.targets, count)) for part in self))
+
+
+def prepare_data(args: argparse.Namespace) -> None:
+    """Bring the files of a run's data set into `--datadir`; with `--dummy` there are none.
+
+    Raises:
+        UserError: they cannot be brought.
+    """
+    if not args.dummy:
+        prepare(
+            args.dataset,
+            args.datadir,
+            manifest=args.dataset_manifest,
+            jobs=args.download_jobs,
+            keep_archives=args.keep_archives,
+            quiet=args.quiet,
+        )
 
 
 def load_splits(

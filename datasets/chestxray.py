@@ -4,19 +4,20 @@ import csv
 import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 from torchvision import transforms as T
 
 from datasets.base import ImageDataset
+from datasets.chestxray_fetch import fetch_missing
+from datasets.chestxray_source import LABEL_FILES, LISTS
 from datasets.names import DATASETS
 from datasets.transforms import evaluation
 from utils.errors import UserError
 
 INFO = DATASETS["ChestXray"]
-LABEL_FILES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
-LISTS = {True: "train_val_list.txt", False: "test_list.txt"}
 # where mirrors keep the images: flat, under images/, or one folder per archive, with or without images/ inside
 IMAGE_FOLDERS = ("", "images", "images_*/images", "images_*")
 
@@ -32,6 +33,11 @@ class ChestXrayDataset(ImageDataset):
     def read(self, row: int) -> Image.Image:
         """The X-ray as 8-bit grey."""
         return read_grey(self.folders[row] / str(self.names[row]))
+
+
+def prepare(root: str, **options: Any) -> None:
+    """Bring what the folder lacks; `options` are those of `fetch_missing`."""
+    fetch_missing(Path(root), missing_images, **options)
 
 
 def load(root: str, train: bool, transform: Callable | None, subset_seed: int) -> ChestXrayDataset:
@@ -130,3 +136,26 @@ def _image_folders(folder: Path) -> Iterator[Path]:
 
 def _count(names: list[str]) -> str:
     return f"{len(names)} images ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+
+
+def image_paths(folder: Path) -> dict[str, Path]:
+    """Image name -> where it lies, of all images in a folder, in any layout."""
+    return {path.name: path for candidate in _image_folders(folder) for path in candidate.glob("*.png")}
+
+
+def missing_images(folder: Path) -> list[str] | None:
+    """The listed images with a single label that are not there; None if label file or lists are not there."""
+    if not all((folder / name).is_file() for name in LISTS.values()):
+        return None
+    if not any((folder / name).is_file() for name in LABEL_FILES):
+        return None
+    labels, there = _read_labels(folder), image_paths(folder)
+    listed = (name for train in LISTS for name in _read_list(folder / LISTS[train]))
+    return [name for name in listed if name not in there and "|" not in labels.get(name, "")]
+
+
+if __name__ == "__main__":
+    from datasets.chestxray_check import main
+    from utils.errors import run_script
+
+    run_script(main)

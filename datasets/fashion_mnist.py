@@ -18,6 +18,7 @@ from datasets.names import DATASETS
 from datasets.splits import draw_long_tailed
 from datasets.transforms import Enlarge, evaluation, small_shift
 from utils.errors import UserError
+from utils.locks import folder_lock
 
 INFO = DATASETS["FashionMNIST_LT"]
 FILES = tuple(f"{prefix}-{kind}-ubyte" for prefix in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
@@ -29,7 +30,7 @@ def load(root: str, train: bool, transform: Callable | None, subset_seed: int) -
 
     Without all four there, torchvision downloads what root/FashionMNIST/raw lacks.
     """
-    folder = _find(Path(root)) or _download(Path(root))
+    folder = _find(Path(root)) or _download_once(Path(root))
     prefix = "train" if train else "t10k"
     images = _read_idx(folder, f"{prefix}-images-idx3-ubyte", 3)
     targets = _read_idx(folder, f"{prefix}-labels-idx1-ubyte", 1).astype(np.int64)
@@ -60,12 +61,18 @@ def _either(folder: Path, name: str) -> Path:
     return folder / name if (folder / name).is_file() else folder / f"{name}.gz"
 
 
-def _download(root: Path) -> Path:
+def _download_once(root: Path) -> Path:
+    """One process downloads; who waited for it finds the files."""
     if not root.is_dir():
         raise UserError(
             f"--datadir {root} does not exist: name the folder with the four IDX files of Fashion-MNIST, or create "
             "it (mkdir -p) and they are downloaded there"
         )
+    with folder_lock(root, "it downloads Fashion-MNIST"):
+        return _find(root) or _download(root)
+
+
+def _download(root: Path) -> Path:
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)
     try:

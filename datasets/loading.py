@@ -110,7 +110,7 @@ class BatchLoader:
                 generator=torch.Generator(),  # of its own: a loader must not draw from the global one
             )
         if workers:
-            multiprocessing.util.Finalize(None, _kill_workers, exitpriority=0)
+            multiprocessing.util.Finalize(None, kill_workers, exitpriority=0)
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -138,8 +138,11 @@ def _ignore_signals(worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def _kill_workers() -> None:
-    """At exit: a process waits without end for workers that still run, and a polite SIGTERM is lost on them."""
+def kill_workers() -> None:
+    """At exit or after an interruption: a process waits without end for workers that still run.
+
+    A polite SIGTERM is lost on them.
+    """
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would report the killed workers as a fault
     for child in multiprocessing.active_children():
         if child.daemon:

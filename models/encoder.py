@@ -1,5 +1,6 @@
 """The ResNet encoder: an image in [0,1] to a feature vector."""
 
+import logging
 import socket
 from http.client import HTTPException
 from pathlib import Path
@@ -12,6 +13,9 @@ from torch import Tensor, nn
 
 from models.names import FEATURE_DIMS
 from utils.errors import UserError
+from utils.locks import folder_lock
+
+log = logging.getLogger("dgcmm")
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -52,7 +56,7 @@ class ResNetEncoder(nn.Module):
 def load_pretrained(resnet: nn.Module, name: str) -> None:
     """Load torchvision's IMAGENET1K_V1 weights of ResNet `name`, from torch.hub's cache or, once, from the network.
 
-    Nothing that the file may carry beside the weights is run.
+    One process fetches them, others that want them too wait. Nothing that the file may carry beside the weights is run.
 
     Raises:
         UserError: the file is not in the cache and cannot be fetched, or it does not load; says where to put it.
@@ -62,7 +66,11 @@ def load_pretrained(resnet: nn.Module, name: str) -> None:
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)
     try:
+        if not path.exists():
+            _fetch_once(weights.url, path)
         resnet.load_state_dict(weights.get_state_dict(progress=False, check_hash=True, weights_only=True))
+    except UserError as error:  # of the lock
+        raise UserError(f"--pretrained: {error} (with the environment variable TORCH_HOME)") from error
     except LOADING_ERRORS as error:
         if path.exists():
             reason = f"{path} cannot be used ({type(error).__name__}): delete it, or put a good copy there"
@@ -71,3 +79,12 @@ def load_pretrained(resnet: nn.Module, name: str) -> None:
         raise UserError(f"--pretrained: {reason}") from error
     finally:
         socket.setdefaulttimeout(timeout)
+
+
+def _fetch_once(url: str, path: Path) -> None:
+    """Into torch.hub's cache, by one process; torch.hub itself would speak of it on standard output."""
+    with folder_lock(path.parent, f"it fetches {path.name}"):
+        if not path.exists():
+            log.info("fetching %s", url)
+            hash_prefix = torch.hub.HASH_REGEX.search(path.name)[1]
+            torch.hub.download_url_to_file(url, str(path), hash_prefix, progress=False)

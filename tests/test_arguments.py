@@ -21,6 +21,9 @@ COMMON = [
     "--dummy",
     "--overwrite",
     "--quiet",
+    "--dataset-manifest",
+    "--download-jobs",
+    "--keep-archives",
     "--print-freq",
     "--arch",
     "--h-dim",
@@ -80,6 +83,7 @@ SCRIPTS = {
 }
 # every numeric flag of train.py with values that it must refuse
 OUT_OF_RANGE = {
+    "--download-jobs": ["0", "-1", "1.5", "nan"],
     "--epochs": ["0", "-1", "1.5", "nan", "x"],
     "--batch-size": ["0", "-1", "nan"],
     "--workers": ["-1", "nan"],

@@ -1,6 +1,8 @@
 """The ResNet encoder: what it feeds to the network, its sizes, and where pretrained weights come from."""
 
+import hashlib
 import io
+import multiprocessing
 import pickle
 import socket
 import zipfile
@@ -16,6 +18,7 @@ from torch import nn
 from models.encoder import DOWNLOAD_TIMEOUT_S, IMAGENET_MEAN, IMAGENET_STD, ResNetEncoder
 from models.names import FEATURE_DIMS
 from utils.errors import UserError
+from utils.logs import start_logging
 
 WEIGHTS = torchvision.models.ResNet18_Weights.IMAGENET1K_V1
 
@@ -171,3 +174,60 @@ def test_download_has_a_timeout_and_leaves_none_behind(weights_file, monkeypatch
         ResNetEncoder("resnet18", pretrained=True)
     assert seen == [DOWNLOAD_TIMEOUT_S]
     assert timeouts[-1] == 7.0
+
+
+def test_weights_are_fetched_without_a_word_on_standard_output(weights_file, monkeypatch, network, capfd):
+    content = saved(torchvision.models.resnet18(weights=None).state_dict())
+    network(content)
+    download = torch.hub.download_url_to_file
+    asked = []
+
+    def unhashed(url: str, path: str, hash_prefix: str, progress: bool) -> None:
+        asked.append((url, hash_prefix))
+        download(url, path, hashlib.sha256(content).hexdigest()[:8], progress)
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", unhashed)
+    for _ in range(2):
+        ResNetEncoder("resnet18", pretrained=True)
+    assert asked == [(WEIGHTS.url, WEIGHTS.url[-12:-4])]
+    assert weights_file.read_bytes() == content
+    assert capfd.readouterr() == ("", "")
+
+
+def test_cache_that_cannot_be_written_is_named(weights_file):
+    weights_file.parent.rmdir()
+    weights_file.parent.touch()
+    with pytest.raises(UserError, match=f"--pretrained: {weights_file.parent} cannot be written .*TORCH_HOME"):
+        ResNetEncoder("resnet18", pretrained=True)
+
+
+def test_two_processes_fetch_the_weights_once(weights_file, monkeypatch, capfd):
+    fork = multiprocessing.get_context("fork")
+    fetches, started, go_on = fork.Value("i", 0), fork.Event(), fork.Event()
+    content = saved(torchvision.models.resnet18(weights=None).state_dict())
+
+    def fetch(url: str, path: str, hash_prefix: str, progress: bool) -> None:
+        fetches.value += 1
+        started.set()
+        assert go_on.wait(60)
+        Path(path).write_bytes(content)
+
+    def run() -> None:
+        start_logging(quiet=True)
+        ResNetEncoder("resnet18", pretrained=True)
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", fetch)
+    first, second = fork.Process(target=run), fork.Process(target=run)
+    first.start()
+    assert started.wait(60)
+    second.start()
+    said = ""
+    while "waiting for another process" not in said and second.is_alive():
+        second.join(0.01)
+        said += capfd.readouterr().err
+    go_on.set()
+    for process in (first, second):
+        process.join(60)
+        assert process.exitcode == 0
+    assert f"it fetches {weights_file.name}" in said
+    assert fetches.value == 1

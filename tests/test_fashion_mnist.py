@@ -4,8 +4,10 @@ import gzip
 import hashlib
 import http.client
 import http.server
+import multiprocessing
 import socket
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +20,7 @@ import datasets.fashion_mnist
 from datasets import get_dataset, get_transform
 from datasets.names import DATASETS
 from utils.errors import UserError
+from utils.logs import start_logging
 
 INFO = DATASETS["FashionMNIST_LT"]
 TRAIN_IMAGES, TRAIN_LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
@@ -64,21 +67,24 @@ def write(folder: Path, files: dict[str, bytes]) -> None:
 
 
 class Server(NamedTuple):
-    """A mirror of the gzipped files: what it has, and what it was asked for."""
+    """A mirror of the gzipped files: what it has, what it was asked for, and whether it answers now or waits."""
 
     files: dict[str, bytes]
     asked: list[str]
+    open: threading.Event
 
 
 @pytest.fixture
 def mirror(packed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """A server on this machine that torchvision takes for the mirror of Fashion-MNIST."""
-    server = Server(dict(packed), [])
+    server = Server(dict(packed), [], threading.Event())
+    server.open.set()
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             name = self.path.removeprefix("/")
             server.asked.append(name)
+            server.open.wait(60)
             if name not in server.files:
                 self.send_error(404)
                 return
@@ -97,6 +103,7 @@ def mirror(packed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Iterato
         md5 = {name: hashlib.md5(content, usedforsecurity=False).hexdigest() for name, content in packed.items()}
         monkeypatch.setattr(FashionMNIST, "resources", list(md5.items()))
         yield server
+        server.open.set()
         listener.shutdown()
         thread.join()
 
@@ -259,3 +266,27 @@ def test_every_fault_of_a_download_is_one_line_and_the_time_out_does_not_outlive
     assert "\n" not in str(caught.value)
     assert timeouts == [20]
     assert socket.getdefaulttimeout() is None
+
+
+def test_two_processes_download_each_file_once(mirror, packed, tmp_path, capfd):
+    def run() -> None:
+        start_logging(quiet=True)
+        get_dataset("FashionMNIST_LT", str(tmp_path), True)
+
+    fork = multiprocessing.get_context("fork")
+    first, second = fork.Process(target=run), fork.Process(target=run)
+    mirror.open.clear()
+    first.start()
+    while not mirror.asked:
+        first.join(0.01)
+    second.start()
+    said = ""
+    while "waiting for another process" not in said and second.is_alive():
+        second.join(0.01)
+        said += capfd.readouterr().err
+    mirror.open.set()
+    for process in (first, second):
+        process.join(60)
+        assert process.exitcode == 0
+    assert "it downloads Fashion-MNIST" in said
+    assert Counter(mirror.asked) == dict.fromkeys(packed, 2)  # torchvision asks for redirections, then for the file

@@ -17,7 +17,7 @@ from PIL import Image
 from torchvision import transforms as T
 
 from datasets.base import ArrayDataset, ImageDataset, SampleKey
-from datasets.loading import BatchLoader, EvaluationBatches, TrainBatches, _kill_workers
+from datasets.loading import BatchLoader, EvaluationBatches, TrainBatches, kill_workers
 from utils.errors import UserError
 
 TRANSFORM = T.Compose([T.RandomCrop(8), T.RandomHorizontalFlip(), T.PILToTensor()])
@@ -232,7 +232,7 @@ def fail_beside_workers() -> None:
 def kill_workers_and_exit() -> None:
     for _ in BatchLoader(noise(4), EvaluationBatches(4, 2), 2, pin_memory=False):
         workers = multiprocessing.active_children()
-        _kill_workers()
+        kill_workers()
         for worker in workers:
             os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)  # left for torch's handler to find
         os._exit(0)

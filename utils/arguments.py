@@ -84,10 +84,23 @@ def common_parser(datasets: Collection[str], architectures: Collection[str], lr:
     add("--quiet", action="store_true", help="print warnings and the final JSON line only; log.txt has all")
     add("-p", "--print-freq", type=count, default=100, metavar="N", help="a log line every N steps (default: 100)")
 
+    add_data(parser)
     _add_model(parser, architectures)
     _add_optimiser(parser, lr)
     _add_machine(parser)
     return parser
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """The flags of a data set that brings its own files."""
+    add = parser.add_argument_group("data (ChestXray; what --datadir lacks is downloaded)").add_argument
+    add(
+        "--dataset-manifest",
+        metavar="FILE",
+        help="a mirror's files in place of NIH's: JSON, a list of {name, url, bytes, md5 and/or sha256}",
+    )
+    add("--download-jobs", type=count, default=3, metavar="N", help="archives downloaded at a time (default: 3)")
+    add("--keep-archives", action="store_true", help="keep archives that are unpacked; else they are deleted")
 
 
 def _add_model(parser: argparse.ArgumentParser, architectures: Collection[str]) -> None:
