@@ -80,6 +80,8 @@ def preflight(launch: Launch, args: argparse.Namespace, given: set[str]) -> bool
                 print_result(result)
                 return True
     prepare_data(args)
+    if launch.first_rank and args.resume:
+        return False  # what the checkpoint says of data and batches, node 0 knows
     with silenced():
         data = load_data(args)
         TrainBatches(len(data.train), args.batch_size * launch.nodes, args.seed, world=launch.size)
