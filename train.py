@@ -86,6 +86,7 @@ def build(args: argparse.Namespace, pretrained: bool) -> tuple[Any, Any, Any]:
         *(args.dataset, args.datadir),
         **sizes,
         **{"subset_seed": args.subset_seed, "val_fraction": args.val_fraction, "dummy": args.dummy},
+        **{"cache_size": args.cache_size, "bad_images": args.bad_images, "quiet": args.quiet},
     )
     with global_seed(args.seed, Stream.INITIALISATION):
         model = DGCMM(
