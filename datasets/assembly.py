@@ -7,7 +7,7 @@ from datasets import get_dataset, get_transform
 from datasets.base import ImageDataset
 from datasets.dummy import DummyDataset
 from datasets.files import FileDataset
-from datasets.preparation import prepare
+from datasets.preparation import prepare_images
 from datasets.splits import hold_out, spread
 from utils.errors import UserError
 
@@ -53,7 +53,7 @@ def load_splits(
         val_fraction: share of the training images that is held out, stratified, whole patients where there are any.
         dummy: random images instead of the data set's.
         augment: give the training split its random transform; else the evaluation transform.
-        cache_size, bad_images, quiet: as in `prepare`; only images in files can be cached, or bad.
+        cache_size, bad_images, quiet: as in `prepare_images`; only images in files can be cached, or bad.
 
     Raises:
         UserError: files are missing, or a class has no training image.
@@ -67,7 +67,7 @@ def load_splits(
 
     train, val, test = load(True), None, load(False)
     if isinstance(train, FileDataset):
-        train, test = prepare({"training": train, "test": test}, cache_size, bad_images, quiet).values()
+        train, test = prepare_images({"training": train, "test": test}, cache_size, bad_images, quiet).values()
     elif cache_size and dummy:
         log.warning("--cache-size %d is not used: --dummy reads no files", cache_size)
     elif cache_size:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from datasets.grey import ArraySource, GreySource, resize
+from datasets.grey import ArraySource, GreySource, resize, whole
 from utils.errors import UserError
 from utils.files import write_atomically
 
@@ -112,8 +112,7 @@ class ImageCache:
     def _make(self, file: int, row: int, open_source: Callable[[int], GreySource]) -> tuple[int, int]:
         """Read, resize and store an image; its record."""
         try:
-            source = open_source(row)
-            pixels = source.crop(0, 0, source.height, source.width)
+            pixels = whole(open_source(row))
         except UserError:
             return BAD, 0
         if not self.size:

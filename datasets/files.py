@@ -11,7 +11,7 @@ from PIL import Image
 
 from datasets.base import ImageDataset
 from datasets.cache import ImageCache
-from datasets.grey import GreySource, GreyTransform
+from datasets.grey import GreySource, GreyTransform, whole
 from datasets.png import GreyPng
 from utils.errors import UserError
 
@@ -49,8 +49,7 @@ class FileDataset(ImageDataset):
 
     def read(self, row: int) -> Image.Image:
         """The image of a row as 8-bit grey."""
-        source = self.source(row)
-        return Image.fromarray(source.crop(0, 0, source.height, source.width))
+        return Image.fromarray(whole(self.source(row)))
 
     def transformed(self, row: int) -> Any:
         """The image under the transform; one for grey images takes it from its source, and decodes what it needs."""

@@ -30,6 +30,11 @@ class GreySource(Protocol):
         """That part, uint8 (height, width)."""
 
 
+def whole(source: GreySource) -> np.ndarray:
+    """All pixels of an image, uint8 (h,w)."""
+    return source.crop(0, 0, source.height, source.width)
+
+
 class ArraySource:
     """An image in memory, uint8 (h,w)."""
 
@@ -131,7 +136,7 @@ class ResizeAndCentreCrop(GreyTransform):
 
     def take(self, source: GreySource) -> Tensor:
         """uint8 (1, crop_size, crop_size)."""
-        pixels = resize(source.crop(0, 0, source.height, source.width), self.new_size)
+        pixels = resize(whole(source), self.new_size)
         start = round((self.new_size - self.crop_size) / 2)
         centre = slice(start, start + self.crop_size)
         return torch.from_numpy(np.array(pixels[centre, centre], order="C"))[None]

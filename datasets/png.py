@@ -67,3 +67,13 @@ class GreyPng:
             yield
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise UserError(f"{self.path} cannot be read ({error}): replace it") from error
+
+
+def read_grey(path: Path) -> np.ndarray:
+    """All pixels of a PNG file as 8-bit grey, uint8 (h,w), by the rules of `GreyPng`.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    source = GreyPng(path)
+    return source.crop(0, 0, source.height, source.width)

@@ -8,7 +8,7 @@ import numpy as np
 
 from datasets.cache import BAD, GOOD, TODO, ImageCache
 from datasets.files import FileDataset
-from datasets.png import GreyPng
+from datasets.png import GreyPng, read_grey
 from utils.errors import UserError
 from utils.locks import folder_lock
 from utils.logs import progress
@@ -19,7 +19,7 @@ FOLDER = "cache"  # in the data set's folder
 MOST_BAD = 0.01  # share of a split that may be left out
 
 
-def prepare(
+def prepare_images(
     splits: Mapping[str, FileDataset], cache_size: int, bad_images: str, quiet: bool = False
 ) -> dict[str, FileDataset]:
     """The same splits, read from a cache if one is asked for, without their bad images if that is asked for.
@@ -58,8 +58,7 @@ def _has_work(cache: ImageCache, data: FileDataset) -> bool:
 
 def _readable(data: FileDataset, row: int) -> bool:
     try:
-        source = GreyPng(data.path(row))
-        source.crop(0, 0, source.height, source.width)
+        read_grey(data.path(row))
     except UserError:
         return False
     return True
