@@ -115,6 +115,7 @@ def prepare(
     splits = load_splits(
         *(args.dataset, args.datadir),
         **{name: getattr(args, name) for name in ("new_size", "crop_size", "subset_seed", "val_fraction", "dummy")},
+        **{"cache_size": args.cache_size, "bad_images": args.bad_images, "quiet": args.quiet},
         augment=False,
     )
     model = DGCMM(*(args.arch, len(splits.train.classes), args.z_dim, args.crop_size, args.generative, args.gmm_assign))

@@ -151,6 +151,7 @@ def load_data(args: argparse.Namespace) -> Any:
     return load_splits(
         *(args.dataset, args.datadir),
         **{name: getattr(args, name) for name in ("new_size", "crop_size", "subset_seed", "val_fraction", "dummy")},
+        **{"cache_size": args.cache_size, "bad_images": args.bad_images, "quiet": args.quiet},
     )
 
 

@@ -1,13 +1,18 @@
 """The splits of a run: training, held-out and test part of a data set, each with its transform."""
 
 import argparse
+import logging
 from typing import NamedTuple
 
 from datasets import get_dataset, get_transform, prepare
 from datasets.base import ImageDataset
 from datasets.dummy import DummyDataset
+from datasets.files import FileDataset
+from datasets.preparation import prepare_images
 from datasets.splits import hold_out, spread
 from utils.errors import UserError
+
+log = logging.getLogger("dgcmm")
 
 
 class Splits(NamedTuple):
@@ -54,6 +59,9 @@ def load_splits(
     val_fraction: float = 0.0,
     dummy: bool = False,
     augment: bool = True,
+    cache_size: int = 0,
+    bad_images: str = "error",
+    quiet: bool = False,
 ) -> Splits:
     """Load a data set and hold out a part of its training split if asked to.
 
@@ -63,6 +71,7 @@ def load_splits(
         val_fraction: share of the training images that is held out, stratified, whole patients where there are any.
         dummy: random images instead of the data set's.
         augment: give the training split its random transform; else the evaluation transform.
+        cache_size, bad_images, quiet: as in `prepare_images`; only images in files can be cached, or bad.
 
     Raises:
         UserError: files are missing, or a class has no training image.
@@ -75,6 +84,12 @@ def load_splits(
         return get_dataset(name, root, train, transform, subset_seed)
 
     train, val, test = load(True), None, load(False)
+    if isinstance(train, FileDataset):
+        train, test = prepare_images({"training": train, "test": test}, cache_size, bad_images, quiet).values()
+    elif cache_size and dummy:
+        log.warning("--cache-size %d is not used: --dummy reads no files", cache_size)
+    elif cache_size:
+        raise UserError(f"--cache-size {cache_size}: {name} is held in memory as it is, leave --cache-size out")
     if not len(test):
         raise UserError(f"{name} has no test image in {root}: complete its test list")
     empty = [label for label, count in zip(train.classes, train.class_counts, strict=True) if count == 0]

@@ -55,18 +55,23 @@ class ImageDataset(Dataset):
         """
         raise NotImplementedError
 
+    def transformed(self, row: int) -> Any:
+        """The image of a row under the transform, as an item holds it."""
+        image = self.read(row)
+        return image if self.transform is None else self.transform(image)
+
     def __len__(self) -> int:
         return len(self.targets)
 
     def __getitem__(self, key: int | SampleKey) -> tuple[Any, int, int]:
         """(image, label, index) of an index, or of a `SampleKey`, whose draws are then reproducible."""
         index = key.index if isinstance(key, SampleKey) else int(key)
-        image = self.read(int(self.rows[index]))
-        if self.transform is not None and isinstance(key, SampleKey):
+        row = int(self.rows[index])
+        if isinstance(key, SampleKey):
             with global_seed(key.seed, Stream.TRANSFORM, key.epoch, key.position):
-                image = self.transform(image)
-        elif self.transform is not None:
-            image = self.transform(image)
+                image = self.transformed(row)
+        else:
+            image = self.transformed(row)
         return image, int(self.targets[index]), index
 
     @property

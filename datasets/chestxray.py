@@ -1,38 +1,20 @@
 """ChestXray: NIH ChestX-ray14, the images with a single label, on the official patient-disjoint lists."""
 
 import csv
-import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
-from torchvision import transforms as T
 
-from datasets.base import ImageDataset
 from datasets.chestxray_fetch import fetch_missing
 from datasets.chestxray_source import LABEL_FILES, LISTS
+from datasets.files import FileDataset, image_paths, locate
+from datasets.grey import GreyTransform, RandomCropAndFlip, ResizeAndCentreCrop
 from datasets.names import DATASETS
-from datasets.transforms import evaluation
 from utils.errors import UserError
 
 INFO = DATASETS["ChestXray"]
-# where mirrors keep the images: flat, under images/, or one folder per archive, with or without images/ inside
-IMAGE_FOLDERS = ("", "images", "images_*/images", "images_*")
-
-
-class ChestXrayDataset(ImageDataset):
-    """Grey X-rays on disk; each is decoded when it is read."""
-
-    def __init__(self, folders: list[Path], *args, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
-        self.folders = folders
-        self.names = self.ids
-
-    def read(self, row: int) -> Image.Image:
-        """The X-ray as 8-bit grey."""
-        return read_grey(self.folders[row] / str(self.names[row]))
 
 
 def prepare(root: str, **options: Any) -> None:
@@ -40,7 +22,7 @@ def prepare(root: str, **options: Any) -> None:
     fetch_missing(Path(root), missing_images, **options)
 
 
-def load(root: str, train: bool, transform: Callable | None, subset_seed: int) -> ChestXrayDataset:
+def load(root: str, train: bool, transform: Callable | None, subset_seed: int) -> FileDataset:
     """The official training or test list, less the rows with several labels."""
     folder = Path(root)
     if not folder.is_dir():
@@ -57,35 +39,15 @@ def load(root: str, train: bool, transform: Callable | None, subset_seed: int) -
         raise UserError(f"the label file names {unknown[0]!r}, which is none of the {len(class_of)} classes")
     targets = np.array([class_of[labels[name]] for name in chosen], dtype=np.int64)
     patients = np.array([_patient(name) for name in chosen])
-    return ChestXrayDataset(_locate(folder, chosen), INFO.classes, targets, chosen, transform, patients)
+    files, missing = locate(folder, chosen)
+    if missing:
+        raise UserError(f"{folder}: {_count(missing)} of {len(chosen)} listed not found: unpack NIH's archives there")
+    return FileDataset(folder, files, INFO.classes, targets, chosen, transform, patients)
 
 
-def transform(train: bool, new_size: int, crop_size: int) -> Callable:
+def transform(train: bool, new_size: int, crop_size: int) -> GreyTransform:
     """In training a random resized crop and a flip; else resized and centre-cropped."""
-    if train:
-        return T.Compose([T.RandomResizedCrop(crop_size), T.RandomHorizontalFlip(), T.PILToTensor()])
-    return evaluation(T.Resize((new_size, new_size)), crop_size)
-
-
-def read_grey(path: Path) -> Image.Image:
-    """Decode a PNG fully, to 8-bit grey.
-
-    Grey stays; colour and palette become luminance, transparency is dropped; 16-bit grey is scaled by 1/257, not cut.
-    The checksums of the PNG are verified first: decoding alone makes noise of some damaged files without a word.
-
-    Raises:
-        UserError: the file is missing or damaged.
-    """
-    try:
-        content = path.read_bytes()
-        with Image.open(io.BytesIO(content)) as image:
-            image.verify()
-        with Image.open(io.BytesIO(content)) as image:
-            if image.mode.startswith("I"):
-                return Image.fromarray((np.asarray(image, dtype=np.float64) / 257).round().astype(np.uint8))
-            return image.convert("RGB").convert("L") if image.mode in ("P", "PA") else image.convert("L")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} cannot be read ({error}): replace it") from error
+    return RandomCropAndFlip(crop_size) if train else ResizeAndCentreCrop(new_size, crop_size)
 
 
 def _read_labels(folder: Path) -> dict[str, str]:
@@ -118,29 +80,8 @@ def _patient(name: str) -> int:
         raise UserError(f"{name!r} in a list is no image name of ChestX-ray14 (like 00000013_005.png)") from error
 
 
-def _locate(folder: Path, names: list[str]) -> list[Path]:
-    """The folder that holds each image; one scan, whatever the layout."""
-    where: dict[str, Path] = {}
-    for candidate in _image_folders(folder):
-        where.update((path.name, candidate) for path in candidate.glob("*.png"))
-    missing = [name for name in names if name not in where]
-    if missing:
-        raise UserError(f"{folder}: {_count(missing)} of {len(names)} listed not found: unpack NIH's archives there")
-    return [where[name] for name in names]
-
-
-def _image_folders(folder: Path) -> Iterator[Path]:
-    for pattern in IMAGE_FOLDERS:
-        yield from sorted(folder.glob(pattern)) if pattern else [folder]
-
-
 def _count(names: list[str]) -> str:
     return f"{len(names)} images ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-
-
-def image_paths(folder: Path) -> dict[str, Path]:
-    """Image name -> where it lies, of all images in a folder, in any layout."""
-    return {path.name: path for candidate in _image_folders(folder) for path in candidate.glob("*.png")}
 
 
 def missing_images(folder: Path) -> list[str] | None:

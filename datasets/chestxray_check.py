@@ -3,6 +3,7 @@
     python -m datasets.chestxray --datadir=./datasets/ChestXray                  bring what is missing, count, check
     python -m datasets.chestxray --datadir=./datasets/ChestXray --download-only  only download and verify archives
     python -m datasets.chestxray --datadir=./datasets/ChestXray --verify         and decode every image
+    python -m datasets.chestxray --datadir=./datasets/ChestXray --cache-size=256 and build the cache of that size
 
 An interrupted command goes on where it was. Damaged images are listed in DATADIR/damaged_images.txt; delete them, and
 the same command brings them again.
@@ -15,9 +16,12 @@ from pathlib import Path
 
 from torch.utils.data import Dataset
 
-from datasets.chestxray import image_paths, load, prepare, read_grey
+from datasets.chestxray import load, prepare
 from datasets.chestxray_source import LISTED, LISTS
+from datasets.files import image_paths
 from datasets.loading import BatchLoader, EvaluationBatches, kill_workers
+from datasets.png import read_grey
+from datasets.preparation import prepare_images
 from utils.arguments import add_data, count_or_zero
 from utils.errors import UserError
 from utils.files import write_text
@@ -42,6 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     what("--download-only", action="store_true", help="download and verify what is missing, and unpack nothing")
     what("--verify", action="store_true", help="decode every image too")
     add("-j", "--workers", type=count_or_zero, default=4, metavar="N", help="processes that decode (default: 4)")
+    add("--cache-size", type=count_or_zero, default=0, metavar="PX", help="build the cache that train.py reads with it")
     add("--quiet", action="store_true", help="print warnings and errors only")
     add_data(parser)
     return parser
@@ -68,10 +73,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     folder = Path(args.datadir)
     check_lists(folder, official=args.dataset_manifest is None)
-    for train in LISTS:
-        data = load(args.datadir, train, None, 0)
+    splits = {name: load(args.datadir, train, None, 0) for train, name in LISTS.items()}
+    for name, data in splits.items():
         counts = dict(zip(data.classes, data.class_counts, strict=True))
-        log.info("%s: %d images with a single label: %s", LISTS[train], len(data), counts)
+        log.info("%s: %d images with a single label: %s", name, len(data), counts)
+    if args.cache_size:
+        prepare_images(splits, args.cache_size, "error", args.quiet)
+        log.info("the cache of %dx%d is complete", args.cache_size, args.cache_size)
     if args.verify:
         check_images(folder, args.workers, args.quiet)
 

@@ -17,8 +17,9 @@ from mirror import Answer, Mirror, packed, tar_gz, write_data_set
 
 import datasets.chestxray_fetch
 from datasets import get_dataset
-from datasets.chestxray import image_paths, prepare
+from datasets.chestxray import prepare
 from datasets.chestxray_source import LISTS, Source, read_manifest
+from datasets.files import image_paths
 from utils.download import Patience
 from utils.errors import UserError
 from utils.logs import start_logging

@@ -29,6 +29,8 @@ CASES = {
     "unknown assignment": ("train", [*DIGITS, "--gmm-assign=code"], "'code'"),
     "unknown precision": ("train", [*DIGITS, "--amp=int8"], "'int8'"),
     "crop larger than resize": ("train", [*DIGITS, "--crop-size=64"], "--crop-size 64"),
+    "cache smaller than resize": ("train", [*DIGITS, "--cache-size=31"], "--cache-size 31"),
+    "cache of data in memory": ("train", [*DIGITS, "--cache-size=32"], "Digits_LT is held in memory"),
     "two schedules": ("train", [*DIGITS, "--lr-step=3", "--T-max=5"], "--lr-step and --T-max"),
     "step-size beside a schedule": ("train", [*DIGITS, "--step-size=3", "--T-max=5"], "--T-max and --step-size"),
     "no loss term": ("train", [*DIGITS, "--weight-cls=0", "--weight-reconst=0", "--weight-gmm=0"], "--weight-gmm"),

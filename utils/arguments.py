@@ -12,7 +12,7 @@ from utils.errors import UserError
 
 # what a checkpoint fixes for whoever uses it: not given on the command line, they come from the checkpoint
 MODEL_FLAGS = ("arch", "h_dim", "z_dim", "crop_size", "generative", "gmm_assign")
-DATA_FLAGS = ("new_size", "subset_seed", "val_fraction", "dummy")
+DATA_FLAGS = ("new_size", "subset_seed", "val_fraction", "dummy", "cache_size", "bad_images")
 SCORING_FLAGS = ("weight_cls", "weight_reconst", "weight_gmm")
 # what else alters the numbers of a training run, or of a re-training
 OPTIMISER_FLAGS = (
@@ -85,6 +85,7 @@ def common_parser(datasets: Collection[str], architectures: Collection[str], lr:
     add("-p", "--print-freq", type=count, default=100, metavar="N", help="a log line every N steps (default: 100)")
 
     add_data(parser)
+    _add_reading(parser)
     _add_model(parser, architectures)
     _add_optimiser(parser, lr)
     _add_machine(parser)
@@ -101,6 +102,25 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     )
     add("--download-jobs", type=count, default=3, metavar="N", help="archives downloaded at a time (default: 3)")
     add("--keep-archives", action="store_true", help="keep archives that are unpacked; else they are deleted")
+
+
+def _add_reading(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("reading (left out with a checkpoint: the checkpoint's)").add_argument
+    add(
+        "--cache-size",
+        type=count_or_zero,
+        default=0,
+        metavar="PX",
+        help="keep the images of ChestXray resized to this side in <datadir>/cache, built once, and read those: 256 "
+        "takes 6 GB; crops of the training then come from the smaller image (default: 0, no cache)",
+    )
+    add(
+        "--bad-images",
+        choices=("error", "skip"),
+        default="error",
+        help="image files that cannot be read: stop, or leave out up to 1%% of a split, found by reading all of them "
+        "once (default: error)",
+    )
 
 
 def _add_model(parser: argparse.ArgumentParser, architectures: Collection[str]) -> None:
@@ -358,6 +378,11 @@ def complete(args: argparse.Namespace, feature_dim: int) -> None:
     args.z_dim = args.z_dim or feature_dim
     if args.crop_size > args.new_size:
         raise UserError(f"--crop-size {args.crop_size} is larger than --new-size {args.new_size}: no such crop exists")
+    if 0 < args.cache_size < args.new_size:
+        raise UserError(
+            f"--cache-size {args.cache_size} is smaller than --new-size {args.new_size}, to which images would be "
+            "enlarged again: give the cache at least that"
+        )
     schedules = [flag for flag in ("lr_step", "milestones", "T_max", "step_size") if getattr(args, flag) is not None]
     if len(schedules) > 1:
         flags = " and ".join("--" + flag.replace("_", "-") for flag in schedules)

@@ -104,7 +104,7 @@ def load_or_extract(
 def codes_key(trained: dict[str, Any], loaders: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
     """What codes depend on: the checkpoint, the images, their size and the precision."""
     data = {name: loader.dataset.fingerprint() for name, loader in loaders.items()}
-    sizes = {name: getattr(args, name) for name in ("new_size", "crop_size", "amp")}
+    sizes = {name: getattr(args, name) for name in ("new_size", "crop_size", "cache_size", "amp")}
     return {"checkpoint": trained["sha256"], "data": data, **sizes}
 
 

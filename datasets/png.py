@@ -1,0 +1,101 @@
+"""PNG files as 8-bit grey: read at once, verified, and decoded no further than is needed."""
+
+import contextlib
+import io
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from utils.errors import UserError
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# of the first chunk, after the signature and its length: its name, width, height, 3 bytes, interlace; a checksum
+HEADER = slice(12, 29)
+WIDTH, HEIGHT, INTERLACE = slice(16, 20), slice(20, 24), 28
+
+
+class GreyPng:
+    """A PNG file as a source of grey pixels.
+
+    Grey stays; colour and palette become luminance, transparency is dropped; 16-bit grey is scaled by 1/257, not cut.
+    The checksums of the whole file are verified first: decoding alone makes noise of some damaged files without a word.
+
+    Args:
+        path: the file.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with self._named():
+            self._content = path.read_bytes()
+            _verify(memoryview(self._content))
+        self.width, self.height = (int.from_bytes(self._content[part], "big") for part in (WIDTH, HEIGHT))
+
+    def crop(self, top: int, left: int, height: int, width: int) -> np.ndarray:
+        """A part of the image, uint8 (height, width); rows below it are not decoded.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        with self._named(), Image.open(self._file(top + height)) as image:
+            part = image.crop((left, top, left + width, top + height))
+        if part.mode.startswith("I"):
+            return (np.asarray(part, dtype=np.float64) / 257).round().astype(np.uint8)
+        if part.mode in ("P", "PA"):
+            part = part.convert("RGB")
+        return np.asarray(part if part.mode == "L" else part.convert("L"))
+
+    def _file(self, rows: int) -> io.BytesIO:
+        """The file, with a header that names so many rows: the decoder stops there."""
+        file = io.BytesIO(self._content)
+        if rows < self.height and not self._content[INTERLACE]:
+            header = bytearray(self._content[HEADER])
+            header[HEIGHT.start - HEADER.start : HEIGHT.stop - HEADER.start] = rows.to_bytes(4, "big")
+            file.seek(HEADER.start)
+            file.write(header + zlib.crc32(header).to_bytes(4, "big"))
+            file.seek(0)
+        return file
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise UserError(f"{self.path} cannot be read ({error}): replace it") from error
+
+
+def read_grey(path: Path) -> np.ndarray:
+    """All pixels of a PNG file as 8-bit grey, uint8 (h,w), by the rules of `GreyPng`.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    source = GreyPng(path)
+    return source.crop(0, 0, source.height, source.width)
+
+
+def _verify(content: memoryview) -> None:
+    """Compare the checksum of every chunk up to the last, in place; PIL's `verify` copies all it compares.
+
+    Raises:
+        ValueError: it is no PNG, or not as it was written.
+    """
+    if content[: len(SIGNATURE)] != SIGNATURE:
+        raise ValueError("no PNG")
+    name, start = b"", len(SIGNATURE)
+    while name != b"IEND":
+        length, name = int.from_bytes(content[start : start + 4], "big"), bytes(content[start + 4 : start + 8])
+        end = start + 8 + length
+        if end + 4 > len(content) or zlib.crc32(content[start + 4 : end]) != int.from_bytes(
+            content[end : end + 4], "big"
+        ):
+            raise ValueError("the PNG is cut off or damaged")
+        start = end + 4
+    if bytes(content[12:16]) != b"IHDR" or not any(content[WIDTH]) or not any(content[HEIGHT]):
+        raise ValueError("the PNG has no size")
