@@ -9,4 +9,5 @@ prepare_environment tests/requirements.txt
 
 ruff check .
 ruff format --check .
-python -m pytest "$@"
+# two tests at a time, each on one core
+OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} python -m pytest -n 2 "$@"

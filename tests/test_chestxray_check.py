@@ -119,7 +119,7 @@ def test_interruption_leaves_no_process(chest, manifest, capfd):
         os.killpg(process.pid, signal.SIGINT)
         process.join(60)
         assert process.exitcode == 130
-        assert capfd.readouterr().err.splitlines()[-1] == "interrupted"
+        assert capfd.readouterr().err.splitlines()[-1] == "stopped by SIGINT"
         with pytest.raises(ProcessLookupError):
             os.killpg(process.pid, 0)
 
