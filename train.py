@@ -24,9 +24,9 @@ from typing import Any
 
 from datasets.names import DATASETS
 from models.names import ARCHITECTURES, feature_dim
-from utils.arguments import common_parser, complete, follow, parse, train_parser
+from utils.arguments import check_training, common_parser, complete, follow, parse, train_parser
 from utils.errors import UserError, run_script
-from utils.launch import Launch, plan_launch, run_member, spawn
+from utils.launch import Launch, plan_launch
 
 log = logging.getLogger("dgcmm")
 
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     launch = plan_launch(args, os.environ)
     if not args.resume:  # else flags that are not given come from the checkpoint
         complete(args, feature_dim(args.arch))
-        check(args)
+        check_training(args)
     # torch is imported from here on, so that -h and a wrong flag answer at once
     from utils.distributed import World
     from utils.logs import start_logging
@@ -57,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def work_together(launch: Launch, args: argparse.Namespace, given: set[str]) -> None:
     """Start this node's processes, or be one of them."""
     from utils.device import choose_gpus
+    from utils.processes import run_member, spawn
 
     gpus = choose_gpus(launch, os.environ)
     if not launch.spawns:
@@ -125,22 +126,8 @@ def resolve(args: argparse.Namespace, given: set[str], folder: Any, nodes: int) 
 
     checkpoint = find_checkpoint(args, given, folder, nodes)
     complete(args, feature_dim(args.arch))
-    check(args)
+    check_training(args)
     return checkpoint
-
-
-def check(args: argparse.Namespace) -> None:
-    """Raise a `UserError` where the flags leave nothing to train or to evaluate."""
-    if args.evaluate and not args.resume:
-        raise UserError("--evaluate needs --resume: name the checkpoint to measure")
-    if not (args.weight_cls or args.weight_reconst or args.weight_gmm):
-        raise UserError("--weight-cls, --weight-reconst and --weight-gmm are all 0: nothing would be trained")
-    if args.warmup_epochs and not args.weight_cls:
-        raise UserError("--warmup-epochs trains the cross-entropy alone, which --weight-cls 0 switches off")
-    if args.warmup_threshold is not None and not args.warmup_epochs:
-        raise UserError("--warmup-threshold ends a warm-up: give --warmup-epochs too")
-    if args.start_epoch is not None and args.start_epoch >= args.epochs:
-        raise UserError(f"--start-epoch {args.start_epoch}: only {args.epochs} epochs are to be run (--epochs)")
 
 
 def load_data(args: argparse.Namespace) -> Any:
@@ -194,7 +181,7 @@ def train(world: Any, args: argparse.Namespace, checkpoint: dict[str, Any] | Non
     from utils.logs import share_warnings
     from utils.optimisation import default_prior_lr
     from utils.run import description, require_same_data
-    from utils.training import TrainingRun
+    from utils.training import TrainingRun, log_facts
 
     args.prior_lr = args.prior_lr or default_prior_lr(args.lr, args.weight_gmm)
     with world.together():
@@ -226,27 +213,6 @@ def train(world: Any, args: argparse.Namespace, checkpoint: dict[str, Any] | Non
             log_facts(world, args, run, splits)
         share_warnings(world)
         return run.run()
-
-
-def log_facts(world: Any, args: argparse.Namespace, run: Any, splits: Any) -> None:
-    """The derived facts of a run, once, at its start."""
-    if len(splits.train) < args.batch_size * world.nodes:
-        log.warning("--batch-size %d: only %d training images, all in one batch", args.batch_size, len(splits.train))
-    held = f", {len(splits.val)} held out" if splits.val else ""
-    log.info("%s: %d training images%s, %d test images", args.dataset, len(splits.train), held, len(splits.test))
-    log.info("images per class: %s", dict(zip(splits.train.classes, splits.train.class_counts, strict=True)))
-    log.info("%s: %.1f million parameters on %s, amp %s", args.arch, count_millions(run.model), world.device, args.amp)
-    images, rates = args.batch_size * world.nodes, f"learning rate {args.lr:g}, prior {args.prior_lr:g}"
-    if world.size > 1:
-        log.info("%d processes on %d node(s), %d images a step each", world.size, world.nodes, images // world.size)
-    log.info("%d steps of %d images an epoch, %s", len(run.loaders["train"]), images, rates)
-    if run.epoch or run.position.step:
-        log.info("continuing after epoch %d of %d, step %d", run.epoch, args.epochs, run.position.step)
-
-
-def count_millions(model: Any) -> float:
-    """Parameters of a model, in millions."""
-    return sum(parameter.numel() for parameter in model.parameters()) / 1e6
 
 
 def evaluate_only(world: Any, args: argparse.Namespace, checkpoint: dict[str, Any], folder: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the processes of the distributed tests do; each function is one process's work, see `utils.launch.spawn`."""
+"""What the processes of the distributed tests do; each function is one process's work, see `utils.processes.spawn`."""
 
 import argparse
 import os

@@ -23,8 +23,9 @@ from utils.checkpoint import load_checkpoint
 from utils.distributed import World
 from utils.engine import evaluate, start_prior, to_device
 from utils.errors import LostRank, UserError
-from utils.launch import Launch, spawn
+from utils.launch import Launch
 from utils.optimisation import build_optimizer
+from utils.processes import spawn
 
 TWO = Launch(size=2, local_size=2, spawns=True, timeout=60)
 RUN = ["Digits_LT", *SMALL_MODEL, "--epochs=2", "--batch-size=64", "--max-steps=3", "--T-max=2", "--dist-timeout=60"]

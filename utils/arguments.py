@@ -389,3 +389,17 @@ def complete(args: argparse.Namespace, feature_dim: int) -> None:
         raise UserError(f"{flags} are two schedules: give one")
     if not schedules:
         args.step_size = 30
+
+
+def check_training(args: argparse.Namespace) -> None:
+    """Raise a `UserError` where the flags leave nothing to train or to evaluate."""
+    if args.evaluate and not args.resume:
+        raise UserError("--evaluate needs --resume: name the checkpoint to measure")
+    if not (args.weight_cls or args.weight_reconst or args.weight_gmm):
+        raise UserError("--weight-cls, --weight-reconst and --weight-gmm are all 0: nothing would be trained")
+    if args.warmup_epochs and not args.weight_cls:
+        raise UserError("--warmup-epochs trains the cross-entropy alone, which --weight-cls 0 switches off")
+    if args.warmup_threshold is not None and not args.warmup_epochs:
+        raise UserError("--warmup-threshold ends a warm-up: give --warmup-epochs too")
+    if args.start_epoch is not None and args.start_epoch >= args.epochs:
+        raise UserError(f"--start-epoch {args.start_epoch}: only {args.epochs} epochs are to be run (--epochs)")

@@ -196,3 +196,24 @@ def parallel(model: nn.Module, weights: Any, world: World) -> nn.Module:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*broadcast_buffers.*")  # renamed in the newest versions only
         return nn.parallel.DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
+
+
+def log_facts(world: Any, args: argparse.Namespace, run: Any, splits: Any) -> None:
+    """The derived facts of a run, once, at its start."""
+    if len(splits.train) < args.batch_size * world.nodes:
+        log.warning("--batch-size %d: only %d training images, all in one batch", args.batch_size, len(splits.train))
+    held = f", {len(splits.val)} held out" if splits.val else ""
+    log.info("%s: %d training images%s, %d test images", args.dataset, len(splits.train), held, len(splits.test))
+    log.info("images per class: %s", dict(zip(splits.train.classes, splits.train.class_counts, strict=True)))
+    log.info("%s: %.1f million parameters on %s, amp %s", args.arch, count_millions(run.model), world.device, args.amp)
+    images, rates = args.batch_size * world.nodes, f"learning rate {args.lr:g}, prior {args.prior_lr:g}"
+    if world.size > 1:
+        log.info("%d processes on %d node(s), %d images a step each", world.size, world.nodes, images // world.size)
+    log.info("%d steps of %d images an epoch, %s", len(run.loaders["train"]), images, rates)
+    if run.epoch or run.position.step:
+        log.info("continuing after epoch %d of %d, step %d", run.epoch, args.epochs, run.position.step)
+
+
+def count_millions(model: Any) -> float:
+    """Parameters of a model, in millions."""
+    return sum(parameter.numel() for parameter in model.parameters()) / 1e6
