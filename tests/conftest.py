@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -48,6 +49,21 @@ def _deterministic() -> Iterator[None]:
     torch.manual_seed(0)
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_log() -> Iterator[None]:
+    """The project's log as a new process finds it, whatever scripts have run in this one."""
+
+    def reset() -> None:
+        log.handlers.clear()
+        log.setLevel(logging.NOTSET)
+        log.propagate, log.disabled = True, False
+
+    log = logging.getLogger("dgcmm")
+    reset()
+    yield
+    reset()
 
 
 @pytest.fixture

@@ -24,10 +24,8 @@ LONG_TAILED = (130, 110, 30, 7)
 
 
 @pytest.fixture(autouse=True)
-def messages(caplog, monkeypatch):
-    """The log's records, also after a test that ran a script and so took the log over."""
-    log = logging.getLogger("dgcmm")
-    monkeypatch.setattr(log, "propagate", True)
+def messages(caplog):
+    """The log's records."""
     caplog.set_level(logging.INFO, "dgcmm")
     return caplog
 

@@ -101,8 +101,7 @@ def cuda(monkeypatch, free_gib):
 
 def test_gpus_with_the_most_free_memory_are_taken_and_named(monkeypatch, caplog):
     cuda(monkeypatch, [1, 30, 2, 40])
-    monkeypatch.setattr(device.log, "propagate", True)
-    device.log.setLevel("INFO")
+    caplog.set_level("INFO", "dgcmm")
     assert device.choose_gpus(Launch(2, local_size=2, spawns=True), {}) == [1, 3]
     assert "1 (30 GiB free), 3 (40 GiB free)" in caplog.text
 

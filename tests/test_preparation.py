@@ -1,6 +1,5 @@
 """Before images are read: who builds the cache, what is left out, and how evaluation stays what it was."""
 
-import logging
 import shutil
 import subprocess
 import sys
@@ -104,8 +103,7 @@ def test_finished_cache_needs_no_folder_that_can_be_written(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("cache_size", [0, 16])
-def test_skip_leaves_bad_images_out_and_says_so_at_every_start(cache_size, tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("dgcmm"), "propagate", True)
+def test_skip_leaves_bad_images_out_and_says_so_at_every_start(cache_size, tmp_path, caplog):
     whole = splits_of(tmp_path)
     break_images(tmp_path, [7, 150])
     for _ in range(2):
@@ -211,8 +209,7 @@ def test_data_set_in_memory_refuses_a_cache():
         load_splits("Digits_LT", "", **SIZES, cache_size=32)
 
 
-def test_dummy_images_need_no_cache(caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("dgcmm"), "propagate", True)
+def test_dummy_images_need_no_cache(caplog):
     splits = load_splits("ChestXray", "not/there", **SIZES, dummy=True, cache_size=32, bad_images="skip")
     assert splits.train[0][0].shape == (1, 28, 28)
     assert [record.message for record in caplog.records] == ["--cache-size 32 is not used: --dummy reads no files"]
