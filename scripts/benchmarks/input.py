@@ -10,8 +10,7 @@ import argparse
 import itertools
 import os
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,7 @@ from datasets.files import FileDataset, locate
 from datasets.grey import RandomCropAndFlip
 from datasets.loading import BatchLoader, TrainBatches
 from datasets.preparation import prepare_images
-from scripts.benchmarks.timing import Ratio, interleave
+from scripts.benchmarks.timing import Ratio, interleave, threads
 
 SIDE, CROP, CACHE = 1024, 224, 256
 NOISE = 2.3  # standard deviation in grey levels, with which a PNG of SIDE has about 500 kB
@@ -45,7 +44,7 @@ def measure(options: argparse.Namespace) -> list[Ratio]:
     Args:
         options: `repeats`, timed passes of each way; `input_images`, see `add_flags`.
     """
-    with tempfile.TemporaryDirectory() as name, _one_thread():
+    with tempfile.TemporaryDirectory() as name, threads(1):
         folder = Path(name)
         few, many = _write_images(folder, options.input_images)
         transform = RandomCropAndFlip(CROP)
@@ -62,7 +61,8 @@ def measure(options: argparse.Namespace) -> list[Ratio]:
     rates = {way: counts[way] / taken for way, taken in seconds.items()}
     return [
         Ratio(
-            f"input from {way}, PNGs of {size} kB: {rates[way]:.0f} images/s, the release's way {rates['release']:.0f}",
+            f"input: {way} / release's way",
+            f"{rates[way]:.0f} and {rates['release']:.0f} images/s per core, PNGs of {size} kB",
             *(rates[way] / rates["release"], target, True),
         )
         for way, target in TARGETS.items()
@@ -111,13 +111,3 @@ def _write_images(folder: Path, count: int) -> tuple[list[str], list[str]]:
     for row, name in enumerate(many):
         os.link(folder / few[row % count], folder / name)
     return few, many
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -1,15 +1,24 @@
 """What the benchmarks share: a ratio with its target, and times that are taken in turns."""
 
+import contextlib
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
+
+import torch
 
 
 class Ratio(NamedTuple):
-    """A measured ratio and what it shall be at least, or at most."""
+    """A measured ratio and what it shall be at least, or at most.
+
+    Attributes:
+        name: of the row, short.
+        detail: the measured figures behind the ratio, with their units.
+    """
 
     name: str
+    detail: str
     ratio: float
     target: float
     at_least: bool
@@ -27,6 +36,24 @@ def interleave(timed: dict[str, Callable[[], object]], repeats: int) -> dict[str
         for name, call in timed.items():
             started = time.perf_counter()
             call()
+            synchronise()
             if repeat:
                 times[name].append(time.perf_counter() - started)
     return {name: statistics.median(taken) for name, taken in times.items()}
+
+
+def synchronise() -> None:
+    """Wait until a GPU has done what it was asked to; a CPU has."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+@contextlib.contextmanager
+def threads(number: int) -> Iterator[None]:
+    """Compute with so many threads inside the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
