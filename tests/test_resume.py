@@ -1,17 +1,28 @@
 """An interrupted run, resumed, ends where an uninterrupted one ends, bit for bit."""
 
 import csv
+import os
 import shutil
+import signal
 
 import pytest
 import torch
 from conftest import SMALL_MODEL
 
-from utils import engine
+from scripts.compare_runs import differences
+from utils import engine, guard, retraining, run
 from utils.checkpoint import digest, load_checkpoint, save_checkpoint
 
 TRAIN = ["Digits_LT", *SMALL_MODEL, "--batch-size=64", "--epochs=3", "--T-max=2", "--max-steps=3", "--quiet"]
 AUGMENT = ["Digits_LT", "--batch-size=50", "--epochs=3", "--T-max=3", "--max-steps=12", "--workers=0", "--quiet"]
+# where a run can be: what is called there
+PLACES = {
+    "step": (guard.Guard, "begin"),
+    "images": (engine, "to_device"),  # of a step, of the prior's start, of an evaluation
+    "codes": (retraining, "to_device"),
+    "measurement": (run.Measurement, "of"),
+    "save": (run, "save_checkpoint"),
+}
 
 
 class Interruption(Exception):
@@ -23,53 +34,131 @@ def rows_without_time(path):
         return [{k: v for k, v in row.items() if "time" not in k} for row in csv.DictReader(file)]
 
 
-def essence(checkpoint):
-    """All that a run computes: the arguments name the folder, clocks differ."""
-    timeless = [{k: v for k, v in row.items() if k != "time"} for row in checkpoint["history"]]
-    kept = {k: checkpoint[k] for k in ("epoch", "state_dict", "optimizer", "best", "class_counts")}
-    result = {k: v for k, v in checkpoint["result"].items() if k != "time"}
-    return digest({**kept, "history": timeless, "result": result})
-
-
-def crash_in(monkeypatch, name, call, error=Interruption):
-    """Let the `call`-th call of a step of the engine raise."""
+def at_call(monkeypatch, place, call, action):
+    """Do something before the `call`-th call at a place."""
+    owner, name = PLACES[place]
     calls = []
-    original = getattr(engine, name)
+    original = getattr(owner, name)
 
-    def crashing(*args, **kwargs):
+    def counted(*args, **kwargs):
         calls.append(1)
         if len(calls) == call:
-            raise error
+            action()
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(engine, name, crashing)
+    monkeypatch.setattr(owner, name, counted)
+
+
+def crash():
+    raise Interruption
+
+
+def signalled(signum):
+    """The process gets a signal."""
+    return lambda: os.kill(os.getpid(), signum)
+
+
+def stop_in_turn(script, name, argv, moments, monkeypatch):
+    """Start a command and continue it, each time to a signal at the next of the moments; the last end is a good one."""
+    for turn, (place, call) in enumerate(moments):
+        signum = (signal.SIGTERM, signal.SIGINT)[turn % 2]
+        with monkeypatch.context() as patch:
+            at_call(patch, place, call, signalled(signum))
+            done = script(name, *argv)
+        assert done.status == 128 + signum, (place, call, done)
+        assert done.err.splitlines()[-1].startswith(f"stopped by {signum.name}"), done.err
+    done = script(name, *argv)
+    assert done.status == 0, done.err
+    assert "Warning" not in done.err
 
 
 @pytest.mark.parametrize(
-    ("flags", "where", "call"),
+    ("flags", "moments"),
     [
-        ([], "global_noise", 5),  # in the second epoch
-        (["--val-fraction=0.3", "--warmup-epochs=1", "--workers=2"], "global_noise", 8),
-        (["--generative", "--clip-grad=1", "--gmm-assign=label"], "to_device", 1 + 3 * 2 + 7),  # in an evaluation
+        (
+            ["--save-every=2"],
+            [("step", 1), ("step", 2), ("images", 2), ("images", 3), ("save", 1), ("measurement", 1)],
+        ),
+        (
+            ["--val-fraction=0.3", "--warmup-epochs=1", "--warmup-threshold=9", "--workers=2"],
+            [("step", 2), ("images", 3), ("images", 5), ("save", 2), ("images", 6), ("images", 1)],
+        ),
     ],
-    ids=["plain", "hold-out, warm-up, workers", "generative"],
+    ids=["plain", "hold-out, warm-up, workers"],
 )
-def test_resumed_training_equals_uninterrupted(flags, where, call, script, tmp_path, monkeypatch):
+def test_training_stopped_again_and_again_equals_uninterrupted(flags, moments, script, tmp_path, monkeypatch):
+    """Before the first checkpoint, in a step, in the prior's start, while measuring, while saving, at the very end."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert script("train", *TRAIN, *flags, f"--logdir={whole}").status == 0
+    argv = [*TRAIN, *flags, f"--logdir={broken}", "--resume=auto"]
+    stop_in_turn(script, "train", argv, moments, monkeypatch)
+    assert differences(whole, broken) == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "place", "call"),
+    [
+        (["--save-every=2"], "step", 6),  # in the second epoch, after a step that was not saved
+        (["--generative", "--clip-grad=1", "--gmm-assign=label"], "images", 3 * 2 + 3 + 8),  # in an evaluation
+    ],
+    ids=["plain", "generative"],
+)
+def test_training_after_a_crash_equals_uninterrupted(flags, place, call, script, tmp_path, monkeypatch):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert script("train", *TRAIN, *flags, f"--logdir={whole}").status == 0
     with monkeypatch.context() as patch:
-        crash_in(patch, where, call)
+        at_call(patch, place, call, crash)
         import train
 
         with pytest.raises(Interruption):
             train.main([*TRAIN, *flags, f"--logdir={broken}"])
-    assert 1 <= load_checkpoint(broken / "checkpoint.pth")["epoch"] < 3
-    resumed = script("train", *TRAIN, *flags, f"--logdir={broken}", "--resume=auto")
-    assert resumed.status == 0, resumed.err
-    ends = [load_checkpoint(folder / "checkpoint.pth") for folder in (whole, broken)]
-    assert essence(ends[0]) == essence(ends[1])
-    assert rows_without_time(whole / "metrics.csv") == rows_without_time(broken / "metrics.csv")
-    assert (whole / "predictions.csv").read_bytes() == (broken / "predictions.csv").read_bytes()
+    found = load_checkpoint(broken / "checkpoint.pth")
+    assert (0, 0) < (found["epoch"], found["step"]) < (3, 0)
+    assert script("train", *TRAIN, *flags, f"--logdir={broken}", "--resume=auto").status == 0
+    assert differences(whole, broken) == []
+
+
+def test_damaged_checkpoint_makes_auto_go_back_aloud_and_a_named_path_fail(script, tmp_path, monkeypatch):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert script("train", *TRAIN, f"--logdir={whole}").status == 0
+    with monkeypatch.context() as patch:
+        at_call(
+            patch, "step", 3 + 3 + 2, signalled(signal.SIGTERM)
+        )  # saved after two epochs, and then within the third
+        assert script("train", *TRAIN, f"--logdir={broken}").status == 143
+    path = broken / "checkpoint.pth"
+    path.write_bytes(path.read_bytes()[:-5000])
+    named = script("train", *TRAIN, f"--logdir={broken}", f"--resume={path}")
+    assert named.status == 2
+    assert str(path) in named.error
+    done = script("train", *TRAIN, f"--logdir={broken}", "--resume=auto")
+    assert done.status == 0, done.err
+    assert f"GOING BACK to {broken / 'checkpoint_prev.pth'}, after epoch 2" in done.err
+    assert differences(whole, broken) == []
+
+
+def test_best_epoch_saved_before_a_crash_still_counts(script, tmp_path, monkeypatch):
+    """The best epoch is saved, then the run; a crash in between, and a continuation that never gets as good again."""
+    scores = iter([0.3, 0.9, 0.2, 0.1])
+    original = run.Measurement.of.__func__
+
+    def scripted(cls, predictions, dataset, counts):
+        measured = original(cls, predictions, dataset, counts)
+        measured.numbers["acsa"] = next(scores, measured.numbers["acsa"])
+        return measured
+
+    monkeypatch.setattr(run.Measurement, "of", classmethod(scripted))
+    argv = [*TRAIN, "--val-fraction=0.3", f"--logdir={tmp_path}"]
+    with monkeypatch.context() as patch:
+        at_call(patch, "save", 4, crash)
+        import train
+
+        with pytest.raises(Interruption):
+            train.main(argv)
+    done = script("train", *argv, "--resume=auto")
+    assert done.status == 0, done.err
+    assert done.result["epoch"] == 2
+    assert load_checkpoint(tmp_path / "checkpoint.pth")["best"] == {"epoch": 2, "acsa": 0.9}
 
 
 def test_a_run_that_does_not_restore_differs(script, tmp_path):
@@ -81,28 +170,24 @@ def test_a_run_that_does_not_restore_differs(script, tmp_path):
     checkpoint["optimizer"]["state"] = {}
     save_checkpoint(broken / "checkpoint.pth", checkpoint)
     assert script("train", *TRAIN, f"--logdir={broken}", "--resume=auto").status == 0
-    ends = [load_checkpoint(folder / "checkpoint.pth") for folder in (whole, broken)]
-    assert essence(ends[0]) != essence(ends[1])
+    assert "checkpoint.pth: state_dict" in differences(whole, broken)
 
 
 @pytest.mark.parametrize(("name", "flags"), [("augment", []), ("augment_ftl", ["--rep-method=get_rep_nums2"])])
-def test_resumed_augmentation_equals_uninterrupted(name, flags, script, tmp_path, trained_digits, monkeypatch):
-    suffix = name.replace("augment", "aug")
+def test_augmentation_stopped_again_and_again_equals_uninterrupted(
+    name, flags, script, tmp_path, trained_digits, monkeypatch
+):
+    """Among the codes, before the first checkpoint, in a step, while measuring and while saving."""
     for folder in ("whole", "broken"):
         shutil.copytree(trained_digits, tmp_path / folder)
-    run = {
-        folder: [f"--logdir={tmp_path / folder}", "--resume=auto", *AUGMENT, *flags] for folder in ("whole", "broken")
-    }
-    done = script(name, *run["whole"])
-    assert done.status == 0, done.err
-    assert script(name, *run["broken"], "--epochs=1").status == 0
-    assert load_checkpoint(tmp_path / "broken" / f"checkpoint_{suffix}.pth")["epoch"] == 1
-    assert script(name, *run["broken"]).status == 0
-    ends = [load_checkpoint(tmp_path / folder / f"checkpoint_{suffix}.pth") for folder in ("whole", "broken")]
-    assert essence(ends[0]) == essence(ends[1])
-    assert rows_without_time(tmp_path / "whole" / f"metrics_{suffix}.csv") == rows_without_time(
-        tmp_path / "broken" / f"metrics_{suffix}.csv"
+    whole, broken = (
+        [f"--logdir={tmp_path / folder}", "--resume=auto", *AUGMENT, *flags] for folder in ("whole", "broken")
     )
+    done = script(name, *whole)
+    assert done.status == 0, done.err
+    moments = [("codes", 2), ("step", 1), ("step", 5), ("measurement", 1), ("step", 9), ("save", 1)]
+    stop_in_turn(script, name, broken, moments, monkeypatch)
+    assert differences(tmp_path / "whole", tmp_path / "broken") == []
 
 
 def test_two_runs_of_one_command_are_equal_and_another_seed_differs(script, tmp_path):
@@ -152,8 +237,6 @@ def test_start_epoch_goes_back(script, tmp_path, trained_digits):
 
 
 def test_best_epoch_is_kept_and_differs_from_the_last(script, tmp_path, monkeypatch):
-    from utils import run
-
     scores = iter([0.9, 0.2, 0.1])
     original = run.Measurement.of.__func__
 

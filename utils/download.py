@@ -2,7 +2,6 @@
 
 import contextlib
 import email.utils
-import errno
 import hashlib
 import http.client
 import json
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
-from utils.files import write_text
+from utils.files import unwritable, write_text
 from utils.jobs import Cancel
 
 CHUNK = 1 << 20
@@ -299,16 +298,6 @@ class Download:
                 view = view[file.write(view) :]
         except OSError as error:
             raise unwritable(self.part, error) from error
-
-
-def unwritable(path: Path, error: OSError) -> UserError:
-    """What to say when the disk does not take a file."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UserError(
-            f"the disk is full: {path} cannot be written; free some space and give the same command again, what is "
-            "complete is kept"
-        )
-    return UserError(f"{path} cannot be written ({_words(error)}): choose another folder")
 
 
 def _words(reason: object) -> str:

@@ -1,34 +1,88 @@
 """Writing files so that a reader, or a crash, never meets half of one."""
 
 import contextlib
+import errno
+import glob
 import os
+import shutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 from utils.errors import UserError
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+class Sink(Protocol):
+    """What a file is written through."""
+
+    def write(self, content: bytes) -> int:
+        """As in a binary file."""
+
+    def flush(self) -> None:
+        """As in a binary file."""
+
+
+def write_atomically(path: Path, write: Callable[[Sink], object]) -> None:
     """Have `write` fill a file beside `path`, flush it to disk and rename it to `path`.
+
+    What processes that were killed in the middle of this have left beside `path` is removed first.
 
     Raises:
         UserError: the disk is full or the folder cannot be written; `path` is what it was.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    aside = _aside(path)
+    noted: list[OSError] = []
     try:
+        _remove_rests(path)
         with aside.open("wb") as file:
-            write(file)
+            write(_Noting(file, noted))
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)
-    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
-        if isinstance(error, RuntimeError) and "write" not in str(error):
+        _flush_names(path.parent)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    except RuntimeError as error:  # what torch.save makes of a full disk
+        if not noted:
             raise
-        raise UserError(f"{path} cannot be written ({error}): free some space, or choose another folder") from error
+        raise unwritable(path, noted[0]) from error
     finally:
         with contextlib.suppress(OSError):
             aside.unlink()
+
+
+class _Noting:
+    """A file that notes what the disk said, for callers that do not pass it on."""
+
+    def __init__(self, file: BinaryIO, noted: list[OSError]) -> None:
+        self._file, self._noted = file, noted
+
+    def write(self, content: bytes) -> int:
+        """As in the file."""
+        return self._noting(self._file.write, content)
+
+    def flush(self) -> None:
+        """As in the file."""
+        self._noting(self._file.flush)
+
+    def _noting(self, call: Callable, *arguments: bytes) -> Any:
+        try:
+            return call(*arguments)
+        except OSError as error:
+            self._noted.append(error)
+            raise
+
+
+def unwritable(path: Path, error: Exception) -> UserError:
+    """What to say when the disk does not take a file."""
+    reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+        return UserError(
+            f"the disk is full: {path} cannot be written ({reason}); free some space and give the same command again, "
+            "what is complete is kept"
+        )
+    return UserError(f"{path} cannot be written ({reason}): free some space, or choose another folder")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -37,8 +91,55 @@ def write_text(path: Path, text: str) -> None:
 
 
 def keep_as(path: Path, previous: Path) -> None:
-    """Give the file at `path` a second name; at no instant is one of the two missing."""
-    aside = previous.with_name(f".{previous.name}.{os.getpid()}.part")
-    aside.unlink(missing_ok=True)
-    os.link(path, aside)
-    os.replace(aside, previous)
+    """Give the file at `path` a second name; at no instant is one of the two missing.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written; both files are what they were.
+    """
+    aside = _aside(previous)
+    try:
+        _remove_rests(previous)
+        aside.unlink(missing_ok=True)
+        try:
+            os.link(path, aside)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(path, aside)
+        os.replace(aside, previous)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            aside.unlink()
+        raise unwritable(previous, error) from error
+
+
+def _aside(path: Path) -> Path:
+    """Where this process prepares what will be `path`."""
+    return path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.part")
+
+
+def _remove_rests(path: Path) -> None:
+    """Remove what processes of this machine that are gone have left of `path`."""
+    start = f".{path.name}.{socket.gethostname()}-"
+    for rest in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        number = rest.name.removeprefix(start).removesuffix(".part")
+        if rest.name.startswith(start) and number.isdecimal() and not _runs(int(number)):
+            rest.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
+
+
+def _flush_names(folder: Path) -> None:
+    """Have the names in a folder on disk too, where the file system can do that."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

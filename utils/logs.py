@@ -9,6 +9,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from utils.files import unwritable
+
 log = logging.getLogger("dgcmm")
 
 
@@ -69,9 +71,26 @@ def silenced() -> Iterator[None]:
         log.disabled = False
 
 
+class _LogFile(logging.FileHandler):
+    """Whose full disk is the user's to mend, not a traceback for each line."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError):
+            raise unwritable(Path(self.baseFilename), error) from error
+        super().handleError(record)
+
+
 def log_to_file(path: Path) -> logging.Handler:
-    """Append the log to a file too, with date and time; returns the handler, for its end."""
-    handler = logging.FileHandler(path, encoding="utf-8")
+    """Append the log to a file too, with date and time; returns the handler, for its end.
+
+    Raises:
+        UserError: the file cannot be written, now or with any later line.
+    """
+    try:
+        handler = _LogFile(path, encoding="utf-8")
+    except OSError as error:
+        raise unwritable(path, error) from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     return handler
@@ -80,7 +99,8 @@ def log_to_file(path: Path) -> logging.Handler:
 def end_log_file(handler: logging.Handler) -> None:
     """End what `log_to_file` began."""
     log.removeHandler(handler)
-    handler.close()
+    with contextlib.suppress(OSError):  # of a disk that is full, which has been said
+        handler.close()
 
 
 def progress(

@@ -50,8 +50,13 @@ def build_scheduler(
         scheduler = MultiStepLR(optimizer, args.milestones, args.gamma)
     else:
         scheduler = StepLR(optimizer, args.lr_step or args.step_size, args.gamma)
+    for _ in range(epochs_done):
+        end_epoch(scheduler)
+    return scheduler
+
+
+def end_epoch(scheduler: LRScheduler) -> None:
+    """Step the schedule; it need not know that the optimizer's steps were taken by a process before this one."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*before.*optimizer.step.*")
-        for _ in range(epochs_done):
-            scheduler.step()
-    return scheduler
+        scheduler.step()

@@ -84,6 +84,8 @@ def _end(processes: Sequence[Any]) -> set[int]:
 def _judge(launch: Launch, processes: Sequence[Any], killed: set[int], folder: Path) -> None:
     """Raise what the ends of the processes amount to."""
     codes = [process.exitcode for process in processes]
+    if stopping.received():  # one that had not come so far as to handle the signal was ended by it
+        codes = [128 - code if code < 0 and -code in stopping.SIGNALS else code for code in codes]
     stops = {code - 128 for code in codes if code in {128 + signum for signum in stopping.SIGNALS}}
     if stops and not killed and all(code == 0 or code - 128 in stops for code in codes):
         raise Stopped(stops.pop())

@@ -20,7 +20,7 @@ from utils.distributed import World
 from utils.engine import Position
 from utils.errors import UserError
 from utils.measurement import Measurement, shown
-from utils.optimisation import build_scheduler
+from utils.optimisation import build_scheduler, end_epoch
 from utils.run_folder import RunFolder
 from utils.stopping import Stopped
 
@@ -169,7 +169,7 @@ class Run:
         measurement = None
         while self.epoch < self.args.epochs:
             measurement = self._run_epoch(board)
-            scheduler.step()
+            end_epoch(scheduler)
             self._save()
             if self.world.is_main:
                 self.folder.write_rows("metrics.csv", self.history)
@@ -206,6 +206,7 @@ class Run:
         log.info("%s: %s | %s: %s | %.1f s", where, loss, self.split, shown(row), row["time"])
         board.scalars(self.epoch, row)
         self.show(board)
+        board.flush()
         if self.split == "val" and (self.best is None or row["acsa"] > self.best["acsa"]):
             self.best = {"epoch": self.epoch, "acsa": row["acsa"]}
             save_checkpoint(self.folder.best, self._content(None, [(0, Position().totals)] * self.world.size))
@@ -267,10 +268,16 @@ class Run:
             self.model.load_state_dict(last)
 
     def _load_best(self) -> dict[str, Any]:
+        """The best epoch's checkpoint.
+
+        After a crash between the saving of the best epoch and of the run, and a continuation on other processes, it can
+        be of an epoch that was better in the first course of the run than any in the second: then that one counts.
+        """
         best = load_checkpoint(self.folder.best)
-        if best["epoch"] != self.best["epoch"]:
+        if best["data_sha256"] != self.about["data_sha256"] or best["best"]["acsa"] < self.best["acsa"]:
             raise UserError(
                 f"{self.folder.best} holds epoch {best['epoch']}, the best one was {self.best['epoch']}: it belongs to "
-                "another run; start again with --overwrite"
+                "another run; put the right one back"
             )
+        self.best = best["best"]
         return {"epoch": best["epoch"], "state_dict": best["state_dict"]}

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from utils.download import unwritable
 from utils.errors import UserError
+from utils.files import unwritable
 from utils.jobs import Cancel
 
 CHUNK = 1 << 20

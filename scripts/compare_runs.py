@@ -1,0 +1,80 @@
+#!/usr/bin/env python3
+"""Say whether two run folders hold the same run, bit for bit, but for clocks and places.
+
+    python scripts/compare_runs.py RUN_FOLDER RUN_FOLDER
+
+Compares checkpoints entry by entry, metrics.csv without its time columns, metrics_per_class.csv and predictions.csv, of
+train.py and of the augmentations that either folder holds. Names what differs; the exit status is 1 if anything does.
+"""
+
+import argparse
+import csv
+import hashlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]
+
+from utils.arguments import LOCAL_FLAGS  # noqa: E402
+from utils.checkpoint import digest, load_checkpoint  # noqa: E402
+from utils.errors import UserError, run_script  # noqa: E402
+
+SUFFIXES = ("", "_aug", "_aug_ftl")
+WITH_CLOCKS = ("sha256", "trained_sha256")  # hashes of content that has clocks in it
+HABITS = (*LOCAL_FLAGS, "save_every", "print_freq")  # flags that change no number
+
+
+def differences(first: Path, second: Path) -> list[str]:
+    """Names of the entries and files in which two run folders differ.
+
+    Raises:
+        UserError: neither holds a run, or a checkpoint is missing or damaged.
+    """
+    found = [{}, {}]
+    for suffix in SUFFIXES:
+        if any((folder / f"checkpoint{suffix}.pth").exists() for folder in (first, second)):
+            for contents, folder in zip(found, (first, second), strict=True):
+                contents.update(_contents(folder, suffix))
+    if not found[0]:
+        raise UserError(f"neither {first} nor {second} holds a checkpoint: name two run folders")
+    return [name for name in {**found[0], **found[1]} if found[0].get(name) != found[1].get(name)]
+
+
+def _contents(folder: Path, suffix: str) -> dict[str, str]:
+    """Name -> digest of everything that one script left."""
+    checkpoint = folder / f"checkpoint{suffix}.pth"
+    stored = {name: value for name, value in load_checkpoint(checkpoint).items() if name not in WITH_CLOCKS}
+    stored["args"] = {name: value for name, value in stored["args"].items() if name not in HABITS}
+    contents = {f"{checkpoint.name}: {name}": digest(_timeless(value)) for name, value in stored.items()}
+    metrics = folder / f"metrics{suffix}.csv"
+    if metrics.exists():
+        with metrics.open(newline="") as file:
+            contents[metrics.name] = digest(_timeless(list(csv.DictReader(file))))
+    for path in (folder / f"metrics_per_class{suffix}.csv", folder / f"predictions{suffix}.csv"):
+        if path.exists():
+            contents[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return contents
+
+
+def _timeless(value: Any) -> Any:
+    """The value without entries that a clock gave: those with 'time' in their names."""
+    if isinstance(value, dict):
+        return {name: _timeless(item) for name, item in value.items() if "time" not in str(name)}
+    return [_timeless(item) for item in value] if isinstance(value, list) else value
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print what differs; exit status 1 if anything does."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs=2, type=Path, metavar="RUN_FOLDER")
+    differing = differences(*parser.parse_args(argv).folders)
+    print("\n".join(f"differs: {name}" for name in differing) or "the same run")
+    if differing:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    run_script(main)
