@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -84,6 +85,14 @@ def script(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Ca
         return Outcome(end.value.code, out, err)
 
     return run
+
+
+@pytest.fixture
+def file_size_limit() -> Iterator[Callable[[int], None]]:
+    """Let no file of this process grow beyond so many bytes: what a full disk is to it."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.fixture

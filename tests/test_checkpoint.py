@@ -3,6 +3,7 @@
 import copy
 import os
 import pickle
+import random
 
 import pytest
 import torch
@@ -33,17 +34,22 @@ def test_what_is_read_is_what_was_written(path):
     assert torch.load(path, weights_only=True)["epoch"] == 3
 
 
-@pytest.mark.parametrize("offset", range(30, 3000, 170))
-def test_flipped_bit_is_found_or_changes_nothing(path, offset):
-    content = bytearray(path.read_bytes())
-    content[offset % len(content)] ^= 1 << (offset % 8)
-    path.write_bytes(content)
-    try:
-        found = load_checkpoint(path)
-    except UserError as error:
-        assert str(path) in str(error)
-    else:
-        assert digest({key: found[key] for key in CONTENT}) == digest(CONTENT)
+def test_flipped_bit_is_found_or_changes_nothing(path):
+    whole = path.read_bytes()
+    draw = random.Random(0)
+    found = 0
+    for _ in range(60):
+        content = bytearray(whole)
+        content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+        path.write_bytes(content)
+        try:
+            loaded = load_checkpoint(path)
+        except UserError as error:
+            assert str(path) in str(error)
+            found += 1
+        else:
+            assert digest({key: loaded[key] for key in CONTENT}) == digest(CONTENT)
+    assert found > 20  # most of the file is weights
 
 
 def test_changed_weight_is_found(path):
@@ -54,11 +60,12 @@ def test_changed_weight_is_found(path):
         load_checkpoint(path)
 
 
-@pytest.mark.parametrize("share", [0, 0.01, 0.3, 0.7, 0.99])
-def test_truncation_is_found(path, share):
-    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    with pytest.raises(UserError, match="cannot be loaded"):
-        load_checkpoint(path)
+def test_truncation_is_found(path):
+    whole = path.read_bytes()
+    for share in range(60):
+        path.write_bytes(whole[: share * len(whole) // 60])
+        with pytest.raises(UserError, match="cannot be loaded"):
+            load_checkpoint(path)
 
 
 class Payload:

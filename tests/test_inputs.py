@@ -12,6 +12,7 @@ import datasets.chestxray_fetch
 from utils.download import Patience
 
 CHEST = ["ChestXray", "--dataset-manifest=TMP/closed.json"]  # of a mirror that nobody has switched on
+MP = "--multiprocessing-distributed"
 DIGITS = ["Digits_LT", *SMALL_MODEL, "--epochs=1", "--max-steps=1", "--batch-size=16", "--quiet"]
 
 
@@ -71,11 +72,98 @@ CASES = {
     "rank beyond the code": ("augment_ftl", ["Digits_LT", "--resume=RUN", "--ftl-rank=33"], "--ftl-rank 33"),
     "unknown rep-method": ("augment_ftl", [*DIGITS, "--resume=RUN", "--rep-method=3"], "'3'"),
     "run folder is a file": ("train", [*DIGITS, "--logdir=TMP/image.pth"], "TMP/image.pth"),
+    "run folder in a file": ("train", [*DIGITS, "--logdir=TMP/image.pth/run"], "TMP/image.pth/run"),
+    "run folder where nobody may write": ("train", [*DIGITS, "--logdir=/proc/run"], "--logdir /proc/run"),
+    "rate of nothing": ("train", [*DIGITS, "--lr=0"], "--lr"),
+    "rate that is no number": ("augment", [*DIGITS, "--resume=RUN", "--lr=nan"], "--lr"),
+    "milestones that fall": ("train", [*DIGITS, "--milestones=30,20"], "[30, 20] do not rise"),
+    "no epoch": ("train", [*DIGITS, "--epochs=0"], "--epochs"),
+    "rank of no dimension": ("augment_ftl", [*DIGITS, "--resume=RUN", "--ftl-rank=0"], "--ftl-rank"),
+    "hold-out of all": ("train", [*DIGITS, "--val-fraction=1"], "--val-fraction"),
+    "manifest for data that needs none": (
+        "train",
+        [*DIGITS, "--dataset-manifest=TMP/closed.json"],
+        "--dataset-manifest",
+    ),
+    "fashion files that are none": ("train", ["FashionMNIST_LT", "--datadir=TMP/fashion"], "train-images-idx3-ubyte"),
+    "rank without a world": ("train", [*DIGITS, "--rank=1"], "--rank 1"),
+    "world without a rank": ("train", [*DIGITS, "--world-size=2", "--dist-url=tcp://127.0.0.1:1"], "--rank"),
+    "nodes without an address": ("train", [*DIGITS, "--world-size=2", "--rank=0", MP], "--dist-url"),
+    "address without a port": ("train", [*DIGITS, "--dist-url=tcp://127.0.0.1"], "--dist-url tcp://127.0.0.1"),
+    "address of another kind": ("train", [*DIGITS, "--dist-url=file:///tmp/x"], "--dist-url file:///tmp/x"),
+    "environment without a launcher": ("train", [*DIGITS, "--dist-url=env://"], "WORLD_SIZE"),
+    "unknown backend": ("train", [*DIGITS, "--dist-backend=mpi"], "'mpi'"),
+    "GPUs without processes": ("train", [*DIGITS, "--ngpus=2"], "--ngpus 2"),
+    "batch that cannot be shared": ("train", [*DIGITS, "--ngpus=3", MP], "--batch-size 16"),
+    "one GPU for two processes": ("train", [*DIGITS, "--ngpus=2", MP, "--gpu=0"], "--gpu 0"),
+    "batch norm over processes without CUDA": ("train", [*DIGITS, "--sync-bn"], "--sync-bn"),
+    "host that is nowhere": (
+        "train",
+        [*DIGITS, MP, "--ngpus=2", "--world-size=2", "--rank=0", "--dist-url=tcp://no-such-host.invalid:4000"],
+        "no-such-host.invalid",
+    ),
+    "train on an augmentation": ("train", ["Digits_LT", "--resume=TMP/aug.pth"], "comes from an augmentation"),
+    "augment an augmentation": ("augment", ["Digits_LT", "--resume=TMP/aug.pth"], "comes from an augmentation"),
+    "checkpoint of another version": ("train", ["Digits_LT", "--resume=TMP/format.pth"], "another version"),
+    "checkpoint of other images": (
+        "train",
+        ["Digits_LT", "--epochs=3", "--resume=TMP/data.pth"],
+        "images are not those of",
+    ),
+    "augment with other images": ("augment", ["Digits_LT", "--resume=TMP/data.pth"], "images are not those of"),
+    "checkpoint that lacks a weight": (
+        "train",
+        ["Digits_LT", "--epochs=3", "--resume=TMP/weights.pth"],
+        "does not fit the model",
+    ),
+    "checkpoint without its best epoch": (
+        "train",
+        ["Digits_LT", "--epochs=3", "--resume=TMP/best.pth"],
+        "model_best.pth",
+    ),
+    "another batch size": ("train", ["Digits_LT", "--resume=RUN", "--batch-size=32"], "--batch-size is 32"),
+    "another schedule": ("train", ["Digits_LT", "--resume=RUN", "--T-max=9"], "--T-max is 9"),
+    "a second schedule": ("train", ["Digits_LT", "--resume=RUN", "--lr-step=9"], "--lr-step is 9"),
+    "another momentum": ("train", ["Digits_LT", "--resume=RUN", "--momentum=0.5"], "--momentum is 0.5"),
+    "another seed": ("train", ["Digits_LT", "--resume=RUN", "--seed=5"], "--seed is 5"),
+    "another precision": ("train", ["Digits_LT", "--resume=RUN", "--amp=bf16"], "--amp is bf16"),
+    "another size": ("augment", ["Digits_LT", "--resume=RUN", "--new-size=40"], "--new-size is 40"),
 }
 
 
+def test_table_is_long():
+    assert len(CASES) >= 80
+
+
+def write_odd_checkpoints(folder, run):
+    """Checkpoints that are whole and yet not what a command can use."""
+    from utils.checkpoint import load_checkpoint, save_checkpoint
+
+    good = load_checkpoint(run)
+    weights = dict(list(good["state_dict"].items())[1:])
+    changes = {
+        "aug": {"kind": "aug"},
+        "format": {"format": 1},
+        "data": {"data_sha256": {"train": "0", "test": "0"}},
+        "weights": {"state_dict": weights},
+        "best": {"best": {"epoch": 1, "acsa": 0.5}},
+    }
+    for name, change in changes.items():
+        save_checkpoint(folder / f"{name}.pth", good | change)
+    save_checkpoint(folder / "codes.pth", {"key": 1})
+
+
+@pytest.fixture(scope="module")
+def odd_checkpoints(tmp_path_factory, trained_digits):
+    folder = tmp_path_factory.mktemp("odd")
+    write_odd_checkpoints(folder, trained_digits / "checkpoint.pth")
+    return folder
+
+
 @pytest.mark.parametrize("name", CASES)
-def test_bad_input_is_one_line_and_changes_nothing(name, script, tmp_path, trained_digits, monkeypatch):
+def test_bad_input_is_one_line_and_changes_nothing(
+    name, script, tmp_path, trained_digits, odd_checkpoints, monkeypatch
+):
     which, argv, expected = CASES[name]
     log, files = tmp_path / "log", tmp_path / "files"
     files.mkdir()
@@ -89,10 +177,11 @@ def test_bad_input_is_one_line_and_changes_nothing(name, script, tmp_path, train
     content = bytearray((trained_digits / "checkpoint.pth").read_bytes())
     content[len(content) // 2] ^= 4
     (files / "damaged.pth").write_bytes(content)
-    if "codes" in name:
-        from utils.checkpoint import save_checkpoint
-
-        save_checkpoint(files / "codes.pth", {"key": 1})
+    for odd in odd_checkpoints.iterdir():
+        if f"TMP/{odd.name}" in "".join(argv):
+            shutil.copyfile(odd, files / odd.name)
+    (files / "fashion").mkdir()
+    (files / "fashion" / "train-images-idx3-ubyte").write_bytes(b"none")
     run = trained_digits / "checkpoint.pth"
     before = snapshot(tmp_path)
     words = [word.replace("TMP", str(files)).replace("RUN", str(run)) for word in argv]
@@ -132,6 +221,19 @@ def test_overwrite_and_resume_of_the_same_run(script, tmp_path, trained_digits):
     assert done.status == 2
     assert "--overwrite" in done.error
     assert snapshot(tmp_path) == before
+
+
+def test_full_disk_keeps_the_run_and_a_continuation_ends_it(script, tmp_path, trained_digits, file_size_limit):
+    shutil.copytree(trained_digits, tmp_path, dirs_exist_ok=True)
+    before = (tmp_path / "checkpoint.pth").read_bytes()
+    argv = ["Digits_LT", "--epochs=3", f"--logdir={tmp_path}", "--resume=auto", "--workers=0"]
+    file_size_limit(len(before) // 2)
+    done = script("train", *argv)
+    assert done.status == 2
+    assert "checkpoint.pth cannot be written" in done.error
+    assert (tmp_path / "checkpoint.pth").read_bytes() == before
+    file_size_limit(-1)
+    assert script("train", *argv).result["epoch"] == 3
 
 
 def test_folder_of_a_process_at_work(script, tmp_path, lock_elsewhere):

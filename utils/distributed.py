@@ -285,6 +285,10 @@ def _address(url: str) -> tuple[str, int]:
 
 def _open(host: str, port: int, hosting: bool, timeout: datetime.timedelta) -> dist.TCPStore:
     where = f"--dist-url tcp://{host}:{port}"
+    try:  # a store that hosts itself would look for the host until its time is over
+        socket.getaddrinfo(host, port)
+    except socket.gaierror as error:
+        raise UserError(f"{where}: there is no host {host} ({error.strerror}): mend the address") from error
     if not hosting:
         _wait_for_listener(host, port, timeout.total_seconds())
     try:
@@ -301,8 +305,6 @@ def _wait_for_listener(host: str, port: int, timeout: float) -> None:
         try:
             socket.create_connection((host, port), timeout=max(end - time.monotonic(), POLL_S)).close()
             return
-        except socket.gaierror as error:
-            raise UserError(f"--dist-url tcp://{host}:{port}: there is no host {host} ({error.strerror})") from error
         except OSError as error:
             if time.monotonic() > end:
                 raise UserError(

@@ -1,0 +1,35 @@
+"""A log that cannot be written is the user's to mend: one line, not a traceback for each."""
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from utils.errors import UserError
+from utils.logs import end_log_file, log_to_file
+
+log = logging.getLogger("dgcmm")
+
+
+def test_lines_carry_time_and_level(tmp_path):
+    log.setLevel("INFO")
+    handler = log_to_file(tmp_path / "log.txt")
+    log.info("hello")
+    end_log_file(handler)
+    log.info("not any more")
+    (line,) = (tmp_path / "log.txt").read_text().splitlines()
+    assert line.endswith("INFO hello")
+
+
+def test_full_disk_is_named(capfd):
+    log.setLevel("INFO")
+    handler = log_to_file(Path("/dev/full"))
+    with pytest.raises(UserError, match="the disk is full: /dev/full cannot be written"):
+        log.info("hello")
+    end_log_file(handler)
+    assert capfd.readouterr().err == ""
+
+
+def test_file_that_cannot_be_opened_is_named(tmp_path):
+    with pytest.raises(UserError, match=f"{tmp_path} cannot be written"):
+        log_to_file(tmp_path)

@@ -1,0 +1,79 @@
+"""Files appear whole or not at all, on a full disk and without hard links too, and nothing is left beside them."""
+
+import os
+import socket
+
+import pytest
+import torch
+
+from utils import files
+from utils.errors import UserError
+from utils.files import keep_as, write_atomically, write_text
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda file: file.write(bytes(200_000)),
+        lambda file: torch.save({"weight": torch.ones(50_000)}, file),  # which says nothing of the disk
+    ],
+)
+def test_full_disk_leaves_the_file_as_it_was(write, tmp_path, file_size_limit):
+    path = tmp_path / "checkpoint.pth"
+    path.write_text("good")
+    file_size_limit(100_000)
+    with pytest.raises(UserError, match=r"checkpoint.pth cannot be written \(File too large"):
+        write_atomically(path, write)
+    assert path.read_text() == "good"
+    assert os.listdir(tmp_path) == ["checkpoint.pth"]
+
+
+def test_other_faults_keep_their_traceback(tmp_path):
+    def fault(file):
+        raise RuntimeError("not of the disk")
+
+    with pytest.raises(RuntimeError, match="not of the disk"):
+        write_atomically(tmp_path / "a", fault)
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_killed_processes_left_is_removed_and_what_others_write_is_not(tmp_path):
+    host, gone = socket.gethostname(), 2**22 + 1  # beyond the largest number of a process
+    rests = {
+        f".a.txt.{host}-{gone}.part": False,
+        f".a.txt.{host}-{os.getppid()}.part": True,
+        f".a.txt.elsewhere-{gone}.part": True,
+        f".b.txt.{host}-{gone}.part": True,
+    }
+    for name in rests:
+        (tmp_path / name).touch()
+    write_text(tmp_path / "a.txt", "content")
+    assert {name: (tmp_path / name).exists() for name in rests} == rests
+    assert (tmp_path / "a.txt").read_text() == "content"
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_previous_is_kept_with_and_without_hard_links(links, tmp_path, monkeypatch):
+    def refused(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    if not links:
+        monkeypatch.setattr(files.os, "link", refused)
+    path, previous = tmp_path / "a", tmp_path / "b"
+    path.write_text("new")
+    previous.write_text("old")
+    keep_as(path, previous)
+    assert (path.read_text(), previous.read_text()) == ("new", "new")
+    assert sorted(os.listdir(tmp_path)) == ["a", "b"]
+
+
+def test_previous_that_cannot_be_kept_is_as_it_was(tmp_path, monkeypatch, file_size_limit):
+    monkeypatch.setattr(files.os, "link", lambda *_: (_ for _ in ()).throw(PermissionError()))
+    path, previous = tmp_path / "a", tmp_path / "b"
+    path.write_bytes(bytes(5000))
+    previous.write_text("old")
+    file_size_limit(1000)
+    with pytest.raises(UserError, match="b cannot be written"):
+        keep_as(path, previous)
+    assert previous.read_text() == "old"
+    assert sorted(os.listdir(tmp_path)) == ["a", "b"]
