@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 
 import torch
+import torch.multiprocessing
 from torch.utils.data import DataLoader, Sampler
 
 from datasets.base import ImageDataset, SampleKey
@@ -106,7 +107,8 @@ class BatchLoader:
                 num_workers=workers,
                 pin_memory=pin_memory,
                 persistent_workers=workers > 0,
-                worker_init_fn=_ignore_signals,
+                worker_init_fn=_live_with_the_parent,
+                multiprocessing_context=_context() if workers else None,
                 generator=torch.Generator(),  # of its own: a loader must not draw from the global one
             )
         if workers:
@@ -132,8 +134,18 @@ def _without_advice() -> Iterator[None]:
         yield
 
 
-def _ignore_signals(worker: int) -> None:
-    """Workers end with their parent; a signal to the whole group must not end them first."""
+def _context() -> str | None:
+    """Fork, where there is such a thing: a worker is there at once and shares the parent's memory.
+
+    Left to itself, a process that was spawned spawns its workers too, and each imports torch and takes a data set of
+    its own; so does every process in newer versions of Python.
+    """
+    return "fork" if "fork" in multiprocessing.get_all_start_methods() else None
+
+
+def _live_with_the_parent(worker: int) -> None:
+    """Workers end with their parent, at once; a signal to the whole group must not end them first."""
+    torch.multiprocessing._prctl_pr_set_pdeathsig(signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 

@@ -17,6 +17,7 @@ from torch import nn
 
 import train
 from datasets.loading import BatchLoader, EvaluationBatches, TrainBatches
+from scripts.compare_runs import differences
 from utils import distributed
 from utils.arguments import parse
 from utils.checkpoint import load_checkpoint
@@ -310,27 +311,6 @@ def test_error_that_only_a_process_finds_is_one_line(tmp_path, chest_folder):
     assert "Traceback" not in err
 
 
-@pytest.mark.parametrize("whom", ["parent", "group"])
-def test_signal_saves_a_checkpoint_and_leaves_nobody(whom, tmp_path):
-    """Two ranks with two loading processes each, in the middle of an epoch."""
-    small = [flag for flag in SMALL_MODEL if "workers" not in flag]
-    flags = ["--epochs=50", "--batch-size=16", "--workers=4", "--save-every=1", f"--logdir={tmp_path}"]
-    several = ["--multiprocessing-distributed", "--ngpus=2", "--dist-timeout=60", "--print-freq=1"]
-    with running(python("Digits_LT", *small, *flags, *several)) as (process,):
-        for line in process.stdout:
-            if "step 3/" in line:
-                break
-        signalled = time.monotonic()
-        (os.kill if whom == "parent" else os.killpg)(process.pid, signal.SIGTERM)
-        _, err = process.communicate(timeout=60)
-        took = time.monotonic() - signalled
-    assert process.returncode == 143, err
-    assert "stopped by SIGTERM: saved after" in err
-    assert took < 30  # a hang would be the 60 s of --dist-timeout
-    found = load_checkpoint(tmp_path / "checkpoint.pth")
-    assert (found["epoch"], found["step"]) > (0, 2)
-
-
 def test_rank_killed_in_training_ends_the_job(tmp_path):
     small = [flag for flag in SMALL_MODEL if "workers" not in flag]
     flags = ["--epochs=50", "--batch-size=16", "--workers=4", f"--logdir={tmp_path}"]
@@ -352,3 +332,75 @@ def children(pid):
         with open(f"/proc/{pid}/task/{task}/children") as file:
             found += [int(word) for word in file.read().split()]
     return found
+
+
+MOMENTS = (  # signal, whom it reaches, after which line
+    (signal.SIGKILL, os.kill, "epoch 1, step 3/"),
+    (signal.SIGTERM, os.kill, "epoch 2, step 1/"),
+    (signal.SIGTERM, os.killpg, "epoch 3, step 1/"),
+)
+
+
+def test_run_of_two_killed_and_stopped_in_turn_equals_uninterrupted(tmp_path):
+    """Two processes load for each of the two; nobody is left after any end."""
+    small = [flag for flag in SMALL_MODEL if "workers" not in flag]
+    flags = ["--epochs=3", "--batch-size=64", "--T-max=3", "--max-steps=4", "--workers=4", "--save-every=2"]
+    several = ["--multiprocessing-distributed", "--ngpus=2", "--dist-timeout=60", "--print-freq=1"]
+    command = python("Digits_LT", *small, *flags, *several)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    with running([*command, f"--logdir={whole}"]) as (process,):
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    again = [*command, f"--logdir={broken}", "--resume=auto"]
+    for signum, whom, line in MOMENTS:
+        with running(again) as (process,):
+            assert any(line in said for said in process.stdout)
+            signalled = time.monotonic()
+            whom(process.pid, signum)
+            _, err = process.communicate(timeout=60)
+            took = time.monotonic() - signalled
+        assert took < 30  # a hang would be the 60 s of --dist-timeout
+        found = load_checkpoint(broken / "checkpoint.pth")
+        if signum == signal.SIGKILL:
+            assert (process.returncode, found["epoch"], found["step"]) == (-signum, 0, 2)
+        else:
+            assert process.returncode == 143, err
+            (last,) = (said for said in err.splitlines() if "stopped" in said)
+            assert last.startswith("stopped by SIGTERM: saved after epoch"), err
+            assert (found["epoch"], found["step"]) >= (int(line[6]) - 1, 1)
+    with running(again) as (process,):
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert differences(whole, broken) == []
+
+
+def test_loading_process_that_is_killed_ends_the_run(tmp_path):
+    small = [flag for flag in SMALL_MODEL if "workers" not in flag]
+    flags = ["--epochs=50", "--batch-size=16", "--workers=2", "--print-freq=1", f"--logdir={tmp_path}"]
+    with running(python("Digits_LT", *small, *flags)) as (process,):
+        assert any("step 2/" in line for line in process.stdout)
+        os.kill(children(process.pid)[0], signal.SIGKILL)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "DataLoader worker" in err
+
+
+def test_second_signal_ends_a_run_at_once_that_does_not_stop(tmp_path):
+    code = (
+        "import os, signal, sys, time\n"
+        "from utils import stopping\n"
+        "from utils.errors import run_script\n"
+        "def main():\n"
+        "    with stopping.held():\n"
+        "        print('held', flush=True)\n"
+        "        while True: time.sleep(0.01)\n"
+        "run_script(main)\n"
+    )
+    with running([sys.executable, "-c", code]) as (process,):
+        assert process.stdout.readline() == "held\n"
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=30)
+    assert process.returncode == 143

@@ -87,13 +87,14 @@ def _judge(launch: Launch, processes: Sequence[Any], killed: set[int], folder: P
     if stopping.received():  # one that had not come so far as to handle the signal was ended by it
         codes = [128 - code if code < 0 and -code in stopping.SIGNALS else code for code in codes]
     stops = {code - 128 for code in codes if code in {128 + signum for signum in stopping.SIGNALS}}
+    reports = [json.loads(path.read_text()) for path in folder.glob("*.json")]
     if stops and not killed and all(code == 0 or code - 128 in stops for code in codes):
-        raise Stopped(stops.pop())
+        raise Stopped(stops.pop(), "".join(report["text"] for report in reports if report["kind"] == "stopped"))
+    reports = [report for report in reports if report["kind"] != "stopped"]
     signalled = [index for index, code in enumerate(codes) if code < 0 and index not in killed]
     for index in signalled:
         name = signal.Signals(-codes[index]).name
         raise LostRank(f"rank {launch.first_rank + index} was killed by {name}: all were ended; --resume=auto goes on")
-    reports = [json.loads(path.read_text()) for path in folder.glob("*.json")]
     if not reports:
         failed = [index for index, code in enumerate(codes) if code != 0]
         if failed:
@@ -138,6 +139,9 @@ def run_member(launch: Launch, gpu: int | None, work: Callable, *arguments: Any)
         status, kind, text = run_rank(launch, launch.local_rank, gpu, None, work, *arguments)
     if kind == "fault":
         print(f"rank {launch.first_rank}: {text}", end="", file=sys.stderr)
+    elif kind == "stopped":
+        if launch.first_rank == 0:
+            print(Stopped(status - 128, text), file=sys.stderr)
     elif kind:
         print_error(text)
     if status:
@@ -150,7 +154,8 @@ def run_rank(
     """Join the process group, call `work(world, *arguments)` and leave the group again.
 
     Returns:
-        Exit status; 'user', 'lost' or 'fault' if it failed, else None; what there is to say.
+        Exit status; 'user', 'lost' or 'fault' if it failed, 'stopped' if a signal ended it, else None; what there is
+        to say.
     """
     world = None
     try:
@@ -161,9 +166,8 @@ def run_rank(
         _tell(world, str(error))
         return 2, "user", str(error)
     except Stopped as stop:
-        if launch.first_rank + (local_rank if launch.spawns else 0) == 0:
-            print(stop, file=sys.stderr)
-        return stop.status, None, ""
+        is_main = launch.first_rank + (local_rank if launch.spawns else 0) == 0
+        return stop.status, "stopped", stop.note if is_main else ""
     except Exception as error:
         if world is not None and is_connection_error(error):
             return 1, "lost", world.who_is_lost()
