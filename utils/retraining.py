@@ -19,9 +19,10 @@ from utils.engine import Pass, Predictions, take_steps, to_device
 from utils.errors import UserError
 from utils.logs import progress
 from utils.measurement import Measurement
-from utils.randomness import Stream, generator
+from utils.noise import draw, draw_ahead
 from utils.run import Run
 from utils.run_folder import RunFolder
+from utils.threads import threads
 from utils.training import require_same_dataset
 
 log = logging.getLogger("dgcmm")
@@ -123,16 +124,27 @@ def extract(
     """
     model.eval()
     by_label = labelled or not model.generative
-    rows: list[tuple[Tensor, ...]] = []
+    names = ("targets", "mu", "log_var") if by_label else ("targets", "features", "fixed")
+    codes: Codes = {}
+    done = 0
     with progress(None, "codes", total=len(loader.dataset), unit="img", quiet=args.quiet) as bar:
         for images, labels, _ in loader:
             images, labels = to_device(images, world.device), labels.to(world.device)
             with autocast(world.device, args.amp):
                 pair = model.posterior(model.features(images), labels) if by_label else model.scores(images, weights)
-            rows.append((labels.cpu(), *(value.cpu() for value in pair)))
-            bar.update(len(images))
-    names = ("targets", "mu", "log_var") if by_label else ("targets", "features", "fixed")
-    return dict(zip(names, (torch.cat(column) for column in zip(*rows, strict=True)), strict=True))
+            for name, rows in zip(names, (labels, *pair), strict=True):
+                if name not in codes:
+                    codes[name] = _empty(len(loader.dataset), rows)
+                codes[name][done : done + len(rows)] = rows
+            done += len(labels)
+            bar.update(len(labels))
+    return codes
+
+
+def _empty(count: int, rows: Tensor) -> Tensor:
+    """Room on the CPU for `count` of such rows; an ordinary tensor, which may be changed outside inference mode."""
+    with torch.inference_mode(False):
+        return torch.empty(count, *rows.shape[1:], dtype=rows.dtype)
 
 
 class RetrainingRun(Run):
@@ -186,18 +198,26 @@ class RetrainingRun(Run):
         batches = list(zip(*(part.split(self.args.batch_size) for part in (sources, labels)), strict=True))
         batches = batches[: self.args.max_steps]
         self.model.classifier.train()
-        yield from take_steps(
-            *(self._passes(batches[self.position.step :]), [len(source) for source, _ in batches]),
-            *(self.model.classifier, self.optimizer, self.epoch, self.position, self.args, self.world),
-        )
+        total = torch.get_num_threads()
+        drawing = total // self.sampler.threads_per_drawer if self.world.device.type == "cpu" else 0
+        with threads(total - drawing):
+            yield from take_steps(
+                *(self._passes(batches, drawing), [len(source) for source, _ in batches]),
+                *(self.model.classifier, self.optimizer, self.epoch, self.position, self.args, self.world),
+            )
 
-    def _passes(self, batches: list[tuple[Tensor, Tensor]]) -> Iterator[Pass]:
-        """Cross-entropy of each batch of (sources, labels), on fresh codes."""
-        classifier, device = self.model.classifier, self.world.device
-        for step, (sources, labels) in enumerate(batches, self.position.step):
-            draw = generator(self.args.seed, Stream.CODE_NOISE, self.epoch, step, device=device)
-            noise = torch.randn(len(sources), classifier.in_features, generator=draw, device=device)
-            yield Pass([F.cross_entropy(classifier(self.sampler.codes(sources, labels, noise)), labels)], sources)
+    def _passes(self, batches: list[tuple[Tensor, Tensor]], drawing: int) -> Iterator[Pass]:
+        """Cross-entropy of each batch of (sources, labels) that is left, on fresh codes; `drawing` threads draw."""
+        for (sources, labels), noise in zip(batches[self.position.step :], self._noise(batches, drawing), strict=True):
+            logits = self.sampler.logits(self.model.classifier, sources, labels, noise)
+            yield Pass([F.cross_entropy(logits, labels)], sources)
+
+    def _noise(self, batches: list[tuple[Tensor, Tensor]], drawing: int) -> Iterator[Tensor]:
+        sizes, dim, device = [len(sources) for sources, _ in batches], self.model.z_dim, self.world.device
+        place = (dim, self.args.seed, self.epoch)
+        if device.type == "cpu":
+            return draw_ahead(sizes, *place, self.position.step, drawing)
+        return (draw(sizes[step], *place, step, device) for step in range(self.position.step, len(sizes)))
 
     def end_training(self) -> dict[str, float | None]:
         """The mean loss of the epoch."""
