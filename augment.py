@@ -59,10 +59,9 @@ def retrain(
         check: raises a `UserError` if their values do not fit the trained model.
     """
     # torch is imported from here on, so that -h and a wrong flag answer at once
-    from models.augmentation import standard_deviation
     from utils.distributed import World
     from utils.logs import start_logging
-    from utils.retraining import RetrainingRun, load_trained, load_unfinished
+    from utils.retraining import RetrainingRun, load_trained, load_unfinished, take_training_codes
     from utils.run import finished_result, print_result, require_same_data
     from utils.run_folder import RunFolder
 
@@ -86,8 +85,7 @@ def retrain(
         resumed = (unfinished["epoch"], unfinished["step"]) if unfinished else None
         folder.write_args(args, about["data_sha256"], resumed)
         codes = codes_of(args, trained, model, loaders, weights, world)
-        training_codes = {name: value.to(world.device) for name, value in codes.pop("train").items()}
-        training_codes["sigma"] = standard_deviation(training_codes.pop("log_var"))
+        training_codes = take_training_codes(codes, world.device)
         run = RetrainingRun(
             *(args, model, folder, splits.measured[0], about, world),
             kind=kind,

@@ -144,11 +144,6 @@ def linear(rows: Tensor, weights: Tensor) -> Tensor:
     return (weights @ rows.T).T
 
 
-def standard_deviation(log_var: Tensor) -> Tensor:
-    """sigma of log_var, in its place: codes may fill most of the memory."""
-    return log_var.mul_(0.5).exp_()
-
-
 def transfer_sources(counts: Sequence[int]) -> list[list[int]]:
     """The classes whose codes are carried over to each class.
 

@@ -14,7 +14,6 @@ from models.augmentation import (
     class_means,
     column_blocks,
     scatter_basis,
-    standard_deviation,
     to_largest,
     to_next_group,
     transfer_sources,
@@ -232,13 +231,6 @@ def test_blocks_of_the_basis_project_as_the_whole(columns):
     sampler = make_sampler(FeatureTransferSampler)
     sampler.basis = column_blocks(basis)
     torch.testing.assert_close(sampler._project(rows), rows @ basis @ basis.T)
-
-
-def test_standard_deviation_takes_the_place_of_log_var():
-    log_var = torch.tensor([[0.0, 2.0, -4.0]])
-    sigma = standard_deviation(log_var)
-    torch.testing.assert_close(sigma, torch.tensor([[0.0, 1.0, -2.0]]).exp())
-    assert sigma.data_ptr() == log_var.data_ptr()
 
 
 def test_own_codes_come_once_and_foreign_ones_evenly_from_the_pool():

@@ -14,7 +14,7 @@ from models.dgcmm import DGCMM, LossWeights
 from utils.distributed import World
 from utils.engine import Position, to_device
 from utils.noise import draw
-from utils.retraining import RetrainingRun, extract
+from utils.retraining import RetrainingRun, extract, take_training_codes
 from utils.threads import threads
 
 WEIGHTS = LossWeights(10.0, 0.1, 0.001)
@@ -91,3 +91,15 @@ def test_a_use_of_a_code_is_a_draw_of_its_own():
     batches = [(torch.zeros(20, dtype=int), torch.zeros(20, dtype=int))] * 3
     numbers = torch.cat(list(run._noise(batches, drawing=2)))
     assert len(numbers.unique(dim=0)) == 60
+
+
+def test_training_codes_are_taken_without_a_copy():
+    mu, log_var = torch.randn(4, 2), torch.tensor([[0.0, 2.0]]).repeat(4, 1)
+    test = {"targets": torch.zeros(1), "mu": torch.zeros(1, 2), "log_var": torch.zeros(1, 2)}
+    codes = {"train": {"targets": torch.arange(4), "mu": mu, "log_var": log_var}, "test": test}
+    training = take_training_codes(codes, torch.device("cpu"))
+    assert training.keys() == {"targets", "mu", "sigma"}
+    torch.testing.assert_close(training["sigma"], torch.tensor([[0.0, 1.0]]).exp().repeat(4, 1))
+    assert (training["mu"].data_ptr(), training["sigma"].data_ptr()) == (mu.data_ptr(), log_var.data_ptr())
+    assert codes == {"test": test}
+    assert test.keys() == {"targets", "mu"}

@@ -147,6 +147,19 @@ def _empty(count: int, rows: Tensor) -> Tensor:
         return torch.empty(count, *rows.shape[1:], dtype=rows.dtype)
 
 
+def take_training_codes(codes: dict[str, Codes], device: torch.device) -> Codes:
+    """'mu', 'sigma' and 'targets' of the training split, on `device`, which leaves `codes`.
+
+    Codes may fill most of the memory: sigma takes the place of log_var, and the other splits' log_var, which nothing
+    reads, goes.
+    """
+    training = {name: value.to(device) for name, value in codes.pop("train").items()}
+    training["sigma"] = training.pop("log_var").mul_(0.5).exp_()
+    for split in codes.values():
+        split.pop("log_var", None)
+    return training
+
+
 class RetrainingRun(Run):
     """Re-training of the classifier alone, on synthetic codes; it starts from the trained one.
 
@@ -155,7 +168,7 @@ class RetrainingRun(Run):
         model: the trained DGCMM, on its device; all but its classifier stays as it is.
         kind: 'aug' or 'aug_ftl'.
         sampler: plans epochs and makes codes, see `models.augmentation`.
-        codes: of the splits `split` and 'test'.
+        codes: of the splits `split` and 'test': 'targets' and 'mu', or 'features' and 'fixed' of a generative model.
         datasets: behind them, by the same names.
         weights: of the loss terms, by which a generative model scores candidate labels.
         trained_sha256: of the trained model's checkpoint.
@@ -230,11 +243,11 @@ class RetrainingRun(Run):
         device = self.model.classifier.weight.device
         parts = []
         codes = self.codes[split]
-        pair = ("features", "fixed") if self.model.generative else ("mu", "log_var")
-        for first, second in zip(*(codes[name].split(self.args.batch_size) for name in pair), strict=True):
-            first, second = first.to(device), second.to(device)
+        names = ("features", "fixed") if self.model.generative else ("mu",)
+        for batch in zip(*(codes[name].split(self.args.batch_size) for name in names), strict=True):
+            first, *rest = (rows.to(device) for rows in batch)
             if self.model.generative:
-                probabilities = self.model.probabilities(first, second, self.weights)
+                probabilities = self.model.probabilities(first, *rest, self.weights)
                 mu, _ = self.model.posterior(first, probabilities.argmax(dim=1))
             else:
                 probabilities, mu = F.softmax(self.model.classifier(first), dim=1), first

@@ -21,14 +21,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from models.augmentation import FeatureTransferSampler, PosteriorSampler, standard_deviation
+from models.augmentation import FeatureTransferSampler, PosteriorSampler
 from models.dgcmm import DGCMM, LossWeights
 from scripts.benchmarks.memory import peak_of
 from scripts.benchmarks.timing import Ratio, interleave
 from utils.checkpoint import read_verified, save_checkpoint
 from utils.distributed import World
 from utils.engine import Position
-from utils.retraining import RetrainingRun
+from utils.retraining import RetrainingRun, take_training_codes
 
 # single-label training images of each class of ChestXray, and all its test images
 COUNTS = (50500, 3414, 777, 2788, 7327, 1696, 2248, 234, 1241, 829, 397, 587, 551, 817, 65)
@@ -197,9 +197,7 @@ def read_and_retrain(path: Path, classes: int) -> None:
     """What augment_ftl.py does once it has a file of codes: some steps of Case 1, and a measurement."""
     stored = read_verified(path)
     codes = {name: stored.pop(name) for name in ("train", "test")}
-    training = codes.pop("train")
-    training["sigma"] = standard_deviation(training.pop("log_var"))
-    run = make_run(1, training, classes, 20, World())
+    run = make_run(1, take_training_codes(codes, torch.device("cpu")), classes, 20, World())
     run.codes, run.datasets = codes, {"test": None}
     list(run.train_steps())
     run.measure("test")
