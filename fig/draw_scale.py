@@ -33,7 +33,14 @@ def extrapolation(ax: Axes, last: dict[str, Any], y: str, colour: str) -> None:
     if last["codes"] < IMAGENET:
         heights = [last[y], last[y] * IMAGENET / last["codes"]]
         ends, unit = [last["codes"], IMAGENET], UNITS[y][1]
-        ax.plot(ends, [height / unit for height in heights], "--", color=colour, lw=1.2, label="in proportion")
+        ax.plot(
+            ends,
+            [height / unit for height in heights],
+            "--",
+            color=colour,
+            lw=1.2,
+            label="extrapolated, in proportion to N",
+        )
 
 
 def draw(found: dict[str, Any]) -> Figure:

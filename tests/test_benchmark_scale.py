@@ -32,5 +32,5 @@ def test_points_are_written_and_drawn(small, tmp_path):
     assert all(point["seconds"] > 0 and point["bytes"] for point in found["mixture"] + found["codes"])
     axes = runpy.run_path(str(ROOT / "fig" / "draw_scale.py"))["draw"](found).axes
     labels = [line.get_label() for line in axes[1].get_lines()]
-    assert labels.count("in proportion") == 2
+    assert labels.count("extrapolated, in proportion to N") == 2
     assert [list(line.get_xdata()) for line in axes[0].get_lines()] == [[2, 4]]

@@ -70,7 +70,9 @@ def measure(options: argparse.Namespace) -> list[Ratio]:
         options.repeats,
     )
     for case, run in runs.items():
-        seconds[f"Case {case}"] += _plan_share(run, steps)
+        del run.sampler.plan  # the cut one
+        taken, count = planning(run.sampler)
+        seconds[f"Case {case}"] += taken * min(BATCH * steps / count, 1)
     rate = {way: BATCH * steps / taken for way, taken in seconds.items()}
     return [
         _faster(rate, "Case 2", "release", TARGETS["release"]),
@@ -112,8 +114,9 @@ def make_run(case: int, codes: dict[str, Tensor], classes: int, steps: int, worl
 
 
 def _steps(run: RetrainingRun) -> Callable[[], None]:
-    """Each call takes the first steps of another epoch; all epochs have the first one's plan, which is made here."""
-    plan, epochs = run.sampler.plan(0), itertools.count()
+    """Each call takes the first steps of another epoch; all epochs have the first one's plan, cut to those steps."""
+    plan = tuple(part[: BATCH * run.args.max_steps] for part in run.sampler.plan(0))
+    epochs = itertools.count()
     run.sampler.plan = lambda epoch: plan
 
     def steps() -> None:
@@ -123,12 +126,12 @@ def _steps(run: RetrainingRun) -> Callable[[], None]:
     return steps
 
 
-def _plan_share(run: RetrainingRun, steps: int) -> float:
-    """Seconds that the plan of an epoch takes, as far as so many steps have to bear them."""
-    del run.sampler.plan
+def planning(sampler: PosteriorSampler) -> tuple[float, int]:
+    """(seconds that it takes to plan an epoch and to cut it into batches, codes of the epoch)."""
     started = time.perf_counter()
-    sources, _ = run.sampler.plan(0)
-    return (time.perf_counter() - started) * min(BATCH * steps / len(sources), 1)
+    sources, labels = sampler.plan(0)
+    list(zip(sources.split(BATCH), labels.split(BATCH), strict=True))
+    return time.perf_counter() - started, len(sources)
 
 
 def _bare(codes: dict[str, Tensor], steps: int) -> Callable[[], None]:

@@ -89,12 +89,11 @@ def mixture(components: int) -> None:
 
 def codes_point(count: int, dim: int, repeats: int) -> Point:
     """Time of an epoch and memory of a re-training on `count` codes of length `dim`."""
-    steps = prepare(count, dim)
-    started = time.perf_counter()
-    plan = steps.sampler.plan(0)
-    planning = time.perf_counter() - started
-    steps.sampler.plan = lambda epoch: plan
-    epoch = planning + seconds(lambda: take(steps), repeats) * count / (STEPS * retraining.BATCH)
+    run = prepare(count, dim)
+    taken, _ = retraining.planning(run.sampler)
+    plan = tuple(part[: STEPS * retraining.BATCH] for part in run.sampler.plan(0))
+    run.sampler.plan = lambda epoch: plan
+    epoch = taken + seconds(lambda: take(run), repeats) * count / (STEPS * retraining.BATCH)
     return shown({"codes": count, "dim": dim, "seconds": epoch, "bytes": peak_of(retrain, count, dim)})
 
 
