@@ -38,7 +38,7 @@ def posterior_sampler(codes: dict[str, Any], num_classes: int, args: argparse.Na
     """The sampler of Case 2 over training codes."""
     from models.augmentation import PosteriorSampler
 
-    return PosteriorSampler(codes["mu"], codes["log_var"], codes["targets"], num_classes, args.seed)
+    return PosteriorSampler(codes["mu"], codes["sigma"], codes["targets"], num_classes, args.seed)
 
 
 def retrain(
@@ -61,7 +61,7 @@ def retrain(
     # torch is imported from here on, so that -h and a wrong flag answer at once
     from utils.distributed import World
     from utils.logs import start_logging
-    from utils.retraining import RetrainingRun, load_trained, load_unfinished
+    from utils.retraining import RetrainingRun, load_trained, load_unfinished, take_training_codes
     from utils.run import finished_result, print_result, require_same_data
     from utils.run_folder import RunFolder
 
@@ -79,11 +79,13 @@ def retrain(
     world = World()
     model, splits, loaders, about, weights = prepare(args, trained, world)
     require_same_data(trained, about, args.resume)
+    for entry in ("state_dict", "optimizer"):  # each as large as the model
+        del trained[entry]
     with folder.open(overwrite=args.overwrite):
         resumed = (unfinished["epoch"], unfinished["step"]) if unfinished else None
         folder.write_args(args, about["data_sha256"], resumed)
         codes = codes_of(args, trained, model, loaders, weights, world)
-        training_codes = {name: value.to(world.device) for name, value in codes["train"].items()}
+        training_codes = take_training_codes(codes, world.device)
         run = RetrainingRun(
             *(args, model, folder, splits.measured[0], about, world),
             kind=kind,

@@ -56,7 +56,7 @@ def transfer_sampler(codes: dict[str, Any], num_classes: int, args: argparse.Nam
 
     wanted = REP_METHODS[args.rep_method]
     return FeatureTransferSampler(
-        *(codes["mu"], codes["log_var"], codes["targets"], num_classes, args.seed), args.ftl_rank, wanted
+        *(codes["mu"], codes["sigma"], codes["targets"], num_classes, args.seed), args.ftl_rank, wanted
     )
 
 

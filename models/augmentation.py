@@ -1,14 +1,15 @@
 """Synthetic codes for re-training the classifier: Case 1 (feature transfer) and Case 2 (the posterior).
 
-Both give an epoch as a plan, which training code serves as which class, and turn a batch of the plan into codes. A
-code is a fresh draw from N(mu_i, sigma_i^2) at every use.
+Both give an epoch as a plan, which training code serves as which class, and turn a batch of the plan into codes and
+into the classifier's logits of them. A code is a fresh draw from N(mu_i, sigma_i^2) at every use.
 """
 
 import logging
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from utils.errors import UserError
 from utils.metrics import FEW_SHOT, MANY_SHOT
@@ -16,19 +17,24 @@ from utils.randomness import Stream, permutation
 
 log = logging.getLogger("dgcmm")
 
+ROWS = 256  # codes that are summed up in float64 at a time
+BASIS_BLOCKS = 4  # that the columns of the basis are kept in
+
 
 class PosteriorSampler:
     """Case 2: every class gets n_max codes an epoch, drawn from the posteriors of its own images.
 
     Args:
-        mu, log_var: the encoder's distribution of each training image, (N,D).
+        mu, sigma: mean and standard deviation of each training image's code, (N,D).
         targets: (N,) labels.
         num_classes: K.
         seed: of the plans.
     """
 
-    def __init__(self, mu: Tensor, log_var: Tensor, targets: Tensor, num_classes: int, seed: int) -> None:
-        self.mu, self.sigma, self.targets, self.seed = mu, (0.5 * log_var).exp(), targets, seed
+    threads_per_drawer = 2  # one thread in so many draws noise, where the CPU computes
+
+    def __init__(self, mu: Tensor, sigma: Tensor, targets: Tensor, num_classes: int, seed: int) -> None:
+        self.mu, self.sigma, self.targets, self.seed = mu, sigma, targets, seed
         self.members = [torch.nonzero(targets.cpu() == c).flatten() for c in range(num_classes)]
         self.counts = [len(members) for members in self.members]
         for c, number in enumerate(self.counts):
@@ -55,7 +61,11 @@ class PosteriorSampler:
 
     def codes(self, sources: Tensor, labels: Tensor, noise: Tensor) -> Tensor:
         """Codes of a batch of the plan: sources, labels (B,), standard normal noise (B,D) -> (B,D)."""
-        return torch.addcmul(self.mu[sources], self.sigma[sources], noise)
+        return torch.addcmul(self.mu.index_select(0, sources), self.sigma.index_select(0, sources), noise)
+
+    def logits(self, classifier: nn.Linear, sources: Tensor, labels: Tensor, noise: Tensor) -> Tensor:
+        """The classifier's logits of `codes`, (B,K)."""
+        return linear(self.codes(sources, labels, noise), classifier.weight) + classifier.bias
 
 
 class FeatureTransferSampler(PosteriorSampler):
@@ -65,29 +75,31 @@ class FeatureTransferSampler(PosteriorSampler):
     class c, Q the leading eigenvectors of the pooled within-class scatter of mu.
 
     Args:
-        mu, log_var, targets, num_classes, seed: as in `PosteriorSampler`.
+        mu, sigma, targets, num_classes, seed: as in `PosteriorSampler`.
         rank: columns of Q; default D/2. Capped at the scatter's numerical rank.
         wanted: from the class counts to the number of codes each class shall have.
     """
 
+    threads_per_drawer = 4  # of two threads both are needed to project
+
     def __init__(
         self,
         mu: Tensor,
-        log_var: Tensor,
+        sigma: Tensor,
         targets: Tensor,
         num_classes: int,
         seed: int,
         rank: int | None = None,
         wanted: Callable[[Sequence[int]], list[int]] | None = None,
     ) -> None:
-        super().__init__(mu, log_var, targets, num_classes, seed)
+        super().__init__(mu, sigma, targets, num_classes, seed)
         self.wanted = (wanted or to_largest)(self.counts)
         self.pools = [
             torch.cat([self.members[other] for other in others]) if others else torch.empty(0, dtype=torch.int64)
             for others in transfer_sources(self.counts)
         ]
-        self.means = torch.stack([mu[members.to(mu.device)].mean(dim=0) for members in self.members])
-        self.basis = scatter_basis(mu - self.means[targets], rank)
+        self.means = class_means(mu, targets, num_classes)
+        self.basis = column_blocks(scatter_basis(mu, self.means, targets, rank))
 
     def _class_sources(self, c: int, epoch: int) -> Tensor:
         """Each image once, then as many codes of other classes as are wanted."""
@@ -101,8 +113,35 @@ class FeatureTransferSampler(PosteriorSampler):
         """As in `PosteriorSampler`, where a source of another class is transferred to its label's class."""
         drawn = super().codes(sources, labels, noise)
         origins = self.targets[sources]
-        offsets = (drawn - self.means[origins]) @ self.basis @ self.basis.T
+        offsets = self._project(drawn - self.means[origins])
         return torch.where((origins == labels)[:, None], drawn, self.means[labels] + offsets)
+
+    def logits(self, classifier: nn.Linear, sources: Tensor, labels: Tensor, noise: Tensor) -> Tensor:
+        """As in `PosteriorSampler`, without making the transferred codes where that is dearer.
+
+        W (m_c + Q Q^T (z - m_y)) = W m_c + (W Q Q^T) (z - m_y): the K rows of the weights are projected, forward and
+        backward, instead of B codes forward only.
+        """
+        classes = classifier.out_features
+        if 2 * classes > len(sources):
+            return super().logits(classifier, sources, labels, noise)
+        drawn = super().codes(sources, labels, noise)
+        origins = self.targets[sources]
+        weights = torch.cat([classifier.weight, self._project(classifier.weight)])
+        own, transferred = linear(drawn, weights).split(classes, dim=1)
+        arrivals, departures = linear(self.means, weights).split(classes, dim=1)
+        transferred = transferred + arrivals[labels] - departures[origins]
+        return torch.where((origins == labels)[:, None], own, transferred) + classifier.bias
+
+    def _project(self, rows: Tensor) -> Tensor:
+        """x Q Q^T for each row x: (M,D) -> (M,D)."""
+        coordinates = torch.bmm(rows.expand(len(self.basis), *rows.shape), self.basis)
+        return torch.bmm(coordinates, self.basis.mT).sum(dim=0)
+
+
+def linear(rows: Tensor, weights: Tensor) -> Tensor:
+    """x W^T for each row x: (M,D), (K,D) -> (M,K). With the few weights first a CPU takes half as long."""
+    return (weights @ rows.T).T
 
 
 def transfer_sources(counts: Sequence[int]) -> list[list[int]]:
@@ -144,24 +183,47 @@ def to_next_group(counts: Sequence[int]) -> list[int]:
 REP_METHODS = {"get_rep_nums1": to_largest, "get_rep_nums2": to_next_group}
 
 
-def scatter_basis(centered: Tensor, rank: int | None) -> Tensor:
-    """Q: the leading eigenvectors of the scatter of class-centred codes.
+def class_means(mu: Tensor, targets: Tensor, num_classes: int) -> Tensor:
+    """m_c, the mean of mu over each class: (N,D), (N,) -> (K,D)."""
+    sums = torch.zeros(num_classes, mu.shape[1], dtype=torch.float64, device=mu.device)
+    for codes, labels in zip(mu.split(ROWS), targets.split(ROWS), strict=True):
+        sums.index_add_(0, labels, codes.double())
+    return (sums / torch.bincount(targets, minlength=num_classes)[:, None]).to(mu.dtype)
+
+
+def scatter_basis(mu: Tensor, means: Tensor, targets: Tensor, rank: int | None) -> Tensor:
+    """Q: the leading eigenvectors of the pooled within-class scatter of mu.
 
     Args:
-        centered: mu less its class mean, (N,D).
+        mu: (N,D).
+        means: of its classes, (K,D).
+        targets: (N,) labels.
         rank: columns wanted; default D/2.
 
     Returns:
         (D,R) orthonormal columns, R at most the scatter's numerical rank.
     """
-    dim = centered.shape[1]
+    count, dim = mu.shape
     wanted = rank or max(dim // 2, 1)
-    wide = centered.double()
-    values, vectors = torch.linalg.eigh(wide.T @ wide)  # ascending
-    # the rank of `centered`: singular values are square roots of these, and as exact as the codes
-    floor = (max(centered.shape) * torch.finfo(centered.dtype).eps) ** 2
+    scatter = torch.zeros(dim, dim, dtype=torch.float64, device=mu.device)
+    for codes, labels in zip(mu.split(ROWS), targets.split(ROWS), strict=True):
+        centered = (codes - means[labels]).double()
+        scatter.addmm_(centered.T, centered)
+    vectors, values = scatter.T, scatter.new_empty(dim)
+    torch.linalg.eigh(vectors, out=(values, vectors))  # ascending, and in the scatter's place: it is large
+    # the rank of the centred codes: singular values are square roots of these, and as exact as the codes
+    floor = (max(count, dim) * torch.finfo(mu.dtype).eps) ** 2
     numerical = int((values > values[-1].clamp_min(0) * floor).sum())
     used = min(wanted, numerical)
-    reason = "" if used == wanted else f", as many as the scatter of {len(centered)} codes has"
+    reason = "" if used == wanted else f", as many as the scatter of {count} codes has"
     log.info("feature transfer: rank %d of %d%s", used, dim, reason)
-    return vectors[:, dim - used :].to(centered.dtype)
+    return vectors[:, dim - used :].to(mu.dtype)
+
+
+def column_blocks(basis: Tensor) -> Tensor:
+    """(D,R) -> (BASIS_BLOCKS,D,columns of a block), with columns of zeros to make them even.
+
+    Products of few rows with one wide matrix leave threads idle; with a stack of narrower ones each has work.
+    """
+    even = F.pad(basis, (0, -basis.shape[1] % BASIS_BLOCKS))
+    return torch.stack(even.chunk(BASIS_BLOCKS, dim=1))

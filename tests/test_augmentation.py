@@ -11,6 +11,8 @@ from models.augmentation import (
     REP_METHODS,
     FeatureTransferSampler,
     PosteriorSampler,
+    class_means,
+    column_blocks,
     scatter_basis,
     to_largest,
     to_next_group,
@@ -35,16 +37,21 @@ def warnings_in(messages) -> list[str]:
 
 
 def make_codes(counts, dim: int = D):
-    """mu, log_var and targets of `counts` codes per class, in mixed order."""
+    """mu, sigma and targets of `counts` codes per class, in mixed order."""
     targets = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
     targets = targets[torch.randperm(len(targets))]
     means = 5 * torch.randn(len(counts), dim)
     mu = means[targets] + torch.randn(len(targets), dim)
-    return mu, torch.empty(len(targets), dim).uniform_(-6, 0), targets
+    return mu, torch.empty(len(targets), dim).uniform_(-3, 0).exp(), targets
 
 
 def make_sampler(sampler_class, counts=LONG_TAILED, seed: int = 0, **kwargs):
     return sampler_class(*make_codes(counts), len(counts), seed, **kwargs)
+
+
+def basis_of(centered, rank):
+    """The scatter's basis where all codes are of one class with mean 0."""
+    return scatter_basis(centered, torch.zeros(1, centered.shape[1]), torch.zeros(len(centered), dtype=int), rank)
 
 
 def sources_of(sampler, label: int, epoch: int = 0) -> Counter:
@@ -83,11 +90,11 @@ def test_posterior_codes_are_draws_around_the_source_at_every_use():
 
 
 def test_codes_have_the_posteriors_moments():
-    mu, log_var, targets = make_codes(LONG_TAILED)
-    sampler = PosteriorSampler(mu, log_var, targets, len(LONG_TAILED), 0)
+    mu, sigma, targets = make_codes(LONG_TAILED)
+    sampler = PosteriorSampler(mu, sigma, targets, len(LONG_TAILED), 0)
     draws = sampler.codes(torch.zeros(20_000, dtype=torch.int64), targets[:1].expand(20_000), torch.randn(20_000, D))
     torch.testing.assert_close(draws.mean(dim=0), mu[0], rtol=0, atol=0.05)
-    torch.testing.assert_close(draws.var(dim=0), log_var[0].exp(), rtol=0.05, atol=0)
+    torch.testing.assert_close(draws.var(dim=0), sigma[0].square(), rtol=0.05, atol=0)
 
 
 # plans
@@ -161,8 +168,8 @@ def reference_transfer(sampler, mu, targets, rank, source, label, noise):
 
 @pytest.mark.parametrize(("rank", "expected"), [(None, 3), (2, 2), (6, 6)])
 def test_transferred_codes_equal_the_formula(rank, expected):
-    mu, log_var, targets = make_codes(LONG_TAILED)
-    sampler = FeatureTransferSampler(mu, log_var, targets, len(LONG_TAILED), 0, rank)
+    mu, sigma, targets = make_codes(LONG_TAILED)
+    sampler = FeatureTransferSampler(mu, sigma, targets, len(LONG_TAILED), 0, rank)
     sources, labels = (part[:100] for part in sampler.plan(0))
     assert 20 < (targets[sources] != labels).sum() < 80  # both kinds
     noise = torch.randn(100, D)
@@ -170,6 +177,60 @@ def test_transferred_codes_equal_the_formula(rank, expected):
     triples = zip(sources.tolist(), labels.tolist(), noise, strict=True)
     reference = np.stack([reference_transfer(sampler, mu, targets, expected, *triple) for triple in triples])
     np.testing.assert_allclose(codes.numpy(), reference, atol=1e-4)
+
+
+@SAMPLERS
+@pytest.mark.parametrize("batch", [4, 100], ids=["few codes", "more codes than classes"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
+def test_logits_and_their_gradient_are_those_of_the_codes(sampler_class, batch, dtype, tolerance):
+    mu, sigma, targets = make_codes(LONG_TAILED, dim=33)
+    sampler = sampler_class(mu.to(dtype), sigma.to(dtype), targets, len(LONG_TAILED), 0)
+    classifier = torch.nn.Linear(33, len(LONG_TAILED), dtype=dtype)
+    sources, labels = (part[:batch] for part in sampler.plan(0))
+    noise = torch.randn(batch, 33, dtype=dtype)
+    found = []
+    for logits in (
+        sampler.logits(classifier, sources, labels, noise),
+        classifier(sampler.codes(sources, labels, noise)),
+    ):
+        classifier.zero_grad()
+        torch.nn.functional.cross_entropy(logits, labels).backward()
+        found.append([logits.detach(), classifier.weight.grad.clone(), classifier.bias.grad.clone()])
+    for fast, plain in zip(*found, strict=True):
+        assert (fast - plain).norm() <= tolerance * plain.norm()
+
+
+def test_weights_are_projected_where_they_are_fewer_than_codes(monkeypatch):
+    sampler = make_sampler(FeatureTransferSampler)
+    classifier, projected = torch.nn.Linear(D, len(LONG_TAILED)), []
+    original = sampler._project
+    monkeypatch.setattr(sampler, "_project", lambda rows: projected.append(len(rows)) or original(rows))
+    for batch in (100, 7):
+        sources, labels = (part[:batch] for part in sampler.plan(0))
+        sampler.logits(classifier, sources, labels, torch.randn(batch, D))
+    assert projected == [len(LONG_TAILED), 7]
+
+
+def test_means_and_scatter_in_parts_are_those_of_all_codes(monkeypatch):
+    mu, _, targets = make_codes(LONG_TAILED)
+    means = torch.stack([mu[targets == c].mean(dim=0) for c in range(len(LONG_TAILED))])
+    torch.testing.assert_close(class_means(mu, targets, len(LONG_TAILED)), means)
+    whole = scatter_basis(mu, means, targets, 3)
+    centered = (mu - means[targets]).double()
+    reference = torch.linalg.eigh(centered.T @ centered).eigenvectors[:, -3:].float()
+    torch.testing.assert_close(whole @ whole.T, reference @ reference.T)
+    monkeypatch.setattr("models.augmentation.ROWS", 10)
+    torch.testing.assert_close(class_means(mu, targets, len(LONG_TAILED)), means)
+    parts = scatter_basis(mu, means, targets, 3)
+    torch.testing.assert_close(parts @ parts.T, whole @ whole.T)
+
+
+@pytest.mark.parametrize("columns", [1, 4, 6, 9])
+def test_blocks_of_the_basis_project_as_the_whole(columns):
+    basis, rows = torch.linalg.qr(torch.randn(12, columns))[0], torch.randn(5, 12)
+    sampler = make_sampler(FeatureTransferSampler)
+    sampler.basis = column_blocks(basis)
+    torch.testing.assert_close(sampler._project(rows), rows @ basis @ basis.T)
 
 
 def test_own_codes_come_once_and_foreign_ones_evenly_from_the_pool():
@@ -242,7 +303,7 @@ def test_rep_nums1_lifts_every_class_to_the_largest(counts):
 @pytest.mark.parametrize(("rank", "expected"), [(None, 4), (1, 1), (8, 8)])
 def test_basis_is_orthonormal_and_leading(rank, expected):
     widths = torch.tensor([1.0, 8.0, 2.0, 7.0, 3.0, 6.0, 4.0, 5.0])
-    basis = scatter_basis(widths * torch.randn(5000, 8), rank)
+    basis = basis_of(widths * torch.randn(5000, 8), rank)
     assert basis.shape == (8, expected)
     torch.testing.assert_close(basis.T @ basis, torch.eye(expected))
     kept = basis.square().sum(dim=1)  # 1 for an axis within the basis
@@ -253,7 +314,7 @@ def test_basis_is_orthonormal_and_leading(rank, expected):
 @pytest.mark.parametrize("rank", [None, 8, 2])
 def test_rank_is_capped_at_the_scatters_and_said(messages, rank):
     centered = torch.randn(50, 2) @ torch.randn(2, 8)
-    assert scatter_basis(centered, rank).shape == (8, 2)
+    assert basis_of(centered, rank).shape == (8, 2)
     line = messages.records[-1].message
     assert "rank 2 of 8" in line
     assert ("as many as the scatter" in line) == (rank != 2)

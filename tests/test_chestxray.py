@@ -45,6 +45,14 @@ def test_lists_and_labels_give_the_splits_without_multi_label_rows(train, each, 
     assert "00000900_000.png" not in data.ids
 
 
+def test_counts_need_no_image(chest, monkeypatch):
+    for path in chest.rglob("*.png"):
+        path.write_bytes(b"")
+    monkeypatch.setattr(Image, "open", lambda *_: pytest.fail("an image was opened"))
+    assert load(chest).class_counts == [3] * 15
+    assert load(chest, train=False).class_counts == [1] * 15
+
+
 def test_image_label_and_id_belong_together(chest_folder):
     with (chest_folder / LABELS).open(newline="") as file:
         labels = {row[0]: row[1] for row in csv.reader(file)}

@@ -1,18 +1,21 @@
 """The loops: what a step sees, and what an epoch and an evaluation give."""
 
 import argparse
+import functools
 import math
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from datasets.base import ArrayDataset
 from datasets.loading import BatchLoader, EvaluationBatches, TrainBatches
 from models.dgcmm import DGCMM, LossTerms, LossWeights
-from utils.distributed import World
-from utils.engine import Position, evaluate, forward_passes, mean_losses, start_prior, take_steps, to_device
+from utils import engine, guard
+from utils.distributed import Vote, World
+from utils.engine import Pass, Position, evaluate, forward_passes, mean_losses, start_prior, take_steps, to_device
 from utils.errors import UserError
 from utils.optimisation import build_optimizer
 
@@ -145,6 +148,36 @@ def test_training_lowers_the_loss(data):
     args = argparse.Namespace(**vars(ARGS) | {"clip_grad": 5.0})
     losses = [train_epoch(model, loader, optimizer, epoch, args)["loss_cls"] for epoch in range(12)]
     assert losses[-1] < 0.5 * losses[0]
+
+
+class Reads(TorchFunctionMode):
+    """Counts what waits for the device where a tensor is on one."""
+
+    WAITING = ("item", "tolist", "cpu", "numpy", "__bool__", "__float__", "__int__", "__index__")
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if getattr(function, "__name__", "") in self.WAITING:
+            self.seen.append(function.__name__)
+        return function(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize(("print_freq", "logged"), [(100, 0), (5, 2)])
+def test_steps_of_a_late_guard_wait_for_no_tensor_between_log_lines(print_freq, logged, monkeypatch):
+    # the flag that has arrived on the host, and the vote, which never leaves it, cost no wait
+    monkeypatch.setattr(engine, "Guard", functools.partial(guard.Guard, late=True))
+    monkeypatch.setattr(guard, "_on_its_way", lambda step: step._replace(flag=False))
+    monkeypatch.setattr(Vote, "result", lambda self: (0, False))
+    model = nn.Linear(4, 3)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, fused=True)
+    args = argparse.Namespace(**vars(ARGS) | {"print_freq": print_freq})
+    passes = (Pass([model(torch.randn(2, 4)).square().mean()], torch.arange(2)) for _ in range(10))
+    with Reads() as reads:
+        assert list(take_steps(passes, [2] * 10, model, optimizer, 0, Position(), args, World())) == []
+    assert reads.seen == ["item"] * logged + ["tolist"]  # the totals, once at the end
 
 
 def test_evaluation_is_of_every_image_once_in_evaluation_mode(data):

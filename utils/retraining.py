@@ -19,9 +19,10 @@ from utils.engine import Pass, Predictions, take_steps, to_device
 from utils.errors import UserError
 from utils.logs import progress
 from utils.measurement import Measurement
-from utils.randomness import Stream, generator
+from utils.noise import draw, draw_ahead
 from utils.run import Run
 from utils.run_folder import RunFolder
+from utils.threads import threads
 from utils.training import require_same_dataset
 
 log = logging.getLogger("dgcmm")
@@ -123,16 +124,40 @@ def extract(
     """
     model.eval()
     by_label = labelled or not model.generative
-    rows: list[tuple[Tensor, ...]] = []
+    names = ("targets", "mu", "log_var") if by_label else ("targets", "features", "fixed")
+    codes: Codes = {}
+    done = 0
     with progress(None, "codes", total=len(loader.dataset), unit="img", quiet=args.quiet) as bar:
         for images, labels, _ in loader:
             images, labels = to_device(images, world.device), labels.to(world.device)
             with autocast(world.device, args.amp):
                 pair = model.posterior(model.features(images), labels) if by_label else model.scores(images, weights)
-            rows.append((labels.cpu(), *(value.cpu() for value in pair)))
-            bar.update(len(images))
-    names = ("targets", "mu", "log_var") if by_label else ("targets", "features", "fixed")
-    return dict(zip(names, (torch.cat(column) for column in zip(*rows, strict=True)), strict=True))
+            for name, rows in zip(names, (labels, *pair), strict=True):
+                if name not in codes:
+                    codes[name] = _empty(len(loader.dataset), rows)
+                codes[name][done : done + len(rows)] = rows
+            done += len(labels)
+            bar.update(len(labels))
+    return codes
+
+
+def _empty(count: int, rows: Tensor) -> Tensor:
+    """Room on the CPU for `count` of such rows; an ordinary tensor, which may be changed outside inference mode."""
+    with torch.inference_mode(False):
+        return torch.empty(count, *rows.shape[1:], dtype=rows.dtype)
+
+
+def take_training_codes(codes: dict[str, Codes], device: torch.device) -> Codes:
+    """'mu', 'sigma' and 'targets' of the training split, on `device`, which leaves `codes`.
+
+    Codes may fill most of the memory: sigma takes the place of log_var, and the other splits' log_var, which nothing
+    reads, goes.
+    """
+    training = {name: value.to(device) for name, value in codes.pop("train").items()}
+    training["sigma"] = training.pop("log_var").mul_(0.5).exp_()
+    for split in codes.values():
+        split.pop("log_var", None)
+    return training
 
 
 class RetrainingRun(Run):
@@ -143,7 +168,7 @@ class RetrainingRun(Run):
         model: the trained DGCMM, on its device; all but its classifier stays as it is.
         kind: 'aug' or 'aug_ftl'.
         sampler: plans epochs and makes codes, see `models.augmentation`.
-        codes: of the splits `split` and 'test'.
+        codes: of the splits `split` and 'test': 'targets' and 'mu', or 'features' and 'fixed' of a generative model.
         datasets: behind them, by the same names.
         weights: of the loss terms, by which a generative model scores candidate labels.
         trained_sha256: of the trained model's checkpoint.
@@ -186,18 +211,26 @@ class RetrainingRun(Run):
         batches = list(zip(*(part.split(self.args.batch_size) for part in (sources, labels)), strict=True))
         batches = batches[: self.args.max_steps]
         self.model.classifier.train()
-        yield from take_steps(
-            *(self._passes(batches[self.position.step :]), [len(source) for source, _ in batches]),
-            *(self.model.classifier, self.optimizer, self.epoch, self.position, self.args, self.world),
-        )
+        total = torch.get_num_threads()
+        drawing = total // self.sampler.threads_per_drawer if self.world.device.type == "cpu" else 0
+        with threads(total - drawing):
+            yield from take_steps(
+                *(self._passes(batches, drawing), [len(source) for source, _ in batches]),
+                *(self.model.classifier, self.optimizer, self.epoch, self.position, self.args, self.world),
+            )
 
-    def _passes(self, batches: list[tuple[Tensor, Tensor]]) -> Iterator[Pass]:
-        """Cross-entropy of each batch of (sources, labels), on fresh codes."""
-        classifier, device = self.model.classifier, self.world.device
-        for step, (sources, labels) in enumerate(batches, self.position.step):
-            draw = generator(self.args.seed, Stream.CODE_NOISE, self.epoch, step, device=device)
-            noise = torch.randn(len(sources), classifier.in_features, generator=draw, device=device)
-            yield Pass([F.cross_entropy(classifier(self.sampler.codes(sources, labels, noise)), labels)], sources)
+    def _passes(self, batches: list[tuple[Tensor, Tensor]], drawing: int) -> Iterator[Pass]:
+        """Cross-entropy of each batch of (sources, labels) that is left, on fresh codes; `drawing` threads draw."""
+        for (sources, labels), noise in zip(batches[self.position.step :], self._noise(batches, drawing), strict=True):
+            logits = self.sampler.logits(self.model.classifier, sources, labels, noise)
+            yield Pass([F.cross_entropy(logits, labels)], sources)
+
+    def _noise(self, batches: list[tuple[Tensor, Tensor]], drawing: int) -> Iterator[Tensor]:
+        sizes, dim, device = [len(sources) for sources, _ in batches], self.model.z_dim, self.world.device
+        place = (dim, self.args.seed, self.epoch)
+        if device.type == "cpu":
+            return draw_ahead(sizes, *place, self.position.step, drawing)
+        return (draw(sizes[step], *place, step, device) for step in range(self.position.step, len(sizes)))
 
     def end_training(self) -> dict[str, float | None]:
         """The mean loss of the epoch."""
@@ -210,11 +243,11 @@ class RetrainingRun(Run):
         device = self.model.classifier.weight.device
         parts = []
         codes = self.codes[split]
-        pair = ("features", "fixed") if self.model.generative else ("mu", "log_var")
-        for first, second in zip(*(codes[name].split(self.args.batch_size) for name in pair), strict=True):
-            first, second = first.to(device), second.to(device)
+        names = ("features", "fixed") if self.model.generative else ("mu",)
+        for batch in zip(*(codes[name].split(self.args.batch_size) for name in names), strict=True):
+            first, *rest = (rows.to(device) for rows in batch)
             if self.model.generative:
-                probabilities = self.model.probabilities(first, second, self.weights)
+                probabilities = self.model.probabilities(first, *rest, self.weights)
                 mu, _ = self.model.posterior(first, probabilities.argmax(dim=1))
             else:
                 probabilities, mu = F.softmax(self.model.classifier(first), dim=1), first

@@ -23,7 +23,8 @@ from datasets.files import FileDataset, locate
 from datasets.grey import RandomCropAndFlip
 from datasets.loading import BatchLoader, TrainBatches
 from datasets.preparation import prepare_images
-from scripts.benchmarks.timing import Ratio, interleave, threads
+from scripts.benchmarks.timing import Ratio, interleave
+from utils.threads import threads
 
 SIDE, CROP, CACHE = 1024, 224, 256
 NOISE = 2.3  # standard deviation in grey levels, with which a PNG of SIDE has about 500 kB

@@ -1,9 +1,8 @@
 """What the benchmarks share: a ratio with its target, and times that are taken in turns."""
 
-import contextlib
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -46,14 +45,3 @@ def synchronise() -> None:
     """Wait until a GPU has done what it was asked to; a CPU has."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-
-
-@contextlib.contextmanager
-def threads(number: int) -> Iterator[None]:
-    """Compute with so many threads inside the block."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -1,0 +1,77 @@
+#!/usr/bin/env python3
+"""Draw fig/scale.png: measured time and memory against the number of components and of codes.
+
+    python fig/draw_scale.py results/benchmark/scale.json
+
+The file is what `python -m scripts.benchmarks.scale` writes. Points are measured; a dashed line goes on from the last
+one in proportion to the number of codes.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+INK, GREY = "#2b333d", "#66707d"
+COLOURS = ("#4a76a8", "#cc6a57")
+IMAGENET = 1_280_000
+UNITS = {"seconds": ("seconds", 1.0), "bytes": ("MB", 1e6)}
+
+
+def curve(ax: Axes, points: list[dict[str, Any]], x: str, y: str, colour: str, label: str | None = None) -> None:
+    """Measured points, joined."""
+    places = [point[x] for point in points]
+    ax.plot(places, [point[y] / UNITS[y][1] for point in points], "o-", color=colour, label=label, ms=4, lw=1.4)
+
+
+def extrapolation(ax: Axes, last: dict[str, Any], y: str, colour: str) -> None:
+    """From the last measured point in proportion to the number of codes."""
+    if last["codes"] < IMAGENET:
+        heights = [last[y], last[y] * IMAGENET / last["codes"]]
+        ends, unit = [last["codes"], IMAGENET], UNITS[y][1]
+        ax.plot(
+            ends,
+            [height / unit for height in heights],
+            "--",
+            color=colour,
+            lw=1.2,
+            label="extrapolated, in proportion to N",
+        )
+
+
+def draw(found: dict[str, Any]) -> Figure:
+    """Two columns, components and codes; two rows, time and memory."""
+    matplotlib.rcdefaults()
+    figure = Figure(figsize=(10, 6.4), dpi=150, facecolor="white", layout="constrained")
+    for row, y in zip(figure.subplots(2, 2), ("seconds", "bytes"), strict=True):
+        curve(row[0], found["mixture"], "components", y, COLOURS[0])
+        for dim, colour in zip(sorted({point["dim"] for point in found["codes"]}), COLOURS, strict=False):
+            points = [point for point in found["codes"] if point["dim"] == dim]
+            curve(row[1], points, "codes", y, colour, f"codes of length {dim}")
+            extrapolation(row[1], points[-1], y, colour)
+        for ax in row:
+            ax.set(xscale="log", yscale="log", ylabel=UNITS[y][0])
+            ax.grid(alpha=0.3)
+        row[0].set_xlabel("components K")
+        row[1].set_xlabel("training codes N")
+        row[1].legend(fontsize=8)
+        what = "Time" if y == "seconds" else "Memory"
+        row[0].set_title(f"{what} of the mixture term, forward and backward, 256 codes of 2048", fontsize=9, color=INK)
+        row[1].set_title(f"{what} of an epoch of re-training (Case 2)", fontsize=9, color=INK)
+    figure.supxlabel(found["machine"], fontsize=7, color=GREY)
+    return figure
+
+
+def main() -> None:
+    """Draw the file that the command line names beside this one."""
+    found = json.loads(Path(sys.argv[1]).read_text())
+    target = Path(__file__).with_name("scale.png")
+    draw(found).savefig(target, metadata={"Software": None}, pil_kwargs={"optimize": True})
+
+
+if __name__ == "__main__":
+    main()

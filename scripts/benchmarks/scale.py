@@ -1,0 +1,136 @@
+"""How time and memory grow with the number of classes and of codes; `fig/draw_scale.py` draws what this measures.
+
+    python -m scripts.benchmarks.scale --json=results/benchmark/scale.json
+
+Mixture term: forward and backward, a batch of 256 codes of length 2048, for each number of components. Re-training:
+Case 2 with as many codes of every class, for each number of codes and two lengths of a code; the time of an epoch is
+that of its plan and of 100 steps, times the steps of the epoch over 100. Codes of length 2048 are measured up to
+--most-bytes and no further. Memory is the peak of a process of its own above what it had after its imports. Let
+nothing else run meanwhile.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from models.prior import GaussianMixturePrior
+from scripts.benchmark import machine
+from scripts.benchmarks import retraining
+from scripts.benchmarks.memory import peak_of
+from utils.distributed import World
+from utils.engine import Position
+
+COMPONENTS = (10, 30, 100, 300, 1000)
+CODES = (10_000, 40_000, 160_000, 640_000, 1_280_000)
+DIMS, CLASSES, BATCH, STEPS = (256, 2048), 20, 256, 100
+Point = dict[str, Any]
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Where to write, and how much to measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", required=True, metavar="FILE", help="what was measured is written there")
+    parser.add_argument("--repeats", type=int, default=3, metavar="N", help="timed calls of each (default: 3)")
+    parser.add_argument(
+        *("--most-bytes",),
+        **{"type": float, "default": 3e9, "metavar": "B"},
+        help="memory that codes may take, in bytes; larger sets are left out (default: 3e9)",
+    )
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure all points and write them."""
+    options = build_parser().parse_args(argv)
+    found = {
+        "machine": machine(),
+        "mixture": [mixture_point(count, options.repeats) for count in COMPONENTS],
+        "codes": [codes_point(*size, options.repeats) for size in sizes(options.most_bytes)],
+    }
+    Path(options.json).parent.mkdir(parents=True, exist_ok=True)
+    Path(options.json).write_text(json.dumps(found, indent=1) + "\n")
+
+
+def sizes(most_bytes: float) -> Iterable[tuple[int, int]]:
+    """(number, length) of the codes that are measured; mu and sigma take 8 bytes a number."""
+    return ((count, dim) for dim in DIMS for count in CODES if 8 * count * dim <= most_bytes)
+
+
+def mixture_point(components: int, repeats: int) -> Point:
+    """Time and memory of the mixture term with its backward pass; its inputs are not counted as memory."""
+    step = mixture_step(components)
+    return shown({"components": components, "seconds": seconds(step, repeats), "bytes": peak_of(mixture, components)})
+
+
+def mixture_step(components: int) -> Callable[[], None]:
+    """A call computes the term and its gradients."""
+    torch.manual_seed(0)
+    prior = GaussianMixturePrior(components, max(DIMS))
+    mu, log_var, codes = (torch.randn(BATCH, max(DIMS), requires_grad=True) for _ in range(3))
+
+    def step() -> None:
+        prior.zero_grad()
+        mu.grad = log_var.grad = codes.grad = None
+        prior.mixture_term(mu, log_var, codes).mean().backward()
+
+    return step
+
+
+def mixture(components: int) -> None:
+    """One such step, in a process of its own; the components themselves are part of its memory."""
+    mixture_step(components)()
+
+
+def codes_point(count: int, dim: int, repeats: int) -> Point:
+    """Time of an epoch and memory of a re-training on `count` codes of length `dim`."""
+    run = prepare(count, dim)
+    taken, _ = retraining.planning(run.sampler)
+    plan = tuple(part[: STEPS * retraining.BATCH] for part in run.sampler.plan(0))
+    run.sampler.plan = lambda epoch: plan
+    epoch = taken + seconds(lambda: take(run), repeats) * count / (STEPS * retraining.BATCH)
+    return shown({"codes": count, "dim": dim, "seconds": epoch, "bytes": peak_of(retrain, count, dim)})
+
+
+def prepare(count: int, dim: int) -> Any:
+    """A re-training on codes of CLASSES classes of one size."""
+    retraining.DIM, retraining.ARCH = dim, "resnet18_vae3"
+    counts = [count // CLASSES] * CLASSES
+    codes = retraining.make_codes(counts, torch.device("cpu"))
+    return retraining.make_run(2, codes, CLASSES, STEPS, World())
+
+
+def take(run: Any) -> None:
+    """STEPS steps of an epoch."""
+    run.position = Position()
+    list(run.train_steps())
+
+
+def retrain(count: int, dim: int) -> None:
+    """Plan an epoch and take some steps, in a process of its own."""
+    take(prepare(count, dim))
+
+
+def seconds(call: Callable[[], None], repeats: int) -> float:
+    """Median seconds of a call; the first does not count."""
+    taken = []
+    for _ in range(repeats + 1):
+        started = time.perf_counter()
+        call()
+        taken.append(time.perf_counter() - started)
+    return statistics.median(taken[1:])
+
+
+def shown(point: Point) -> Point:
+    """The point, which is printed."""
+    print(json.dumps(point), flush=True)
+    return point
+
+
+if __name__ == "__main__":
+    main()
