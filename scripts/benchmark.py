@@ -24,9 +24,10 @@ import torch  # noqa: E402
 import torchvision  # noqa: E402
 
 from scripts.benchmarks import input as input_  # noqa: E402
+from scripts.benchmarks import mixture  # noqa: E402
 from scripts.benchmarks.timing import Ratio  # noqa: E402
 
-BENCHMARKS: dict[str, ModuleType] = {"input": input_}
+BENCHMARKS: dict[str, ModuleType] = {"input": input_, "mixture": mixture}
 
 
 def build_parser() -> argparse.ArgumentParser:
