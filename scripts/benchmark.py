@@ -23,11 +23,11 @@ sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]
 import torch  # noqa: E402
 import torchvision  # noqa: E402
 
+from scripts.benchmarks import generative, mixture  # noqa: E402
 from scripts.benchmarks import input as input_  # noqa: E402
-from scripts.benchmarks import mixture  # noqa: E402
 from scripts.benchmarks.timing import Ratio  # noqa: E402
 
-BENCHMARKS: dict[str, ModuleType] = {"input": input_, "mixture": mixture}
+BENCHMARKS: dict[str, ModuleType] = {"input": input_, "mixture": mixture, "generative": generative}
 
 
 def build_parser() -> argparse.ArgumentParser:
