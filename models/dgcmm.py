@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.candidates import Candidates
 from models.decoder import VAE3Decoder
 from models.encoder import ResNetEncoder
 from models.names import ARCHITECTURES
@@ -130,25 +131,18 @@ class DGCMM(nn.Module):
         Returns:
             h (B,H), and what the classifier does not decide, (B,K): zeros for a plain model; with `generative`
             -(weights.reconst MSE_c + weights.gmm L_gmm,c) for each candidate label c at mu(x,c).
-            The encoder runs once per image.
+            The encoder runs once per image; what depends on the label is in `models.candidates`.
         """
         features = self.features(images)
         fixed = features.new_zeros(len(images), self.num_classes)
         if self.generative:
-            for c in range(self.num_classes):
-                labels = torch.full((len(images),), c, device=images.device)
-                fixed[:, c] = self._fixed_score(images, features, labels, weights)
-        return features, fixed
-
-    def _fixed_score(self, images: Tensor, features: Tensor, labels: Tensor, weights: LossWeights) -> Tensor:
-        score = features.new_zeros(len(images))
-        mu, log_var = self.posterior(features, labels)
-        if weights.gmm:
             with torch.autocast(images.device.type, enabled=False):
-                score = score - weights.gmm * self._mixture_terms(mu, log_var, mu, labels)
-        if weights.reconst:
-            score = score - weights.reconst * self._squared_errors(mu, labels, images)
-        return score
+                candidates = Candidates(self.mu_head, self.log_var_head, features, LOG_VAR_LIMIT)
+                if weights.gmm:
+                    fixed -= weights.gmm * candidates.mixture_terms(self.prior, self.gmm_assign)
+                if weights.reconst:
+                    fixed -= weights.reconst * candidates.squared_errors(self.decoder, images)
+        return features, fixed
 
     def probabilities(self, features: Tensor, fixed: Tensor, weights: LossWeights) -> Tensor:
         """Class probabilities from what `scores` gave: h (B,H), (B,K) -> (B,K), float32.

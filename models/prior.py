@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.energies import MixtureEnergies, energies
 from models.precision import wide_dtype
 
 LOG_VAR_LIMIT = 10.0
@@ -24,10 +25,8 @@ class GaussianMixturePrior(nn.Module):
         num_components: K.
         z_dim: D.
 
-    Everything is computed in log space and in at least float32. The squared distances of all codes to all means
-    are matrix products, so no (B,K,D) tensor exists; those products run in float64, because a code that lies close
-    to its mean is the small difference of large squares (at |m| = 10, v = e^-4, D = 2048 they are near 10^7, which
-    leaves float32 no correct digit behind the point).
+    Everything is computed in log space and in at least float32; the distances of all codes to all components, and
+    what keeps them exact, are in `models.energies`.
     """
 
     def __init__(self, num_components: int, z_dim: int) -> None:
@@ -42,7 +41,7 @@ class GaussianMixturePrior(nn.Module):
 
     def clamped_log_vars(self) -> Tensor:
         """log v within +-LOG_VAR_LIMIT, shape (K,D)."""
-        return self.log_vars.clamp(-LOG_VAR_LIMIT, LOG_VAR_LIMIT)
+        return F.hardtanh(self.log_vars, -LOG_VAR_LIMIT, LOG_VAR_LIMIT)  # a clamp with a leaner backward pass
 
     @torch.no_grad()
     def project(self) -> None:
@@ -69,30 +68,17 @@ class GaussianMixturePrior(nn.Module):
         self.log_vars[present] = variances[present].clamp_min(smallest).log().to(self.log_vars.dtype)
         self.project()
 
-    def _scaled_squares(self, codes: Tensor, variances: Tensor | None = None) -> Tensor:
-        """sum_d ((codes - m_c)^2 + variances) / v_c for every component: (B,D) -> (B,K), float64."""
-        means = self.means.double()
-        center = means.detach().mean(dim=0)  # expanding the square around the means keeps its terms small
-        x, m = codes.double() - center, means - center
-        precisions = (-self.clamped_log_vars()).double().exp()
-        squares = x.square() if variances is None else x.square() + variances
-        scaled_means = m * precisions
-        return squares @ precisions.T - 2 * x @ scaled_means.T + (m * scaled_means).sum(dim=1)
-
     def log_responsibilities(self, codes: Tensor) -> Tensor:
         """log gamma_c = log softmax_c( log pi_c + log N(z; m_c, v_c) ): codes z (B,D) -> (B,K), float32.
 
         log pi_c counts once, not once per dimension; the constant of the normal density cancels in the softmax.
         """
-        log_densities = -0.5 * (self.clamped_log_vars().double().sum(dim=1) + self._scaled_squares(codes))
-        return F.log_softmax(self.log_weights().double() + log_densities, dim=1).to(wide_dtype(codes.dtype))
+        log_vars = self.clamped_log_vars()
+        at_codes = energies(codes, self.means, log_vars, (-log_vars).exp())
+        return self._log_gamma(at_codes).to(wide_dtype(codes.dtype))
 
-    def kl_to_components(self, mu: Tensor, log_var: Tensor) -> Tensor:
-        """KL( N(mu, sigma^2) || N(m_c, v_c) ), summed over D, for every component: (B,D), (B,D) -> (B,K)."""
-        log_var = log_var.double()
-        squares = self._scaled_squares(mu, log_var.exp())
-        log_ratio = self.clamped_log_vars().double().sum(dim=1) - log_var.sum(dim=1, keepdim=True)
-        return (0.5 * (log_ratio + squares - mu.shape[1])).to(wide_dtype(mu.dtype))
+    def _log_gamma(self, at_codes: Tensor) -> Tensor:
+        return F.log_softmax(self.log_weights().double() - 0.5 * at_codes, dim=1)
 
     def kl_to_own(self, mu: Tensor, log_var: Tensor, labels: Tensor) -> Tensor:
         """KL( N(mu, sigma^2) || N(m_y, v_y) ), summed over D: (B,D), (B,D), labels y (B,) -> (B,)."""
@@ -114,5 +100,8 @@ class GaussianMixturePrior(nn.Module):
         """
         if labels is not None:
             return self.kl_to_own(mu, log_var, labels) - self.log_weights()[labels]
-        log_gamma = self.log_responsibilities(codes)
-        return (log_gamma.exp() * (self.kl_to_components(mu, log_var) + log_gamma - self.log_weights())).sum(dim=1)
+        at_codes, at_mu = MixtureEnergies.apply(codes, mu, log_var.exp(), self.means, self.clamped_log_vars())
+        log_gamma = self._log_gamma(at_codes).to(wide_dtype(mu.dtype))
+        entropy = log_var.sum(dim=1, keepdim=True, dtype=torch.float64) + mu.shape[1]  # of N(mu, sigma^2), twice
+        kl = (0.5 * (at_mu - entropy)).to(log_gamma.dtype)  # KL( N(mu, sigma^2) || N(m_c, v_c) ), (B,K)
+        return (log_gamma.exp() * (kl + log_gamma - self.log_weights())).sum(dim=1)

@@ -23,13 +23,13 @@ sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]
 import torch  # noqa: E402
 import torchvision  # noqa: E402
 
-from scripts.benchmarks import distributed, extraction, retraining, start  # noqa: E402
+from scripts.benchmarks import distributed, extraction, generative, mixture, retraining, start  # noqa: E402
 from scripts.benchmarks import input as input_  # noqa: E402
 from scripts.benchmarks.timing import Ratio  # noqa: E402
 
 BENCHMARKS: dict[str, ModuleType] = {
-    **{"input": input_, "extraction": extraction, "retraining": retraining},
-    **{"distributed": distributed, "start": start},
+    **{"input": input_, "generative": generative, "mixture": mixture, "extraction": extraction},
+    **{"retraining": retraining, "distributed": distributed, "start": start},
 }
 
 

@@ -1,7 +1,10 @@
 """The mixture prior: exact against the definition, differentiable, lean, and able to learn a rare class."""
 
 import argparse
+import copy
+import functools
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -115,6 +118,38 @@ def test_ties_far_from_the_centre_of_the_means_are_told_apart(d):
     torch.testing.assert_close(log_gamma.double(), direct_log_gamma(prior, codes)[:, :2], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("d", [30, 2048])  # 30: not a multiple of the columns that are taken in turns
+def test_sampled_codes_of_narrow_components_far_from_the_centre(d, tied):
+    """At |m| = 10 and v = e^-4 the distribution of a code is nearly its component's: terms where 10^7 cancels."""
+    prior = GaussianMixturePrior(8, d)
+    far = 10 * torch.randn(4 if tied else 8, d).sign()
+    if tied:
+        far = (far.repeat_interleave(2, 0) + 0.02 * math.exp(-2) * torch.randn(8, d))[torch.randperm(8)]
+    with torch.no_grad():
+        prior.means.copy_(far)
+        prior.log_vars.normal_(-4, 0.05)
+    mu = far + 0.1 * math.exp(-2) * torch.randn(8, d)
+    log_var = -4 + 0.3 * torch.randn(8, d)
+    codes = mu + (0.5 * log_var).exp() * torch.randn(8, d)
+    inputs = [mu, log_var, codes]
+    value, slopes = value_and_gradients(prior, inputs, prior.mixture_term)
+    wide = copy.deepcopy(prior).double()
+    exact, exact_slopes = value_and_gradients(wide, inputs, functools.partial(direct_term, wide))
+    torch.testing.assert_close(value.double(), exact, rtol=1e-4, atol=0)
+    for name, slope in slopes.items():
+        error = (slope.double() - exact_slopes[name]).norm() / exact_slopes[name].norm().clamp_min(1e-6)
+        assert error < 3e-3, name
+
+
+def value_and_gradients(prior: GaussianMixturePrior, inputs: list[Tensor], function: Callable):
+    """A term of (mu, log_var, codes, None), and its gradients by name, in the precision of the prior."""
+    inputs = [value.to(prior.means.dtype, copy=True).requires_grad_() for value in inputs]
+    term = function(*inputs, None)
+    names = ("mu", "log_var", "codes", "logits", "means", "log_vars")
+    return term.detach(), dict(zip(names, torch.autograd.grad(term.sum(), [*inputs, *prior.parameters()]), strict=True))
+
+
 @ASSIGN
 def test_gradients_are_those_of_the_value(by_label):
     prior = random_prior(3, 4, limit=1.0).double()
@@ -176,7 +211,7 @@ def test_weights_count_once_whatever_the_dimension():
 
 @ASSIGN
 def test_no_tensor_of_codes_by_components_by_dimensions_is_made(by_label):
-    b, k, d = 12, 20, 64
+    b, k, d = 12, 700, 64
     prior, labels = GaussianMixturePrior(k, d), torch.arange(12) if by_label else None
     mu, log_var, codes = (torch.randn(b, d, requires_grad=True) for _ in range(3))
     with Largest() as largest:

@@ -1,33 +1,48 @@
-"""Memory, measured in a process of its own."""
+"""Memory that a call needs, measured in a process of its own. Linux only."""
 
-import os
-import re
+import multiprocessing
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 
-def peak_of(call: Callable[..., Any], *arguments: Any) -> int:
-    """Bytes of resident memory that `call(*arguments)` needed at its peak, above the process after its imports.
-
-    The figures are Linux's VmHWM and VmRSS, of a new process; getrusage's would begin with those of this one.
+def peak_above(prepare: Callable[..., Callable[[], Any]], *args: Any) -> int:
+    """Bytes of resident memory at the peak of a call, above what is resident when it begins.
 
     Args:
-        call: picklable, a function of a module; the module's imports are done before.
+        prepare: a module-level function; `prepare(*args)` makes the inputs and whatever has to be warm, and returns the
+            call that is measured. It runs in a new process, so that the call finds no memory that was freed before.
     """
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(_measured, call, arguments).result()
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=_report, args=(sender, prepare, args))
+    child.start()
+    sender.close()
+    try:
+        return receiver.recv()
+    finally:
+        child.join()
 
 
-def _measured(call: Callable[..., Any], arguments: tuple[Any, ...]) -> int:
+def peak_of(call: Callable[..., Any], *args: Any) -> int:
+    """Bytes of resident memory at the peak of `call(*args)`, above a new process after its imports.
+
+    Args:
+        call: a module-level function.
+    """
+    return peak_above(partial, call, *args)
+
+
+def _report(sender: Any, prepare: Callable[..., Callable[[], Any]], args: tuple[Any, ...]) -> None:
+    call = prepare(*args)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is resident now
     before = _status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    call(*arguments)
-    return _status("VmHWM") - before
+    call()
+    sender.send(_status("VmHWM") - before)
 
 
 def _status(name: str) -> int:
-    text = Path(f"/proc/{os.getpid()}/status").read_text()
-    return int(re.search(rf"{name}:\s+(\d+) kB", text)[1]) * 1024
+    """A line of /proc/self/status, in bytes. getrusage's peak would be at least the parent's."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith(name + ":")).split()[1])
