@@ -23,12 +23,12 @@ sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]
 import torch  # noqa: E402
 import torchvision  # noqa: E402
 
-from scripts.benchmarks import distributed, extraction, generative, mixture, retraining, start  # noqa: E402
+from scripts.benchmarks import distributed, extraction, generative, mixture, retraining, start, step  # noqa: E402
 from scripts.benchmarks import input as input_  # noqa: E402
 from scripts.benchmarks.timing import Ratio  # noqa: E402
 
 BENCHMARKS: dict[str, ModuleType] = {
-    **{"input": input_, "generative": generative, "mixture": mixture, "extraction": extraction},
+    **{"input": input_, "step": step, "generative": generative, "mixture": mixture, "extraction": extraction},
     **{"retraining": retraining, "distributed": distributed, "start": start},
 }
 
