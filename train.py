@@ -148,6 +148,7 @@ def build(world: Any, args: argparse.Namespace, pretrained: bool) -> tuple[Any, 
 
     from datasets.loading import BatchLoader, EvaluationBatches, TrainBatches
     from models.dgcmm import DGCMM
+    from utils.device import check_precision, compile_networks
     from utils.randomness import Stream, global_seed
 
     splits = load_data(args)
@@ -156,10 +157,13 @@ def build(world: Any, args: argparse.Namespace, pretrained: bool) -> tuple[Any, 
             *(args.arch, len(splits.train.classes), args.z_dim, args.crop_size),
             *(args.generative, args.gmm_assign, pretrained),
         ).to(world.device)
+    check_precision(world.device, args.amp)
     if args.sync_bn:
         if world.device.type != "cuda":
             raise UserError("--sync-bn needs CUDA, the CPU has no such batch norm: leave it out")
         model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if args.compile:
+        compile_networks(model)
     images = args.batch_size * world.nodes
     workers = -(-args.workers // world.local_size)
 

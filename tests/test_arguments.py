@@ -60,6 +60,7 @@ TRAIN = [
     "--evaluate",
     "--start-epoch",
     "--pretrained",
+    "--compile",
     "--val-fraction",
     "--weight-cls",
     "--weight-reconst",

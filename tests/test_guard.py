@@ -5,10 +5,11 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.amp import GradScaler
 
 from utils.distributed import World
 from utils.errors import UserError
-from utils.guard import Guard
+from utils.guard import LOWEST_SCALE, Guard
 
 
 class Model(nn.Module):
@@ -22,15 +23,15 @@ def take(guard, model, optimizer, step, factor=1.0):
     loss = (model.weight.sum() + model.prior.weight.sum()) * factor
     guard.begin(loss, step, torch.tensor([10 + step, 20 + step]))
     optimizer.zero_grad()
-    loss.backward()
+    guard.backward(loss)
     return guard.step()
 
 
-def made(late, clip=None):
+def made(late, clip=None, scaler=None):
     torch.manual_seed(0)
     model = Model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, fused=late)
-    return model, optimizer, Guard(model, optimizer, clip, 4, World(), late=late)
+    return model, optimizer, Guard(model, optimizer, clip, 4, World(), scaler, late=late)
 
 
 @pytest.mark.parametrize("late", [False, True])
@@ -88,3 +89,53 @@ def test_network_is_clipped_and_the_prior_is_not():
     take(guard, model, optimizer, 0)
     assert model.weight.grad.norm().item() == pytest.approx(0.5, rel=1e-4)
     assert model.prior.weight.grad.item() == 1.0
+
+
+LATE = pytest.mark.parametrize("late", [False, True])
+
+
+@LATE
+def test_scaled_loss_takes_the_same_steps(late):
+    models = []
+    for scaler in (None, GradScaler("cpu", init_scale=2.0**12)):
+        model, optimizer, guard = made(late, clip=0.5, scaler=scaler)
+        for step in range(3):
+            assert take(guard, model, optimizer, step) == 0
+        guard.settle()
+        models.append(model)
+    for one, other in zip(*(model.parameters() for model in models), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@LATE
+def test_overflow_skips_the_step_and_lowers_the_scale(late):
+    scaler = GradScaler("cpu", init_scale=2.0**12)
+    model, optimizer, guard = made(late, scaler=scaler)
+    before = model.weight.detach().clone()
+    take(guard, model, optimizer, 0, 1e38)  # which the scale carries beyond float32
+    guard.settle()
+    assert torch.equal(model.weight, before)
+    assert scaler.get_scale() == 2.0**11
+    take(guard, model, optimizer, 1)
+    guard.settle()
+    assert not torch.equal(model.weight, before)
+
+
+@LATE
+def test_overflow_at_the_lowest_scale_ends_the_run(late):
+    model, _, guard = made(late, scaler=GradScaler("cpu", init_scale=1.5 * LOWEST_SCALE))
+    guard.begin(model.weight.sum(), 0, torch.tensor([1]))
+    guard.backward((model.weight - model.weight.detach()).abs().sqrt().sum())  # slope at 0 is infinite
+    guard.step()
+    with pytest.raises(UserError, match="--amp fp16: the gradient overflows"):
+        guard.settle()
+
+
+@LATE
+def test_scaled_loss_that_is_not_finite_is_named(late):
+    model, optimizer, guard = made(late, scaler=GradScaler("cpu"))
+    before = model.weight.detach().clone()
+    with pytest.raises(UserError, match="step 1"):  # noqa: PT012
+        take(guard, model, optimizer, 0, math.nan)
+        guard.settle()
+    assert torch.equal(model.weight, before)

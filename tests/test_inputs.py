@@ -127,6 +127,7 @@ CASES = {
     "another momentum": ("train", ["Digits_LT", "--resume=RUN", "--momentum=0.5"], "--momentum is 0.5"),
     "another seed": ("train", ["Digits_LT", "--resume=RUN", "--seed=5"], "--seed is 5"),
     "another precision": ("train", ["Digits_LT", "--resume=RUN", "--amp=bf16"], "--amp is bf16"),
+    "half precision without CUDA": ("train", [*DIGITS, "--amp=fp16"], "--amp fp16 needs CUDA"),
     "another size": ("augment", ["Digits_LT", "--resume=RUN", "--new-size=40"], "--new-size is 40"),
 }
 

@@ -4,11 +4,13 @@ import argparse
 import contextlib
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
 
 import torch
+from torch import nn
 
 from utils.errors import UserError
 from utils.launch import Launch
@@ -83,6 +85,28 @@ def share_cores(local_size: int, environ: Mapping[str, str]) -> None:
         torch.set_num_threads(max(torch.get_num_threads() // local_size, 1))
 
 
+PRECISIONS = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
 def autocast(device: torch.device, amp: str) -> contextlib.AbstractContextManager:
-    """The context of the forward pass for `--amp`: 'off' is plain float32, 'bf16' lets convolutions use bfloat16."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=amp == "bf16")
+    """The context of the forward pass for `--amp`: 'off' is plain float32, else convolutions use 16 bits."""
+    return torch.autocast(device.type, dtype=PRECISIONS[amp], enabled=amp != "off")
+
+
+def check_precision(device: torch.device, amp: str) -> None:
+    """Raise a `UserError` if `device` does not compute in the precision of `--amp`."""
+    if amp == "fp16" and device.type == "cpu":
+        raise UserError("--amp fp16 needs CUDA: give --amp bf16, which the CPU has too")
+
+
+def compile_networks(model: nn.Module) -> None:
+    """Have encoder and decoder compiled by torch.compile at their first use, in place: the names of weights stay.
+
+    Raises:
+        UserError: there is no C++ compiler, which torch.compile needs on a CPU.
+    """
+    compiler = os.environ.get("CXX", "g++")
+    if next(model.parameters()).device.type == "cpu" and shutil.which(compiler) is None:
+        raise UserError(f"--compile: there is no C++ compiler {compiler} here: install one, or leave --compile out")
+    model.encoder.resnet.compile()
+    model.decoder.compile()

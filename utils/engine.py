@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
 
 from utils.device import autocast
 from utils.distributed import World
@@ -73,6 +74,7 @@ def take_steps(
     args: argparse.Namespace,
     world: World,
     after_step: Callable[[], None] | None = None,
+    scaler: GradScaler | None = None,
 ) -> Iterator[int]:
     """Train from `position` to the end of an epoch: a backward pass and an optimizer step for each forward pass.
 
@@ -83,6 +85,7 @@ def take_steps(
         epoch: its number, from 0.
         position: kept up to date at each yield and at the end.
         after_step: called after each optimizer step.
+        scaler: of the loss in float16.
 
     Yields:
         Where the run may be saved (every `--save-every` steps) or has to stop: 0, or the signal that says so, the
@@ -91,7 +94,7 @@ def take_steps(
     Raises:
         UserError: a loss or a gradient is not finite, in any process; no weight has been changed by that step.
     """
-    guard = Guard(trained, optimizer, args.clip_grad, epoch, world)
+    guard = Guard(trained, optimizer, args.clip_grad, epoch, world, scaler)
     totals = torch.tensor(position.totals, dtype=torch.float64, device=world.device)
     with progress(
         *(None, f"epoch {epoch + 1}"),
@@ -100,7 +103,7 @@ def take_steps(
         for terms, ids in passes:
             guard.begin(terms[0], position.step, ids)
             optimizer.zero_grad(set_to_none=True)
-            terms[0].backward()
+            guard.backward(terms[0])
             signum = guard.step()
             if after_step:
                 after_step()

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from utils.distributed import Vote, World
@@ -13,6 +14,7 @@ from utils.errors import UserError
 log = logging.getLogger("dgcmm")
 
 SHOWN_IDS = 8
+LOWEST_SCALE = 2.0**-10  # of a loss in float16, which begins at 2^16
 
 
 class _Step(NamedTuple):
@@ -44,6 +46,8 @@ class Guard:
         clip_grad: norm that the network's gradient is clipped to, or None.
         epoch: for messages.
         world: the processes.
+        scaler: of the loss in float16. It skips a step whose gradient overflows in any process, and lowers the scale;
+            that is no fault until the scale is below `LOWEST_SCALE`.
         late: read a step's flag only in the next one; default: on a GPU.
     """
 
@@ -54,8 +58,10 @@ class Guard:
         clip_grad: float | None,
         epoch: int,
         world: World,
+        scaler: GradScaler | None = None,
         late: bool | None = None,
     ) -> None:
+        self.scaler = scaler if scaler is not None and scaler.is_enabled() else None
         self.optimizer, self.clip_grad, self.epoch, self.world = optimizer, clip_grad, epoch, world
         named = list(model.named_parameters())
         self.network = [value for name, value in named if not name.startswith("prior.")]
@@ -69,6 +75,10 @@ class Guard:
         """Look at the loss of a step, before its backward pass."""
         self._current = _Step(step, indices, ~torch.isfinite(loss.detach()))
         self._vote = self.world.vote(bad=self._suspect is not None and self._suspect.bad)
+
+    def backward(self, loss: Tensor) -> None:
+        """The backward pass of a step."""
+        (self.scaler.scale(loss) if self.scaler else loss).backward()
 
     @property
     def _suspect(self) -> _Step | None:
@@ -84,13 +94,20 @@ class Guard:
         signum, bad = self._vote.result()
         if bad:
             self._fail(self._suspect)
-        current = self._current._replace(flag=self._current.flag | ~torch.isfinite(self._clip()))
+        if self.scaler:
+            self.scaler.unscale_(self.optimizer)
+        overflow = ~torch.isfinite(self._clip())
+        current = self._current if self.scaler else self._current._replace(flag=self._current.flag | overflow)
         if self.late:
             self.optimizer.found_inf = current.flag.float()
             self._unread = _on_its_way(current)
         elif current.bad:
             self._fail(current)
-        self.optimizer.step()
+        if self.scaler:  # a loss that is not finite has a gradient that is not
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        else:
+            self.optimizer.step()
         return signum
 
     def settle(self) -> None:
@@ -100,6 +117,11 @@ class Guard:
             if bad:
                 self._fail(self._unread)
             self._unread = None
+        if self.scaler and self.scaler.get_scale() < LOWEST_SCALE:
+            raise UserError(
+                f"--amp fp16: the gradient overflows however small the loss is made (epoch {self.epoch + 1}): give "
+                "--amp bf16, or lower --lr"
+            )
 
     def _clip(self) -> Tensor:
         """Clip the network's gradient; returns the norm of all gradients, which tells whether they are finite."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
+from torch.amp import GradScaler
 
 from utils.arguments import DATA_FLAGS, MODEL_FLAGS, SCORING_FLAGS, TRAINING_FLAGS, adopt
 from utils.board import Board
@@ -108,6 +109,7 @@ class TrainingRun(Run):
         super().__init__(args, model, build_optimizer(model, args), folder, split, about, world)
         self.datasets, self.loaders = datasets, loaders
         self.weights, self.warmup_weights = weights, warmup_weights
+        self.scaler = GradScaler(world.device.type, enabled=args.amp == "fp16")
         self.warmup_end = args.warmup_epochs
         self.prior_started = False
         self._parallel: tuple[Any, nn.Module] | None = None  # the model as it is trained under these weights
@@ -117,6 +119,8 @@ class TrainingRun(Run):
         """Continue where `checkpoint` was written, or at `--start-epoch`."""
         super().restore(checkpoint, path)
         self.warmup_end, self.prior_started = checkpoint["warmup_end"], checkpoint["prior_started"]
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(checkpoint["scaler"])
         if self.args.start_epoch is not None:
             self.epoch, self.position = self.args.start_epoch, Position()
             self.history = [row for row in self.history if row["epoch"] <= self.epoch]
@@ -142,7 +146,7 @@ class TrainingRun(Run):
         place = (self.epoch, self.position, self.args, self.world)
         sizes = loader.batches.sizes[: count_steps(loader, self.args)]
         passes = forward_passes(module, loader, weights, *place)
-        yield from take_steps(passes, sizes, self.model, self.optimizer, *place, self.model.prior.project)
+        yield from take_steps(passes, sizes, self.model, self.optimizer, *place, self.model.prior.project, self.scaler)
 
     def end_training(self) -> dict[str, float | None]:
         """After the first epoch that has the mixture term, the prior starts from the codes; the end of the warm-up."""
@@ -167,8 +171,9 @@ class TrainingRun(Run):
         return Measurement.of(predictions, self.datasets[split], self.about["class_counts"])
 
     def state(self) -> dict[str, Any]:
-        """How far warm-up and prior are."""
-        return {"warmup_end": self.warmup_end, "prior_started": self.prior_started}
+        """How far warm-up and prior are, and the scale of the loss in float16."""
+        progress = {"warmup_end": self.warmup_end, "prior_started": self.prior_started}
+        return progress | {"scaler": self.scaler.state_dict()}
 
     def show(self, board: Board) -> None:
         """Inputs above their reconstructions."""

@@ -1,0 +1,40 @@
+"""Precisions and compilation: refused where the machine cannot, and without a trace in the checkpoint."""
+
+import pytest
+import torch
+
+from utils import device
+from utils.device import autocast, check_precision, compile_networks
+from utils.errors import UserError
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(("amp", "dtype"), [("off", torch.float32), ("bf16", torch.bfloat16)])
+def test_autocast_gives_the_precision(amp, dtype):
+    with autocast(CPU, amp):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
+
+
+def test_float16_needs_cuda():
+    with pytest.raises(UserError, match="--amp fp16 needs CUDA"):
+        check_precision(CPU, "fp16")
+    check_precision(torch.device("cuda"), "fp16")
+    check_precision(CPU, "bf16")
+
+
+def test_compilation_keeps_the_names_of_the_weights():
+    from models.dgcmm import DGCMM
+
+    model = DGCMM("resnet18_vae3", 3, 8, 32)
+    names = list(model.state_dict())
+    compile_networks(model)
+    assert model.encoder.resnet._compiled_call_impl is not None
+    assert model.decoder._compiled_call_impl is not None
+    assert list(model.state_dict()) == names
+
+
+def test_compilation_without_a_compiler_is_named(monkeypatch):
+    monkeypatch.setattr(device.shutil, "which", lambda _: None)
+    with pytest.raises(UserError, match="--compile: there is no C\\+\\+ compiler"):
+        compile_networks(torch.nn.Linear(1, 1))
