@@ -83,7 +83,7 @@ def test_posterior_codes_are_draws_around_the_source_at_every_use():
     sampler = make_sampler(PosteriorSampler)
     sources, labels = (part[:200] for part in sampler.plan(0))
     noise = torch.randn(200, D)
-    codes = sampler.codes(sources, labels, noise)
+    codes = sampler.codes(sources, labels, noise.clone())
     torch.testing.assert_close(codes, sampler.mu[sources] + sampler.sigma[sources] * noise)
     assert not torch.equal(codes, sampler.codes(sources, labels, torch.randn(200, D)))
     assert len(codes.unique(dim=0)) == 200 > len(sources.unique())
@@ -173,7 +173,7 @@ def test_transferred_codes_equal_the_formula(rank, expected):
     sources, labels = (part[:100] for part in sampler.plan(0))
     assert 20 < (targets[sources] != labels).sum() < 80  # both kinds
     noise = torch.randn(100, D)
-    codes = sampler.codes(sources, labels, noise)
+    codes = sampler.codes(sources, labels, noise.clone())
     triples = zip(sources.tolist(), labels.tolist(), noise, strict=True)
     reference = np.stack([reference_transfer(sampler, mu, targets, expected, *triple) for triple in triples])
     np.testing.assert_allclose(codes.numpy(), reference, atol=1e-4)
@@ -190,8 +190,8 @@ def test_logits_and_their_gradient_are_those_of_the_codes(sampler_class, batch, 
     noise = torch.randn(batch, 33, dtype=dtype)
     found = []
     for logits in (
-        sampler.logits(classifier, sources, labels, noise),
-        classifier(sampler.codes(sources, labels, noise)),
+        sampler.logits(classifier, sources, labels, noise.clone()),
+        classifier(sampler.codes(sources, labels, noise.clone())),
     ):
         classifier.zero_grad()
         torch.nn.functional.cross_entropy(logits, labels).backward()
