@@ -4,6 +4,7 @@ import signal
 
 import pytest
 
+from utils import stopping
 from utils.errors import LostRank, UserError, run_script
 
 
@@ -47,3 +48,9 @@ def test_a_signal_is_one_line_and_its_status_and_handlers_are_put_back(signum, s
     assert end.value.code == status
     assert capsys.readouterr().err == f"stopped by {signal.Signals(signum).name}\n"
     assert signal.getsignal(signum) is before
+
+
+def test_a_signal_is_forgotten_with_its_script():
+    with pytest.raises(SystemExit):
+        run_script(lambda: signal.raise_signal(signal.SIGINT))
+    assert stopping.received() == 0

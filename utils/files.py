@@ -79,10 +79,10 @@ def unwritable(path: Path, error: Exception) -> UserError:
     reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
         return UserError(
-            f"the disk is full: {path} cannot be written ({reason}); free some space and give the same command again, "
-            "what is complete is kept"
+            f"the disk is full: {path} cannot be written; free some space and give the same command again, what is "
+            f"complete is kept ({reason})"
         )
-    return UserError(f"{path} cannot be written ({reason}): free some space, or choose another folder")
+    return UserError(f"{path} cannot be written ({reason}): choose another folder, or free some space")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -75,6 +75,7 @@ def handled(repeat_kills: bool = True) -> Iterator[None]:
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
+        _signals.signum = None
 
 
 @contextlib.contextmanager
