@@ -122,6 +122,8 @@ class BatchLoader:
             batches = iter(self._loader)
         try:
             yield from batches
+        except (ConnectionError, EOFError) as error:  # met before torch noticed
+            raise RuntimeError("a DataLoader worker is gone: it was killed, perhaps for want of memory") from error
         except UserError as error:  # from a worker it arrives with the worker's traceback around it
             raise UserError(str(error).rpartition("utils.errors.UserError: ")[2].strip()) from error
 
