@@ -72,6 +72,19 @@ def stop_in_turn(script, name, argv, moments, monkeypatch):
     assert "Warning" not in done.err
 
 
+def measure_as(monkeypatch, *numbers):
+    """Let the next measurements find these balanced accuracies."""
+    scores = iter(numbers)
+    original = run.Measurement.of.__func__
+
+    def scripted(cls, predictions, dataset, counts):
+        measured = original(cls, predictions, dataset, counts)
+        measured.numbers["acsa"] = next(scores, measured.numbers["acsa"])
+        return measured
+
+    monkeypatch.setattr(run.Measurement, "of", classmethod(scripted))
+
+
 @pytest.mark.parametrize(
     ("flags", "moments"),
     [
@@ -139,15 +152,7 @@ def test_damaged_checkpoint_makes_auto_go_back_aloud_and_a_named_path_fail(scrip
 
 def test_best_epoch_saved_before_a_crash_still_counts(script, tmp_path, monkeypatch):
     """The best epoch is saved, then the run; a crash in between, and a continuation that never gets as good again."""
-    scores = iter([0.3, 0.9, 0.2, 0.1])
-    original = run.Measurement.of.__func__
-
-    def scripted(cls, predictions, dataset, counts):
-        measured = original(cls, predictions, dataset, counts)
-        measured.numbers["acsa"] = next(scores, measured.numbers["acsa"])
-        return measured
-
-    monkeypatch.setattr(run.Measurement, "of", classmethod(scripted))
+    measure_as(monkeypatch, 0.3, 0.9, 0.2, 0.1)
     argv = [*TRAIN, "--val-fraction=0.3", f"--logdir={tmp_path}"]
     with monkeypatch.context() as patch:
         at_call(patch, "save", 4, crash)
@@ -237,15 +242,7 @@ def test_start_epoch_goes_back(script, tmp_path, trained_digits):
 
 
 def test_best_epoch_is_kept_and_differs_from_the_last(script, tmp_path, monkeypatch):
-    scores = iter([0.9, 0.2, 0.1])
-    original = run.Measurement.of.__func__
-
-    def scripted(cls, predictions, dataset, counts):
-        measured = original(cls, predictions, dataset, counts)
-        measured.numbers["acsa"] = next(scores, measured.numbers["acsa"])
-        return measured
-
-    monkeypatch.setattr(run.Measurement, "of", classmethod(scripted))
+    measure_as(monkeypatch, 0.9, 0.2, 0.1)
     done = script("train", *TRAIN, "--val-fraction=0.3", f"--logdir={tmp_path}")
     assert done.status == 0, done.err
     assert (done.result["epoch"], done.result["split"]) == (1, "test")

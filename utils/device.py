@@ -17,6 +17,8 @@ from utils.launch import Launch
 
 log = logging.getLogger("dgcmm")
 
+PRECISIONS = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
 
 def choose_device(args: argparse.Namespace, number: int | None = None) -> torch.device:
     """Where this process computes: the GPU `number` or `--gpu` (default: the first) if CUDA is there, else the CPU.
@@ -83,9 +85,6 @@ def share_cores(local_size: int, environ: Mapping[str, str]) -> None:
     """On a CPU, split its cores among the processes of a node, unless OMP_NUM_THREADS says how many each has."""
     if local_size > 1 and "OMP_NUM_THREADS" not in environ and not torch.cuda.is_available():
         torch.set_num_threads(max(torch.get_num_threads() // local_size, 1))
-
-
-PRECISIONS = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def autocast(device: torch.device, amp: str) -> contextlib.AbstractContextManager:
