@@ -151,13 +151,13 @@ def build(world: Any, args: argparse.Namespace, pretrained: bool) -> tuple[Any, 
     from utils.device import check_precision, compile_networks
     from utils.randomness import Stream, global_seed
 
+    check_precision(world.device, args.amp)
     splits = load_data(args)
     with global_seed(args.seed, Stream.INITIALISATION):
         model = DGCMM(
             *(args.arch, len(splits.train.classes), args.z_dim, args.crop_size),
             *(args.generative, args.gmm_assign, pretrained),
         ).to(world.device)
-    check_precision(world.device, args.amp)
     if args.sync_bn:
         if world.device.type != "cuda":
             raise UserError("--sync-bn needs CUDA, the CPU has no such batch norm: leave it out")
