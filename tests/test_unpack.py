@@ -141,8 +141,18 @@ def test_large_archives_may_hold_four_times_their_size(tmp_path, monkeypatch):
     assert unpacked(tmp_path, "zip", zipped(GOOD)) == list(IMAGES)
 
 
+NO_ARCHIVES = {
+    "empty": b"",
+    "PK": b"PK",
+    "gzip's first bytes": b"\x1f\x8b",
+    "HTML": b"<html>",
+    "gzip of text": gzip.compress(b"no tar"),
+    "gzip of nothing": gzip.compress(b""),
+}
+
+
 @pytest.mark.parametrize("kind", ["tar.gz", "zip"])
-@pytest.mark.parametrize("content", [b"", b"PK", b"\x1f\x8b", b"<html>", gzip.compress(b"no tar"), gzip.compress(b"")])
+@pytest.mark.parametrize("content", NO_ARCHIVES.values(), ids=NO_ARCHIVES.keys())
 def test_what_is_no_archive_is_damaged(kind, content, tmp_path):
     with pytest.raises(UserError, match=r"images_001\.\w.* is damaged \(.+\): delete it"):
         unpacked(tmp_path, kind, content)
