@@ -89,3 +89,25 @@ def test_no_momentum_and_no_decay_reach_what_has_no_gradient():
     optimizer.step()
     changed = {name for name, value in model.named_parameters() if not torch.equal(value, before[name])}
     assert changed == {"head.weight", "head.bias"}
+
+
+def test_part_whose_first_gradient_comes_later_starts_with_its_own_momentum():
+    """As after a warm-up; compared with plain SGD, which keeps no momentum for the part until then."""
+    model = Model()
+    network, prior = list(model.head.parameters()), list(model.prior.parameters())
+    plain = [value.detach().clone().requires_grad_() for value in (*network, *prior)]
+    reference = torch.optim.SGD(
+        [{"params": plain[:2]}, {"params": plain[2:], "lr": BASE.prior_lr, "weight_decay": 0.0}],
+        **{"lr": BASE.lr, "momentum": BASE.momentum, "weight_decay": BASE.wd, "foreach": False},
+    )
+    optimizer = build_optimizer(model, BASE)
+    for step, late in enumerate((False, True, True)):
+        torch.manual_seed(step)
+        for value, other in zip((*network, *prior), plain, strict=True):
+            gradient = torch.randn_like(value)
+            if late or value is network[0]:
+                value.grad, other.grad = gradient, gradient.clone()
+        optimizer.step()
+        reference.step()
+    for value, other in zip((*network, *prior), plain, strict=True):
+        torch.testing.assert_close(value, other)

@@ -2,21 +2,22 @@
 
 import argparse
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
+from torch import nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR, StepLR
 
 COSINE_FLOOR = 1e-5
 
 
-def build_optimizer(model: torch.nn.Module, args: argparse.Namespace) -> SGD:
+def build_optimizer(model: nn.Module, args: argparse.Namespace) -> SGD:
     """SGD with two groups: the network, and the mixture prior without weight decay and with its own learning rate.
 
     The mixture term's gradient carries weight_gmm, so at the network's learning rate the prior would hardly move;
-    `args.prior_lr` undoes that weight (see `default_prior_lr`). On a GPU the optimizer is a fused one, which can skip
-    a step that is not finite without the host knowing (see `utils.guard`).
+    `args.prior_lr` undoes that weight (see `default_prior_lr`).
     """
     prior = [value for name, value in model.named_parameters() if name.startswith("prior.")]
     network = [value for name, value in model.named_parameters() if not name.startswith("prior.")]
@@ -24,8 +25,25 @@ def build_optimizer(model: torch.nn.Module, args: argparse.Namespace) -> SGD:
         {"params": network, "name": "network"},
         {"params": prior, "name": "prior", "lr": args.prior_lr, "weight_decay": 0.0},
     ]
-    fused = True if network[0].is_cuda else None
-    return SGD(groups, lr=args.lr, momentum=args.momentum, weight_decay=args.wd, fused=fused)
+    return build_sgd(groups, args)
+
+
+def build_sgd(parameters: Iterable[nn.Parameter] | list[dict[str, Any]], args: argparse.Namespace) -> SGD:
+    """SGD over parameters or groups of them, fused: on a GPU it skips a bad step by itself (see `utils.guard`)."""
+    optimizer = SGD(parameters, lr=args.lr, momentum=args.momentum, weight_decay=args.wd, fused=True)
+    optimizer.register_step_pre_hook(_start_momenta)
+    return optimizer
+
+
+def _start_momenta(optimizer: SGD, *_: object) -> None:
+    """Zero momentum for each parameter at its first gradient.
+
+    Parts join in after a warm-up; a fused step fails on a group of which only some parameters have a momentum.
+    """
+    for group in optimizer.param_groups:
+        for value in group["params"] if group["momentum"] else ():
+            if value.grad is not None and optimizer.state[value].get("momentum_buffer") is None:
+                optimizer.state[value]["momentum_buffer"] = torch.zeros_like(value)
 
 
 def default_prior_lr(lr: float, weight_gmm: float) -> float:
