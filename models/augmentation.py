@@ -31,7 +31,7 @@ class PosteriorSampler:
         seed: of the plans.
     """
 
-    threads_per_drawer = 2  # one thread in so many draws noise, where the CPU computes
+    threads_per_drawer = 2  # one thread in so many draws, where the CPU computes
 
     def __init__(self, mu: Tensor, sigma: Tensor, targets: Tensor, num_classes: int, seed: int) -> None:
         self.mu, self.sigma, self.targets, self.seed = mu, sigma, targets, seed
@@ -59,16 +59,20 @@ class PosteriorSampler:
         order = permutation(len(pool), self.seed, Stream.AUGMENTATION_PLAN, *keys)
         return pool[order[torch.arange(number) % len(pool)]]
 
-    def codes(self, sources: Tensor, labels: Tensor, noise: Tensor) -> Tensor:
-        """Codes of a batch of the plan: sources, labels (B,), standard normal noise (B,D) -> (B,D).
+    def draw(self, sources: Tensor, noise: Tensor) -> Tensor:
+        """A draw from the posterior of each source: (B,), standard normal noise (B,D) -> (B,D).
 
-        They take the place of the noise: room for another batch, new in each step, costs a CPU more than all else here.
+        It takes the place of the noise: room for another batch, new in each step, costs a CPU more than all else here.
         """
         return torch.addcmul(self.mu.index_select(0, sources), self.sigma.index_select(0, sources), noise, out=noise)
 
-    def logits(self, classifier: nn.Linear, sources: Tensor, labels: Tensor, noise: Tensor) -> Tensor:
-        """The classifier's logits of `codes`, (B,K); the noise is overwritten."""
-        return linear(self.codes(sources, labels, noise), classifier.weight) + classifier.bias
+    def codes(self, drawn: Tensor, sources: Tensor, labels: Tensor) -> Tensor:
+        """Codes of a batch of the plan, sources and labels (B,), from `draw` of its sources: (B,D) -> (B,D)."""
+        return drawn
+
+    def logits(self, classifier: nn.Linear, drawn: Tensor, sources: Tensor, labels: Tensor) -> Tensor:
+        """The classifier's logits of `codes`, (B,K)."""
+        return linear(self.codes(drawn, sources, labels), classifier.weight) + classifier.bias
 
 
 class FeatureTransferSampler(PosteriorSampler):
@@ -112,14 +116,13 @@ class FeatureTransferSampler(PosteriorSampler):
             return own
         return torch.cat([own, self._round(self.pools[c], missing, epoch, c)])
 
-    def codes(self, sources: Tensor, labels: Tensor, noise: Tensor) -> Tensor:
+    def codes(self, drawn: Tensor, sources: Tensor, labels: Tensor) -> Tensor:
         """As in `PosteriorSampler`, where a source of another class is transferred to its label's class."""
-        drawn = super().codes(sources, labels, noise)
         origins = self.targets[sources]
         offsets = self._project(drawn - self.means[origins])
         return torch.where((origins == labels)[:, None], drawn, self.means[labels] + offsets)
 
-    def logits(self, classifier: nn.Linear, sources: Tensor, labels: Tensor, noise: Tensor) -> Tensor:
+    def logits(self, classifier: nn.Linear, drawn: Tensor, sources: Tensor, labels: Tensor) -> Tensor:
         """As in `PosteriorSampler`, without making the transferred codes where that is dearer.
 
         W (m_c + Q Q^T (z - m_y)) = W m_c + (W Q Q^T) (z - m_y): the K rows of the weights are projected, forward and
@@ -127,8 +130,7 @@ class FeatureTransferSampler(PosteriorSampler):
         """
         classes = classifier.out_features
         if 2 * classes > len(sources):
-            return super().logits(classifier, sources, labels, noise)
-        drawn = super().codes(sources, labels, noise)
+            return super().logits(classifier, drawn, sources, labels)
         origins = self.targets[sources]
         weights = torch.cat([classifier.weight, self._project(classifier.weight)])
         own, transferred = linear(drawn, weights).split(classes, dim=1)

@@ -83,16 +83,16 @@ def test_posterior_codes_are_draws_around_the_source_at_every_use():
     sampler = make_sampler(PosteriorSampler)
     sources, labels = (part[:200] for part in sampler.plan(0))
     noise = torch.randn(200, D)
-    codes = sampler.codes(sources, labels, noise.clone())
+    codes = sampler.codes(sampler.draw(sources, noise.clone()), sources, labels)
     torch.testing.assert_close(codes, sampler.mu[sources] + sampler.sigma[sources] * noise)
-    assert not torch.equal(codes, sampler.codes(sources, labels, torch.randn(200, D)))
+    assert not torch.equal(codes, sampler.draw(sources, torch.randn(200, D)))
     assert len(codes.unique(dim=0)) == 200 > len(sources.unique())
 
 
 def test_codes_have_the_posteriors_moments():
     mu, sigma, targets = make_codes(LONG_TAILED)
     sampler = PosteriorSampler(mu, sigma, targets, len(LONG_TAILED), 0)
-    draws = sampler.codes(torch.zeros(20_000, dtype=torch.int64), targets[:1].expand(20_000), torch.randn(20_000, D))
+    draws = sampler.draw(torch.zeros(20_000, dtype=torch.int64), torch.randn(20_000, D))
     torch.testing.assert_close(draws.mean(dim=0), mu[0], rtol=0, atol=0.05)
     torch.testing.assert_close(draws.var(dim=0), sigma[0].square(), rtol=0.05, atol=0)
 
@@ -173,7 +173,7 @@ def test_transferred_codes_equal_the_formula(rank, expected):
     sources, labels = (part[:100] for part in sampler.plan(0))
     assert 20 < (targets[sources] != labels).sum() < 80  # both kinds
     noise = torch.randn(100, D)
-    codes = sampler.codes(sources, labels, noise.clone())
+    codes = sampler.codes(sampler.draw(sources, noise.clone()), sources, labels)
     triples = zip(sources.tolist(), labels.tolist(), noise, strict=True)
     reference = np.stack([reference_transfer(sampler, mu, targets, expected, *triple) for triple in triples])
     np.testing.assert_allclose(codes.numpy(), reference, atol=1e-4)
@@ -190,8 +190,8 @@ def test_logits_and_their_gradient_are_those_of_the_codes(sampler_class, batch, 
     noise = torch.randn(batch, 33, dtype=dtype)
     found = []
     for logits in (
-        sampler.logits(classifier, sources, labels, noise.clone()),
-        classifier(sampler.codes(sources, labels, noise.clone())),
+        sampler.logits(classifier, sampler.draw(sources, noise.clone()), sources, labels),
+        classifier(sampler.codes(sampler.draw(sources, noise.clone()), sources, labels)),
     ):
         classifier.zero_grad()
         torch.nn.functional.cross_entropy(logits, labels).backward()
@@ -207,7 +207,7 @@ def test_weights_are_projected_where_they_are_fewer_than_codes(monkeypatch):
     monkeypatch.setattr(sampler, "_project", lambda rows: projected.append(len(rows)) or original(rows))
     for batch in (100, 7):
         sources, labels = (part[:batch] for part in sampler.plan(0))
-        sampler.logits(classifier, sources, labels, torch.randn(batch, D))
+        sampler.logits(classifier, sampler.draw(sources, torch.randn(batch, D)), sources, labels)
     assert projected == [len(LONG_TAILED), 7]
 
 
@@ -332,7 +332,7 @@ def test_class_with_one_image_warns_and_gives_finite_codes(messages, sampler_cla
     assert f"class {len(counts) - 1} " in warned[-1]
     sources, labels = sampler.plan(0)
     assert torch.bincount(labels).tolist() == [max(counts)] * len(counts)
-    assert torch.isfinite(sampler.codes(sources, labels, torch.randn(len(sources), D))).all()
+    assert torch.isfinite(sampler.codes(sampler.draw(sources, torch.randn(len(sources), D)), sources, labels)).all()
 
 
 @SAMPLERS

@@ -78,7 +78,9 @@ def test_steps_are_those_of_a_plain_loop_on_any_number_of_threads(sampler_class,
     sources, labels = sampler.plan(2)
     for step in range(ARGS.max_steps):
         rows = slice(20 * step, 20 * step + 20)
-        codes = sampler.codes(sources[rows], labels[rows], draw(20, DIM, ARGS.seed, 2, step))
+        codes = sampler.codes(
+            sampler.draw(sources[rows], draw(20, DIM, ARGS.seed, 2, step)), sources[rows], labels[rows]
+        )
         optimizer.zero_grad()
         F.cross_entropy(classifier(codes), labels[rows]).backward()
         optimizer.step()
@@ -89,8 +91,8 @@ def test_steps_are_those_of_a_plain_loop_on_any_number_of_threads(sampler_class,
 def test_a_use_of_a_code_is_a_draw_of_its_own():
     run = run_of(PosteriorSampler)
     batches = [(torch.zeros(20, dtype=int), torch.zeros(20, dtype=int))] * 3
-    numbers = torch.cat(list(run._noise(batches, drawing=2)))
-    assert len(numbers.unique(dim=0)) == 60
+    codes = torch.cat([run._draw(batches, step) for step in range(3)])
+    assert len(codes.unique(dim=0)) == 60
 
 
 def test_training_codes_are_taken_without_a_copy():

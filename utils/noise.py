@@ -1,12 +1,12 @@
-"""Standard normal numbers for the steps of an epoch, drawn on the CPU before they are needed.
+"""Draws for the steps of an epoch, made before they are needed.
 
-torch draws on one thread, and the numbers of a batch of codes take longer than the classifier's step on them. Here
-threads of their own draw for the steps to come while the others compute. What is drawn for a step is a function of
-(seed, epoch, step) alone, whatever the number of threads.
+torch draws on one thread of a CPU, and the numbers of a batch of codes take longer than the classifier's step on them.
+Here threads of their own draw for the steps to come while the others compute. What is drawn for a step is a function
+of (seed, epoch, step) alone, whatever the number of threads.
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -18,31 +18,30 @@ AHEAD = 4  # steps that each thread draws in advance
 
 
 def draw(count: int, dim: int, seed: int, epoch: int, step: int, device: torch.device | str = "cpu") -> Tensor:
-    """The numbers of one step, (count,dim), on `device`."""
+    """The standard normal numbers of one step, (count,dim), on `device`."""
     source = generator(seed, Stream.CODE_NOISE, epoch, step, device=device)
     return torch.randn(count, dim, generator=source, device=device)
 
 
-def draw_ahead(sizes: Sequence[int], dim: int, seed: int, epoch: int, first: int, workers: int) -> Iterator[Tensor]:
-    """The numbers of each step of an epoch from step `first` on, as `draw` gives them, on the CPU.
+def ahead(make: Callable[[int], Tensor], steps: Iterable[int], workers: int) -> Iterator[Tensor]:
+    """`make(step)` of each step in turn.
 
     Args:
-        sizes: codes of every step of the epoch.
-        dim: length D of a code.
-        workers: threads that draw; with 0 each step's numbers are drawn when they are asked for.
+        make: is called once for each step, on a thread of its own that computes with no others.
+        steps: their numbers.
+        workers: such threads; with 0 each call is made when its result is asked for.
     """
-    steps = iter(range(first, len(sizes)))
     if workers == 0:
-        yield from (draw(sizes[step], dim, seed, epoch, step) for step in steps)
+        yield from map(make, steps)
         return
-    with ThreadPoolExecutor(workers) as pool:
-        drawing = deque()
+    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        making = deque()
         try:
             for step in steps:
-                drawing.append(pool.submit(draw, sizes[step], dim, seed, epoch, step))
-                if len(drawing) > AHEAD * workers:
-                    yield drawing.popleft().result()
-            while drawing:
-                yield drawing.popleft().result()
+                making.append(pool.submit(make, step))
+                if len(making) > AHEAD * workers:
+                    yield making.popleft().result()
+            while making:
+                yield making.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)

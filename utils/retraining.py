@@ -3,6 +3,7 @@
 import argparse
 import logging
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from utils.engine import Pass, Predictions, take_steps, to_device
 from utils.errors import UserError
 from utils.logs import progress
 from utils.measurement import Measurement
-from utils.noise import draw, draw_ahead
+from utils.noise import ahead, draw
+from utils.optimisation import build_sgd
 from utils.run import Run
 from utils.run_folder import RunFolder
 from utils.threads import threads
@@ -194,10 +196,7 @@ class RetrainingRun(Run):
     ) -> None:
         model.requires_grad_(False)
         model.classifier.requires_grad_(True)
-        settings = {"lr": args.lr, "momentum": args.momentum, "weight_decay": args.wd}
-        fused = True if world.device.type == "cuda" else None
-        optimizer = torch.optim.SGD(model.classifier.parameters(), **settings, fused=fused)
-        super().__init__(args, model, optimizer, folder, split, about, world)
+        super().__init__(args, model, build_sgd(model.classifier.parameters(), args), folder, split, about, world)
         self.kind, self.sampler, self.codes, self.datasets = kind, sampler, codes, datasets
         self.weights, self.trained_sha256 = weights, trained_sha256
 
@@ -221,16 +220,16 @@ class RetrainingRun(Run):
 
     def _passes(self, batches: list[tuple[Tensor, Tensor]], drawing: int) -> Iterator[Pass]:
         """Cross-entropy of each batch of (sources, labels) that is left, on fresh codes; `drawing` threads draw."""
-        for (sources, labels), noise in zip(batches[self.position.step :], self._noise(batches, drawing), strict=True):
-            logits = self.sampler.logits(self.model.classifier, sources, labels, noise)
+        left = range(self.position.step, len(batches))
+        for step, drawn in zip(left, ahead(partial(self._draw, batches), left, drawing), strict=True):
+            sources, labels = batches[step]
+            logits = self.sampler.logits(self.model.classifier, drawn, sources, labels)
             yield Pass([F.cross_entropy(logits, labels)], sources)
 
-    def _noise(self, batches: list[tuple[Tensor, Tensor]], drawing: int) -> Iterator[Tensor]:
-        sizes, dim, device = [len(sources) for sources, _ in batches], self.model.z_dim, self.world.device
-        place = (dim, self.args.seed, self.epoch)
-        if device.type == "cpu":
-            return draw_ahead(sizes, *place, self.position.step, drawing)
-        return (draw(sizes[step], *place, step, device) for step in range(self.position.step, len(sizes)))
+    def _draw(self, batches: list[tuple[Tensor, Tensor]], step: int) -> Tensor:
+        sources, _ = batches[step]
+        noise = draw(len(sources), self.model.z_dim, self.args.seed, self.epoch, step, self.world.device)
+        return self.sampler.draw(sources, noise)
 
     def end_training(self) -> dict[str, float | None]:
         """The mean loss of the epoch."""
