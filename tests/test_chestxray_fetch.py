@@ -9,11 +9,12 @@ import shutil
 import signal
 import tarfile
 import threading
+import time
 from pathlib import Path
 
 import pytest
 from conftest import SMALL_MODEL
-from mirror import Answer, Mirror, packed, tar_gz, write_data_set
+from mirror import PIECE, Answer, Mirror, packed, tar_gz, write_data_set
 
 import datasets.chestxray_fetch
 from datasets import get_dataset
@@ -333,29 +334,48 @@ def test_interruption_ends_all_threads_and_keeps_the_part(number, mirror, bring,
 
 
 def test_killed_at_any_moment_the_same_command_completes(tmp_path):
-    """kill -9 at ten random moments between start and end, in download and unpacking."""
+    """kill -9 at ten random moments: when so much has been sent, or so many images are unpacked."""
     original = tmp_path / "original"
     write_data_set(original, count=240, side=48)
+    files = packed(original, archives=4)
+    pieces = sum(-(-len(content) // PIECE) for content in files.values())
     rng = random.Random(0)
-    unhurried = threading.Event()
-    with Mirror(packed(original, archives=4), before_piece=lambda: unhurried.wait(0.004)) as mirror:
+    moment, left, killed = threading.Event(), 0, 0
+
+    def before_piece() -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            moment.set()
+            threading.Event().wait(0.2)  # nothing more comes before the kill
+
+    with Mirror(files, before_piece) as mirror:
         manifest = str(mirror.manifest(tmp_path / "manifest.json"))
-        killed = 0
         for number in range(10):
             folder = tmp_path / f"data{number}"
 
             def run(folder: Path = folder) -> None:
                 prepare(str(folder), manifest=manifest, jobs=2, keep_archives=False, quiet=True)
 
+            moment.clear()
+            sending, unpacked = number < 5, rng.randrange(200)
+            left = rng.randrange(1, pieces) if sending else 0
             process = FORK.Process(target=run)
             process.start()
-            process.join(rng.uniform(0, 0.3))
+            while process.is_alive() and not (moment.is_set() if sending else images_in(folder) > unpacked):
+                time.sleep(0.001)
             process.kill()
             process.join(60)
+            left = 0
             killed += process.exitcode == -signal.SIGKILL
             run()
             require_complete(folder, original)
-    assert killed >= 5
+    assert killed >= 6  # an unpacking may be over before it is looked at again
+
+
+def images_in(folder: Path) -> int:
+    """Also while folders come and go."""
+    return sum(name.endswith(".png") for _, _, names in os.walk(folder) for name in names)
 
 
 def test_from_nothing_to_a_trained_epoch(mirror, script, tmp_path, chest_folder):
