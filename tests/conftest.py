@@ -20,7 +20,7 @@ HEADER_2017 = (
     "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
     "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y],"
 )
-SMALL_MODEL = ["--arch=resnet18_vae3", "--new-size=32", "--crop-size=32", "--z-dim=32", "--workers=0"]
+SMALL_MODEL = ["--arch=resnet18_vae3", "--new-size=16", "--crop-size=16", "--z-dim=32", "--workers=0"]
 
 
 class Outcome(NamedTuple):

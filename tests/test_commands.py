@@ -5,6 +5,7 @@ import importlib
 import json
 import re
 import shlex
+import shutil
 
 import pytest
 import torch
@@ -67,7 +68,7 @@ def replaced(argv: list[str], **flags: str) -> list[str]:
 
 
 def test_chestxray_commands_as_they_stand(script, tmp_path, monkeypatch, chest_folder):
-    """The published commands, but for epochs and folders, on 60 X-rays and a weights file where torch.hub looks.
+    """The published commands, but for epochs and folders, on 30 X-rays and a weights file where torch.hub looks.
 
     Without CUDA the training runs in three processes over gloo.
     """
@@ -76,10 +77,13 @@ def test_chestxray_commands_as_they_stand(script, tmp_path, monkeypatch, chest_f
     hub.mkdir(parents=True)
     torch.save(torchvision.models.resnet50(weights=None).state_dict(), hub / weights.url.rsplit("/", 1)[1])
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    log = tmp_path / "logs"
+    log, folder = tmp_path / "logs", tmp_path / "data"
+    shutil.copytree(chest_folder, folder)
+    names = (folder / "train_val_list.txt").read_text().split()
+    (folder / "train_val_list.txt").write_text("\n".join(names[::3]))
     outcomes = []
     for name, *argv in commands("scripts/chestxray.sh"):
-        own = {"datadir": str(chest_folder), "logdir": str(log), "epoch": "1", "worker": "2"}
+        own = {"datadir": str(folder), "logdir": str(log), "epoch": "1", "worker": "2"}
         if name != "train":
             own["resume"] = f"{log}/checkpoint.pth"
         outcomes.append(script(name, *replaced(argv, **own)))
@@ -97,7 +101,7 @@ def test_chestxray_commands_as_they_stand(script, tmp_path, monkeypatch, chest_f
     ("flags", "name"),
     [
         (["--generative", "--gmm-assign=label"], "generative"),
-        (["--amp=bf16", "--lr-step=1"], "bf16"),
+        (["--amp=bf16", "--lr-step=1", "--new-size=32", "--crop-size=32"], "bf16"),  # torch 2.14 has NaNs at 16 pixels
         (["--weight-reconst=0", "--clip-grad=1"], "no decoder"),
         (["--weight-gmm=0", "--weight-cls=1"], "no mixture"),
         (["--weight-cls=0", "--milestones=1"], "no classifier"),
@@ -187,7 +191,7 @@ def test_events_hold_scalars_and_reconstructions(trained_digits):
 def test_codes_file_serves_others(script, tmp_path):
     """The documented file: mu, log_var and targets of each split; used again only for the same checkpoint."""
     run = [f"--logdir={tmp_path}", "--workers=0"]
-    small = [*SMALL_MODEL, "--epochs=1", "--max-steps=2", "--batch-size=64"]
+    small = [*SMALL_MODEL, "--epochs=1", "--max-steps=2", "--batch-size=24"]
     assert script("train", "Digits_LT", *small, *run).status == 0
     made = script("augment", "Digits_LT", *run, "--resume=auto", "--epochs=1")
     assert "written to" in made.out

@@ -29,11 +29,15 @@ from utils.optimisation import build_optimizer
 from utils.processes import spawn
 
 TWO = Launch(size=2, local_size=2, spawns=True, timeout=60)
-RUN = ["Digits_LT", *SMALL_MODEL, "--epochs=2", "--batch-size=64", "--max-steps=3", "--T-max=2", "--dist-timeout=60"]
+RUN = ["Digits_LT", *SMALL_MODEL, "--epochs=2", "--batch-size=24", "--max-steps=3", "--T-max=2", "--dist-timeout=60"]
 
 
 def spawned(work, *arguments, launch=TWO):
     spawn(work, launch, [None] * launch.local_size, *arguments)
+
+
+# the tests that share it run in one process
+shared = pytest.mark.xdist_group("together")
 
 
 @pytest.fixture(scope="module")
@@ -98,12 +102,14 @@ def assert_same_state(state, model):
         )
 
 
+@shared
 @pytest.mark.usefixtures("_double")
 @pytest.mark.parametrize("name", ["own statistics", "frozen"])
 def test_training_equals_one_process_that_averages_the_parts(together, name):
     assert_same_state(together[name]["state"], reference(frozen=name == "frozen"))
 
 
+@shared
 @pytest.mark.usefixtures("_double")
 def test_training_with_frozen_batch_norm_equals_one_process_outright(together):
     """As `train.py` would do it alone, on the same images: those of each batch that two processes can share."""
@@ -128,6 +134,7 @@ def test_training_with_frozen_batch_norm_equals_one_process_outright(together):
         torch.testing.assert_close(together["prior"][name], value, rtol=1e-6, atol=1e-9)
 
 
+@shared
 @pytest.mark.usefixtures("_double")
 @pytest.mark.parametrize("mode", ["plain", "generative"])
 def test_evaluation_gives_each_image_once_and_what_one_process_gives(together, mode):
@@ -344,7 +351,7 @@ MOMENTS = (  # signal, whom it reaches, after which line
 def test_run_of_two_killed_and_stopped_in_turn_equals_uninterrupted(tmp_path):
     """Two processes load for each of the two; nobody is left after any end."""
     small = [flag for flag in SMALL_MODEL if "workers" not in flag]
-    flags = ["--epochs=3", "--batch-size=64", "--T-max=3", "--max-steps=4", "--workers=4", "--save-every=2"]
+    flags = ["--epochs=3", "--batch-size=24", "--T-max=3", "--max-steps=4", "--workers=4", "--save-every=2"]
     several = ["--multiprocessing-distributed", "--ngpus=2", "--dist-timeout=60", "--print-freq=1"]
     command = python("Digits_LT", *small, *flags, *several)
     whole, broken = tmp_path / "whole", tmp_path / "broken"

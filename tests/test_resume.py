@@ -13,7 +13,7 @@ from scripts.compare_runs import differences
 from utils import engine, guard, retraining, run
 from utils.checkpoint import digest, load_checkpoint, save_checkpoint
 
-TRAIN = ["Digits_LT", *SMALL_MODEL, "--batch-size=64", "--epochs=3", "--T-max=2", "--max-steps=3", "--quiet"]
+TRAIN = ["Digits_LT", *SMALL_MODEL, "--batch-size=24", "--epochs=3", "--T-max=2", "--max-steps=3", "--quiet"]
 AUGMENT = ["Digits_LT", "--batch-size=50", "--epochs=3", "--T-max=3", "--max-steps=12", "--workers=0", "--quiet"]
 # where a run can be: what is called there
 PLACES = {
@@ -93,7 +93,7 @@ def measure_as(monkeypatch, *numbers):
             [("step", 1), ("step", 2), ("images", 2), ("images", 3), ("save", 1), ("measurement", 1)],
         ),
         (
-            ["--val-fraction=0.3", "--warmup-epochs=1", "--warmup-threshold=9", "--workers=2"],
+            ["--val-fraction=0.3", "--warmup-epochs=1", "--warmup-threshold=9", "--workers=2", "--batch-size=64"],
             [("step", 2), ("images", 3), ("images", 5), ("save", 2), ("images", 6), ("images", 1)],
         ),
     ],

@@ -16,9 +16,10 @@ def rows(path):
 
 def test_each_component_ends_nearest_to_the_codes_of_its_class(script, tmp_path):
     """With --gmm-assign=label, on Digits_LT; so short a run needs a faster prior than the default."""
-    flags = ["--batch-size=32", "--epochs=12", "--T-max=12", "--clip-grad=5", "--gmm-assign=label", "--prior-lr=100"]
+    model = [*SMALL_MODEL, "--new-size=32", "--crop-size=32", "--gmm-assign=label"]
+    flags = ["--batch-size=32", "--epochs=12", "--T-max=12", "--clip-grad=5", "--prior-lr=100"]
     run = [f"--logdir={tmp_path}", "--workers=0"]
-    done = script("train", "Digits_LT", *SMALL_MODEL, *flags, *run)
+    done = script("train", "Digits_LT", *model, *flags, *run)
     assert done.status == 0, done.err
     assert script("augment", "Digits_LT", *run, "--resume=auto", "--epochs=1").status == 0
     codes = torch.load(tmp_path / "checkpoint_codes.pth", weights_only=True)["train"]
@@ -30,7 +31,7 @@ def test_each_component_ends_nearest_to_the_codes_of_its_class(script, tmp_path)
 
 @pytest.mark.parametrize(("threshold", "warm"), [([], [1, 2]), (["--warmup-threshold=1000"], [1])])
 def test_warm_up_has_the_classification_term_alone(threshold, warm, script, tmp_path):
-    flags = ["--batch-size=64", "--epochs=3", "--max-steps=2", "--warmup-epochs=2", *threshold]
+    flags = ["--batch-size=24", "--epochs=3", "--max-steps=2", "--warmup-epochs=2", *threshold]
     assert script("train", "Digits_LT", *SMALL_MODEL, *flags, f"--logdir={tmp_path}").status == 0
     alone = [int(row["epoch"]) for row in rows(tmp_path / "metrics.csv") if not row["loss_gmm"] + row["loss_reconst"]]
     assert alone == warm
@@ -49,7 +50,7 @@ def test_evaluation_of_a_checkpoint_repeats_its_result(script, tmp_path, trained
 
 
 def test_class_counts_are_those_after_the_hold_out(script, tmp_path):
-    flags = ["--batch-size=64", "--epochs=1", "--max-steps=1", "--val-fraction=0.5"]
+    flags = ["--batch-size=24", "--epochs=1", "--max-steps=1", "--val-fraction=0.5"]
     assert script("train", "Digits_LT", *SMALL_MODEL, *flags, f"--logdir={tmp_path}").status == 0
     counts = load_checkpoint(tmp_path / "checkpoint.pth")["class_counts"]
     assert counts == [65, 55, 40, 30, 23, 17, 13, 10, 6, 3]
