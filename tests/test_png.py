@@ -110,6 +110,40 @@ def test_rows_below_the_part_are_not_decoded(tmp_path):
         read_grey(path)
 
 
+def test_every_filter_is_undone_as_pillow_does_it(tmp_path):
+    rng = np.random.default_rng(2)
+    rows = rng.integers(0, 256, (300, 1 + 300), dtype=np.uint8)
+    rows[:, 0] = rng.permutation(np.arange(300) % 5)
+    content = by_hand(300, zlib.compress(rows.tobytes()), interlaced=False)
+    path = tmp_path / "image.png"
+    path.write_bytes(content)
+    assert np.array_equal(read_grey(path), np.asarray(Image.open(io.BytesIO(content))))
+    assert np.array_equal(GreyPng(path).crop(10, 20, 33, 44), read_grey(path)[10:43, 20:64])
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        np.zeros((9, 11), np.uint8).tobytes(),  # one is lacking
+        np.zeros((10, 11), np.uint8).tobytes()[:-1],
+        np.full((10, 11), 5, np.uint8).tobytes(),  # no such filter
+    ],
+    ids=["a row", "a byte", "a filter"],
+)
+def test_rows_that_are_not_as_the_header_says_are_named(rows, tmp_path):
+    path = tmp_path / "image.png"
+    path.write_bytes(by_hand(10, zlib.compress(rows), interlaced=False))
+    with pytest.raises(UserError, match=rf"{path} cannot be read \(.+\): replace it"):
+        read_grey(path)
+
+
+def test_image_that_would_fill_the_memory_is_named(tmp_path):
+    path = tmp_path / "image.png"
+    path.write_bytes(by_hand(2**17, zlib.compress(bytes(10)), interlaced=False))
+    with pytest.raises(UserError, match="pixels"):
+        read_grey(path)
+
+
 def test_interlaced_image_is_decoded_whole(tmp_path):
     path = tmp_path / "image.png"
     passes = zlib.compress(bytes([0, 10, 0, 20, 0, 30, 40]))  # the first, sixth and seventh of Adam7
