@@ -109,11 +109,11 @@ def prepare(
     from datasets.loading import BatchLoader, EvaluationBatches
     from models.dgcmm import DGCMM, LossWeights
     from utils.checkpoint import load_model_state
-    from utils.device import check_precision, choose_device
+    from utils.device import check_device, choose_device
     from utils.run import description
 
     world.device = choose_device(args)
-    check_precision(world.device, args.amp)
+    check_device(world.device, args.amp)
     prepare_data(args)
     splits = load_splits(
         *(args.dataset, args.datadir),

@@ -25,7 +25,7 @@ from typing import Any
 from datasets.names import DATASETS
 from models.names import ARCHITECTURES, feature_dim
 from utils.arguments import check_training, common_parser, complete, follow, parse, train_parser
-from utils.errors import UserError, run_script
+from utils.errors import run_script
 from utils.launch import Launch, plan_launch
 
 log = logging.getLogger("dgcmm")
@@ -148,10 +148,10 @@ def build(world: Any, args: argparse.Namespace, pretrained: bool) -> tuple[Any, 
 
     from datasets.loading import BatchLoader, EvaluationBatches, TrainBatches
     from models.dgcmm import DGCMM
-    from utils.device import check_precision, compile_networks
+    from utils.device import check_device, compile_networks
     from utils.randomness import Stream, global_seed
 
-    check_precision(world.device, args.amp)
+    check_device(world.device, args.amp, args.sync_bn)
     splits = load_data(args)
     with global_seed(args.seed, Stream.INITIALISATION):
         model = DGCMM(
@@ -159,8 +159,6 @@ def build(world: Any, args: argparse.Namespace, pretrained: bool) -> tuple[Any, 
             *(args.generative, args.gmm_assign, pretrained),
         ).to(world.device)
     if args.sync_bn:
-        if world.device.type != "cuda":
-            raise UserError("--sync-bn needs CUDA, the CPU has no such batch norm: leave it out")
         model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
     if args.compile:
         compile_networks(model)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from utils import device
-from utils.device import autocast, check_precision, compile_networks
+from utils.device import autocast, check_device, compile_networks
 from utils.errors import UserError
 
 CPU = torch.device("cpu")
@@ -18,9 +18,9 @@ def test_autocast_gives_the_precision(amp, dtype):
 
 def test_float16_needs_cuda():
     with pytest.raises(UserError, match="--amp fp16 needs CUDA"):
-        check_precision(CPU, "fp16")
-    check_precision(torch.device("cuda"), "fp16")
-    check_precision(CPU, "bf16")
+        check_device(CPU, "fp16")
+    check_device(torch.device("cuda"), "fp16")
+    check_device(CPU, "bf16")
 
 
 def test_compilation_keeps_the_names_of_the_weights():

@@ -92,10 +92,14 @@ def autocast(device: torch.device, amp: str) -> contextlib.AbstractContextManage
     return torch.autocast(device.type, dtype=PRECISIONS[amp], enabled=amp != "off")
 
 
-def check_precision(device: torch.device, amp: str) -> None:
-    """Raise a `UserError` if `device` does not compute in the precision of `--amp`."""
-    if amp == "fp16" and device.type == "cpu":
+def check_device(device: torch.device, amp: str, sync_bn: bool = False) -> None:
+    """Raise a `UserError` if `device` has not the precision of `--amp`, or no batch norm over all processes."""
+    if device.type == "cuda":
+        return
+    if amp == "fp16":
         raise UserError("--amp fp16 needs CUDA: give --amp bf16, which the CPU has too")
+    if sync_bn:
+        raise UserError("--sync-bn needs CUDA, the CPU has no such batch norm: leave it out")
 
 
 def compile_networks(model: nn.Module) -> None:
