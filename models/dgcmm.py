@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.candidates import Candidates
+from models.candidates import Candidates, split_head
 from models.decoder import VAE3Decoder
 from models.encoder import ResNetEncoder
 from models.names import ARCHITECTURES
@@ -154,9 +154,9 @@ class DGCMM(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             if not self.generative:
                 return F.softmax(self.classifier(self.mu_head(features)), dim=1)
-            plain, label_columns = self.mu_head.weight.split([features.shape[1], self.num_classes], dim=1)
-            logits = self.classifier(F.linear(features, plain, self.mu_head.bias))
-            shifts = label_columns.T @ self.classifier.weight.T  # row c: what candidate c adds to all logits
+            mu, mu_rows = split_head(self.mu_head, features)
+            logits = self.classifier(mu)
+            shifts = mu_rows @ self.classifier.weight.T  # row c: what candidate c adds to all logits
             ce = [torch.logsumexp(logits + shifts[c], 1) - logits[:, c] - shifts[c, c] for c in range(self.num_classes)]
             return F.softmax(fixed - weights.cls * torch.stack(ce, dim=1), dim=1)
 

@@ -15,6 +15,7 @@ twice as fast as float64:
 Shapes: B batch, K components, D length of a code.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -39,6 +40,23 @@ def energies(codes: Tensor, means: Tensor, log_vars: Tensor, precisions: Tensor)
     return torch.cat(parts, dim=1)
 
 
+def energies_of_sums(
+    codes: Tensor, rows: Tensor, means: Tensor, log_vars: Tensor, precisions: Tensor
+) -> Callable[[slice, slice], Tensor]:
+    """E_c at the sums of some codes x and some rows r: (B,D), (R,D), (K,D) thrice.
+
+    E_c(x + r) is E_c(x) + E_c(r) - E_c(0) + 2 sum_d( x_d r_d / v_cd ): of the sums one product is left, not two.
+
+    Returns:
+        A function of which codes (b) and which rows (n): (b,n,K), float64.
+    """
+    components, wide = (means, log_vars, precisions), precisions.double()
+    at_codes = energies(codes, *components)
+    at_rows = energies(rows, *components) - energies(torch.zeros_like(rows[:1]), *components)
+    x, r = codes.double(), rows.double().mul_(2)
+    return lambda some, those: ((x[some, None] * r[those]) @ wide.T).add_(at_codes[some, None]).add_(at_rows[those])
+
+
 class MixtureEnergies(torch.autograd.Function):
     """What the mixture term needs of all components, with a backward pass that keeps nothing of float64.
 
@@ -55,14 +73,11 @@ class MixtureEnergies(torch.autograd.Function):
         precisions = (-log_vars).exp_()
         scaled = (means - center).mul_(precisions)
         at_codes = energies(codes, means, log_vars, precisions)
-        if codes is mu:  # as in evaluation
-            change = variances @ precisions.T
-        else:
-            steps = codes - mu
-            # (mu - m)^2 + sigma^2 = (x - m)^2 + sigma^2 - (x - mu)(x + mu - 2 m)
-            own = _in_turns(variances - steps * (steps + 2 * (mu - center)), 2 * steps)
-            parts = zip(precisions.split(BLOCK), scaled.split(BLOCK), strict=True)
-            change = torch.cat([own @ _in_turns(p, s).T for p, s in parts], dim=1)
+        steps = codes - mu
+        # (mu - m)^2 + sigma^2 = (x - m)^2 + sigma^2 - (x - mu)(x + mu - 2 m)
+        own = _in_turns(variances - steps * (steps + 2 * (mu - center)), 2 * steps)
+        parts = zip(precisions.split(BLOCK), scaled.split(BLOCK), strict=True)
+        change = torch.cat([own @ _in_turns(p, s).T for p, s in parts], dim=1)
         ctx.save_for_backward(codes, mu, variances, means, precisions, scaled)
         return at_codes, change.double().add_(at_codes)
 

@@ -5,17 +5,20 @@ the prior is p(z) = sum_c pi_c N(z; m_c, v_c), gamma_c is the responsibility of 
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.energies import MixtureEnergies, energies
+from models.energies import MixtureEnergies, energies, energies_of_sums
 from models.precision import wide_dtype
 
 LOG_VAR_LIMIT = 10.0
 PROJECTION_MARGIN = 1e-3
 INITIAL_MEAN_STD = 0.1
+
+CandidateTerm = Callable[[slice, slice, Tensor], Tensor]
 
 
 class GaussianMixturePrior(nn.Module):
@@ -78,7 +81,7 @@ class GaussianMixturePrior(nn.Module):
         return self._log_gamma(at_codes).to(wide_dtype(codes.dtype))
 
     def _log_gamma(self, at_codes: Tensor) -> Tensor:
-        return F.log_softmax(self.log_weights().double() - 0.5 * at_codes, dim=1)
+        return F.log_softmax(self.log_weights().double() - 0.5 * at_codes, dim=-1)
 
     def kl_to_own(self, mu: Tensor, log_var: Tensor, labels: Tensor) -> Tensor:
         """KL( N(mu, sigma^2) || N(m_y, v_y) ), summed over D: (B,D), (B,D), labels y (B,) -> (B,)."""
@@ -101,7 +104,40 @@ class GaussianMixturePrior(nn.Module):
         if labels is not None:
             return self.kl_to_own(mu, log_var, labels) - self.log_weights()[labels]
         at_codes, at_mu = MixtureEnergies.apply(codes, mu, log_var.exp(), self.means, self.clamped_log_vars())
-        log_gamma = self._log_gamma(at_codes).to(wide_dtype(mu.dtype))
-        entropy = log_var.sum(dim=1, keepdim=True, dtype=torch.float64) + mu.shape[1]  # of N(mu, sigma^2), twice
-        kl = (0.5 * (at_mu - entropy)).to(log_gamma.dtype)  # KL( N(mu, sigma^2) || N(m_c, v_c) ), (B,K)
-        return (log_gamma.exp() * (kl + log_gamma - self.log_weights())).sum(dim=1)
+        return self._weigh(at_codes, at_mu, log_var)
+
+    def _weigh(self, at_codes: Tensor, at_mu: Tensor, log_var: Tensor) -> Tensor:
+        """L_gmm of the energies at the code and of their mean over N(mu, sigma^2): (...,K) twice, (...,D) -> (...)."""
+        log_gamma = self._log_gamma(at_codes).to(wide_dtype(log_var.dtype))
+        entropy = log_var.sum(dim=-1, keepdim=True, dtype=torch.float64) + log_var.shape[-1]  # of N(mu, sigma^2), twice
+        kl = (0.5 * (at_mu - entropy)).to(log_gamma.dtype)  # KL( N(mu, sigma^2) || N(m_c, v_c) )
+        return (log_gamma.exp() * (kl + log_gamma - self.log_weights())).sum(dim=-1)
+
+    def term_of_all(self, codes: Tensor, rows: Tensor) -> CandidateTerm:
+        """L_gmm of candidate labels with gamma from z = mu, where mu is a code plus the label's row: (B,D), (K,D).
+
+        Returns:
+            A function of which codes (b), which labels (k) and the pairs' log_var (b,k,D): L_gmm (b,k).
+        """
+        log_vars = self.clamped_log_vars()
+        precisions = (-log_vars).exp()
+        at_sums = energies_of_sums(codes, rows, self.means, log_vars, precisions)
+
+        def term(some: slice, labels: slice, log_var: Tensor) -> Tensor:
+            at_mu = at_sums(some, labels)
+            return self._weigh(at_mu, at_mu + log_var.exp() @ precisions.T, log_var)
+
+        return term
+
+    def term_of_own(self, codes: Tensor, rows: Tensor) -> CandidateTerm:
+        """The same with gamma = onehot(label)."""
+        log_vars = self.clamped_log_vars()
+        precisions = (-log_vars).exp()
+        at_codes = energies(codes, self.means - rows, log_vars, precisions)  # component c at the code plus row c
+        surprise = at_codes - codes.shape[1] - 2 * self.log_weights()
+
+        def term(some: slice, labels: slice, log_var: Tensor) -> Tensor:
+            rest = torch.einsum("bkd,kd->bk", log_var.exp(), precisions[labels]) - log_var.sum(dim=2)
+            return (0.5 * (surprise[some, labels] + rest)).to(log_var.dtype)
+
+        return term

@@ -36,10 +36,6 @@ def spawned(work, *arguments, launch=TWO):
     spawn(work, launch, [None] * launch.local_size, *arguments)
 
 
-# the tests that share it run in one process
-shared = pytest.mark.xdist_group("together")
-
-
 @pytest.fixture(scope="module")
 def together(tmp_path_factory):
     """What two processes found."""
@@ -102,14 +98,12 @@ def assert_same_state(state, model):
         )
 
 
-@shared
 @pytest.mark.usefixtures("_double")
 @pytest.mark.parametrize("name", ["own statistics", "frozen"])
 def test_training_equals_one_process_that_averages_the_parts(together, name):
     assert_same_state(together[name]["state"], reference(frozen=name == "frozen"))
 
 
-@shared
 @pytest.mark.usefixtures("_double")
 def test_training_with_frozen_batch_norm_equals_one_process_outright(together):
     """As `train.py` would do it alone, on the same images: those of each batch that two processes can share."""
@@ -134,7 +128,6 @@ def test_training_with_frozen_batch_norm_equals_one_process_outright(together):
         torch.testing.assert_close(together["prior"][name], value, rtol=1e-6, atol=1e-9)
 
 
-@shared
 @pytest.mark.usefixtures("_double")
 @pytest.mark.parametrize("mode", ["plain", "generative"])
 def test_evaluation_gives_each_image_once_and_what_one_process_gives(together, mode):
