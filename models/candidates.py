@@ -26,12 +26,8 @@ from models.prior import GaussianMixturePrior
 MIXTURE_PAIRS = 1024
 DECODER_PAIRS, DECODER_PAIRS_ON_GPU = 60, 1920
 
-PHASES = (
-    (0, 0),
-    (0, 1),
-    (1, 1),
-    (1, 0),
-)  # even or odd row and column, in an order in which neighbours reach adjacent ones
+# even or odd row and column, in an order in which what a neighbour reaches is side by side
+PHASES = ((0, 0), (0, 1), (1, 1), (1, 0))
 
 
 class Candidates:

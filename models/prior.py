@@ -46,6 +46,11 @@ class GaussianMixturePrior(nn.Module):
         """log v within +-LOG_VAR_LIMIT, shape (K,D)."""
         return F.hardtanh(self.log_vars, -LOG_VAR_LIMIT, LOG_VAR_LIMIT)  # a clamp with a leaner backward pass
 
+    def _log_vars_and_precisions(self) -> tuple[Tensor, Tensor]:
+        """log v within its limits, and 1/v: (K,D) each."""
+        log_vars = self.clamped_log_vars()
+        return log_vars, (-log_vars).exp()
+
     @torch.no_grad()
     def project(self) -> None:
         """Put the log-variances back just inside their limits, after an optimizer step.
@@ -76,8 +81,7 @@ class GaussianMixturePrior(nn.Module):
 
         log pi_c counts once, not once per dimension; the constant of the normal density cancels in the softmax.
         """
-        log_vars = self.clamped_log_vars()
-        at_codes = energies(codes, self.means, log_vars, (-log_vars).exp())
+        at_codes = energies(codes, self.means, *self._log_vars_and_precisions())
         return self._log_gamma(at_codes).to(wide_dtype(codes.dtype))
 
     def _log_gamma(self, at_codes: Tensor) -> Tensor:
@@ -119,8 +123,7 @@ class GaussianMixturePrior(nn.Module):
         Returns:
             A function of which codes (b), which labels (k) and the pairs' log_var (b,k,D): L_gmm (b,k).
         """
-        log_vars = self.clamped_log_vars()
-        precisions = (-log_vars).exp()
+        log_vars, precisions = self._log_vars_and_precisions()
         at_sums = energies_of_sums(codes, rows, self.means, log_vars, precisions)
 
         def term(some: slice, labels: slice, log_var: Tensor) -> Tensor:
@@ -131,8 +134,7 @@ class GaussianMixturePrior(nn.Module):
 
     def term_of_own(self, codes: Tensor, rows: Tensor) -> CandidateTerm:
         """The same with gamma = onehot(label)."""
-        log_vars = self.clamped_log_vars()
-        precisions = (-log_vars).exp()
+        log_vars, precisions = self._log_vars_and_precisions()
         at_codes = energies(codes, self.means - rows, log_vars, precisions)  # component c at the code plus row c
         surprise = at_codes - codes.shape[1] - 2 * self.log_weights()
 
