@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.candidates import Candidates, split_head
 from models.decoder import VAE3Decoder
 from models.encoder import ResNetEncoder
 from models.names import ARCHITECTURES
@@ -124,41 +123,6 @@ class DGCMM(nn.Module):
     def _mixture_terms(self, mu: Tensor, log_var: Tensor, codes: Tensor, labels: Tensor) -> Tensor:
         """L_gmm of each image, (B,)."""
         return self.prior.mixture_term(mu, log_var, codes, labels if self.gmm_assign == "label" else None)
-
-    def scores(self, images: Tensor, weights: LossWeights) -> tuple[Tensor, Tensor]:
-        """What a label is judged by, for every label of every image, in evaluation (z = mu).
-
-        Returns:
-            h (B,H), and what the classifier does not decide, (B,K): zeros for a plain model; with `generative`
-            -(weights.reconst MSE_c + weights.gmm L_gmm,c) for each candidate label c at mu(x,c).
-            The encoder runs once per image; what depends on the label is in `models.candidates`.
-        """
-        features = self.features(images)
-        fixed = features.new_zeros(len(images), self.num_classes)
-        if self.generative:
-            with torch.autocast(images.device.type, enabled=False):
-                candidates = Candidates(self.mu_head, self.log_var_head, features, LOG_VAR_LIMIT)
-                if weights.gmm:
-                    fixed -= weights.gmm * candidates.mixture_terms(self.prior, self.gmm_assign)
-                if weights.reconst:
-                    fixed -= weights.reconst * candidates.squared_errors(self.decoder, images)
-        return features, fixed
-
-    def probabilities(self, features: Tensor, fixed: Tensor, weights: LossWeights) -> Tensor:
-        """Class probabilities from what `scores` gave: h (B,H), (B,K) -> (B,K), float32.
-
-        Plain: softmax of the classifier at mu. With `generative`: softmax over c of
-        -(weights.cls CE(c) + weights.reconst MSE_c + weights.gmm L_gmm,c), where CE(c) is the cross-entropy of label
-        c at mu(x,c). Heads and classifier are linear, so the label adds a fixed row to the logits.
-        """
-        with torch.autocast(features.device.type, enabled=False):
-            if not self.generative:
-                return F.softmax(self.classifier(self.mu_head(features)), dim=1)
-            mu, mu_rows = split_head(self.mu_head, features)
-            logits = self.classifier(mu)
-            shifts = mu_rows @ self.classifier.weight.T  # row c: what candidate c adds to all logits
-            ce = [torch.logsumexp(logits + shifts[c], 1) - logits[:, c] - shifts[c, c] for c in range(self.num_classes)]
-            return F.softmax(fixed - weights.cls * torch.stack(ce, dim=1), dim=1)
 
     def reconstructions(self, images: Tensor, labels: Tensor) -> Tensor:
         """Rebuilt images at z = mu under their own labels: (B,1 or 3,S,S), (B,) -> (B,3,S,S) in [0,1]."""

@@ -15,7 +15,6 @@ twice as fast as float64:
 Shapes: B batch, K components, D length of a code.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -40,21 +39,26 @@ def energies(codes: Tensor, means: Tensor, log_vars: Tensor, precisions: Tensor)
     return torch.cat(parts, dim=1)
 
 
-def energies_of_sums(
-    codes: Tensor, rows: Tensor, means: Tensor, log_vars: Tensor, precisions: Tensor
-) -> Callable[[slice, slice], Tensor]:
-    """E_c at the sums of some codes x and some rows r: (B,D), (R,D), (K,D) thrice.
+class EnergiesOfSums:
+    """E_c at the sums of any code and some fixed rows r: (R,D), (K,D) thrice.
 
-    E_c(x + r) is E_c(x) + E_c(r) - E_c(0) + 2 sum_d( x_d r_d / v_cd ): of the sums one product is left, not two.
-
-    Returns:
-        A function of which codes (b) and which rows (n): (b,n,K), float64.
+    E_c(x + r) is E_c(x) + E_c(r) - E_c(0) + 2 sum_d( x_d r_d / v_cd ): of a sum one product is left, not two, and what
+    depends on the rows alone is made once.
     """
-    components, wide = (means, log_vars, precisions), precisions.double()
-    at_codes = energies(codes, *components)
-    at_rows = energies(rows, *components) - energies(torch.zeros_like(rows[:1]), *components)
-    x, r = codes.double(), rows.double().mul_(2)
-    return lambda some, those: ((x[some, None] * r[those]) @ wide.T).add_(at_codes[some, None]).add_(at_rows[those])
+
+    def __init__(self, rows: Tensor, means: Tensor, log_vars: Tensor, precisions: Tensor) -> None:
+        self.components = (means, log_vars, precisions)
+        self.wide, self.doubled = precisions.double(), rows.double().mul_(2)
+        self.at_rows = energies(rows, *self.components) - energies(torch.zeros_like(rows[:1]), *self.components)
+
+    def at_codes(self, codes: Tensor) -> Tensor:
+        """E_c(x): (B,D) -> (B,K), float64."""
+        return energies(codes, *self.components)
+
+    def __call__(self, codes: Tensor, at_codes: Tensor, those: slice) -> Tensor:
+        """E_c(x + r) for n of the rows: codes (B,D), their energies (B,K) -> (B,n,K), float64."""
+        products = (codes.double()[:, None] * self.doubled[those]) @ self.wide.T
+        return products.add_(at_codes[:, None]).add_(self.at_rows[those])
 
 
 class MixtureEnergies(torch.autograd.Function):

@@ -5,20 +5,21 @@ the prior is p(z) = sum_c pi_c N(z; m_c, v_c), gamma_c is the responsibility of 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.energies import MixtureEnergies, energies, energies_of_sums
+from models.energies import EnergiesOfSums, MixtureEnergies, energies
 from models.precision import wide_dtype
 
 LOG_VAR_LIMIT = 10.0
 PROJECTION_MARGIN = 1e-3
 INITIAL_MEAN_STD = 0.1
 
-CandidateTerm = Callable[[slice, slice, Tensor], Tensor]
+Pairs = tuple[slice, slice, Tensor]
+CandidateTerms = Callable[[Tensor, Iterable[Pairs]], Tensor]
 
 
 class GaussianMixturePrior(nn.Module):
@@ -117,29 +118,36 @@ class GaussianMixturePrior(nn.Module):
         kl = (0.5 * (at_mu - entropy)).to(log_gamma.dtype)  # KL( N(mu, sigma^2) || N(m_c, v_c) )
         return (log_gamma.exp() * (kl + log_gamma - self.log_weights())).sum(dim=-1)
 
-    def term_of_all(self, codes: Tensor, rows: Tensor) -> CandidateTerm:
-        """L_gmm of candidate labels with gamma from z = mu, where mu is a code plus the label's row: (B,D), (K,D).
+    def terms_of_all(self, rows: Tensor) -> CandidateTerms:
+        """L_gmm of candidate labels with gamma from z = mu, where mu is a code plus the label's row, (K,D).
 
         Returns:
-            A function of which codes (b), which labels (k) and the pairs' log_var (b,k,D): L_gmm (b,k).
+            A function of codes (B,D) and of pairs, each time which codes (b), which labels (k) and their log sigma^2
+            (b,k,D): L_gmm, (B,K). What the rows make of the components is made once for all its calls.
         """
         log_vars, precisions = self._log_vars_and_precisions()
-        at_sums = energies_of_sums(codes, rows, self.means, log_vars, precisions)
+        at_sums = EnergiesOfSums(rows, self.means, log_vars, precisions)
 
-        def term(some: slice, labels: slice, log_var: Tensor) -> Tensor:
-            at_mu = at_sums(some, labels)
-            return self._weigh(at_mu, at_mu + log_var.exp() @ precisions.T, log_var)
+        def terms(codes: Tensor, pairs: Iterable[Pairs]) -> Tensor:
+            at_codes, found = at_sums.at_codes(codes), codes.new_empty(len(codes), len(rows))
+            for some, labels, log_var in pairs:
+                at_mu = at_sums(codes[some], at_codes[some], labels)
+                found[some, labels] = self._weigh(at_mu, at_mu + log_var.exp() @ precisions.T, log_var)
+            return found
 
-        return term
+        return terms
 
-    def term_of_own(self, codes: Tensor, rows: Tensor) -> CandidateTerm:
+    def terms_of_own(self, rows: Tensor) -> CandidateTerms:
         """The same with gamma = onehot(label)."""
         log_vars, precisions = self._log_vars_and_precisions()
-        at_codes = energies(codes, self.means - rows, log_vars, precisions)  # component c at the code plus row c
-        surprise = at_codes - codes.shape[1] - 2 * self.log_weights()
+        means, log_weights = self.means - rows, self.log_weights()
 
-        def term(some: slice, labels: slice, log_var: Tensor) -> Tensor:
-            rest = torch.einsum("bkd,kd->bk", log_var.exp(), precisions[labels]) - log_var.sum(dim=2)
-            return (0.5 * (surprise[some, labels] + rest)).to(log_var.dtype)
+        def terms(codes: Tensor, pairs: Iterable[Pairs]) -> Tensor:
+            at_codes = energies(codes, means, log_vars, precisions)  # component c at the code plus row c
+            surprise, found = at_codes - codes.shape[1] - 2 * log_weights, codes.new_empty(at_codes.shape)
+            for some, labels, log_var in pairs:
+                rest = torch.einsum("bkd,kd->bk", log_var.exp(), precisions[labels]) - log_var.sum(dim=2)
+                found[some, labels] = (0.5 * (surprise[some, labels] + rest)).to(found.dtype)
+            return found
 
-        return term
+        return terms

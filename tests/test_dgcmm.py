@@ -135,58 +135,6 @@ def test_code_depends_on_the_label_in_the_generative_model_alone(images, labels)
         assert same == [not generative] * 2
 
 
-def test_plain_prediction_is_the_classifier_at_mu(images):
-    model = make_model().eval()
-    with torch.no_grad():
-        model.log_var_head.bias.fill_(8.0)  # a sampled code would lie far off
-        mu, _ = model.posterior(model.features(images), None)
-        probabilities = model.probabilities(*model.scores(images, ALL), ALL)
-        torch.testing.assert_close(probabilities, model.classifier(mu).softmax(1))
-    assert torch.equal(probabilities.argmax(1), model.classifier(mu).argmax(1))
-
-
-@ASSIGN
-@pytest.mark.parametrize(
-    "weights",
-    [LossWeights(1.0, 10.0, 0.1), LossWeights(0.0, 20.0, 0.1), LossWeights(1.0, 0.0, 0.1), LossWeights(1.0, 10.0, 0.0)],
-    ids=["all", "no cls", "no reconst", "no gmm"],
-)
-@torch.no_grad()
-def test_generative_probabilities_equal_the_definition(images, gmm_assign, weights):
-    model = make_model(True, gmm_assign).eval()
-    columns = []
-    for c in range(K):
-        candidates = torch.full((B,), c)
-        mu, log_var = model.posterior(model.features(images), candidates)
-        cls = F.cross_entropy(model.classifier(mu), candidates, reduction="none")
-        reconst = (model.decoder(mu, candidates) - images).square().flatten(1).mean(dim=1)
-        gmm = model.prior.mixture_term(mu, log_var, mu, candidates if gmm_assign == "label" else None)
-        columns.append(-(weights.cls * cls + weights.reconst * reconst + weights.gmm * gmm))
-    expected = torch.stack(columns, dim=1).softmax(1)
-    probabilities = model.probabilities(*model.scores(images, weights), weights)
-    assert expected.max() < 0.999  # so that the comparison means something
-    torch.testing.assert_close(probabilities, expected, rtol=1e-5, atol=1e-5)
-
-
-@GENERATIVE
-def test_encoder_runs_once_per_image(images, generative):
-    model, sizes = make_model(generative).eval(), []
-    model.encoder.register_forward_hook(lambda _module, inputs, _output: sizes.append(len(inputs[0])))
-    with torch.no_grad():
-        model.probabilities(*model.scores(images, ALL), ALL)
-    assert sizes == [B]
-
-
-@GENERATIVE
-def test_retrained_classifier_needs_no_new_scores(images, generative):
-    model = make_model(generative).eval()
-    with torch.no_grad():
-        stored = model.scores(images, ALL)
-        model.classifier.weight.mul_(-1)
-        fresh = model.scores(images, ALL)
-        torch.testing.assert_close(model.probabilities(*stored, ALL), model.probabilities(*fresh, ALL))
-
-
 @ASSIGN
 def test_losses_stay_float32_under_bf16(images, labels, noise, gmm_assign):
     model, seen = make_model(gmm_assign=gmm_assign), []
@@ -202,32 +150,6 @@ def test_losses_stay_float32_under_bf16(images, labels, noise, gmm_assign):
     exact = {"rtol": 1e-6, "atol": 1e-6}
     torch.testing.assert_close(terms.cls, F.cross_entropy(model.classifier(codes), labels), **exact)
     torch.testing.assert_close(terms.gmm, model.prior.mixture_term(mu, log_var, codes, assigned).mean(), **exact)
-
-
-@GENERATIVE
-@torch.no_grad()
-def test_probabilities_stay_float32_under_bf16(images, generative):
-    model, weights = make_model(generative).eval(), LossWeights(1.0, 0.0, 0.1)  # the decoder may round
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        features, fixed = model.scores(images, weights)
-        probabilities = model.probabilities(features, fixed, weights)
-    assert {value.dtype for value in (features, fixed, probabilities)} == {torch.float32}
-    model.features = lambda _images: features
-    exact = model.probabilities(*model.scores(images, weights), weights)
-    torch.testing.assert_close(probabilities, exact, rtol=1e-6, atol=1e-6)
-
-
-@GENERATIVE
-@torch.no_grad()
-def test_evaluation_does_not_look_at_the_rest_of_the_batch(images, labels, noise, generative):
-    model = make_model(generative)
-    model(images, labels, noise, ALL)
-    model.eval()
-    buffers = {name: value.clone() for name, value in model.named_buffers()}
-    whole = model.probabilities(*model.scores(images, ALL), ALL)
-    one = model.probabilities(*model.scores(images[:1], ALL), ALL)
-    torch.testing.assert_close(whole[:1], one, rtol=1e-4, atol=1e-5)
-    assert all(torch.equal(value, buffers[name]) for name, value in model.named_buffers())
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
+from models.scoring import Scorer
 from utils.device import autocast
 from utils.distributed import World
 from utils.guard import Guard
@@ -218,6 +219,7 @@ def evaluate(model: nn.Module, loader: Any, weights: Any, args: argparse.Namespa
     """
     world.share_state(model, parameters=False)
     model.eval()
+    scorer = Scorer(model, weights)
     parts: list[tuple[np.ndarray, ...]] = []
     steps = min(loader.batches.rounds, args.max_steps or loader.batches.rounds)
     batches = itertools.chain(loader, itertools.repeat(None))  # a process may have a batch less than another
@@ -229,8 +231,8 @@ def evaluate(model: nn.Module, loader: Any, weights: Any, args: argparse.Namespa
             images, labels, indices = batch
             images = to_device(images, world.device)
             with autocast(world.device, args.amp):
-                features, fixed = model.scores(images, weights)
-            probabilities = model.probabilities(features, fixed, weights)
+                features, fixed = scorer.scores(images)
+            probabilities = scorer.probabilities(features, fixed)
             mu, _ = model.posterior(features, probabilities.argmax(dim=1))
             components = model.prior.log_responsibilities(mu).argmax(dim=1)
             parts.append(tuple(value.cpu().numpy() for value in (indices, labels, probabilities, components)))

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.scoring import Scorer
 from utils.arguments import DATA_FLAGS, MODEL_FLAGS, OPTIMISER_FLAGS, SCORING_FLAGS, adopt
 from utils.checkpoint import load_checkpoint, load_latest, read_verified, save_checkpoint
 from utils.device import autocast
@@ -122,9 +123,10 @@ def extract(
 
     Returns:
         'targets' (N,) and 'mu', 'log_var' (N,D); for unlabelled images of a generative model, whose code depends on
-        the candidate label, instead 'features' (N,H) and 'fixed' (N,K), see `DGCMM.scores`.
+        the candidate label, instead 'features' (N,H) and 'fixed' (N,K), see `Scorer.scores`.
     """
     model.eval()
+    scorer = Scorer(model, weights)
     by_label = labelled or not model.generative
     names = ("targets", "mu", "log_var") if by_label else ("targets", "features", "fixed")
     codes: Codes = {}
@@ -133,7 +135,7 @@ def extract(
         for images, labels, _ in loader:
             images, labels = to_device(images, world.device), labels.to(world.device)
             with autocast(world.device, args.amp):
-                pair = model.posterior(model.features(images), labels) if by_label else model.scores(images, weights)
+                pair = model.posterior(model.features(images), labels) if by_label else scorer.scores(images)
             for name, rows in zip(names, (labels, *pair), strict=True):
                 if name not in codes:
                     codes[name] = _empty(len(loader.dataset), rows)
@@ -239,6 +241,7 @@ class RetrainingRun(Run):
     def measure(self, split: str) -> Measurement:
         """Classify the codes of a split, which are mu, or score its images (generative model)."""
         self.model.eval()
+        scorer = Scorer(self.model, self.weights)
         device = self.model.classifier.weight.device
         parts = []
         codes = self.codes[split]
@@ -246,7 +249,7 @@ class RetrainingRun(Run):
         for batch in zip(*(codes[name].split(self.args.batch_size) for name in names), strict=True):
             first, *rest = (rows.to(device) for rows in batch)
             if self.model.generative:
-                probabilities = self.model.probabilities(first, *rest, self.weights)
+                probabilities = scorer.probabilities(first, *rest)
                 mu, _ = self.model.posterior(first, probabilities.argmax(dim=1))
             else:
                 probabilities, mu = F.softmax(self.model.classifier(first), dim=1), first

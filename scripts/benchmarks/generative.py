@@ -1,7 +1,7 @@
 """Generative evaluation per image, over one forward pass of the encoder, at K=15 and at a large K.
 
 encoder     the ResNet alone, in evaluation
-scores      `DGCMM.scores` and `DGCMM.probabilities` of a generative model: all K labels of each image
+scores      `models.scoring.Scorer`, kept from batch to batch as an evaluation keeps it: all K labels of each image
 """
 
 import argparse
@@ -10,6 +10,7 @@ from collections.abc import Callable
 import torch
 
 from models.dgcmm import DGCMM, LossWeights
+from models.scoring import Scorer
 from scripts.benchmarks.timing import Ratio, interleave
 
 FEW, MANY = 15, 1000
@@ -66,4 +67,5 @@ def _encoder(model: DGCMM, images: torch.Tensor) -> Callable[[], object]:
 
 
 def _scores(model: DGCMM, images: torch.Tensor) -> Callable[[], object]:
-    return lambda: model.probabilities(*model.scores(images, WEIGHTS), WEIGHTS)
+    scorer = Scorer(model, WEIGHTS)
+    return lambda: scorer.probabilities(*scorer.scores(images))
