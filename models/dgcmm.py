@@ -14,6 +14,7 @@ from models.encoder import ResNetEncoder
 from models.names import ARCHITECTURES
 from models.precision import widen
 from models.prior import LOG_VAR_LIMIT, GaussianMixturePrior
+from models.scoring import Scorer
 
 INITIAL_MU_SCALE = 0.1  # of torch's initialisation
 INITIAL_LOG_VAR = -1.0
@@ -123,6 +124,10 @@ class DGCMM(nn.Module):
     def _mixture_terms(self, mu: Tensor, log_var: Tensor, codes: Tensor, labels: Tensor) -> Tensor:
         """L_gmm of each image, (B,)."""
         return self.prior.mixture_term(mu, log_var, codes, labels if self.gmm_assign == "label" else None)
+
+    def scorer(self, weights: LossWeights) -> Scorer:
+        """What judges the labels of images by this model, in evaluation and with its weights as they are."""
+        return Scorer(self, weights)
 
     def reconstructions(self, images: Tensor, labels: Tensor) -> Tensor:
         """Rebuilt images at z = mu under their own labels: (B,1 or 3,S,S), (B,) -> (B,3,S,S) in [0,1]."""

@@ -5,14 +5,17 @@ Shapes: B batch, K labels, D length of a code, H of the features, S side of the 
 
 from collections.abc import Iterator
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.candidates import CandidateErrors, blocks
-from models.dgcmm import DGCMM, LossWeights
 from models.prior import LOG_VAR_LIMIT, CandidateTerms, Pairs
+
+if TYPE_CHECKING:
+    from models.dgcmm import DGCMM, LossWeights
 
 PAIRS = 1024  # of image and label at a time, which bounds the memory to about 100 MB
 
@@ -32,7 +35,7 @@ class Scorer:
         weights: of the loss terms; a term of weight 0 is not computed.
     """
 
-    def __init__(self, model: DGCMM, weights: LossWeights) -> None:
+    def __init__(self, model: "DGCMM", weights: "LossWeights") -> None:
         self.model, self.weights = model, weights
 
     def scores(self, images: Tensor) -> tuple[Tensor, Tensor]:

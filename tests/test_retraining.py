@@ -11,7 +11,6 @@ from datasets.base import ArrayDataset
 from datasets.loading import BatchLoader, EvaluationBatches
 from models.augmentation import FeatureTransferSampler, PosteriorSampler
 from models.dgcmm import DGCMM, LossWeights
-from models.scoring import Scorer
 from utils.distributed import World
 from utils.engine import Position, to_device
 from utils.noise import draw
@@ -46,7 +45,7 @@ def test_extracted_codes_are_those_of_each_image_in_order(generative, labelled):
     targets = torch.arange(11) % 3
     with torch.no_grad():
         features = model.features(images)
-        pair = model.posterior(features, targets) if labelled else Scorer(model, WEIGHTS).scores(images)
+        pair = model.posterior(features, targets) if labelled else model.scorer(WEIGHTS).scores(images)
     names = ("mu", "log_var") if labelled else ("features", "fixed")
     assert list(codes) == ["targets", *names]
     assert torch.equal(codes["targets"], targets)

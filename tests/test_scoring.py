@@ -10,7 +10,6 @@ from trained import D, K, trained_like
 
 from models import scoring
 from models.dgcmm import DGCMM, LossWeights
-from models.scoring import Scorer
 
 B, S = 3, 32
 ALL = LossWeights(1.0, 10.0, 0.01)
@@ -35,7 +34,7 @@ def images() -> Tensor:
 
 
 def probabilities(model: DGCMM, images: Tensor, weights: LossWeights = ALL) -> Tensor:
-    scorer = Scorer(model, weights)
+    scorer = model.scorer(weights)
     return scorer.probabilities(*scorer.scores(images))
 
 
@@ -59,7 +58,7 @@ def terms_of(model: DGCMM, features: Tensor, images: Tensor) -> LossWeights:
 @torch.no_grad()
 def test_each_term_equals_its_definition(model, images, term, pairs, monkeypatch):
     monkeypatch.setattr(scoring, "PAIRS", pairs)
-    scorer = Scorer(model, LossWeights(0.0, 0.0, 0.0)._replace(**{term: 1.0}))
+    scorer = model.scorer(LossWeights(0.0, 0.0, 0.0)._replace(**{term: 1.0}))
     features, fixed = scorer.scores(images)
     expected = getattr(terms_of(model, features, images), term)
     if term == "cls":
@@ -98,7 +97,7 @@ def test_encoder_runs_once_per_image(model, images):
 @MODELS
 @torch.no_grad()
 def test_one_scorer_serves_many_batches(model, images):
-    scorer, others = Scorer(model, ALL), torch.rand(2 * B, 1, S, S)
+    scorer, others = model.scorer(ALL), torch.rand(2 * B, 1, S, S)
     for batch in (images, others, images):
         assert torch.equal(scorer.probabilities(*scorer.scores(batch)), probabilities(model, batch))
 
@@ -106,9 +105,9 @@ def test_one_scorer_serves_many_batches(model, images):
 @MODELS
 @torch.no_grad()
 def test_retrained_classifier_needs_no_new_scores(model, images):
-    stored, before = Scorer(model, ALL).scores(images), probabilities(model, images)
+    stored, before = model.scorer(ALL).scores(images), probabilities(model, images)
     model.classifier.weight.mul_(-1)
-    found = Scorer(model, ALL).probabilities(*stored)
+    found = model.scorer(ALL).probabilities(*stored)
     torch.testing.assert_close(found, probabilities(model, images))
     assert not torch.allclose(found, before)
 
@@ -118,7 +117,7 @@ def test_retrained_classifier_needs_no_new_scores(model, images):
 def test_float32_under_bf16(model, images):
     weights = ALL._replace(reconst=0.0)  # the decoder may round
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        scorer = Scorer(model, weights)
+        scorer = model.scorer(weights)
         features, fixed = scorer.scores(images)
         found = scorer.probabilities(features, fixed)
     assert {value.dtype for value in (features, fixed, found)} == {torch.float32}

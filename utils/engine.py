@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
-from models.scoring import Scorer
 from utils.device import autocast
 from utils.distributed import World
 from utils.guard import Guard
@@ -219,7 +218,7 @@ def evaluate(model: nn.Module, loader: Any, weights: Any, args: argparse.Namespa
     """
     world.share_state(model, parameters=False)
     model.eval()
-    scorer = Scorer(model, weights)
+    scorer = model.scorer(weights)
     parts: list[tuple[np.ndarray, ...]] = []
     steps = min(loader.batches.rounds, args.max_steps or loader.batches.rounds)
     batches = itertools.chain(loader, itertools.repeat(None))  # a process may have a batch less than another

@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.scoring import Scorer
 from utils.arguments import DATA_FLAGS, MODEL_FLAGS, OPTIMISER_FLAGS, SCORING_FLAGS, adopt
 from utils.checkpoint import load_checkpoint, load_latest, read_verified, save_checkpoint
 from utils.device import autocast
@@ -126,7 +125,7 @@ def extract(
         the candidate label, instead 'features' (N,H) and 'fixed' (N,K), see `Scorer.scores`.
     """
     model.eval()
-    scorer = Scorer(model, weights)
+    scorer = model.scorer(weights)
     by_label = labelled or not model.generative
     names = ("targets", "mu", "log_var") if by_label else ("targets", "features", "fixed")
     codes: Codes = {}
@@ -241,7 +240,7 @@ class RetrainingRun(Run):
     def measure(self, split: str) -> Measurement:
         """Classify the codes of a split, which are mu, or score its images (generative model)."""
         self.model.eval()
-        scorer = Scorer(self.model, self.weights)
+        scorer = self.model.scorer(self.weights)
         device = self.model.classifier.weight.device
         parts = []
         codes = self.codes[split]

@@ -10,7 +10,6 @@ from collections.abc import Callable
 import torch
 
 from models.dgcmm import DGCMM, LossWeights
-from models.scoring import Scorer
 from scripts.benchmarks.timing import Ratio, interleave
 
 FEW, MANY = 15, 1000
@@ -67,5 +66,5 @@ def _encoder(model: DGCMM, images: torch.Tensor) -> Callable[[], object]:
 
 
 def _scores(model: DGCMM, images: torch.Tensor) -> Callable[[], object]:
-    scorer = Scorer(model, WEIGHTS)
+    scorer = model.scorer(WEIGHTS)
     return lambda: scorer.probabilities(*scorer.scores(images))
