@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -25,11 +26,36 @@ def test_draws_are_those_of_each_step_alone_whatever_makes_them(workers, first):
 
 
 def test_threads_that_draw_compute_alone_and_leave_the_others_theirs():
-    before = torch.get_num_threads()
-    seen = list(ahead(lambda step: (threading.get_ident(), torch.get_num_threads()), range(9), 2))
-    assert {number for _, number in seen} == {1}
-    assert threading.get_ident() not in {thread for thread, _ in seen}
-    assert torch.get_num_threads() == before
+    before, caller = torch.get_num_threads(), threading.get_ident()
+    torch.set_num_threads(before + 1)  # so that not all have one
+    try:
+        seen = list(ahead(lambda step: (threading.get_ident(), torch.get_num_threads()), range(50), 2))
+        assert {number for thread, number in seen if thread != caller} == {1}
+        assert {number for thread, number in seen if thread == caller} <= {before + 1}
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_caller_draws_what_none_has_begun_instead_of_waiting():
+    begun, drawn, makers = threading.Event(), threading.Event(), {}
+
+    def steps() -> Iterator[int]:
+        yield 0
+        assert begun.wait(60)
+        yield from range(1, AHEAD + 1)
+
+    def make(step: int) -> int:
+        makers[step] = threading.get_ident()
+        if step == 0:
+            begun.set()
+            assert drawn.wait(60)  # the only thread is held up until the caller has made all that it may
+        elif step == AHEAD:
+            drawn.set()
+        return step
+
+    assert list(ahead(make, steps(), workers=1)) == list(range(AHEAD + 1))
+    assert makers[0] != threading.get_ident()
+    assert {makers[step] for step in range(1, AHEAD + 1)} == {threading.get_ident()}
 
 
 def test_no_two_steps_epochs_or_seeds_share_a_number():

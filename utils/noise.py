@@ -1,13 +1,13 @@
 """Draws for the steps of an epoch, made before they are needed.
 
 torch draws on one thread of a CPU, and the numbers of a batch of codes take longer than the classifier's step on them.
-Here threads of their own draw for the steps to come while the others compute. What is drawn for a step is a function
-of (seed, epoch, step) alone, whatever the number of threads.
+Here threads of their own draw for the steps to come while the others compute, and the one that would wait for them
+helps. What is drawn for a step is a function of (seed, epoch, step) alone, whoever draws it.
 """
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 from torch import Tensor
@@ -27,7 +27,8 @@ def ahead(make: Callable[[int], Tensor], steps: Iterable[int], workers: int) -> 
     """`make(step)` of each step in turn.
 
     Args:
-        make: is called once for each step, on a thread of its own that computes with no others.
+        make: is called once for each step, on a thread of its own that computes with no others, or by the caller when
+            the threads do not keep up.
         steps: their numbers.
         workers: such threads; with 0 each call is made when its result is asked for.
     """
@@ -38,10 +39,22 @@ def ahead(make: Callable[[int], Tensor], steps: Iterable[int], workers: int) -> 
         making = deque()
         try:
             for step in steps:
-                making.append(pool.submit(make, step))
+                making.append((step, pool.submit(make, step)))
                 if len(making) > AHEAD * workers:
-                    yield making.popleft().result()
+                    yield _oldest(making, make)
             while making:
-                yield making.popleft().result()
+                yield _oldest(making, make)
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _oldest(making: deque[tuple[int, Future]], make: Callable[[int], Tensor]) -> Tensor:
+    """Take the oldest of the (step, result to come); until it is there, make what no thread has begun."""
+    while not making[0][1].done():
+        place = next((place for place, (_, result) in enumerate(making) if result.cancel()), None)
+        if place is None:
+            break
+        step, made = making[place][0], Future()
+        made.set_result(make(step))
+        making[place] = (step, made)
+    return making.popleft()[1].result()
