@@ -62,7 +62,7 @@ def draw(found: dict[str, Any]) -> Figure:
         what = "Time" if y == "seconds" else "Memory"
         row[0].set_title(f"{what} of the mixture term, forward and backward, 256 codes of 2048", fontsize=9, color=INK)
         row[1].set_title(f"{what} of an epoch of re-training (Case 2)", fontsize=9, color=INK)
-    figure.supxlabel(found["machine"], fontsize=7, color=GREY)
+    figure.supxlabel(found["measured_on"], fontsize=7, color=GREY)
     return figure
 
 

@@ -26,6 +26,7 @@ import torchvision  # noqa: E402
 from scripts.benchmarks import distributed, extraction, generative, mixture, retraining, start, step  # noqa: E402
 from scripts.benchmarks import input as input_  # noqa: E402
 from scripts.benchmarks.timing import Ratio  # noqa: E402
+from utils.run_folder import code_version  # noqa: E402
 
 BENCHMARKS: dict[str, ModuleType] = {
     **{"input": input_, "step": step, "generative": generative, "mixture": mixture, "extraction": extraction},
@@ -43,8 +44,9 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def machine() -> str:
-    """What the numbers were measured on."""
+def measured_on() -> str:
+    """What the numbers were measured on: the code's commit, processor, threads, GPU, versions."""
+    code = code_version()
     model = platform.processor()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -52,13 +54,14 @@ def machine() -> str:
         model = names[0] if names else model
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ", no GPU"
     versions = f"torch {torch.__version__}, torchvision {torchvision.__version__}, Python {platform.python_version()}"
-    return f"{model}, {torch.get_num_threads()} threads{gpu}; {versions}"
+    commit = f"commit {code['commit']}{', changed since' if code['dirty'] else ''}" if code["commit"] else "no commit"
+    return f"{commit}; {model}, {torch.get_num_threads()} threads{gpu}; {versions}"
 
 
 def main() -> int:
     """Run what is asked for; 1 if a target is missed, else 0."""
     options = build_parser().parse_args()
-    print(machine(), flush=True)
+    print(measured_on(), flush=True)
     ratios: list[Ratio] = []
     for name in options.only or BENCHMARKS:
         for ratio in BENCHMARKS[name].measure(options):
@@ -72,7 +75,7 @@ def main() -> int:
 def row(ratio: Ratio) -> str:
     """A line of the table."""
     bound, end = ">=" if ratio.at_least else "<=", "met" if ratio.met else "MISSED"
-    return f"{ratio.name:<34} {ratio.ratio:8.3f}  {bound} {ratio.target:<6g} {end:<6}  {ratio.detail}"
+    return f"{ratio.name:<38} {ratio.ratio:8.3f}  {bound} {ratio.target:<6g} {end:<6}  {ratio.detail}"
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """Growth with classes and codes: small points are measured, and drawn."""
 
 import json
+import re
 import runpy
 from pathlib import Path
 
 import pytest
+import torch
 
 from scripts.benchmarks import retraining, scale
 
@@ -27,6 +29,9 @@ def test_points_are_written_and_drawn(small, tmp_path):
     path = tmp_path / "new" / "scale.json"
     scale.main([f"--json={path}", "--repeats=1", "--most-bytes=2560"])
     found = json.loads(path.read_text())
+    assert re.match(
+        rf"(no commit|commit [0-9a-f]{{40}}).*; .*torch {re.escape(torch.__version__)},", found["measured_on"]
+    )
     assert [point["components"] for point in found["mixture"]] == [2, 4]
     assert [(point["codes"], point["dim"]) for point in found["codes"]] == [(40, 4), (80, 4), (40, 8)]
     assert all(point["seconds"] > 0 and point["bytes"] for point in found["mixture"] + found["codes"])

@@ -119,7 +119,7 @@ class RunFolder:
         launch = {
             "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
             "started": _now(),
-            **_code(),
+            **code_version(),
             "versions": _versions(),
             "processes": processes,
         }
@@ -163,7 +163,7 @@ def _versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
-def _code() -> dict[str, Any]:
+def code_version() -> dict[str, Any]:
     """Commit of the code and whether it was changed since; None where this is no git checkout."""
     root = Path(__file__).resolve().parent.parent
     try:

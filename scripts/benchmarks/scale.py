@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from models.prior import GaussianMixturePrior
-from scripts.benchmark import machine
+from scripts.benchmark import measured_on
 from scripts.benchmarks import retraining
 from scripts.benchmarks.memory import peak_of
 from utils.distributed import World
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
     """Measure all points and write them."""
     options = build_parser().parse_args(argv)
     found = {
-        "machine": machine(),
+        "measured_on": measured_on(),
         "mixture": [mixture_point(count, options.repeats) for count in COMPONENTS],
         "codes": [codes_point(*size, options.repeats) for size in sizes(options.most_bytes)],
     }
