@@ -75,7 +75,7 @@ def main() -> int:
 def row(ratio: Ratio) -> str:
     """A line of the table."""
     bound, end = ">=" if ratio.at_least else "<=", "met" if ratio.met else "MISSED"
-    return f"{ratio.name:<38} {ratio.ratio:8.3f}  {bound} {ratio.target:<6g} {end:<6}  {ratio.detail}"
+    return f"{ratio.name:<42} {ratio.ratio:8.3f}  {bound} {ratio.target:<6g} {end:<6}  {ratio.detail}"
 
 
 if __name__ == "__main__":
