@@ -29,8 +29,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--rep-method",
         choices=REP_METHOD_NAMES,
         default="get_rep_nums1",
-        help="get_rep_nums1: every class to the size of the largest; get_rep_nums2: tail classes to the smallest "
-        "medium class, medium ones to the smallest many-shot class (default: get_rep_nums1)",
+        help="get_rep_nums1: every class to the size of the largest; get_rep_nums2: low-shot classes to the "
+        "smallest median class, median ones to the smallest many-shot class (default: get_rep_nums1)",
     )
     parser.add_argument(
         "--ftl-rank", type=count, metavar="R", help="rank of the transferred spread (default: z-dim / 2)"

@@ -26,7 +26,7 @@ from datasets.names import DATASETS
 from models.names import ARCHITECTURES, feature_dim
 from utils.arguments import check_training, common_parser, complete, follow, parse, train_parser
 from utils.errors import run_script
-from utils.launch import Launch, plan_launch
+from utils.launch import Launch, check_batch_size, plan_launch
 
 log = logging.getLogger("dgcmm")
 
@@ -43,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not args.resume:  # else flags that are not given come from the checkpoint
         complete(args, feature_dim(args.arch))
         check_training(args)
+        check_batch_size(args, launch.local_size)
     # torch is imported from here on, so that -h and a wrong flag answer at once
     from utils.distributed import World
     from utils.logs import start_logging
@@ -76,7 +77,7 @@ def preflight(launch: Launch, args: argparse.Namespace, given: set[str]) -> bool
 
     with silenced():  # the main process will say it again
         if launch.first_rank == 0:
-            checkpoint = resolve(args, given, RunFolder(args.logdir, "_eval" if args.evaluate else ""), launch.nodes)
+            checkpoint = resolve(args, given, RunFolder(args.logdir, "_eval" if args.evaluate else ""), launch)
             if result := finished_result(args, checkpoint):
                 print_result(result)
                 return True
@@ -85,10 +86,10 @@ def preflight(launch: Launch, args: argparse.Namespace, given: set[str]) -> bool
         return False  # what the checkpoint says of data and batches, node 0 knows
     with silenced():
         data = load_data(args)
-        TrainBatches(len(data.train), args.batch_size * launch.nodes, args.seed, world=launch.size)
+        if not args.evaluate:
+            TrainBatches(len(data.train), args.batch_size * launch.nodes, args.seed, world=launch.size)
         if args.pretrained and not args.resume:
             from models.encoder import ResNetEncoder
-            from models.names import ARCHITECTURES
 
             ResNetEncoder(ARCHITECTURES[args.arch], pretrained=True)
     return False
@@ -108,7 +109,7 @@ def work(world: Any, args: argparse.Namespace, given: set[str]) -> None:
     world.device = choose_device(args, world.gpu)
     folder = RunFolder(args.logdir, "_eval" if args.evaluate else "")
     parsed = copy.copy(args)
-    main, checkpoint = world.from_main(lambda: (args, resolve(args, given, folder, world.nodes)))
+    main, checkpoint = world.from_main(lambda: (args, resolve(args, given, folder, world)))
     parsed_by_main = world.share(parsed)
     with world.together():
         follow(parsed, parsed_by_main, main, world.rank)
@@ -120,13 +121,18 @@ def work(world: Any, args: argparse.Namespace, given: set[str]) -> None:
         print_result(result)
 
 
-def resolve(args: argparse.Namespace, given: set[str], folder: Any, nodes: int) -> dict[str, Any] | None:
-    """The checkpoint to continue or to measure, if any; `args` are complete and checked after it."""
+def resolve(args: argparse.Namespace, given: set[str], folder: Any, world: Any) -> dict[str, Any] | None:
+    """The checkpoint to continue or to measure, if any; `args` are complete and checked after it.
+
+    Args:
+        world: the processes, as a `World` or still a `Launch`.
+    """
     from utils.training import find_checkpoint
 
-    checkpoint = find_checkpoint(args, given, folder, nodes)
+    checkpoint = find_checkpoint(args, given, folder, world.nodes)
     complete(args, feature_dim(args.arch))
     check_training(args)
+    check_batch_size(args, world.local_size)
     return checkpoint
 
 

@@ -2,6 +2,7 @@
 
 import gzip
 import math
+import shutil
 import socket
 import struct
 import zlib
@@ -28,7 +29,7 @@ DOWNLOAD_TIMEOUT_S = 20
 def load(root: str, train: bool, transform: Callable | None, subset_seed: int) -> ArrayDataset:
     """The drawn training subset, or the whole test set, from the IDX files in `root` or root/FashionMNIST/raw.
 
-    Without all four there, torchvision downloads what root/FashionMNIST/raw lacks.
+    Without all four there, torchvision downloads them to root/FashionMNIST/raw.
     """
     folder = _find(Path(root)) or _download_once(Path(root))
     prefix = "train" if train else "t10k"
@@ -73,10 +74,18 @@ def _download_once(root: Path) -> Path:
 
 
 def _download(root: Path) -> Path:
+    """Download beside where the files belong, and put them there when they are complete.
+
+    An archive that came before the download was interrupted is not fetched again.
+    """
+    beside, folder = root / "FashionMNIST.part", root / "FashionMNIST" / "raw"
+    parts = [beside / "FashionMNIST" / "raw" / name for name in FILES]
+    for part in parts:
+        part.unlink(missing_ok=True)  # torchvision takes any unpacked file for a whole one
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)
     try:
-        FashionMNIST(str(root), download=True)
+        FashionMNIST(str(beside), download=True)
     except (OSError, RuntimeError, HTTPException) as error:
         lacking = ", ".join(name for name in FILES if not _either(root, name).is_file())
         raise UserError(
@@ -85,7 +94,11 @@ def _download(root: Path) -> Path:
         ) from error
     finally:
         socket.setdefaulttimeout(timeout)
-    return root / "FashionMNIST" / "raw"
+    folder.mkdir(parents=True, exist_ok=True)
+    for part in parts:
+        part.replace(folder / part.name)
+    shutil.rmtree(beside)
+    return folder
 
 
 def _read_idx(folder: Path, name: str, dimensions: int) -> np.ndarray:

@@ -40,7 +40,7 @@ class GreyPng:
         self.width, self.height = (int.from_bytes(self._content[part], "big") for part in (WIDTH, HEIGHT))
 
     def crop(self, top: int, left: int, height: int, width: int) -> np.ndarray:
-        """A part of the image, uint8 (height, width); rows below it are not decoded.
+        """A part of the image, uint8 (height, width); rows below it are not decoded, unless the file is interlaced.
 
         Raises:
             UserError: the file is damaged.

@@ -169,17 +169,17 @@ def to_largest(counts: Sequence[int]) -> list[int]:
 
 
 def to_next_group(counts: Sequence[int]) -> list[int]:
-    """`get_rep_nums2`: tail classes to the smallest medium class, medium ones to the smallest many-shot class.
+    """`get_rep_nums2`: low-shot classes to the smallest median class, median ones to the smallest many-shot class.
 
     Where the group above is empty the next larger one counts, and where there is none a class stays as it is.
     """
-    medium = [n for n in counts if FEW_SHOT <= n <= MANY_SHOT]
+    median = [n for n in counts if FEW_SHOT <= n <= MANY_SHOT]
     many = [n for n in counts if n > MANY_SHOT]
 
     def target(n: int) -> int:
         if n > MANY_SHOT:
             return n
-        above = (medium or many) if n < FEW_SHOT else many
+        above = (median or many) if n < FEW_SHOT else many
         return min(above, default=n)
 
     return [target(n) for n in counts]

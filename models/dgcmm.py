@@ -29,7 +29,7 @@ class LossWeights(NamedTuple):
 
 
 class LossTerms(NamedTuple):
-    """The loss of one batch, scalars, float32; None for a term that was not computed."""
+    """The loss of one batch, scalars, float32 or wider; None for a term that was not computed."""
 
     total: Tensor
     cls: Tensor | None
@@ -117,7 +117,7 @@ class DGCMM(nn.Module):
         return LossTerms(torch.stack(weighted).sum(), *terms)
 
     def _squared_errors(self, codes: Tensor, labels: Tensor, images: Tensor) -> Tensor:
-        """Squared error of the rebuilt image, mean over pixels and channels, float32: -> (B,)."""
+        """Squared error of the rebuilt image, mean over pixels and channels, float32 or wider: -> (B,)."""
         rebuilt = widen(self.decoder(codes, labels))
         return (rebuilt - images).square().mean(dim=(1, 2, 3))
 

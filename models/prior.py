@@ -78,7 +78,7 @@ class GaussianMixturePrior(nn.Module):
         self.project()
 
     def log_responsibilities(self, codes: Tensor) -> Tensor:
-        """log gamma_c = log softmax_c( log pi_c + log N(z; m_c, v_c) ): codes z (B,D) -> (B,K), float32.
+        """log gamma_c = log softmax_c( log pi_c + log N(z; m_c, v_c) ): codes z (B,D) -> (B,K), float32 or wider.
 
         log pi_c counts once, not once per dimension; the constant of the normal density cancels in the softmax.
         """

@@ -56,7 +56,7 @@ class Scorer:
         return features, fixed
 
     def probabilities(self, features: Tensor, fixed: Tensor) -> Tensor:
-        """Class probabilities from what `scores` gave: (B,H), (B,K) -> (B,K), float32."""
+        """Class probabilities from what `scores` gave: (B,H), (B,K) -> (B,K), float32 or wider."""
         with torch.autocast(features.device.type, enabled=False):
             logits = self.model.classifier(_without_label(self.model.mu_head, features))
             if not self.model.generative:

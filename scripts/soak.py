@@ -50,6 +50,7 @@ class Setting:
         train, script, augment = SETTINGS[name]
         self.commands = [["train.py", *TRAIN, *train], [script, *AUGMENT, *augment]]
         self.whole, self.broken = workplace / "whole", workplace / "broken"
+        self.said = workplace / "said.txt"
         self.moments = moments
         self.seconds = []
         shutil.rmtree(self.whole, ignore_errors=True)
@@ -82,20 +83,22 @@ class Setting:
             if process.returncode == 0:  # it was faster
                 return done
             if process.returncode not in ENDS[signum]:
-                sys.exit(f"status {process.returncode} after {signum.name}: {' '.join(command)}\n{self._said(process)}")
+                sys.exit(
+                    f"status {process.returncode} after {signum.name}: {' '.join(command)}\n{self.said.read_text()}"
+                )
             command = [word for word in command if word != "--overwrite"]
         self._complete(self._start(command, self.broken))
         return kills
 
     def _start(self, command: list[str], folder: Path) -> subprocess.Popen:
         words = [sys.executable, *command, f"--logdir={folder}", "--resume=auto"]
-        self.said = (folder.parent / "said.txt").open("w+")
-        return subprocess.Popen(words, stdout=self.said, stderr=subprocess.STDOUT, start_new_session=True)
+        with self.said.open("w") as said:
+            return subprocess.Popen(words, stdout=said, stderr=subprocess.STDOUT, start_new_session=True)
 
     def _complete(self, process: subprocess.Popen) -> None:
         process.wait()
         if process.returncode:
-            sys.exit(f"status {process.returncode}: {' '.join(process.args)}\n{self._said(process)}")
+            sys.exit(f"status {process.returncode}: {' '.join(process.args)}\n{self.said.read_text()}")
 
     def _await(self, process: subprocess.Popen) -> None:
         """Until the process has ended and nobody of its session is left."""
@@ -109,11 +112,7 @@ class Setting:
             return
         except subprocess.TimeoutExpired:
             pass
-        sys.exit(f"still there {PATIENCE_S:.0f} s after the signal: {' '.join(process.args)}\n{self._said(process)}")
-
-    def _said(self, process: subprocess.Popen) -> str:
-        self.said.seek(0)
-        return self.said.read()
+        sys.exit(f"still there {PATIENCE_S:.0f} s after the signal: {' '.join(process.args)}\n{self.said.read_text()}")
 
 
 def main() -> None:

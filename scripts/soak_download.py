@@ -15,7 +15,6 @@ from pathlib import Path
 from mirror import Mirror, packed, write_data_set
 
 COMMAND = [sys.executable, "-m", "datasets.chestxray", "--quiet"]
-CACHE_FLAG = "--cache-size"
 CACHE_SIZE = 64  # pixels
 IMAGES, SIDE, ARCHIVES = 600, 96, 6
 PIECE_S = 0.01  # between pieces of 16 KB, so that a download takes seconds
@@ -32,7 +31,7 @@ class Soak:
     """
 
     def __init__(self, workplace: Path, mirror: Mirror, original: Path, seed: int) -> None:
-        self.workplace, self.mirror, self.original = workplace, mirror, original
+        self.mirror, self.original = mirror, original
         self.random = random.Random(seed)
         self.manifest = mirror.manifest(workplace / "manifest.json")
         self.folder = workplace / "data"
@@ -99,14 +98,11 @@ def main() -> None:
         soak.folder.rename(archives)
         soak.phase("unpacking", args.rounds, [], archives, soak.unpacked, IMAGES)
         soak.folder.rename(complete)
-        if CACHE_FLAG in subprocess.run([*COMMAND, "-h"], capture_output=True, text=True, check=True).stdout:
-            flags = [f"{CACHE_FLAG}={CACHE_SIZE}"]
-            shutil.copytree(complete, soak.folder)
-            started = time.perf_counter()
-            soak.complete(flags)
-            soak.phase("cache", args.rounds, flags, complete, time.perf_counter, time.perf_counter() - started)
-        else:
-            print(f"cache: this version has no {CACHE_FLAG}")
+        flags = [f"--cache-size={CACHE_SIZE}"]
+        shutil.copytree(complete, soak.folder)
+        started = time.perf_counter()
+        soak.complete(flags)
+        soak.phase("cache", args.rounds, flags, complete, time.perf_counter, time.perf_counter() - started)
     shutil.rmtree(workplace)
 
 

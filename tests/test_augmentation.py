@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import augment_ftl
 from models.augmentation import (
     REP_METHODS,
     FeatureTransferSampler,
@@ -288,10 +289,14 @@ def test_largest_class_gets_no_foreign_code():
         ((500, 80, 40), [500, 500, 500]),
         ((500, 300), [500, 300]),
     ],
-    ids=["all groups", "limits", "no medium", "no many-shot", "tail only", "no tail", "many-shot only"],
+    ids=["all groups", "limits", "no median", "no many-shot", "low only", "no low", "many-shot only"],
 )
 def test_rep_nums2_lifts_each_group_to_the_next(counts, wanted):
     assert REP_METHODS["get_rep_nums2"](counts) == wanted
+
+
+def test_every_method_can_be_asked_for():
+    assert set(REP_METHODS) == set(augment_ftl.REP_METHOD_NAMES)
 
 
 @pytest.mark.parametrize("counts", [(500, 80, 5), (3, 7), (4,)])

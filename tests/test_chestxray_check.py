@@ -17,8 +17,6 @@ from datasets.chestxray_check import main
 from datasets.chestxray_source import LISTS
 from utils.errors import UserError, run_script
 
-LABELS = "Data_Entry_2017.csv"
-
 
 @pytest.fixture
 def chest(chest_folder, tmp_path) -> Path:

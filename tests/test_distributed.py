@@ -171,7 +171,7 @@ def free_port():
 
 
 @pytest.mark.parametrize("node", [0, 1])
-def test_node_that_never_comes_is_named(node, monkeypatch):
+def test_node_that_never_comes_is_named(node):
     launch = Launch(4, 2 * node, 2, spawns=True, url=f"tcp://127.0.0.1:{free_port()}", timeout=2)
     with pytest.raises(
         UserError, match="node 0 did not come within 2 s" if node else r"rank 2, 3 \(node 1\) did not come"
@@ -291,6 +291,14 @@ def test_evaluation_on_two_processes_gives_the_same_predictions(script, tmp_path
         )
 
 
+def test_evaluation_needs_no_batch_that_could_be_trained_on(tmp_path, trained_digits):
+    resume = f"--resume={trained_digits}/checkpoint.pth"
+    args, given = parse(
+        train.build_parser(), ["Digits_LT", "--evaluate", resume, "--batch-size=2", f"--logdir={tmp_path}"]
+    )
+    assert not train.preflight(Launch(2, local_size=2, spawns=True), args, given)
+
+
 def test_error_that_only_a_process_finds_is_one_line(tmp_path, chest_folder):
     """An image that cannot be read, met by a rank in the middle of an epoch."""
     import shutil
@@ -385,7 +393,7 @@ def test_loading_process_that_is_killed_ends_the_run(tmp_path):
     assert "DataLoader worker" in err
 
 
-def test_second_signal_ends_a_run_at_once_that_does_not_stop(tmp_path):
+def test_second_signal_ends_a_run_at_once_that_does_not_stop():
     code = (
         "import os, signal, sys, time\n"
         "from utils import stopping\n"

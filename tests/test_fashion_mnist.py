@@ -235,6 +235,21 @@ def test_download_that_broke_off_goes_on_where_it_was(mirror, packed, tmp_path):
     assert set(mirror.asked) == {f"{TEST_IMAGES}.gz", f"{TEST_LABELS}.gz"}
 
 
+def test_file_that_was_being_unpacked_is_unpacked_again(mirror, packed, tmp_path):
+    """Until all are complete, nothing lies where another process would look."""
+    lost = mirror.files.pop(f"{TEST_LABELS}.gz")
+    with pytest.raises(UserError, match="the download failed"):
+        get_dataset("FashionMNIST_LT", str(tmp_path), True)
+    assert not (tmp_path / "FashionMNIST").exists()
+    (cut,) = tmp_path.rglob(TEST_IMAGES)
+    cut.write_bytes(cut.read_bytes()[:1000])
+    mirror.files[f"{TEST_LABELS}.gz"] = lost
+    mirror.asked.clear()
+    assert tuple(get_dataset("FashionMNIST_LT", str(tmp_path), False).class_counts) == INFO.test_counts
+    assert set(mirror.asked) == {f"{TEST_LABELS}.gz"}
+    assert {path.name for path in tmp_path.iterdir() if not path.name.startswith(".")} == {"FashionMNIST"}
+
+
 def test_download_with_another_checksum_is_refused(mirror, tmp_path):
     mirror.files[f"{TRAIN_LABELS}.gz"] = gzip.compress(idx(labels_of(60000)[::-1].copy()))
     with pytest.raises(UserError, match=r"the download failed \(.*not found or corrupted.*\): put"):

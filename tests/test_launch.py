@@ -10,7 +10,7 @@ import train
 from utils import device
 from utils.arguments import follow, parse
 from utils.errors import UserError
-from utils.launch import Launch, plan_launch
+from utils.launch import Launch, check_batch_size, plan_launch
 
 TORCHRUN = {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}
 TORCHRUN |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "2345"}
@@ -59,7 +59,6 @@ def test_environment_of_a_launcher_becomes_an_address():
         (["--world-size=2", "--rank=0"], {}, "give --dist-url"),
         ([MP, "--world-size=2", "--rank=0"], {}, "give --dist-url"),
         (["--ngpus=2"], {}, "needs --multiprocessing-distributed"),
-        ([MP, "--ngpus=3"], {}, "--batch-size 256"),
         ([MP, "--ngpus=2", "--gpu=0"], {}, "--gpu 0"),
         (["--dist-url=10.0.0.1:4000"], {}, "--dist-url 10.0.0.1:4000"),
         (["--dist-url=tcp://10.0.0.1"], {}, "tcp://HOST:PORT"),
@@ -72,12 +71,19 @@ def test_environment_of_a_launcher_becomes_an_address():
         ([URL], TORCHRUN, "leave it out"),
         ([], TORCHRUN | {"RANK": "4"}, "no such run"),
         ([], TORCHRUN | {"WORLD_SIZE": "four"}, "WORLD_SIZE=four"),
-        (["--batch-size=7"], TORCHRUN, "--batch-size 7"),
     ],
 )
 def test_what_contradicts_itself_is_named(flags, environ, word):
     with pytest.raises(UserError, match=word):
         planned(*flags, environ=environ)
+
+
+def test_batch_is_shared_evenly_or_not_at_all():
+    args, _ = parse(train.build_parser(), ["Digits_LT", "--batch-size=6"])
+    for processes in (1, 2, 3, 6):
+        check_batch_size(args, processes)
+    with pytest.raises(UserError, match="--batch-size 6 .*: give a multiple of 4"):
+        check_batch_size(args, 4)
 
 
 def test_ranks_follow_the_main_one_but_in_what_is_their_own():

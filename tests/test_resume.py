@@ -4,6 +4,7 @@ import csv
 import os
 import shutil
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from conftest import SMALL_MODEL
 from scripts.compare_runs import differences
 from utils import engine, guard, retraining, run
 from utils.checkpoint import digest, load_checkpoint, save_checkpoint
+from utils.engine import Position, mean_losses
+from utils.run import Run
 
 TRAIN = ["Digits_LT", *SMALL_MODEL, "--batch-size=24", "--epochs=3", "--T-max=2", "--max-steps=3", "--quiet"]
 AUGMENT = ["Digits_LT", "--batch-size=50", "--epochs=3", "--T-max=3", "--max-steps=12", "--workers=0", "--quiet"]
@@ -235,10 +238,23 @@ def test_resume_into_another_folder_brings_the_history(script, tmp_path, trained
 
 
 def test_start_epoch_goes_back(script, tmp_path, trained_digits):
+    """Of a run that is finished."""
     shutil.copytree(trained_digits, tmp_path, dirs_exist_ok=True)
-    flags = ["--epochs=3", "--start-epoch=1", "--workers=0", "--resume=auto"]
-    assert script("train", "Digits_LT", *flags, f"--logdir={tmp_path}").status == 0
-    assert [row["epoch"] for row in rows_without_time(tmp_path / "metrics.csv")] == ["1", "2", "3"]
+    flags = ["--epochs=2", "--start-epoch=1", "--workers=0", "--resume=auto"]
+    done = script("train", "Digits_LT", *flags, f"--logdir={tmp_path}")
+    assert done.status == 0, done.err
+    assert "continuing after epoch 1 of 2, step 0" in done.out
+    assert [row["epoch"] for row in rows_without_time(tmp_path / "metrics.csv")] == ["1", "2"]
+
+
+def test_sums_of_an_epoch_whose_steps_are_done_go_to_one_of_more_processes():
+    checkpoint = {"step": 9, "sums": [(72, (72.0, 36.0, 18.0, 9.0))]}
+    worlds = [SimpleNamespace(rank=rank, size=2, is_main=rank == 0) for rank in (0, 1)]
+    parts = [Run._own_position(SimpleNamespace(world=world), checkpoint) for world in worlds]
+    assert parts == [Position(9, 72, (72.0, 36.0, 18.0, 9.0)), Position(9, 0, (0.0,) * 4)]
+    together = SimpleNamespace(gather=lambda _: [(part.seen, part.totals) for part in parts])
+    losses = mean_losses(parts[1], (1.0, 1.0, 1.0), together)
+    assert losses == {"loss": 1.0, "loss_cls": 0.5, "loss_reconst": 0.25, "loss_gmm": 0.125}
 
 
 def test_best_epoch_is_kept_and_differs_from_the_last(script, tmp_path, monkeypatch):

@@ -20,6 +20,7 @@ OPTIMISER_FLAGS = (
     *("lr_step", "milestones", "T_max", "gamma", "step_size"),
 )
 TRAINING_FLAGS = (*OPTIMISER_FLAGS, "prior_lr", "warmup_epochs", "warmup_threshold", "sync_bn", "compile")
+COSINE_FLOOR = 1e-5  # learning rate that `--T-max` leads down to
 # what each node may say in its own way
 LOCAL_FLAGS = ("datadir", "logdir", "workers", "gpu", "quiet", "rank", "dist_url", "overwrite", "resume")
 
@@ -396,6 +397,8 @@ def complete(args: argparse.Namespace, feature_dim: int) -> None:
         raise UserError(f"{flags} are two schedules: give one")
     if not schedules:
         args.step_size = 30
+    if args.T_max is not None and args.lr < COSINE_FLOOR:
+        raise UserError(f"--lr {args.lr:g} is below {COSINE_FLOOR:g}, where the cosine of --T-max ends: it would rise")
 
 
 def check_training(args: argparse.Namespace) -> None:

@@ -30,11 +30,12 @@ class World:
 
     Attributes:
         rank, size: this process and the number of processes.
-        local_rank, local_size: the same within its node.
-        device: where this process computes; set by `utils.device.choose_device`.
+        local_size: processes of its node.
+        gpu: number of the GPU that the launch gave to this process, None for one process or the CPU.
+        device: where this process computes, what `utils.device.choose_device` said.
     """
 
-    rank, size, local_rank, local_size = 0, 1, 0, 1
+    rank, size, local_size = 0, 1, 1
     gpu: int | None = None
     device = torch.device("cpu")
 
@@ -67,8 +68,8 @@ class World:
         """The main process's value, in every process."""
         return value
 
-    def share_state(self, model: nn.Module, *, parameters: bool) -> None:
-        """Give every process the main one's buffers, and its parameters if asked to."""
+    def share_buffers(self, model: nn.Module) -> None:
+        """Give every process the main one's buffers."""
 
     def together(self) -> Any:
         """A block in which each process works alone; an error of any of them ends all, with one line."""
@@ -118,8 +119,7 @@ class Member(World):
     """
 
     def __init__(self, launch: Launch, local_rank: int, gpu: int | None, store: dist.Store) -> None:
-        self.rank = launch.first_rank + (local_rank if launch.spawns else 0)
-        self.size, self.local_rank, self.local_size = launch.size, local_rank, launch.local_size
+        self.rank, self.size, self.local_size = launch.rank_of(local_rank), launch.size, launch.local_size
         self.gpu, self.store = gpu, store
         self.control: dist.ProcessGroup | None = None
 
@@ -133,7 +133,7 @@ class Member(World):
         Raises:
             UserError: some did not come in time; names them.
         """
-        rank = launch.first_rank + (local_rank if launch.spawns else 0)
+        rank = launch.rank_of(local_rank)
         timeout = datetime.timedelta(seconds=launch.timeout)
         world = cls(launch, local_rank, gpu, _store(launch, rank, port, timeout))
         world._wait_for_all(launch)
@@ -188,12 +188,10 @@ class Member(World):
         dist.broadcast_object_list(box, src=0, group=self.control)
         return box[0]
 
-    def share_state(self, model: nn.Module, *, parameters: bool) -> None:
+    def share_buffers(self, model: nn.Module) -> None:
         with torch.no_grad():
             for buffer in model.buffers():
                 dist.broadcast(buffer, src=0)
-            for parameter in model.parameters() if parameters else ():
-                dist.broadcast(parameter, src=0)
 
     @contextmanager
     def together(self) -> Iterator[None]:

@@ -16,7 +16,7 @@ from utils.device import autocast
 from utils.distributed import World
 from utils.guard import Guard
 from utils.logs import progress
-from utils.randomness import Stream, generator
+from utils.noise import draw
 
 log = logging.getLogger("dgcmm")
 
@@ -156,8 +156,7 @@ def global_noise(count: int, dim: int, epoch: int, step: int, args: argparse.Nam
     Returns:
         (count / processes, D); image i of the batch belongs to process i modulo their number.
     """
-    source = generator(args.seed, Stream.CODE_NOISE, epoch, step, device=world.device)
-    return torch.randn(count, dim, generator=source, device=world.device)[world.rank :: world.size]
+    return draw(count, dim, args.seed, epoch, step, world.device)[world.rank :: world.size]
 
 
 def mean_losses(position: Position, weights: Any, world: World) -> dict[str, float | None]:
@@ -179,7 +178,7 @@ def start_prior(model: nn.Module, loader: Any, epoch: int, args: argparse.Namesp
     Raises:
         Stopped: by a signal, before anything was changed.
     """
-    world.share_state(model, parameters=False)
+    world.share_buffers(model)
     model.eval()
     loader.batches.set_epoch(epoch)
     classes, dim = model.num_classes, model.z_dim
@@ -216,7 +215,7 @@ def evaluate(model: nn.Module, loader: Any, weights: Any, args: argparse.Namespa
     Raises:
         Stopped: by a signal.
     """
-    world.share_state(model, parameters=False)
+    world.share_buffers(model)
     model.eval()
     scorer = model.scorer(weights)
     parts: list[tuple[np.ndarray, ...]] = []

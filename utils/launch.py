@@ -44,6 +44,10 @@ class Launch:
         """Nodes of the run; a command that is a single process counts as one."""
         return self.size // self.local_size
 
+    def rank_of(self, local_rank: int) -> int:
+        """Rank of the process of this node with that number, which this command is or starts."""
+        return self.first_rank + (local_rank if self.spawns else 0)
+
 
 def plan_launch(args: argparse.Namespace, environ: Mapping[str, str]) -> Launch:
     """What the flags and the environment ask for.
@@ -87,12 +91,16 @@ def _check_url(url: str | None) -> None:
         raise UserError(f"--dist-url {url}: give tcp://HOST:PORT of the first node, or env://")
 
 
-def _check_together(args: argparse.Namespace, launch: Launch) -> None:
-    if args.batch_size % launch.local_size:
+def check_batch_size(args: argparse.Namespace, processes: int) -> None:
+    """Raise a `UserError` if the images of a step cannot be shared evenly by the processes of a node."""
+    if args.batch_size % processes:
         raise UserError(
-            f"--batch-size {args.batch_size} is the node's and cannot be shared by its {launch.local_size} processes: "
-            f"give a multiple of {launch.local_size}"
+            f"--batch-size {args.batch_size} is the node's and cannot be shared by its {processes} processes: give a "
+            f"multiple of {processes}"
         )
+
+
+def _check_together(args: argparse.Namespace, launch: Launch) -> None:
     if launch.size > 1 and args.gpu is not None:
         raise UserError(f"--gpu {args.gpu} is for one process: {launch.size} processes take a GPU each, leave it out")
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR, StepLR
 
-COSINE_FLOOR = 1e-5
+from utils.arguments import COSINE_FLOOR
 
 
 def build_optimizer(model: nn.Module, args: argparse.Namespace) -> SGD:

@@ -120,7 +120,7 @@ def _rank_main(
 ) -> None:
     """One process that `spawn` started; how it failed is left in `folder`."""
     mp._prctl_pr_set_pdeathsig(signal.SIGKILL)  # a parent that is gone can pass no signal on
-    rank = launch.first_rank + index
+    rank = launch.rank_of(index)
     with stopping.handled(repeat_kills=False):
         status, kind, text = run_rank(launch, index, devices[index], port, work, *rest)
     if kind:
@@ -166,8 +166,7 @@ def run_rank(
         _tell(world, str(error))
         return 2, "user", str(error)
     except Stopped as stop:
-        is_main = launch.first_rank + (local_rank if launch.spawns else 0) == 0
-        return stop.status, "stopped", stop.note if is_main else ""
+        return stop.status, "stopped", "" if launch.rank_of(local_rank) else stop.note
     except Exception as error:
         if world is not None and is_connection_error(error):
             return 1, "lost", world.who_is_lost()

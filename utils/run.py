@@ -51,7 +51,7 @@ def finished_result(args: argparse.Namespace, checkpoint: dict[str, Any] | None)
     """The stored result, if a checkpoint is that of a run that has no epoch left to train."""
     if checkpoint is None or getattr(args, "evaluate", False) or not checkpoint["result"]:
         return None
-    if checkpoint["epoch"] < args.epochs:
+    if checkpoint["epoch"] < args.epochs or getattr(args, "start_epoch", None) is not None:
         return None
     log.info("this run is finished; its result:")
     return checkpoint["result"]
@@ -105,7 +105,7 @@ class Run:
         self._keeps_previous = True
 
     def train_steps(self) -> Iterator[int]:
-        """Train the rest of epoch number `self.epoch`; yields where the run may be saved, see `engine.train_steps`."""
+        """Train the rest of epoch number `self.epoch`; yields where the run may be saved, see `engine.take_steps`."""
         raise NotImplementedError
 
     def end_training(self) -> dict[str, float | None]:
@@ -147,8 +147,9 @@ class Run:
                 "differ from those of a run that was not interrupted",
                 *(self.world.size, len(seen)),
             )
-            whole = (sum(seen), tuple(map(sum, zip(*totals, strict=True))))
-            return Position(checkpoint["step"], *whole) if self.world.is_main else Position(checkpoint["step"])
+            sums = tuple(map(sum, zip(*totals, strict=True)))
+            whole = (sum(seen), sums) if self.world.is_main else (0, (0.0,) * len(sums))
+            return Position(checkpoint["step"], *whole)
         return Position(checkpoint["step"], seen[self.world.rank], tuple(totals[self.world.rank]))
 
     def run(self) -> dict[str, Any]:

@@ -69,7 +69,7 @@ class RunFolder:
         Raises:
             UserError: it cannot be written, or another process is at work in it.
         """
-        lock_path = self.file(".lock") if not self.suffix else self.path / f".lock{self.suffix}"
+        lock_path = self.path / f".lock{self.suffix}"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = lock_path.open("a")

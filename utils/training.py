@@ -58,15 +58,18 @@ def find_checkpoint(
         raise UserError(f"{args.resume} comes from an augmentation: it can be evaluated (--evaluate), not trained on")
     require_same_dataset(args, checkpoint)
     flags = MODEL_FLAGS + DATA_FLAGS + SCORING_FLAGS + (() if args.evaluate else TRAINING_FLAGS)
-    adopt(args, given, _for_nodes(checkpoint, nodes), flags, args.resume)
+    stored = checkpoint["args"] if args.evaluate else _for_nodes(checkpoint, nodes, args.resume)
+    adopt(args, given, stored, flags, args.resume)
     return checkpoint
 
 
-def _for_nodes(checkpoint: dict[str, Any], nodes: int) -> dict[str, Any]:
+def _for_nodes(checkpoint: dict[str, Any], nodes: int, source: str) -> dict[str, Any]:
     """The arguments of a checkpoint with the batch size that gives as many images a step on `nodes` nodes."""
     stored = checkpoint["args"]
     total = stored["batch_size"] * checkpoint["nodes"]
-    return stored | {"batch_size": total / nodes if total % nodes else total // nodes}
+    if total % nodes:
+        raise UserError(f"{source} was trained with {total} images a step, which {nodes} nodes cannot share evenly")
+    return stored | {"batch_size": total // nodes}
 
 
 def require_same_dataset(args: argparse.Namespace, checkpoint: dict[str, Any]) -> None:
@@ -184,7 +187,7 @@ def parallel(model: nn.Module, weights: Any, world: World) -> nn.Module:
     """The model as it is trained under `weights`: parts without a loss term ask for no gradient.
 
     Nobody waits for a gradient that never comes, so no search for unused parameters is needed; batch-norm statistics
-    are not exchanged in each step, the main process's are shared before they are used (`World.share_state`).
+    are not exchanged in each step, the main process's are shared before they are used (`World.share_buffers`).
 
     Args:
         weights: of the loss terms; a weight of 0 switches a part off.
