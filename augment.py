@@ -17,8 +17,9 @@ from typing import Any
 
 from datasets.names import DATASETS
 from models.names import ARCHITECTURES, feature_dim
-from utils.arguments import augment_parser, common_parser, complete, parse
+from utils.arguments import augment_parser, common_parser
 from utils.errors import run_script
+from utils.flags import complete, parse
 
 log = logging.getLogger("dgcmm")
 

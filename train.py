@@ -24,8 +24,9 @@ from typing import Any
 
 from datasets.names import DATASETS
 from models.names import ARCHITECTURES, feature_dim
-from utils.arguments import check_training, common_parser, complete, follow, parse, train_parser
+from utils.arguments import common_parser, train_parser
 from utils.errors import run_script
+from utils.flags import check_training, complete, follow, parse
 from utils.launch import Launch, check_batch_size, plan_launch
 
 log = logging.getLogger("dgcmm")

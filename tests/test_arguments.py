@@ -11,8 +11,7 @@ from conftest import ROOT
 import augment
 import augment_ftl
 import train
-from utils.arguments import adopt, complete, parse
-from utils.errors import UserError
+from utils.flags import parse
 
 COMMON = [
     "--help",
@@ -140,7 +139,6 @@ def test_every_flag_is_read(name):
     module, _ = SCRIPTS[name]
     sources = [*ROOT.glob("*.py"), *(p for d in ("utils", "models", "datasets") for p in (ROOT / d).glob("*.py"))]
     code = "\n".join(path.read_text() for path in sources if path.name != "arguments.py")
-    code += "\n".join(re.findall(r"def complete.*", (ROOT / "utils/arguments.py").read_text(), re.DOTALL))
     named = r'"(new_size|crop_size|subset_seed|val_fraction|dummy)"'
     read = set(re.findall(r"args\.(\w+)", code)) | set(re.findall(named, code))
     assert {action.dest for action in actions(module)} - {"help"} <= read
@@ -194,42 +192,3 @@ def test_value_of_augment_ftl_out_of_range_is_refused(flag, script):
 def test_milestones_with_commas_or_blanks(text, epochs):
     args, _ = parse(train.build_parser(), ["Digits_LT", "--milestones", *text])
     assert args.milestones == epochs
-
-
-def completed(*argv: str) -> argparse.Namespace:
-    args, _ = parse(train.build_parser(), ["Digits_LT", *argv])
-    complete(args, 512)
-    return args
-
-
-def test_dimensions_default_to_the_encoder():
-    args = completed()
-    assert (args.h_dim, args.z_dim, args.step_size) == (512, 512, 30)
-
-
-@pytest.mark.parametrize(
-    ("argv", "word"),
-    [
-        (["--h-dim=100"], "--h-dim 100"),
-        (["--crop-size=300"], "--crop-size 300"),
-        (["--cache-size=255"], "--cache-size 255 is smaller than --new-size 256"),
-        (["--lr-step=3", "--T-max=4"], "--lr-step and --T-max"),
-        (["--milestones=3", "--step-size=4"], "--milestones and --step-size"),
-    ],
-)
-def test_flags_that_contradict_each_other(argv, word):
-    with pytest.raises(UserError, match=word):
-        completed(*argv)
-
-
-def test_adopt_takes_what_was_not_given_and_refuses_what_differs():
-    args = argparse.Namespace(lr=1.0, momentum=0.9, seed=3)
-    adopt(args, {"seed"}, {"lr": 2.0, "seed": 3}, ("lr", "momentum", "seed"), "there")
-    assert args == argparse.Namespace(lr=2.0, momentum=0.9, seed=3)
-    args.epochs = 9
-    adopt(args, {"epochs"}, {"epochs": 5}, ("epochs",), "there")
-    assert args.epochs == 9
-    adopt(args, set(), {"epochs": 5}, ("epochs",), "there")
-    assert args.epochs == 5
-    with pytest.raises(UserError, match="--lr is 2.0 here but 5.0 in there"):
-        adopt(args, {"lr"}, {"lr": 5.0}, ("lr",), "there")

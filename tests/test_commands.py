@@ -13,8 +13,8 @@ import torchvision
 from conftest import ROOT, SMALL_MODEL
 
 from datasets.names import DATASETS
-from utils.arguments import complete, parse
 from utils.checkpoint import load_checkpoint
+from utils.flags import complete, parse
 from utils.metrics import NAMES
 
 DOCUMENTS = [

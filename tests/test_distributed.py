@@ -19,11 +19,11 @@ import train
 from datasets.loading import BatchLoader, EvaluationBatches, TrainBatches
 from scripts.compare_runs import differences
 from utils import distributed
-from utils.arguments import parse
 from utils.checkpoint import load_checkpoint
 from utils.distributed import World
 from utils.engine import evaluate, start_prior, to_device
 from utils.errors import LostRank, UserError
+from utils.flags import parse
 from utils.launch import Launch
 from utils.optimisation import build_optimizer
 from utils.processes import spawn

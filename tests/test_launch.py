@@ -8,8 +8,8 @@ import torch
 
 import train
 from utils import device
-from utils.arguments import follow, parse
 from utils.errors import UserError
+from utils.flags import parse
 from utils.launch import Launch, check_batch_size, plan_launch
 
 TORCHRUN = {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}
@@ -84,17 +84,6 @@ def test_batch_is_shared_evenly_or_not_at_all():
         check_batch_size(args, processes)
     with pytest.raises(UserError, match="--batch-size 6 .*: give a multiple of 4"):
         check_batch_size(args, 4)
-
-
-def test_ranks_follow_the_main_one_but_in_what_is_their_own():
-    mine, _ = parse(train.build_parser(), ["Digits_LT", "--datadir=mine", "--workers=1"])
-    main, _ = parse(train.build_parser(), ["Digits_LT", "--datadir=theirs"])
-    resolved, _ = parse(train.build_parser(), ["Digits_LT", "--datadir=theirs", "--lr=0.5"])
-    follow(mine, main, resolved, 1)
-    assert (mine.datadir, mine.workers, mine.lr) == ("mine", 1, 0.5)
-    other, _ = parse(train.build_parser(), ["Digits_LT", "--momentum=0.5"])
-    with pytest.raises(UserError, match=r"--momentum is 0.5 for rank 3 but 0.9 for rank 0"):
-        follow(other, main, resolved, 3)
 
 
 def cuda(monkeypatch, free_gib):

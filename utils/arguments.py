@@ -1,28 +1,12 @@
-"""The command lines: shared parsers, value types, and which flags describe a trained model.
+"""The command lines: shared parsers and value types.
 
 Defaults stand here and nowhere else. Nothing here imports torch.
 """
 
 import argparse
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from typing import Any
-
-from utils.errors import UserError
-
-# what a checkpoint fixes for whoever uses it: not given on the command line, they come from the checkpoint
-MODEL_FLAGS = ("arch", "h_dim", "z_dim", "crop_size", "generative", "gmm_assign")
-DATA_FLAGS = ("new_size", "subset_seed", "val_fraction", "dummy", "cache_size", "bad_images")
-SCORING_FLAGS = ("weight_cls", "weight_reconst", "weight_gmm")
-# what else alters the numbers of a training run, or of a re-training
-OPTIMISER_FLAGS = (
-    *("epochs", "batch_size", "lr", "momentum", "wd", "clip_grad", "seed", "max_steps", "amp"),
-    *("lr_step", "milestones", "T_max", "gamma", "step_size"),
-)
-TRAINING_FLAGS = (*OPTIMISER_FLAGS, "prior_lr", "warmup_epochs", "warmup_threshold", "sync_bn", "compile")
-COSINE_FLOOR = 1e-5  # learning rate that `--T-max` leads down to
-# what each node may say in its own way
-LOCAL_FLAGS = ("datadir", "logdir", "workers", "gpu", "quiet", "rank", "dist_url", "overwrite", "resume")
 
 
 def number(
@@ -310,106 +294,3 @@ def augment_parser(common: argparse.ArgumentParser, **kwargs: Any) -> argparse.A
 
 def _parser(common: argparse.ArgumentParser, **kwargs: Any) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(parents=[common], formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
-
-
-def follow(args: argparse.Namespace, main: argparse.Namespace, resolved: argparse.Namespace, rank: int) -> None:
-    """Make this process's arguments those of the main process, but for what is each node's own affair.
-
-    Args:
-        args: this process's, as parsed; changed.
-        main: the main process's, as parsed.
-        resolved: the same, after a checkpoint has contributed to them.
-        rank: this process, for the message.
-
-    Raises:
-        UserError: this process was started with other arguments; names the first flag and both values.
-    """
-    for name, value in vars(main).items():
-        if name in LOCAL_FLAGS:
-            continue
-        if getattr(args, name) != value:
-            flag = "--" + name.replace("_", "-")
-            raise UserError(
-                f"{flag} is {getattr(args, name)} for rank {rank} but {value} for rank 0: give the same flags"
-            )
-        setattr(args, name, getattr(resolved, name))
-
-
-_UNSET = object()
-
-
-def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> tuple[argparse.Namespace, set[str]]:
-    """Parse a command line.
-
-    Returns:
-        The arguments, and the names of those that the user gave: only they can contradict a checkpoint.
-    """
-    defaults = {action.dest: action.default for action in parser._actions if action.dest != "help"}
-    args = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(defaults, _UNSET)))
-    given = {name for name, value in vars(args).items() if value is not _UNSET}
-    for name in defaults.keys() - given:
-        setattr(args, name, defaults[name])
-    return args, given
-
-
-def adopt(args: argparse.Namespace, given: set[str], stored: dict[str, Any], names: Sequence[str], source: str) -> None:
-    """Take `names` from a checkpoint's arguments, for those that were not given on the command line.
-
-    A run may be given more `--epochs` than it was started with.
-
-    Raises:
-        UserError: another one was given and differs; names the flag and both values.
-    """
-    for name in names:
-        if name not in stored:
-            continue
-        if name == "epochs" and name in given:
-            continue
-        if name in given and getattr(args, name) != stored[name]:
-            flag = "--" + name.replace("_", "-")
-            raise UserError(
-                f"{flag} is {getattr(args, name)} here but {stored[name]} in {source}: leave {flag} out, or name "
-                "another checkpoint"
-            )
-        setattr(args, name, stored[name])
-
-
-def complete(args: argparse.Namespace, feature_dim: int) -> None:
-    """Check what concerns several flags at once, and fill in what one leaves to another.
-
-    Raises:
-        UserError: flags contradict each other.
-    """
-    if args.h_dim not in (None, feature_dim):
-        raise UserError(f"--h-dim {args.h_dim}: the encoder of {args.arch} gives {feature_dim}; leave --h-dim out")
-    args.h_dim = feature_dim
-    args.z_dim = args.z_dim or feature_dim
-    if args.crop_size > args.new_size:
-        raise UserError(f"--crop-size {args.crop_size} is larger than --new-size {args.new_size}: no such crop exists")
-    if 0 < args.cache_size < args.new_size:
-        raise UserError(
-            f"--cache-size {args.cache_size} is smaller than --new-size {args.new_size}, to which images would be "
-            "enlarged again: give the cache at least that"
-        )
-    schedules = [flag for flag in ("lr_step", "milestones", "T_max", "step_size") if getattr(args, flag) is not None]
-    if len(schedules) > 1:
-        flags = " and ".join("--" + flag.replace("_", "-") for flag in schedules)
-        raise UserError(f"{flags} are two schedules: give one")
-    if not schedules:
-        args.step_size = 30
-    if args.T_max is not None and args.lr < COSINE_FLOOR:
-        raise UserError(f"--lr {args.lr:g} is below {COSINE_FLOOR:g}, where the cosine of --T-max ends: it would rise")
-
-
-def check_training(args: argparse.Namespace) -> None:
-    """Raise a `UserError` where the flags leave nothing to train or to evaluate."""
-    if args.evaluate and not args.resume:
-        raise UserError("--evaluate needs --resume: name the checkpoint to measure")
-    if not (args.weight_cls or args.weight_reconst or args.weight_gmm):
-        raise UserError("--weight-cls, --weight-reconst and --weight-gmm are all 0: nothing would be trained")
-    if args.warmup_epochs and not args.weight_cls:
-        raise UserError("--warmup-epochs trains the cross-entropy alone, which --weight-cls 0 switches off")
-    if args.warmup_threshold is not None and not args.warmup_epochs:
-        raise UserError("--warmup-threshold ends a warm-up: give --warmup-epochs too")
-    if args.start_epoch is not None and args.start_epoch >= args.epochs:
-        raise UserError(f"--start-epoch {args.start_epoch}: only {args.epochs} epochs are to be run (--epochs)")

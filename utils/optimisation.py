@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR, StepLR
 
-from utils.arguments import COSINE_FLOOR
+from utils.flags import COSINE_FLOOR
 
 
 def build_optimizer(model: nn.Module, args: argparse.Namespace) -> SGD:

@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from utils.arguments import DATA_FLAGS, MODEL_FLAGS, OPTIMISER_FLAGS, SCORING_FLAGS, adopt
 from utils.checkpoint import load_checkpoint, load_latest, read_verified, save_checkpoint
 from utils.device import autocast
 from utils.distributed import World
 from utils.engine import Pass, Predictions, take_steps, to_device
 from utils.errors import UserError
+from utils.flags import DATA_FLAGS, MODEL_FLAGS, OPTIMISER_FLAGS, SCORING_FLAGS, adopt
 from utils.logs import progress
 from utils.measurement import Measurement
 from utils.noise import ahead, draw

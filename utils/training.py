@@ -10,12 +10,12 @@ from typing import Any
 from torch import nn
 from torch.amp import GradScaler
 
-from utils.arguments import DATA_FLAGS, MODEL_FLAGS, SCORING_FLAGS, TRAINING_FLAGS, adopt
 from utils.board import Board
 from utils.checkpoint import load_checkpoint, load_latest
 from utils.distributed import World
 from utils.engine import Position, count_steps, evaluate, forward_passes, mean_losses, start_prior, take_steps
 from utils.errors import UserError
+from utils.flags import DATA_FLAGS, MODEL_FLAGS, SCORING_FLAGS, TRAINING_FLAGS, adopt
 from utils.measurement import Measurement
 from utils.optimisation import build_optimizer
 from utils.run import Run
