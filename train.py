@@ -125,8 +125,7 @@ def work(world: Any, args: argparse.Namespace, given: set[str]) -> None:
 def resolve(args: argparse.Namespace, given: set[str], folder: Any, world: Any) -> dict[str, Any] | None:
     """The checkpoint to continue or to measure, if any; `args` are complete and checked after it.
 
-    Args:
-        world: the processes, as a `World` or still a `Launch`.
+    `world` may be a `Launch` that has not begun.
     """
     from utils.training import find_checkpoint
 
@@ -226,13 +225,10 @@ def train(world: Any, args: argparse.Namespace, checkpoint: dict[str, Any] | Non
 
 def evaluate_only(world: Any, args: argparse.Namespace, checkpoint: dict[str, Any], folder: Any) -> dict[str, Any]:
     """Measure a checkpoint on the test set; writes the *_eval files and returns the result."""
-    import time
-
     from models.dgcmm import LossWeights
     from utils.checkpoint import load_model_state
-    from utils.engine import evaluate
     from utils.logs import share_warnings
-    from utils.measurement import Measurement
+    from utils.training import measure_checkpoint
 
     with world.together():
         model, splits, loader = build(world, args, pretrained=False)
@@ -240,19 +236,9 @@ def evaluate_only(world: Any, args: argparse.Namespace, checkpoint: dict[str, An
         if world.is_main:
             folder.open(overwrite=True)
     share_warnings(world)
-    started = time.perf_counter()
     weights = LossWeights(args.weight_cls, args.weight_reconst, args.weight_gmm)
     with folder:
-        predictions = evaluate(model, loader(splits.test, False), weights, args, world)
-        if predictions is None:
-            return {}
-        folder.write_args(args, {"test": splits.test.fingerprint()}, processes=world.size)
-        measurement = Measurement.of(predictions, splits.test, checkpoint["class_counts"])
-        measurement.write(folder, checkpoint["epoch"], "test")
-        result = {"epoch": checkpoint["epoch"], "split": "test", **measurement.numbers}
-        result["time"] = time.perf_counter() - started
-        folder.write_rows("metrics.csv", [result])
-    return result
+        return measure_checkpoint(model, loader(splits.test, False), weights, checkpoint, args, folder, world)
 
 
 if __name__ == "__main__":

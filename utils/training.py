@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -204,6 +205,37 @@ def parallel(model: nn.Module, weights: Any, world: World) -> nn.Module:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*broadcast_buffers.*")  # renamed in the newest versions only
         return nn.parallel.DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
+
+
+def measure_checkpoint(
+    model: nn.Module,
+    loader: Any,
+    weights: Any,
+    checkpoint: dict[str, Any],
+    args: argparse.Namespace,
+    folder: RunFolder,
+    world: World,
+) -> dict[str, Any]:
+    """Measure a model on the test set, whose batches `loader` gives, and write the results to `folder`.
+
+    Args:
+        weights: of the loss terms, by which a generative model scores candidate labels.
+        checkpoint: that the model came from.
+
+    Returns:
+        The result in the main process, an empty one in the others.
+    """
+    started = time.perf_counter()
+    predictions = evaluate(model, loader, weights, args, world)
+    if predictions is None:
+        return {}
+    folder.write_args(args, {"test": loader.dataset.fingerprint()}, processes=world.size)
+    measurement = Measurement.of(predictions, loader.dataset, checkpoint["class_counts"])
+    measurement.write(folder, checkpoint["epoch"], "test")
+    result = {"epoch": checkpoint["epoch"], "split": "test", **measurement.numbers}
+    result["time"] = time.perf_counter() - started
+    folder.write_rows("metrics.csv", [result])
+    return result
 
 
 def log_facts(world: Any, args: argparse.Namespace, run: Any, splits: Any) -> None:
