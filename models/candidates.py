@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from models.decoder import CHANNELS, START_SIZE, ClassConditionalBatchNorm2d, VAE3Decoder
 
 # pairs at a time: what the decoder makes of them stays in a CPU's cache, while a GPU wants more work at a time
-PAIRS, PAIRS_ON_GPU = 60, 1920
+DECODER_PAIRS, DECODER_PAIRS_ON_GPU = 60, 1920
 
 # even or odd row and column, in an order in which what a neighbour reaches is side by side
 PHASES = ((0, 0), (0, 1), (1, 1), (1, 0))
@@ -63,14 +63,14 @@ class CandidateErrors:
         """The error's mean over pixels and channels: mu without a label (B,D), images (B,1 or 3,S,S) -> (B,K)."""
         base = _channels_last(F.linear(mu, *self.first))
         targets = self.basis.T @ images @ self.basis  # (B,1 or 3,M,M)
-        beyond = (images - self.basis @ targets @ self.basis.T).square().sum(dim=(2, 3)).mean(dim=1)
-        errors = beyond.new_empty(len(images), len(self.rows))
-        for part in blocks(*errors.shape, PAIRS if images.device.type == "cpu" else PAIRS_ON_GPU):
+        unreached = (images - self.basis @ targets @ self.basis.T).square().sum(dim=(2, 3)).mean(dim=1)
+        errors = unreached.new_empty(len(images), len(self.rows))
+        for part in blocks(*errors.shape, DECODER_PAIRS if images.device.type == "cpu" else DECODER_PAIRS_ON_GPU):
             some, labels = part
             maps = self._decode((base[some, None] + self.rows[labels]).relu_(), labels)
             rebuilt = self.grid @ torch.sigmoid(maps) @ self.grid.T  # (b,k,3,M,M) of b images and k labels
             errors[part] = rebuilt.sub_(targets[some, None]).square_().sum(dim=(3, 4)).mean(dim=2)
-        return (errors + beyond[:, None]) / images[0, 0].numel()
+        return (errors + unreached[:, None]) / images[0, 0].numel()
 
     def _decode(self, start: Tensor, labels: slice) -> Tensor:
         """The decoder from behind its first layer to before its sigmoid.

@@ -21,7 +21,7 @@ PAIRS = 1024  # of image and label at a time, which bounds the memory to about 1
 
 
 class Scorer:
-    """Scores and class probabilities by a model in evaluation.
+    """Class probabilities by a model in evaluation, and what they are made of.
 
     A plain model's probabilities are those of the classifier at mu. With `generative` they are a softmax over c of
     -(weights.cls CE(c) + weights.reconst MSE_c + weights.gmm L_gmm,c) at mu(x,c), for each candidate label c. The
@@ -38,7 +38,7 @@ class Scorer:
     def __init__(self, model: "DGCMM", weights: "LossWeights") -> None:
         self.model, self.weights = model, weights
 
-    def scores(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def evidence(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """What a label is judged by: images (B,1 or 3,S,S) in [0,1] -> h (B,H), and the fixed part (B,K).
 
         The fixed part is what the classifier does not decide: zeros for a plain model, with `generative`
@@ -56,7 +56,7 @@ class Scorer:
         return features, fixed
 
     def probabilities(self, features: Tensor, fixed: Tensor) -> Tensor:
-        """Class probabilities from what `scores` gave: (B,H), (B,K) -> (B,K), float32 or wider."""
+        """Class probabilities from what `evidence` gave: (B,H), (B,K) -> (B,K), float32 or wider."""
         with torch.autocast(features.device.type, enabled=False):
             logits = self.model.classifier(_without_label(self.model.mu_head, features))
             if not self.model.generative:

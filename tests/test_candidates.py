@@ -34,7 +34,7 @@ def assert_exact(model: DGCMM, features: Tensor, images: Tensor) -> Tensor:
 @pytest.mark.parametrize("size", [20, 41, 64])  # smaller than what the decoder draws, as large, larger
 @torch.inference_mode()
 def test_squared_errors(size, channels, pairs, monkeypatch):
-    monkeypatch.setattr(candidates, "PAIRS", pairs)
+    monkeypatch.setattr(candidates, "DECODER_PAIRS", pairs)
     assert_exact(trained_like(size), torch.randn(B, H), torch.rand(B, channels, size, size))
 
 

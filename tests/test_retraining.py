@@ -45,7 +45,7 @@ def test_extracted_codes_are_those_of_each_image_in_order(generative, labelled):
     targets = torch.arange(11) % 3
     with torch.no_grad():
         features = model.features(images)
-        pair = model.posterior(features, targets) if labelled else model.scorer(WEIGHTS).scores(images)
+        pair = model.posterior(features, targets) if labelled else model.scorer(WEIGHTS).evidence(images)
     names = ("mu", "log_var") if labelled else ("features", "fixed")
     assert list(codes) == ["targets", *names]
     assert torch.equal(codes["targets"], targets)

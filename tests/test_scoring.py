@@ -35,7 +35,7 @@ def images() -> Tensor:
 
 def probabilities(model: DGCMM, images: Tensor, weights: LossWeights = ALL) -> Tensor:
     scorer = model.scorer(weights)
-    return scorer.probabilities(*scorer.scores(images))
+    return scorer.probabilities(*scorer.evidence(images))
 
 
 def terms_of(model: DGCMM, features: Tensor, images: Tensor) -> LossWeights:
@@ -59,7 +59,7 @@ def terms_of(model: DGCMM, features: Tensor, images: Tensor) -> LossWeights:
 def test_each_term_equals_its_definition(model, images, term, pairs, monkeypatch):
     monkeypatch.setattr(scoring, "PAIRS", pairs)
     scorer = model.scorer(LossWeights(0.0, 0.0, 0.0)._replace(**{term: 1.0}))
-    features, fixed = scorer.scores(images)
+    features, fixed = scorer.evidence(images)
     expected = getattr(terms_of(model, features, images), term)
     if term == "cls":
         assert not fixed.any()
@@ -99,13 +99,13 @@ def test_encoder_runs_once_per_image(model, images):
 def test_one_scorer_serves_many_batches(model, images):
     scorer, others = model.scorer(ALL), torch.rand(2 * B, 1, S, S)
     for batch in (images, others, images):
-        assert torch.equal(scorer.probabilities(*scorer.scores(batch)), probabilities(model, batch))
+        assert torch.equal(scorer.probabilities(*scorer.evidence(batch)), probabilities(model, batch))
 
 
 @MODELS
 @torch.no_grad()
 def test_retrained_classifier_needs_no_new_scores(model, images):
-    stored, before = model.scorer(ALL).scores(images), probabilities(model, images)
+    stored, before = model.scorer(ALL).evidence(images), probabilities(model, images)
     model.classifier.weight.mul_(-1)
     found = model.scorer(ALL).probabilities(*stored)
     torch.testing.assert_close(found, probabilities(model, images))
@@ -118,7 +118,7 @@ def test_float32_under_bf16(model, images):
     weights = ALL._replace(reconst=0.0)  # the decoder may round
     with torch.autocast("cpu", dtype=torch.bfloat16):
         scorer = model.scorer(weights)
-        features, fixed = scorer.scores(images)
+        features, fixed = scorer.evidence(images)
         found = scorer.probabilities(features, fixed)
     assert {value.dtype for value in (features, fixed, found)} == {torch.float32}
     model.features = lambda _images: features

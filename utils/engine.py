@@ -229,7 +229,7 @@ def evaluate(model: nn.Module, loader: Any, weights: Any, args: argparse.Namespa
             images, labels, indices = batch
             images = to_device(images, world.device)
             with autocast(world.device, args.amp):
-                features, fixed = scorer.scores(images)
+                features, fixed = scorer.evidence(images)
             probabilities = scorer.probabilities(features, fixed)
             mu, _ = model.posterior(features, probabilities.argmax(dim=1))
             components = model.prior.log_responsibilities(mu).argmax(dim=1)

@@ -122,7 +122,7 @@ def extract(
 
     Returns:
         'targets' (N,) and 'mu', 'log_var' (N,D); for unlabelled images of a generative model, whose code depends on
-        the candidate label, instead 'features' (N,H) and 'fixed' (N,K), see `Scorer.scores`.
+        the candidate label, instead 'features' (N,H) and 'fixed' (N,K), see `Scorer.evidence`.
     """
     model.eval()
     scorer = model.scorer(weights)
@@ -134,7 +134,7 @@ def extract(
         for images, labels, _ in loader:
             images, labels = to_device(images, world.device), labels.to(world.device)
             with autocast(world.device, args.amp):
-                pair = model.posterior(model.features(images), labels) if by_label else scorer.scores(images)
+                pair = model.posterior(model.features(images), labels) if by_label else scorer.evidence(images)
             for name, rows in zip(names, (labels, *pair), strict=True):
                 if name not in codes:
                     codes[name] = _empty(len(loader.dataset), rows)

@@ -67,4 +67,4 @@ def _encoder(model: DGCMM, images: torch.Tensor) -> Callable[[], object]:
 
 def _scores(model: DGCMM, images: torch.Tensor) -> Callable[[], object]:
     scorer = model.scorer(WEIGHTS)
-    return lambda: scorer.probabilities(*scorer.scores(images))
+    return lambda: scorer.probabilities(*scorer.evidence(images))
