@@ -11,7 +11,7 @@ from utils.distributed import World
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"ENCODER": "resnet18", "SIDE": 32, "BATCH": 4, "VOTES": 3}.items():
+    for name, value in {"ARCH": "resnet18_vae3", "SIDE": 32, "BATCH": 4, "VOTES": 3}.items():
         monkeypatch.setattr(benchmark, name, value)
 
 

@@ -18,8 +18,6 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     values = {"COMPONENTS": (2, 4), "CODES": (40, 80), "DIMS": (4, 8), "CLASSES": 2, "BATCH": 6, "STEPS": 2}
     for name, value in values.items():
         monkeypatch.setattr(scale, name, value)
-    for name in ("DIM", "ARCH"):
-        monkeypatch.setattr(retraining, name, getattr(retraining, name))  # put back at the end
     monkeypatch.setattr(retraining, "BATCH", 10)
     monkeypatch.setattr(retraining, "IMAGE_SIZE", 32)
     monkeypatch.setattr(scale, "peak_of", lambda call, *arguments: call(*arguments) or 1_000_000)

@@ -11,19 +11,16 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-import torchvision
 
 from datasets.base import ArrayDataset
 from datasets.loading import BatchLoader, EvaluationBatches
 from models.dgcmm import DGCMM, LossWeights
 from scripts.benchmarks.images import images_in_memory
+from scripts.benchmarks.step import bare_step
 from scripts.benchmarks.timing import Ratio, interleave
-from utils.device import autocast
 from utils.distributed import World
 from utils.engine import evaluate
 from utils.launch import Launch
@@ -31,7 +28,7 @@ from utils.processes import spawn
 from utils.threads import threads
 
 PROCESSES, BATCH, CLASSES, VOTES = 2, 16, 15, 500
-ENCODER, SIDE = "resnet50", 224
+ARCH, SIDE = "resnet50_vae3", 224
 TARGETS = {"evaluation": 1.7, "vote": 0.01}
 WEIGHTS = LossWeights(10.0, 0.1, 0.001)
 
@@ -54,12 +51,13 @@ def measure(options: argparse.Namespace) -> list[Ratio]:
         path = Path(folder) / "seconds.json"
         spawn(work, launch, [None] * PROCESSES, str(path), options.distributed_images, options.repeats)
         seconds = json.loads(path.read_text())
-    step = interleave({"step": _training_step()}, min(options.repeats, 3))["step"]
+    bare = bare_step(ARCH, BATCH, SIDE, "bf16", torch.channels_last, torch.device("cpu"))
+    step = interleave({"step": bare}, min(options.repeats, 3))["step"]
     rates = [options.distributed_images / seconds[name] for name in ("together", "alone")]
     return [
         Ratio(
             "distributed: evaluation, 2 processes / 1",
-            f"{rates[0]:.1f} and {rates[1]:.1f} images/s, {ENCODER}, a thread each",
+            f"{rates[0]:.1f} and {rates[1]:.1f} images/s, {ARCH}, a thread each",
             *(rates[0] / rates[1], TARGETS["evaluation"], True),
         ),
         Ratio(
@@ -73,7 +71,7 @@ def measure(options: argparse.Namespace) -> list[Ratio]:
 def work(world: World, path: str, images: int, repeats: int) -> None:
     """What each process does; the main one writes median seconds of each thing to `path`."""
     args = argparse.Namespace(amp="off", quiet=True, max_steps=None)
-    model, data = DGCMM(f"{ENCODER}_vae3", CLASSES, 2048, SIDE), images_in_memory(images, SIDE, CLASSES)
+    model, data = DGCMM(ARCH, CLASSES, 2048, SIDE), images_in_memory(images, SIDE, CLASSES)
     taken: dict[str, list[float]] = {"alone": [], "together": [], "vote": []}
     with threads(1):
         for _ in range(repeats + 1):
@@ -97,21 +95,3 @@ def _evaluation(model: DGCMM, data: ArrayDataset, args: argparse.Namespace, worl
     started = time.perf_counter()
     evaluate(model, loader, WEIGHTS, args, world)
     return time.perf_counter() - started
-
-
-def _training_step() -> Callable[[], None]:
-    device = torch.device("cpu")
-    resnet = torchvision.models.get_model(ENCODER, weights=None, num_classes=CLASSES)
-    resnet = resnet.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(resnet.parameters(), 1e-3, momentum=0.9)
-    batch = torch.randn(BATCH, 3, SIDE, SIDE).to(memory_format=torch.channels_last)
-    labels = torch.arange(BATCH) % CLASSES
-
-    def step() -> None:
-        with autocast(device, "bf16"):
-            loss = F.cross_entropy(resnet(batch), labels)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-
-    return step

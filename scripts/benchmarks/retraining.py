@@ -86,24 +86,27 @@ def measure(options: argparse.Namespace) -> list[Ratio]:
     ]
 
 
-def make_codes(counts: Sequence[int], device: torch.device) -> dict[str, Tensor]:
-    """'mu', 'sigma' (N,D) and 'targets' (N,) of so many codes of each class, in mixed order."""
+def make_codes(counts: Sequence[int], device: torch.device, dim: int | None = None) -> dict[str, Tensor]:
+    """'mu', 'sigma' (N,D) and 'targets' (N,) of so many codes of each class, in mixed order; D = DIM by default."""
+    dim = dim or DIM
     source = torch.Generator(device).manual_seed(0)
     targets = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
     targets = targets[torch.randperm(len(targets), generator=torch.Generator().manual_seed(0))].to(device)
-    mu = torch.randn(len(targets), DIM, generator=source, device=device)
-    sigma = torch.rand(len(targets), DIM, generator=source, device=device)
+    mu = torch.randn(len(targets), dim, generator=source, device=device)
+    sigma = torch.rand(len(targets), dim, generator=source, device=device)
     return {"mu": mu, "sigma": sigma, "targets": targets}
 
 
-def make_run(case: int, codes: dict[str, Tensor], classes: int, steps: int, world: World) -> RetrainingRun:
-    """A re-training by Case 1 or 2 whose epochs have so many steps."""
+def make_run(
+    case: int, codes: dict[str, Tensor], classes: int, steps: int, world: World, arch: str | None = None
+) -> RetrainingRun:
+    """A re-training by Case 1 or 2 whose epochs have so many steps, of a model that is ARCH by default."""
     sampler_class = {1: FeatureTransferSampler, 2: PosteriorSampler}[case]
     args = argparse.Namespace(
         **{"lr": 1e-2, "momentum": 0.9, "wd": 1e-4, "clip_grad": None, "seed": 0, "max_steps": steps},
         **{"batch_size": BATCH, "print_freq": 100, "save_every": 0, "quiet": True},
     )
-    model = DGCMM(ARCH, classes, DIM, IMAGE_SIZE).to(world.device)
+    model = DGCMM(arch or ARCH, classes, codes["mu"].shape[1], IMAGE_SIZE).to(world.device)
     sampler = sampler_class(codes["mu"], codes["sigma"], codes["targets"], classes, args.seed)
     about = {"class_counts": torch.bincount(codes["targets"].cpu(), minlength=classes).tolist()}
     return RetrainingRun(
@@ -160,7 +163,7 @@ def _release(codes: dict[str, Tensor], steps: int, device: torch.device) -> Call
 
 def _classifier(codes: dict[str, Tensor]) -> Callable[[Tensor, Tensor], None]:
     """A step of a linear classifier on (codes, labels)."""
-    classifier = nn.Linear(DIM, int(codes["targets"].max()) + 1, device=codes["mu"].device)
+    classifier = nn.Linear(codes["mu"].shape[1], int(codes["targets"].max()) + 1, device=codes["mu"].device)
     optimizer = torch.optim.SGD(classifier.parameters(), 1e-2, momentum=0.9, weight_decay=1e-4)
 
     def step(batch: Tensor, labels: Tensor) -> None:

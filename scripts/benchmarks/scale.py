@@ -11,18 +11,17 @@ nothing else run meanwhile.
 
 import argparse
 import json
-import statistics
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from models.prior import GaussianMixturePrior
 from scripts.benchmark import measured_on
 from scripts.benchmarks import retraining
 from scripts.benchmarks.memory import peak_of
+from scripts.benchmarks.mixture import term
+from scripts.benchmarks.timing import interleave
 from utils.distributed import World
 from utils.engine import Position
 
@@ -64,27 +63,13 @@ def sizes(most_bytes: float) -> Iterable[tuple[int, int]]:
 
 def mixture_point(components: int, repeats: int) -> Point:
     """Time and memory of the mixture term with its backward pass; its inputs are not counted as memory."""
-    step = mixture_step(components)
-    return shown({"components": components, "seconds": seconds(step, repeats), "bytes": peak_of(mixture, components)})
-
-
-def mixture_step(components: int) -> Callable[[], None]:
-    """A call computes the term and its gradients."""
-    torch.manual_seed(0)
-    prior = GaussianMixturePrior(components, max(DIMS))
-    mu, log_var, codes = (torch.randn(BATCH, max(DIMS), requires_grad=True) for _ in range(3))
-
-    def step() -> None:
-        prior.zero_grad()
-        mu.grad = log_var.grad = codes.grad = None
-        prior.mixture_term(mu, log_var, codes).mean().backward()
-
-    return step
+    call = term(components, BATCH, max(DIMS))
+    return shown({"components": components, "seconds": seconds(call, repeats), "bytes": peak_of(mixture, components)})
 
 
 def mixture(components: int) -> None:
     """One such step, in a process of its own; the components themselves are part of its memory."""
-    mixture_step(components)()
+    term(components, BATCH, max(DIMS))()
 
 
 def codes_point(count: int, dim: int, repeats: int) -> Point:
@@ -99,10 +84,8 @@ def codes_point(count: int, dim: int, repeats: int) -> Point:
 
 def prepare(count: int, dim: int) -> Any:
     """A re-training on codes of CLASSES classes of one size."""
-    retraining.DIM, retraining.ARCH = dim, "resnet18_vae3"
-    counts = [count // CLASSES] * CLASSES
-    codes = retraining.make_codes(counts, torch.device("cpu"))
-    return retraining.make_run(2, codes, CLASSES, STEPS, World())
+    codes = retraining.make_codes([count // CLASSES] * CLASSES, torch.device("cpu"), dim)
+    return retraining.make_run(2, codes, CLASSES, STEPS, World(), "resnet18_vae3")
 
 
 def take(run: Any) -> None:
@@ -116,14 +99,9 @@ def retrain(count: int, dim: int) -> None:
     take(prepare(count, dim))
 
 
-def seconds(call: Callable[[], None], repeats: int) -> float:
-    """Median seconds of a call; the first does not count."""
-    taken = []
-    for _ in range(repeats + 1):
-        started = time.perf_counter()
-        call()
-        taken.append(time.perf_counter() - started)
-    return statistics.median(taken[1:])
+def seconds(call: Callable[[], object], repeats: int) -> float:
+    """Median seconds of a call."""
+    return interleave({"": call}, repeats)[""]
 
 
 def shown(point: Point) -> Point:
