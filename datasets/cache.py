@@ -16,7 +16,7 @@ from utils.errors import UserError
 from utils.files import write_atomically
 
 FORMAT = 1  # of the files below; another one is another cache
-TODO, GOOD, BAD = range(3)  # what an image is: not looked at yet, in the cache, not to be read
+UNSEEN, GOOD, BAD = range(3)  # what an image is: not looked at yet, in the cache, not to be read
 RECORD = np.dtype([("state", "u1"), ("checksum", "<u4")])
 CHUNK = 16  # images a thread takes at once
 
@@ -58,13 +58,13 @@ class ImageCache:
         return ArraySource(pixels[row])
 
     def states(self) -> np.ndarray:
-        """What each image is, (N,) of TODO, GOOD, BAD."""
+        """What each image is, (N,) of UNSEEN, GOOD, BAD."""
         try:
             records = np.load(self._records)
             whole = records.shape == (self.count,) and records.dtype == RECORD and self._allocated() is not None
         except (OSError, ValueError, EOFError):
             whole = False
-        return records["state"] if whole else np.full(self.count, TODO, dtype=np.uint8)
+        return records["state"] if whole else np.full(self.count, UNSEEN, dtype=np.uint8)
 
     def lacking(self) -> int:
         """Bytes of disk that the build has yet to take."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from datasets.cache import BAD, GOOD, TODO, ImageCache
+from datasets.cache import BAD, GOOD, UNSEEN, ImageCache
 from datasets.files import FileDataset
 from datasets.png import GreyPng, read_grey
 from utils.errors import UserError
@@ -53,7 +53,7 @@ def prepare_images(
 def _has_work(cache: ImageCache, data: FileDataset) -> bool:
     """Whether images are left to do, or a bad one has been replaced."""
     states = cache.states()
-    return bool(np.any(states == TODO)) or any(_readable(data, row) for row in np.flatnonzero(states == BAD).tolist())
+    return bool(np.any(states == UNSEEN)) or any(_readable(data, row) for row in np.flatnonzero(states == BAD).tolist())
 
 
 def _readable(data: FileDataset, row: int) -> bool:

@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT
 
 from datasets import cache as cache_module
-from datasets.cache import BAD, GOOD, TODO, ImageCache
+from datasets.cache import BAD, GOOD, UNSEEN, ImageCache
 from datasets.grey import ArraySource, resize
 from utils.errors import UserError
 
@@ -84,7 +84,7 @@ def test_finished_cache_makes_nothing_again(built, tmp_path):
 def test_another_list_or_size_is_another_cache(other, built, tmp_path):
     cache = other(tmp_path)
     assert cache.folder != built.folder
-    assert (cache.states() == TODO).all()
+    assert (cache.states() == UNSEEN).all()
 
 
 def test_another_format_is_another_cache(built, tmp_path, monkeypatch):
@@ -106,7 +106,7 @@ def test_another_format_is_another_cache(built, tmp_path, monkeypatch):
 def test_file_that_is_not_whole_is_made_anew(spoil, built, tmp_path):
     spoil(built.folder)
     cache = ImageCache(tmp_path, NAMES, SIZE)
-    assert (cache.states() == TODO).all()
+    assert (cache.states() == UNSEEN).all()
     assert again(cache) == list(range(COUNT))
     assert np.array_equal(cache.source(5, NAMES[5]).pixels, resize(IMAGES[5], SIZE))
 
@@ -129,7 +129,7 @@ def test_damaged_image_is_named_when_it_is_read(built):
 def test_build_keeps_what_is_right_and_makes_what_is_not(built):
     flip_a_bit(built, 6)
     records = np.load(built.folder / "records.npy", mmap_mode="r+")
-    records["state"][[11, 30]] = TODO
+    records["state"][[11, 30]] = UNSEEN
     records["state"][20] = BAD
     records.flush()
     assert again(built) == [6, 11, 20, 30]

@@ -18,7 +18,6 @@ from torch import nn
 import train
 from datasets.loading import BatchLoader, EvaluationBatches, TrainBatches
 from scripts.compare_runs import differences
-from utils import distributed
 from utils.checkpoint import load_checkpoint
 from utils.distributed import World
 from utils.engine import evaluate, start_prior, to_device
@@ -27,6 +26,7 @@ from utils.flags import parse
 from utils.launch import Launch
 from utils.optimisation import build_optimizer
 from utils.processes import spawn
+from utils.store import host_store
 
 TWO = Launch(size=2, local_size=2, spawns=True, timeout=60)
 RUN = ["Digits_LT", *SMALL_MODEL, "--epochs=2", "--batch-size=24", "--max-steps=3", "--T-max=2", "--dist-timeout=60"]
@@ -185,7 +185,7 @@ def test_port_that_is_taken_is_found_before_a_process_starts():
         taken.listen()
         url = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(UserError, match="cannot be used"):
-            distributed.host_store(Launch(2, local_size=2, spawns=True, url=url, timeout=2))
+            host_store(Launch(2, local_size=2, spawns=True, url=url, timeout=2))
 
 
 def test_loss_that_is_not_finite_on_one_rank_stops_both_before_a_weight_changes(tmp_path):

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import urlsplit
 
 import torch
 import torch.distributed as dist
@@ -17,6 +16,7 @@ from utils import stopping
 from utils.errors import UserError
 from utils.launch import Launch
 from utils.stopping import Stopped
+from utils.store import reach_store
 
 log = logging.getLogger("dgcmm")
 
@@ -135,7 +135,7 @@ class Member(World):
         """
         rank = launch.rank_of(local_rank)
         timeout = datetime.timedelta(seconds=launch.timeout)
-        world = cls(launch, local_rank, gpu, _store(launch, rank, port, timeout))
+        world = cls(launch, local_rank, gpu, reach_store(launch, rank, port, timeout))
         world._wait_for_all(launch)
         backend = "nccl" if launch.backend == "nccl" and gpu is not None else "gloo"
         if gpu is not None:
@@ -252,61 +252,3 @@ def is_connection_error(error: BaseException) -> bool:
     if isinstance(error, CONNECTION_ERRORS):
         return True
     return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in ("gloo", "nccl", "tcpstore"))
-
-
-def host_store(launch: Launch) -> dist.TCPStore | None:
-    """Open the store where the processes meet, if this command starts rank 0.
-
-    Raises:
-        UserError: its address cannot be had.
-    """
-    if launch.first_rank != 0:
-        return None
-    host, port = _address(launch.url) if launch.url else ("127.0.0.1", 0)
-    return _open(host, port, True, datetime.timedelta(seconds=launch.timeout))
-
-
-def _store(launch: Launch, rank: int, port: int | None, timeout: datetime.timedelta) -> dist.Store:
-    if launch.url == "env://":
-        # torchrun's own store, with its rules of who hosts it
-        return next(dist.rendezvous("env://", rank, launch.size, timeout=timeout))[0]
-    if port is not None:
-        return _open("127.0.0.1", port, False, timeout)
-    host, number = _address(launch.url)
-    return _open(host, number, rank == 0 and not launch.spawns, timeout)
-
-
-def _address(url: str) -> tuple[str, int]:
-    parts = urlsplit(url)
-    return parts.hostname, parts.port
-
-
-def _open(host: str, port: int, hosting: bool, timeout: datetime.timedelta) -> dist.TCPStore:
-    where = f"--dist-url tcp://{host}:{port}"
-    try:  # a store that hosts itself would look for the host until its time is over
-        socket.getaddrinfo(host, port)
-    except socket.gaierror as error:
-        raise UserError(f"{where}: there is no host {host} ({error.strerror}): mend the address") from error
-    if not hosting:
-        _wait_for_listener(host, port, timeout.total_seconds())
-    try:
-        return dist.TCPStore(host, port, is_master=hosting, timeout=timeout, wait_for_workers=False)
-    except (dist.DistNetworkError, dist.DistStoreError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{where} cannot be used ({reason}): give another port, or mend the address") from error
-
-
-def _wait_for_listener(host: str, port: int, timeout: float) -> None:
-    """Until somebody listens there; torch's own wait reports each attempt with a stack of C++ frames."""
-    end = time.monotonic() + timeout
-    while True:
-        try:
-            socket.create_connection((host, port), timeout=max(end - time.monotonic(), POLL_S)).close()
-            return
-        except OSError as error:
-            if time.monotonic() > end:
-                raise UserError(
-                    f"--dist-url tcp://{host}:{port}: node 0 did not come within {timeout:.0f} s "
-                    f"({error.strerror or error}): start it, mend the address, or give more --dist-timeout"
-                ) from error
-            time.sleep(POLL_S)

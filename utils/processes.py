@@ -15,10 +15,11 @@ from typing import Any
 import torch.multiprocessing as mp
 
 from utils import stopping
-from utils.distributed import Member, host_store, is_connection_error
+from utils.distributed import Member, is_connection_error
 from utils.errors import LostRank, UserError, print_error
 from utils.launch import Launch
 from utils.stopping import Stopped
+from utils.store import host_store
 
 GRACE_S = 3.0  # after the first failure the other ranks may say what they saw
 POLL_S = 0.1
