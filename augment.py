@@ -48,7 +48,6 @@ def retrain(
     kind: str,
     make_sampler: Callable,
     flags: tuple[str, ...] = (),
-    check: Callable[[argparse.Namespace], None] | None = None,
 ) -> None:
     """Re-train the classifier; all that the two augmentations share.
 
@@ -57,7 +56,6 @@ def retrain(
         kind: 'aug' or 'aug_ftl', which is in the names of the files.
         make_sampler: from (training codes, number of classes, args) to a sampler of `models.augmentation`.
         flags: names of the flags that only this augmentation has.
-        check: raises a `UserError` if their values do not fit the trained model.
     """
     # torch is imported from here on, so that -h and a wrong flag answer at once
     from utils.distributed import World
@@ -70,13 +68,12 @@ def retrain(
     folder = RunFolder(args.logdir, f"_{kind}")
     trained = load_trained(args, given, folder)
     complete(args, feature_dim(args.arch))
-    if check:
-        check(args)
     found = load_unfinished(args, given, folder, trained, flags)
     unfinished, path = found or (None, folder.checkpoint)
     if result := finished_result(args, unfinished):
         print_result(result)
         return
+    folder.check_place()
     world = World()
     model, splits, loaders, about, weights = prepare(args, trained, world)
     require_same_data(trained, about, args.resume)

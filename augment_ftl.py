@@ -15,7 +15,7 @@ from augment import retrain
 from datasets.names import DATASETS
 from models.names import ARCHITECTURES
 from utils.arguments import augment_parser, common_parser, count
-from utils.errors import UserError, run_script
+from utils.errors import run_script
 from utils.flags import parse
 
 REP_METHOD_NAMES = ("get_rep_nums1", "get_rep_nums2")
@@ -34,7 +34,9 @@ def build_parser() -> argparse.ArgumentParser:
         "smallest median class, median ones to the smallest many-shot class (default: get_rep_nums1)",
     )
     parser.add_argument(
-        "--ftl-rank", type=count, metavar="R", help="rank of the transferred spread (default: z-dim / 2)"
+        *("--ftl-rank",),
+        **{"type": count, "metavar": "R"},
+        help="rank of the transferred spread; more than the codes have is cut (default: z-dim / 2)",
     )
     return parser
 
@@ -42,13 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Case 1: codes transferred from larger classes."""
     args, given = parse(build_parser(), argv)
-    retrain(args, given, kind="aug_ftl", make_sampler=transfer_sampler, flags=FLAGS, check=check_rank)
-
-
-def check_rank(args: argparse.Namespace) -> None:
-    """Raise a `UserError` if the transferred spread shall have more dimensions than a code."""
-    if args.ftl_rank and args.ftl_rank > args.z_dim:
-        raise UserError(f"--ftl-rank {args.ftl_rank}: a code has {args.z_dim} dimensions, no more are to be had")
+    retrain(args, given, kind="aug_ftl", make_sampler=transfer_sampler, flags=FLAGS)
 
 
 def transfer_sampler(codes: dict[str, Any], num_classes: int, args: argparse.Namespace) -> Any:

@@ -58,30 +58,37 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def work_together(launch: Launch, args: argparse.Namespace, given: set[str]) -> None:
     """Start this node's processes, or be one of them."""
+    import torch
+
     from utils.device import choose_gpus
     from utils.processes import run_member, spawn
 
     gpus = choose_gpus(launch, os.environ)
     if not launch.spawns:
         run_member(launch, gpus[0], work, args, given)
-    elif not preflight(launch, copy.copy(args), given):
+    elif not preflight(launch, torch.device("cpu" if gpus[0] is None else "cuda"), copy.copy(args), given):
         spawn(work, launch, gpus, args, given)
 
 
-def preflight(launch: Launch, args: argparse.Namespace, given: set[str]) -> bool:
+def preflight(launch: Launch, device: Any, args: argparse.Namespace, given: set[str]) -> bool:
     """Find what is wrong before a process is started, and fetch what is missing; True if nothing is left to do."""
     from datasets.assembly import prepare_data
     from datasets.loading import TrainBatches
+    from utils.device import check_device
     from utils.logs import silenced
     from utils.run import finished_result, print_result
     from utils.run_folder import RunFolder
 
     with silenced():  # the main process will say it again
         if launch.first_rank == 0:
-            checkpoint = resolve(args, given, RunFolder(args.logdir, "_eval" if args.evaluate else ""), launch)
-            if result := finished_result(args, checkpoint):
+            folder = RunFolder(args.logdir, "_eval" if args.evaluate else "")
+            checkpoint = resolve(args, given, folder, launch)
+            result = finished_result(args, checkpoint)
+            if result and launch.nodes == 1:  # other nodes are told when all are there
                 print_result(result)
                 return True
+            folder.check_place()
+    check_device(device, args.amp, args.sync_bn)
     prepare_data(args)
     if launch.first_rank and args.resume:
         return False  # what the checkpoint says of data and batches, node 0 knows
@@ -117,16 +124,14 @@ def work(world: Any, args: argparse.Namespace, given: set[str]) -> None:
     args = parsed
     result = finished_result(args, checkpoint)
     if not result:
+        world.from_main(folder.check_place)
         result = (evaluate_only if args.evaluate else train)(world, args, checkpoint, folder)
     if world.is_main:
         print_result(result)
 
 
 def resolve(args: argparse.Namespace, given: set[str], folder: Any, world: Any) -> dict[str, Any] | None:
-    """The checkpoint to continue or to measure, if any; `args` are complete and checked after it.
-
-    `world` may be a `Launch` that has not begun.
-    """
+    """The checkpoint to continue or to measure, if any; `args` are complete and checked after it."""
     from utils.training import find_checkpoint
 
     checkpoint = find_checkpoint(args, given, folder, world.nodes)

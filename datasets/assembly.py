@@ -100,4 +100,9 @@ def load_splits(
         if not len(held):
             raise UserError(f"--val-fraction {val_fraction}: nothing can be held out of {len(train)} training images")
         train, val = train.subset(kept), train.subset(held, test.transform)
-    return Splits(train, val, test)
+    splits = Splits(train, val, test)
+    where, measured = splits.measured
+    absent = [label for label, count in zip(train.classes, measured.class_counts, strict=True) if count == 0]
+    if absent:
+        log.warning("no %s image of class %s: left out of auc, recall 0 in the means", where, ", ".join(absent))
+    return splits

@@ -1,6 +1,7 @@
 """ChestXray: NIH ChestX-ray14, the images with a single label, on the official patient-disjoint lists."""
 
 import csv
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,18 +9,24 @@ from typing import Any
 import numpy as np
 
 from datasets.chestxray_fetch import fetch_missing
-from datasets.chestxray_source import LABEL_FILES, LISTS
+from datasets.chestxray_source import LABEL_FILES, LISTED, LISTS
 from datasets.files import FileDataset, image_paths, locate
 from datasets.grey import GreyTransform, RandomCropAndFlip, ResizeAndCentreCrop
 from datasets.names import DATASETS
 from utils.errors import UserError
 
+log = logging.getLogger("dgcmm")
+
 INFO = DATASETS["ChestXray"]
 
 
-def prepare(root: str, **options: Any) -> None:
+def prepare(root: str, manifest: str | None, **options: Any) -> None:
     """Bring what the folder lacks; `options` are those of `fetch_missing`."""
-    fetch_missing(Path(root), missing_images, **options)
+    fetch_missing(Path(root), missing_images, manifest=manifest, **options)
+    for train, name in LISTS.items():
+        path = Path(root) / name
+        if manifest is None and path.is_file() and (found := len(_read_list(path))) != LISTED[train]:
+            log.warning("%s names %d images, NIH's %d: this is not the official split", path, found, LISTED[train])
 
 
 def load(root: str, train: bool, transform: Callable | None, subset_seed: int) -> FileDataset:

@@ -101,6 +101,18 @@ def test_list_with_multi_label_rows_alone_is_an_error(file, says, chest):
         load_splits("ChestXray", str(chest), **SIZES, val_fraction=0.2)
 
 
+def test_class_without_a_test_image_is_named(chest, caplog):
+    with (chest / "Data_Entry_2017.csv").open(newline="") as file:
+        hernias = {row[0] for row in csv.reader(file) if row[1] == "Hernia"}
+    listed = chest / "test_list.txt"
+    caplog.set_level("WARNING", "dgcmm")
+    load_splits("ChestXray", str(chest), **SIZES)
+    assert not caplog.messages
+    listed.write_text("\n".join(name for name in listed.read_text().split() if name not in hernias) + "\n")
+    load_splits("ChestXray", str(chest), **SIZES)
+    assert caplog.messages == ["no test image of class Hernia: left out of auc, recall 0 in the means"]
+
+
 def test_classes_of_one_image_cannot_be_held_out(chest):
     names = (chest / "train_val_list.txt").read_text().split()[:45]
     (chest / "train_val_list.txt").write_text("\n".join(names[::3]))

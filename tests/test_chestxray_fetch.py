@@ -107,6 +107,17 @@ def test_images_without_our_marks_are_not_fetched_again(layout, tmp_path, chest_
     assert sorted(folder.rglob("*")) == before  # not even the lock
 
 
+def test_lists_that_are_not_nihs_are_named_but_with_a_manifest(bring, chest_folder, caplog):
+    caplog.set_level("WARNING", "dgcmm")
+    bring()
+    assert not caplog.messages
+    prepare(str(chest_folder), jobs=1, keep_archives=False, quiet=True, manifest=None)
+    assert [message.partition(" names ")[2] for message in caplog.messages] == [
+        "45 images, NIH's 86524: this is not the official split",
+        "15 images, NIH's 25596: this is not the official split",
+    ]
+
+
 def test_images_without_lists_are_not_fetched_again(mirror, bring, tmp_path, chest_folder, monkeypatch):
     """Nor is space for them asked for."""
     shutil.copytree(chest_folder / "images", tmp_path / "data" / "images")

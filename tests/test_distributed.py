@@ -1,7 +1,9 @@
 """Two gloo processes give the numbers of one, and end together, however one of them ends."""
 
 import contextlib
+import copy
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,6 +17,7 @@ import torch
 from conftest import ROOT, SMALL_MODEL
 from torch import nn
 
+import datasets.assembly
 import train
 from datasets.loading import BatchLoader, EvaluationBatches, TrainBatches
 from scripts.compare_runs import differences
@@ -296,7 +299,33 @@ def test_evaluation_needs_no_batch_that_could_be_trained_on(tmp_path, trained_di
     args, given = parse(
         train.build_parser(), ["Digits_LT", "--evaluate", resume, "--batch-size=2", f"--logdir={tmp_path}"]
     )
-    assert not train.preflight(Launch(2, local_size=2, spawns=True), args, given)
+    assert not train.preflight(TWO, torch.device("cpu"), args, given)
+
+
+def test_finished_run_is_told_to_all_nodes_when_they_are_there(tmp_path, trained_digits, capsys):
+    shutil.copytree(trained_digits, tmp_path, dirs_exist_ok=True)
+    args, given = parse(train.build_parser(), ["Digits_LT", "--resume=auto", f"--logdir={tmp_path}"])
+    assert train.preflight(TWO, torch.device("cpu"), copy.copy(args), given)
+    assert "acsa" in capsys.readouterr().out
+    assert not train.preflight(Launch(4, local_size=2, spawns=True), torch.device("cpu"), args, given)
+    assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("flag", "word"), [("--sync-bn", "--sync-bn needs CUDA"), ("--amp=fp16", "needs CUDA")])
+def test_what_the_device_cannot_is_said_before_anything_is_fetched_or_started(flag, word, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.assembly, "prepare", lambda *_, **__: pytest.fail("fetched"))
+    args, given = parse(train.build_parser(), ["ChestXray", flag, f"--logdir={tmp_path}"])
+    with pytest.raises(UserError, match=word):
+        train.preflight(TWO, torch.device("cpu"), args, given)
+
+
+def test_run_folder_that_cannot_be_written_is_said_before_anything_is_fetched(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(datasets.assembly, "prepare", lambda *_, **__: pytest.fail("fetched"))
+    args, given = parse(train.build_parser(), ["ChestXray", f"--logdir={tmp_path / 'file' / 'run'}"])
+    for call, place in ((train.preflight, (TWO, torch.device("cpu"))), (train.work, (World(),))):
+        with pytest.raises(UserError, match="file is no folder"):
+            call(*place, args, given)
 
 
 def test_error_that_only_a_process_finds_is_one_line(tmp_path, chest_folder):

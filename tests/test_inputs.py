@@ -69,7 +69,6 @@ CASES = {
         [*DIGITS, "--resume=RUN", "--arch=resnet_vae3"],
         "--arch is resnet_vae3",
     ),
-    "rank beyond the code": ("augment_ftl", ["Digits_LT", "--resume=RUN", "--ftl-rank=33"], "--ftl-rank 33"),
     "unknown rep-method": ("augment_ftl", [*DIGITS, "--resume=RUN", "--rep-method=3"], "'3'"),
     "run folder is a file": ("train", [*DIGITS, "--logdir=TMP/image.pth"], "TMP/image.pth"),
     "run folder in a file": ("train", [*DIGITS, "--logdir=TMP/image.pth/run"], "TMP/image.pth/run"),

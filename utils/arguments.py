@@ -178,7 +178,14 @@ def _add_optimiser(parser: argparse.ArgumentParser, lr: float) -> None:
 
 def _add_machine(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("machine").add_argument
-    add("-j", "--workers", type=count_or_zero, default=4, metavar="N", help="loading processes of a node (default: 4)")
+    add(
+        "-j",
+        "--workers",
+        type=count_or_zero,
+        default=4,
+        metavar="N",
+        help="processes of a node that load (default: 4)",
+    )
     add("--gpu", type=count_or_zero, metavar="N", help="number of the GPU (default: the first; without CUDA the CPU)")
     add(
         "--amp",

@@ -63,10 +63,21 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> tuple[
     return args, given
 
 
-def adopt(args: argparse.Namespace, given: set[str], stored: dict[str, Any], names: Sequence[str], source: str) -> None:
+def adopt(
+    args: argparse.Namespace,
+    given: set[str],
+    stored: dict[str, Any],
+    names: Sequence[str],
+    source: str,
+    remedy: str = "name another checkpoint",
+) -> None:
     """Take `names` from a checkpoint's arguments, for those that were not given on the command line.
 
     A run may be given more `--epochs` than it was started with.
+
+    Args:
+        source: of `stored`, for the message.
+        remedy: what else the user can do who wants the other value.
 
     Raises:
         UserError: another one was given and differs; names the flag and both values.
@@ -79,8 +90,7 @@ def adopt(args: argparse.Namespace, given: set[str], stored: dict[str, Any], nam
         if name in given and getattr(args, name) != stored[name]:
             flag = "--" + name.replace("_", "-")
             raise UserError(
-                f"{flag} is {getattr(args, name)} here but {stored[name]} in {source}: leave {flag} out, or name "
-                "another checkpoint"
+                f"{flag} is {getattr(args, name)} here but {stored[name]} in {source}: leave {flag} out, or {remedy}"
             )
         setattr(args, name, stored[name])
 

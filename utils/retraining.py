@@ -67,7 +67,8 @@ def load_unfinished(
     checkpoint, path = found
     if checkpoint["trained_sha256"] != trained["sha256"]:
         raise UserError(f"{path} was made from another model than {args.resume}: --overwrite replaces it")
-    adopt(args, given, checkpoint["args"], OPTIMISER_FLAGS + flags, str(path))
+    remedy = "--overwrite it, or give another --logdir"
+    adopt(args, given, checkpoint["args"], OPTIMISER_FLAGS + flags, str(path), remedy)
     return found
 
 

@@ -7,6 +7,7 @@ import fcntl
 import importlib.metadata
 import io
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -62,6 +63,13 @@ class RunFolder:
     def holds_run(self) -> bool:
         """Whether this script has already left results here."""
         return any(path.exists() for path in (self.file("metrics.csv"), self.checkpoint, self.previous))
+
+    def check_place(self) -> None:
+        """Raise a `UserError` if the folder cannot be written, or created; long before it is opened."""
+        place = next(path for path in (self.path, *self.path.absolute().parents) if os.path.exists(path))
+        if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+            reason = "no permission" if place.is_dir() else f"{place} is no folder"
+            raise UserError(f"--logdir {self.path} cannot be written ({reason}): name another")
 
     def open(self, overwrite: bool = False) -> "RunFolder":
         """Create the folder, lock it for this script, delete earlier results if asked to, and start the log file.
