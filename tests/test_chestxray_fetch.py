@@ -113,7 +113,7 @@ def test_lists_that_are_not_nihs_are_named_but_with_a_manifest(bring, chest_fold
     assert not caplog.messages
     prepare(str(chest_folder), jobs=1, keep_archives=False, quiet=True, manifest=None)
     assert [message.partition(" names ")[2] for message in caplog.messages] == [
-        "45 images, NIH's 86524: this is not the official split",
+        "47 images, NIH's 86524: this is not the official split",
         "15 images, NIH's 25596: this is not the official split",
     ]
 
