@@ -14,9 +14,10 @@ from typing import Any
 from augment import retrain
 from datasets.names import DATASETS
 from models.names import ARCHITECTURES
-from utils.arguments import augment_parser, common_parser, count
+from utils.arguments import augment_parser, common_parser
 from utils.errors import run_script
 from utils.flags import parse
+from utils.values import count
 
 REP_METHOD_NAMES = ("get_rep_nums1", "get_rep_nums2")
 FLAGS = ("rep_method", "ftl_rank")

@@ -118,10 +118,10 @@ def work(world: Any, args: argparse.Namespace, given: set[str]) -> None:
     folder = RunFolder(args.logdir, "_eval" if args.evaluate else "")
     parsed = copy.copy(args)
     main, checkpoint = world.from_main(lambda: (args, resolve(args, given, folder, world)))
-    parsed_by_main = world.share(parsed)
     with world.together():
-        follow(parsed, parsed_by_main, main, world.rank)
+        follow(parsed, world.share(parsed), main, world.rank)
     args = parsed
+    args.resume = main.resume
     result = finished_result(args, checkpoint)
     if not result:
         world.from_main(folder.check_place)
@@ -239,7 +239,7 @@ def evaluate_only(world: Any, args: argparse.Namespace, checkpoint: dict[str, An
         model, splits, loader = build(world, args, pretrained=False)
         load_model_state(model, checkpoint, args.resume)
         if world.is_main:
-            folder.open(overwrite=True)
+            folder.open()
     share_warnings(world)
     weights = LossWeights(args.weight_cls, args.weight_reconst, args.weight_gmm)
     with folder:

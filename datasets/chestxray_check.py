@@ -22,10 +22,11 @@ from datasets.files import image_paths
 from datasets.loading import BatchLoader, EvaluationBatches, kill_workers
 from datasets.png import read_grey
 from datasets.preparation import prepare_images
-from utils.arguments import add_data, count_or_zero
+from utils.arguments import add_data
 from utils.errors import UserError
 from utils.files import write_text
 from utils.logs import progress, start_logging
+from utils.values import count_or_zero
 
 log = logging.getLogger("dgcmm")
 

@@ -2,6 +2,7 @@
 
 import gzip
 import math
+import os
 import shutil
 import socket
 import struct
@@ -52,14 +53,14 @@ def transform(train: bool, new_size: int, crop_size: int) -> Callable:
 
 def _find(root: Path) -> Path | None:
     for folder in (root, root / "FashionMNIST" / "raw"):
-        if all(_either(folder, name).is_file() for name in FILES):
+        if all(os.path.isfile(_either(folder, name)) for name in FILES):
             return folder
     return None
 
 
 def _either(folder: Path, name: str) -> Path:
     """The plain file if it is there, else the gzipped one."""
-    return folder / name if (folder / name).is_file() else folder / f"{name}.gz"
+    return folder / name if os.path.isfile(folder / name) else folder / f"{name}.gz"
 
 
 def _download_once(root: Path) -> Path:

@@ -19,7 +19,10 @@ ROWS = {"base": "metrics.csv", "Case 1": "metrics_aug_ftl.csv", "Case 2": "metri
 def last_row(path: Path) -> dict[str, str]:
     """The last row of a metrics file: the headline."""
     with path.open(newline="") as file:
-        return list(csv.DictReader(file))[-1]
+        row = list(csv.DictReader(file))[-1]
+    if row["split"] != "test":
+        raise ValueError(f"{path}: the run is not finished")
+    return row
 
 
 def cell(values: list[str]) -> str:
@@ -51,7 +54,7 @@ def main() -> None:
     parser.add_argument("folders", nargs="+", type=Path, metavar="RUN_FOLDER", help="finished run folders")
     try:
         print(table(parser.parse_args().folders))
-    except (OSError, IndexError, KeyError) as error:
+    except (OSError, IndexError, KeyError, ValueError) as error:
         parser.error(f"{error}: name run folders in which all three scripts have finished")
 
 

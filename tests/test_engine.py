@@ -15,7 +15,17 @@ from datasets.loading import BatchLoader, EvaluationBatches, TrainBatches
 from models.dgcmm import DGCMM, LossTerms, LossWeights
 from utils import engine, guard
 from utils.distributed import Vote, World
-from utils.engine import Pass, Position, evaluate, forward_passes, mean_losses, start_prior, take_steps, to_device
+from utils.engine import (
+    Pass,
+    Position,
+    evaluate,
+    forward_passes,
+    mean_losses,
+    require_finite,
+    start_prior,
+    take_steps,
+    to_device,
+)
 from utils.errors import UserError
 from utils.optimisation import build_optimizer
 
@@ -216,3 +226,11 @@ def test_prior_starts_at_the_classes_codes(data):
         spread = mu[own].var(dim=0, correction=0) + log_var[own].exp().mean(dim=0)
         torch.testing.assert_close(model.prior.log_vars[c], spread.log(), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(model.prior.log_weights().exp(), torch.tensor([12, 6, 3]) / 21)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_probability_that_is_not_finite_is_the_users_to_mend(value):
+    good, bad = np.full((2, 3), 1 / 3), np.array([[0.5, value, 0.5]])
+    require_finite([good], World())
+    with pytest.raises(UserError, match="probabilities are not finite"):
+        require_finite([good, bad], World())

@@ -94,6 +94,10 @@ CASES = {
     "unknown backend": ("train", [*DIGITS, "--dist-backend=mpi"], "'mpi'"),
     "GPUs without processes": ("train", [*DIGITS, "--ngpus=2"], "--ngpus 2"),
     "batch that cannot be shared": ("train", [*DIGITS, "--ngpus=3", MP], "--batch-size 16"),
+    "a variable that is not set": ("train", [*DIGITS, "--resume="], "--resume: the path is empty"),
+    "name that is too long": ("train", [*DIGITS, "--resume=" + 300 * "x"], "there is no file"),
+    "number beyond all floats": ("train", [*DIGITS, "--epochs=1" + 320 * "0"], "is out of range"),
+    "text for a checkpoint": ("train", ["Digits_LT", "--resume=TMP/text.pth"], "TMP/text.pth cannot be loaded"),
     "checkpoint's batch that cannot be shared": (
         "train",
         ["Digits_LT", "--epochs=3", "--resume=RUN", "--ngpus=3", MP],
@@ -179,6 +183,7 @@ def test_bad_input_is_one_line_and_changes_nothing(
     log, files = tmp_path / "log", tmp_path / "files"
     files.mkdir()
     (files / "empty.pth").touch()
+    (files / "text.pth").write_text(".\n")
     (files / "image.pth").write_bytes(b"\xff\xd8\xff\xe0" + bytes(range(256)))
     torch.save({"model": torch.zeros(3)}, files / "foreign.pth")
     names = ("Data_Entry_2017.csv", "train_val_list.txt", "test_list.txt", "images_001.zip")

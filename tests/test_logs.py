@@ -1,12 +1,13 @@
 """A log that cannot be written is the user's to mend: one line, not a traceback for each."""
 
+import io
 import logging
 from pathlib import Path
 
 import pytest
 
 from utils.errors import UserError
-from utils.logs import end_log_file, log_to_file
+from utils.logs import end_log_file, log_to_file, start_logging
 
 log = logging.getLogger("dgcmm")
 
@@ -33,3 +34,16 @@ def test_full_disk_is_named(capfd):
 def test_file_that_cannot_be_opened_is_named(tmp_path):
     with pytest.raises(UserError, match=f"{tmp_path} cannot be written"):
         log_to_file(tmp_path)
+
+
+def test_console_that_nobody_reads_ends_nothing(tmp_path, monkeypatch):
+    class Closed(io.StringIO):
+        def write(self, _text: str) -> int:
+            raise BrokenPipeError
+
+    monkeypatch.setattr("sys.stdout", Closed())
+    start_logging(quiet=False)
+    handler = log_to_file(tmp_path / "log.txt")
+    log.info("hello")
+    end_log_file(handler)
+    assert "hello" in (tmp_path / "log.txt").read_text()

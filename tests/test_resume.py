@@ -257,6 +257,33 @@ def test_sums_of_an_epoch_whose_steps_are_done_go_to_one_of_more_processes():
     assert losses == {"loss": 1.0, "loss_cls": 0.5, "loss_reconst": 0.25, "loss_gmm": 0.125}
 
 
+def test_file_that_was_gone_back_to_is_not_replaced_by_the_damaged_one(script, tmp_path, trained_digits, monkeypatch):
+    shutil.copytree(trained_digits, tmp_path, dirs_exist_ok=True)
+    path, previous = tmp_path / "checkpoint.pth", tmp_path / "checkpoint_prev.pth"
+    path.write_bytes(path.read_bytes()[:1000])
+    saves, original = [], run.save_checkpoint
+    monkeypatch.setattr(run, "save_checkpoint", lambda *args: saves.append(args[2]) or original(*args))
+    done = script("train", "Digits_LT", "--resume=auto", "--epochs=3", "--workers=0", f"--logdir={tmp_path}")
+    assert done.status == 0, done.err
+    assert "GOING BACK" in done.err
+    assert saves == [None, previous]  # after the epoch, and at the end
+
+
+def test_best_epoch_goes_along_into_another_folder_and_takes_the_place_of_a_foreign_one(script, tmp_path, monkeypatch):
+    old, new = tmp_path / "old", tmp_path / "new"
+    measure_as(monkeypatch, 0.9)
+    flags = [*TRAIN, "--val-fraction=0.3"]
+    assert script("train", *flags, "--epochs=1", f"--logdir={old}").status == 0
+    new.mkdir()
+    (new / "model_best.pth").write_bytes(b"another run's")
+    measure_as(monkeypatch, 0.1)
+    flags = ["--epochs=2", "--overwrite", f"--logdir={new}"]
+    done = script("train", "Digits_LT", f"--resume={old}/checkpoint.pth", *flags)
+    assert done.status == 0, done.err
+    assert done.result["epoch"] == 1
+    assert load_checkpoint(new / "model_best.pth")["epoch"] == 1
+
+
 def test_best_epoch_is_kept_and_differs_from_the_last(script, tmp_path, monkeypatch):
     measure_as(monkeypatch, 0.9, 0.2, 0.1)
     done = script("train", *TRAIN, "--val-fraction=0.3", f"--logdir={tmp_path}")

@@ -30,13 +30,32 @@ def test_names_carry_the_suffix(tmp_path, suffix, names):
 
 
 def test_overwriting_deletes_the_scripts_own_files_alone(tmp_path):
-    own = ["metrics_aug.csv", "checkpoint_aug.pth", "log_aug.txt", "events.out.tfevents.1.host.2.0_aug"]
+    own = ["metrics_aug.csv", "checkpoint_aug.pth", "log_aug.txt", "aug/events.out.tfevents.1.host.2.0_aug"]
     others = ["metrics.csv", "checkpoint.pth", "mine.txt", "events.out.tfevents.1.host.2.0.train"]
+    (tmp_path / "aug").mkdir()
     for name in own + others:
         (tmp_path / name).touch()
     with RunFolder(str(tmp_path), "_aug").open(overwrite=True):
         assert not any((tmp_path / name).exists() for name in own if not name.startswith("log"))
         assert all((tmp_path / name).exists() for name in others)
+
+
+def test_overwriting_a_training_deletes_what_was_made_from_it(tmp_path):
+    results = ["checkpoint.pth", "metrics_aug.csv", "checkpoint_aug_ftl.pth", "predictions_eval.csv"]
+    for name in [*results, "mine.txt"]:
+        (tmp_path / name).touch()
+    with RunFolder(str(tmp_path)).open(overwrite=True):
+        assert not any((tmp_path / name).exists() for name in results)
+        assert (tmp_path / "mine.txt").exists()
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"resumed": 1}', "{"])
+def test_damaged_args_file_is_written_anew_and_said(content, tmp_path, caplog):
+    caplog.set_level("WARNING", "dgcmm")
+    (tmp_path / "args.json").write_text(content)
+    RunFolder(str(tmp_path)).write_args(argparse.Namespace(lr=1.0), {}, resumed=(1, 0))
+    assert "args.json is damaged and written anew" in caplog.text
+    assert json.loads((tmp_path / "args.json").read_text())["arguments"] == {"lr": 1.0}
 
 
 def test_second_process_is_refused_and_another_script_is_not(tmp_path, lock_elsewhere):

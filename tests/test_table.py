@@ -6,13 +6,13 @@ import sys
 import pytest
 from conftest import ROOT
 
-HEADER = "epoch,acc,acsa,f_ma,g_ma,many,median,low\n"
+HEADER = "epoch,split,acc,acsa,f_ma,g_ma,many,median,low\n"
 
 
-def folder(path, value):
+def folder(path, value, split="test"):
     path.mkdir()
     for name in ("metrics.csv", "metrics_aug.csv", "metrics_aug_ftl.csv"):
-        (path / name).write_text(f"{HEADER}1,0,0,0,0,0,0,0\n2,{value},{value},0.5,0.5,0.5,0.5,\n")
+        (path / name).write_text(f"{HEADER}1,test,0,0,0,0,0,0,0\n2,{split},{value},{value},0.5,0.5,0.5,0.5,\n")
     return path
 
 
@@ -30,6 +30,13 @@ def test_one_folder(tmp_path):
 def test_mean_and_deviation(tmp_path):
     done = table(folder(tmp_path / "a", 0.2), folder(tmp_path / "b", 0.4))
     assert done.stdout.splitlines()[2].split("|")[2].strip() == "0.3000 ±0.1414"
+
+
+def test_run_that_has_not_been_measured_on_the_test_set_is_named(tmp_path):
+    done = table(folder(tmp_path / "a", 0.2, split="val"))
+    assert done.returncode == 2
+    assert "metrics.csv: the run is not finished" in done.stderr
+    assert not done.stdout
 
 
 @pytest.mark.parametrize("missing", ["nowhere", ""])

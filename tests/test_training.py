@@ -1,12 +1,15 @@
 """Training end to end: the prior finds its classes, warm-up, hold-out, evaluation."""
 
 import csv
+import json
 
 import pytest
 import torch
 from conftest import SMALL_MODEL
 
-from utils.checkpoint import load_checkpoint
+from utils import training
+from utils.checkpoint import load_checkpoint, save_checkpoint
+from utils.stopping import Stopped
 
 
 def rows(path):
@@ -47,6 +50,28 @@ def test_evaluation_of_a_checkpoint_repeats_its_result(script, tmp_path, trained
     assert names >= {"metrics_eval.csv", "metrics_per_class_eval.csv", "predictions_eval.csv", "args_eval.json"}
     assert not names & {"checkpoint.pth", "metrics.csv"}
     assert (tmp_path / "predictions_eval.csv").read_bytes() == (trained_digits / "predictions.csv").read_bytes()
+
+
+def test_evaluation_takes_the_precision_of_the_training_and_replaces_earlier_results_at_its_end(
+    script, tmp_path, trained_digits, monkeypatch
+):
+    stored = load_checkpoint(trained_digits / "checkpoint.pth")
+    path = tmp_path / "reduced.pth"
+    save_checkpoint(path, stored | {"args": stored["args"] | {"amp": "bf16"}})
+    flags = ["Digits_LT", "-e", f"--resume={path}", f"--logdir={tmp_path}", "--workers=0", "--quiet"]
+    assert script("train", *flags).status == 0
+    earlier = (tmp_path / "predictions_eval.csv").read_bytes()
+    assert json.loads((tmp_path / "args_eval.json").read_text())["arguments"]["amp"] == "bf16"
+
+    def stopped(*_: object) -> None:
+        raise Stopped(15)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "evaluate", stopped)
+        assert script("train", *flags, "--amp=off").status == 143
+    assert (tmp_path / "predictions_eval.csv").read_bytes() == earlier
+    assert script("train", *flags, "--amp=off").status == 0
+    assert json.loads((tmp_path / "args_eval.json").read_text())["arguments"]["amp"] == "off"
 
 
 def test_class_counts_are_those_after_the_hold_out(script, tmp_path):

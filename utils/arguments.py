@@ -1,55 +1,32 @@
-"""The command lines: shared parsers and value types.
+"""The command lines: shared parsers.
 
 Defaults stand here and nowhere else. Nothing here imports torch.
 """
 
 import argparse
-import math
-from collections.abc import Callable, Collection
-from typing import Any
+from collections.abc import Collection
+from typing import Any, NoReturn
+
+from utils.values import (
+    Milestones,
+    count,
+    count_or_zero,
+    milestones,
+    non_negative,
+    number,
+    path,
+    positive,
+    seed,
+    unit_open_high,
+)
 
 
-def number(
-    kind: type, low: float, high: float = math.inf, *, open_low: bool = False, open_high: bool = False
-) -> Callable:
-    """An argparse type: a finite number of `kind` in [low, high], bounds left out if open."""
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
 
-    def parse_number(text: str) -> float:
-        try:
-            value = kind(text)
-        except ValueError as error:
-            word = "a whole number" if kind is int else "a number"
-            raise argparse.ArgumentTypeError(f"{text!r} is not {word}") from error
-        too_low = value <= low if open_low else value < low
-        too_high = value >= high if open_high else value > high
-        if not math.isfinite(value) or too_low or too_high:
-            left, right = "(" if open_low else "[", ")" if open_high or math.isinf(high) else "]"
-            raise argparse.ArgumentTypeError(f"{text} is out of range: {left}{low}, {high}{right} is allowed")
-        return value
-
-    return parse_number
-
-
-count = number(int, 1)
-count_or_zero = number(int, 0)
-seed = number(int, 0, 2**63 - 1)
-positive = number(float, 0, open_low=True)
-non_negative = number(float, 0)
-unit_open_high = number(float, 0, 1, open_high=True)
-
-
-def _milestones(text: str) -> list[int]:
-    return [count(part) for part in text.split(",")]
-
-
-class _Milestones(argparse.Action):
-    """`--milestones 30,60` or `--milestones 30 60`: rising epochs."""
-
-    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, flag: Any = None):
-        epochs = [epoch for part in values for epoch in part]
-        if epochs != sorted(set(epochs)):
-            parser.error(f"argument {flag}: {epochs} do not rise")
-        setattr(namespace, self.dest, epochs)
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, without the usage before it, and end with status 2."""
+        self.exit(2, f"error: {message} (-h lists the flags)\n")
 
 
 def common_parser(datasets: Collection[str], architectures: Collection[str], lr: float) -> argparse.ArgumentParser:
@@ -62,8 +39,20 @@ def common_parser(datasets: Collection[str], architectures: Collection[str], lr:
     parser = argparse.ArgumentParser(add_help=False)
     add = parser.add_argument
     add("dataset", metavar="DIR", choices=sorted(datasets), help=f"data set: {', '.join(sorted(datasets))}")
-    add("--datadir", default=".", metavar="PATH", help="folder of the data set's files (default: the current one)")
-    add("--logdir", default=".", metavar="PATH", help="run folder, created if need be (default: the current one)")
+    add(
+        "--datadir",
+        type=path,
+        default=".",
+        metavar="PATH",
+        help="folder of the data set's files (default: this one)",
+    )
+    add(
+        "--logdir",
+        type=path,
+        default=".",
+        metavar="PATH",
+        help="run folder, created if need be (default: this one)",
+    )
     add("--dummy", action="store_true", help="random images with the data set's class counts; needs no data")
     add("--overwrite", action="store_true", help="delete the results that the run folder holds, and start again")
     add("--quiet", action="store_true", help="print warnings and the final JSON line only; log.txt has all")
@@ -82,6 +71,7 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("data (ChestXray; what --datadir lacks is downloaded)").add_argument
     add(
         "--dataset-manifest",
+        type=path,
         metavar="FILE",
         help="a mirror's files in place of NIH's: JSON, a list of {name, url, bytes, md5 and/or sha256}",
     )
@@ -160,9 +150,9 @@ def _add_optimiser(parser: argparse.ArgumentParser, lr: float) -> None:
     add("--lr-step", type=count, metavar="N", help="StepLR: times --gamma every N epochs")
     add(
         "--milestones",
-        type=_milestones,
+        type=milestones,
         nargs="+",
-        action=_Milestones,
+        action=Milestones,
         metavar="N",
         help="MultiStepLR: at these epochs",
     )
@@ -206,6 +196,7 @@ def train_parser(common: argparse.ArgumentParser, **kwargs: Any) -> argparse.Arg
     parser = _parser(common, **kwargs)
     parser.add_argument(
         "--resume",
+        type=path,
         metavar="PATH",
         help="continue from this checkpoint; 'auto': from <logdir>/checkpoint.pth if there is one, else start",
     )
@@ -292,6 +283,7 @@ def augment_parser(common: argparse.ArgumentParser, **kwargs: Any) -> argparse.A
     parser = _parser(common, **kwargs)
     parser.add_argument(
         "--resume",
+        type=path,
         metavar="PATH",
         required=True,
         help="checkpoint of the trained model; 'auto' is <logdir>/checkpoint.pth",
@@ -300,4 +292,4 @@ def augment_parser(common: argparse.ArgumentParser, **kwargs: Any) -> argparse.A
 
 
 def _parser(common: argparse.ArgumentParser, **kwargs: Any) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(parents=[common], formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
+    return Parser(parents=[common], formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)

@@ -14,6 +14,7 @@ from torch.amp import GradScaler
 
 from utils.device import autocast
 from utils.distributed import World
+from utils.errors import UserError
 from utils.guard import Guard
 from utils.logs import progress
 from utils.noise import draw
@@ -202,6 +203,21 @@ def start_prior(model: nn.Module, loader: Any, epoch: int, args: argparse.Namesp
     model.prior.start(counts, means, squares / counts.clamp_min(1)[:, None] - means.square())
 
 
+def require_finite(probabilities: list[np.ndarray], world: World) -> None:
+    """Raise a `UserError`, in all processes, if a class probability is not finite in any of them.
+
+    A step's loss tells of the weights before it: what the last step of an epoch has done shows here.
+    """
+    _, bad = world.vote(bad=not all(np.isfinite(part).all() for part in probabilities)).result()
+    if bad and not world.is_main:
+        raise SystemExit(2)
+    if bad:
+        raise UserError(
+            "the model's probabilities are not finite: the last steps went astray; lower --lr or --prior-lr, or give "
+            "--clip-grad; the last checkpoint is as it was"
+        )
+
+
 @torch.inference_mode()
 def evaluate(model: nn.Module, loader: Any, weights: Any, args: argparse.Namespace, world: World) -> Predictions | None:
     """Classify every image of `loader` once; codes are the encoder's mean. The processes share the images.
@@ -235,6 +251,7 @@ def evaluate(model: nn.Module, loader: Any, weights: Any, args: argparse.Namespa
             components = model.prior.log_responsibilities(mu).argmax(dim=1)
             parts.append(tuple(value.cpu().numpy() for value in (indices, labels, probabilities, components)))
             bar.update(len(images) * world.size)
+    require_finite([probabilities for _, _, probabilities, _ in parts], world)
     found = world.gather_main(parts)
     if found is None:
         return None

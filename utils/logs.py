@@ -35,7 +35,8 @@ class _Console(logging.Handler):
                 return
         prefix = "warning: " if loud else ""
         whose = f"rank {self.rank}: " if self.rank else ""
-        tqdm.write(prefix + whose + message, file=sys.stderr if loud else sys.stdout)
+        with contextlib.suppress(OSError):  # nobody listens any more, or the disk is full: no reason to end a run
+            tqdm.write(prefix + whose + message, file=sys.stderr if loud else sys.stdout)
 
 
 def start_logging(quiet: bool, rank: int = 0) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from utils.checkpoint import load_checkpoint, load_latest, read_verified, save_checkpoint
 from utils.device import autocast
 from utils.distributed import World
-from utils.engine import Pass, Predictions, take_steps, to_device
+from utils.engine import Pass, Predictions, require_finite, take_steps, to_device
 from utils.errors import UserError
 from utils.flags import DATA_FLAGS, MODEL_FLAGS, OPTIMISER_FLAGS, SCORING_FLAGS, adopt
 from utils.logs import progress
@@ -256,6 +256,7 @@ class RetrainingRun(Run):
             components = self.model.prior.log_responsibilities(mu).argmax(dim=1)
             parts.append((probabilities.cpu().numpy(), components.cpu().numpy()))
         probabilities, components = (np.concatenate(column) for column in zip(*parts, strict=True))
+        require_finite([probabilities], self.world)
         targets = codes["targets"].numpy()
         predictions = Predictions(np.arange(len(targets)), targets, probabilities, components)
         return Measurement.of(predictions, self.datasets[split], self.about["class_counts"])

@@ -4,7 +4,6 @@ import argparse
 import json
 import logging
 import math
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from utils.checkpoint import FORMAT, load_checkpoint, load_model_state, plain, s
 from utils.distributed import World
 from utils.engine import Position
 from utils.errors import UserError
+from utils.files import write_atomically
 from utils.measurement import Measurement, shown
 from utils.optimisation import build_scheduler, end_epoch
 from utils.run_folder import RunFolder
@@ -103,6 +103,7 @@ class Run:
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] | None = None
         self._keeps_previous = True
+        self._best_beside = folder.best if folder else None  # where the best epoch lies when the run begins
 
     def train_steps(self) -> Iterator[int]:
         """Train the rest of epoch number `self.epoch`; yields where the run may be saved, see `engine.take_steps`."""
@@ -131,12 +132,9 @@ class Run:
         self.history = list(checkpoint["history"])
         self.position = self._own_position(checkpoint)
         self._keeps_previous = path != self.folder.previous  # else the next save would put a damaged file in its place
-        beside = path.parent / self.folder.best.name
-        if self.best and self.world.is_main and not self.folder.best.exists():
-            if not beside.exists():
-                raise UserError(f"{path} has its best epoch in {beside}, which is missing: put it back")
-            self.folder.path.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(beside, self.folder.best)
+        self._best_beside = path.parent / self.folder.best.name
+        if self.best and self.world.is_main and not self._best_beside.exists():
+            raise UserError(f"{path} has its best epoch in {self._best_beside}, which is missing: put it back")
 
     def _own_position(self, checkpoint: dict[str, Any]) -> Position:
         """This process's part of the running epoch; another number of processes shares the sums in another way."""
@@ -166,7 +164,11 @@ class Run:
 
     def _run(self) -> dict[str, Any]:
         scheduler = build_scheduler(self.optimizer, self.args, self.start_rates, self.epoch)
-        board = Board(self.folder.path, self.folder.suffix or ".train", self.epoch) if self.world.is_main else None
+        board = None
+        if self.world.is_main:
+            board = Board(self.folder.board, self.folder.suffix or ".train", self.epoch)
+            if self.best and self._best_beside.resolve() != self.folder.best.resolve():
+                write_atomically(self.folder.best, lambda file: file.write(self._best_beside.read_bytes()))
         measurement = None
         while self.epoch < self.args.epochs:
             measurement = self._run_epoch(board)

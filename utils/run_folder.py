@@ -7,6 +7,7 @@ import fcntl
 import importlib.metadata
 import io
 import json
+import logging
 import os
 import platform
 import subprocess
@@ -22,6 +23,9 @@ from utils.errors import UserError
 from utils.files import write_text
 from utils.logs import end_log_file, log_to_file
 
+log = logging.getLogger("dgcmm")
+
+SUFFIXES = ("", "_eval", "_aug", "_aug_ftl")
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "pillow")
 NAMES = ("args.json", "log.txt", "metrics.csv", "metrics_per_class.csv", "predictions.csv", "subset.txt")
 
@@ -60,9 +64,14 @@ class RunFolder:
         """The best epoch's checkpoint, with a hold-out."""
         return self.file("model_best.pth")
 
+    @property
+    def board(self) -> Path:
+        """Where TensorBoard's file lies: apart for each script, as TensorBoard takes a folder for a run."""
+        return self.path / self.suffix.strip("_")
+
     def holds_run(self) -> bool:
         """Whether this script has already left results here."""
-        return any(path.exists() for path in (self.file("metrics.csv"), self.checkpoint, self.previous))
+        return any(os.path.exists(path) for path in (self.file("metrics.csv"), self.checkpoint, self.previous))
 
     def check_place(self) -> None:
         """Raise a `UserError` if the folder cannot be written, or created; long before it is opened."""
@@ -83,12 +92,12 @@ class RunFolder:
             self._lock = lock_path.open("a")
             # a record lock ends with this process; one of flock would live on in loading processes that outlive it
             fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if overwrite:
+                self._clear()
         except BlockingIOError as error:
             raise UserError(f"--logdir {self.path}: another process is at work there; wait, or name another") from error
         except OSError as error:
             raise UserError(f"--logdir {self.path} cannot be written ({error.strerror}): name another") from error
-        if overwrite:
-            self._clear()
         self._log = log_to_file(self.file("log.txt"))
         return self
 
@@ -106,10 +115,13 @@ class RunFolder:
         self.close()
 
     def _clear(self) -> None:
-        for path in [self.file(name) for name in NAMES] + [self.checkpoint, self.previous, self.best]:
-            path.unlink(missing_ok=True)
-        for path in self.path.glob(f"events.out.tfevents.*{self.suffix or '.train'}"):
-            path.unlink()
+        """Delete this script's results, and with a training's those that were made from it."""
+        for suffix in SUFFIXES if not self.suffix else (self.suffix,):
+            folder = RunFolder(str(self.path), suffix)
+            for path in [folder.file(name) for name in NAMES] + [folder.checkpoint, folder.previous, folder.best]:
+                path.unlink(missing_ok=True)
+            for path in folder.board.glob(f"events.out.tfevents.*{suffix or '.train'}"):
+                path.unlink()
 
     def write_args(
         self,
@@ -131,11 +143,14 @@ class RunFolder:
             "versions": _versions(),
             "processes": processes,
         }
+        content = {"arguments": plain(vars(args)), "data": data, **launch, "resumed": []}
         if resumed is not None and path.exists():
-            content = json.loads(path.read_text())
-            content["resumed"].append({"after_epoch": resumed[0], "after_step": resumed[1], **launch})
-        else:
-            content = {"arguments": plain(vars(args)), "data": data, **launch, "resumed": []}
+            try:
+                earlier = json.loads(path.read_text())
+                earlier["resumed"].append({"after_epoch": resumed[0], "after_step": resumed[1], **launch})
+                content = earlier
+            except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+                log.warning("%s is damaged and written anew, without what it said before: %s", path, error)
         write_text(path, json.dumps(content, indent=2) + "\n")
 
     def write_rows(self, name: str, rows: Sequence[dict[str, Any]]) -> None:

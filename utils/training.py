@@ -61,6 +61,8 @@ def find_checkpoint(
     flags = MODEL_FLAGS + DATA_FLAGS + SCORING_FLAGS + (() if args.evaluate else TRAINING_FLAGS)
     stored = checkpoint["args"] if args.evaluate else _for_nodes(checkpoint, nodes, args.resume)
     adopt(args, given, stored, flags, args.resume)
+    if args.evaluate and "amp" not in given:
+        args.amp = stored["amp"]
     return checkpoint
 
 

@@ -1,0 +1,61 @@
+"""What the values of flags may be: types and actions for argparse."""
+
+import argparse
+import math
+from collections.abc import Callable
+from typing import Any
+
+
+def number(
+    kind: type, low: float, high: float = math.inf, *, open_low: bool = False, open_high: bool = False
+) -> Callable:
+    """An argparse type: a finite number of `kind` in [low, high], bounds left out if open."""
+
+    def parse_number(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError as error:
+            word = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"{text!r} is not {word}") from error
+        too_low = value <= low if open_low else value < low
+        too_high = value >= high if open_high else value > high
+        try:
+            finite = math.isfinite(value)
+        except OverflowError:  # a whole number beyond all floats
+            finite = False
+        if too_low or too_high or not finite:
+            left, right = "(" if open_low else "[", ")" if open_high or math.isinf(high) else "]"
+            raise argparse.ArgumentTypeError(f"{text} is out of range: {left}{low}, {high}{right} is allowed")
+        return value
+
+    return parse_number
+
+
+def path(text: str) -> str:
+    """An argparse type: a path that is not empty, as a variable that is not set would make it."""
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty")
+    return text
+
+
+count = number(int, 1)
+count_or_zero = number(int, 0)
+seed = number(int, 0, 2**63 - 1)
+positive = number(float, 0, open_low=True)
+non_negative = number(float, 0)
+unit_open_high = number(float, 0, 1, open_high=True)
+
+
+def milestones(text: str) -> list[int]:
+    """An argparse type: whole numbers with commas between them."""
+    return [count(part) for part in text.split(",")]
+
+
+class Milestones(argparse.Action):
+    """`--milestones 30,60` or `--milestones 30 60`: rising epochs."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, flag: Any = None):
+        epochs = [epoch for part in values for epoch in part]
+        if epochs != sorted(set(epochs)):
+            parser.error(f"argument {flag}: {epochs} do not rise")
+        setattr(namespace, self.dest, epochs)
