@@ -199,9 +199,12 @@ def test_codes_file_serves_others(script, tmp_path):
     assert codes["train"]["mu"].shape == codes["train"]["log_var"].shape == (523, 32)
     assert codes["test"]["targets"].shape == (400,)
     assert "written to" not in script("augment_ftl", "Digits_LT", *run, "--resume=auto", "--epochs=1").out
-    assert script("train", "Digits_LT", *small, "--seed=1", *run, "--overwrite").status == 0
+    assert script("train", "Digits_LT", "--resume=auto", "--epochs=2", *run).status == 0
     refused = script("augment", "Digits_LT", *run, "--resume=auto", "--epochs=1")
     assert refused.status == 2
     assert "another model" in refused.error
     again = script("augment", "Digits_LT", *run, "--resume=auto", "--epochs=1", "--overwrite")
     assert "written to" in again.out
+    assert script("train", "Digits_LT", *small, "--seed=1", *run, "--overwrite").status == 0
+    assert not (tmp_path / "checkpoint_aug.pth").exists()
+    assert "written to" in script("augment", "Digits_LT", *run, "--resume=auto", "--epochs=1").out
