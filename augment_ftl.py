@@ -35,8 +35,9 @@ def build_parser() -> argparse.ArgumentParser:
         "smallest median class, median ones to the smallest many-shot class (default: get_rep_nums1)",
     )
     parser.add_argument(
-        *("--ftl-rank",),
-        **{"type": count, "metavar": "R"},
+        "--ftl-rank",
+        type=count,
+        metavar="R",
         help="rank of the transferred spread; more than the codes have is cut (default: z-dim / 2)",
     )
     return parser

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from datasets.chestxray_fetch import fetch_missing
-from datasets.chestxray_source import LABEL_FILES, LISTED, LISTS
+from datasets.chestxray_source import LABEL_FILES, LISTS, list_problem
 from datasets.files import FileDataset, image_paths, locate
 from datasets.grey import GreyTransform, RandomCropAndFlip, ResizeAndCentreCrop
 from datasets.names import DATASETS
@@ -25,8 +25,8 @@ def prepare(root: str, manifest: str | None, **options: Any) -> None:
     fetch_missing(Path(root), missing_images, manifest=manifest, **options)
     for train, name in LISTS.items():
         path = Path(root) / name
-        if manifest is None and path.is_file() and (found := len(_read_list(path))) != LISTED[train]:
-            log.warning("%s names %d images, NIH's %d: this is not the official split", path, found, LISTED[train])
+        if manifest is None and path.is_file() and (problem := list_problem(path, train, len(_read_list(path)))):
+            log.warning("%s: this is not the official split", problem)
 
 
 def load(root: str, train: bool, transform: Callable | None, subset_seed: int) -> FileDataset:

@@ -17,7 +17,7 @@ from pathlib import Path
 from torch.utils.data import Dataset
 
 from datasets.chestxray import load, prepare
-from datasets.chestxray_source import LISTED, LISTS
+from datasets.chestxray_source import LISTS, list_problem
 from datasets.files import image_paths
 from datasets.loading import BatchLoader, EvaluationBatches, kill_workers
 from datasets.png import read_grey
@@ -94,11 +94,8 @@ def check_lists(folder: Path, official: bool) -> None:
         patients[train] = {image.split("_")[0] for image in listed}
         found = sum(image in there for image in listed)
         log.info("%s: %d of %d images are there", name, found, len(listed))
-        if official and len(listed) != LISTED[train]:
-            raise UserError(
-                f"{folder / name} names {len(listed)} images, NIH's {LISTED[train]}: replace it, or name the mirror's "
-                "--dataset-manifest"
-            )
+        if official and (problem := list_problem(folder / name, train, len(listed))):
+            raise UserError(f"{problem}: replace it, or name the mirror's --dataset-manifest")
         if found < len(listed):  # those with a single label are there, or nothing could be loaded
             log.warning("%s: %d images with several labels lack; they are not used", name, len(listed) - found)
     both = sorted(patients[True] & patients[False])

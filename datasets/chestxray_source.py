@@ -52,6 +52,11 @@ _DIGITS = {"md5": 32, "sha256": 64}
 _KEYS = ("name", "url", "bytes", *_DIGITS)
 
 
+def list_problem(path: Path, train: bool, count: int) -> str | None:
+    """What tells a list of so many images from NIH's training or test list, in words; None if nothing does."""
+    return None if count == LISTED[train] else f"{path} names {count} images, NIH's {LISTED[train]}"
+
+
 @dataclass(frozen=True)
 class Source:
     """The files of the data set and where they come from.

@@ -85,13 +85,16 @@ def test_empty_folder_is_filled_and_then_left_alone(mirror, bring, chest_folder)
 
 
 def test_archives_are_kept_if_asked_to(bring, chest_folder):
-    require_complete(bring(keep_archives=True), chest_folder, ARCHIVES)
+    folder = bring(keep_archives=True)
+    require_complete(folder, chest_folder, ARCHIVES)
+    assert {path.name for path in folder.iterdir()} >= ARCHIVES
 
 
 def test_mirror_without_hashes(mirror, tmp_path, chest_folder):
     manifest = str(mirror.manifest(tmp_path / "manifest.json", hashes=False))
     prepare(str(tmp_path / "data"), manifest=manifest, jobs=9, keep_archives=False, quiet=True)
     require_complete(tmp_path / "data", chest_folder)
+    assert asked(mirror) == TEXTS | ARCHIVES
 
 
 @pytest.mark.parametrize("layout", ["images", "", "images_007/images"])

@@ -24,8 +24,9 @@ def report(folder, rank, kind, when, text):
     (folder / f"{rank}.json").write_text(json.dumps({"rank": rank, "kind": kind, "time": when, "text": text}))
 
 
-def test_good_ends(tmp_path):
+def test_good_ends(tmp_path, capsys):
     judge([0, 0], tmp_path)
+    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(

@@ -74,10 +74,12 @@ def test_lock_ends_with_its_process_and_not_with_what_it_forked(tmp_path):
         "print(child, flush=True); os._exit(0)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    forked = int(done.stdout)
     try:
         RunFolder(str(tmp_path)).open().close()
+        assert os.path.exists(f"/proc/{forked}")
     finally:
-        os.kill(int(done.stdout), signal.SIGKILL)
+        os.kill(forked, signal.SIGKILL)
 
 
 def test_folder_that_cannot_be_made(tmp_path):

@@ -16,11 +16,10 @@ from utils import stopping
 from utils.errors import UserError
 from utils.launch import Launch
 from utils.stopping import Stopped
-from utils.store import reach_store
+from utils.store import POLL_S, reach_store
 
 log = logging.getLogger("dgcmm")
 
-POLL_S = 0.05
 LAST_WORDS_S = 3.0  # how long the others may take to say why they are gone
 CONNECTION_ERRORS = (dist.DistBackendError, dist.DistNetworkError, dist.DistStoreError)
 

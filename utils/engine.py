@@ -208,14 +208,12 @@ def require_finite(probabilities: list[np.ndarray], world: World) -> None:
 
     A step's loss tells of the weights before it: what the last step of an epoch has done shows here.
     """
-    _, bad = world.vote(bad=not all(np.isfinite(part).all() for part in probabilities)).result()
-    if bad and not world.is_main:
-        raise SystemExit(2)
-    if bad:
-        raise UserError(
-            "the model's probabilities are not finite: the last steps went astray; lower --lr or --prior-lr, or give "
-            "--clip-grad; the last checkpoint is as it was"
-        )
+    with world.together():
+        if not all(np.isfinite(part).all() for part in probabilities):
+            raise UserError(
+                "the model's probabilities are not finite: the last steps went astray; lower --lr or --prior-lr, or "
+                "give --clip-grad; the last checkpoint is as it was"
+            )
 
 
 @torch.inference_mode()

@@ -103,7 +103,7 @@ class Run:
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] | None = None
         self._keeps_previous = True
-        self._best_beside = folder.best if folder else None  # where the best epoch lies when the run begins
+        self._best_beside: Path | None = None  # the best epoch beside the checkpoint that is continued
 
     def train_steps(self) -> Iterator[int]:
         """Train the rest of epoch number `self.epoch`; yields where the run may be saved, see `engine.take_steps`."""

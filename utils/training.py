@@ -58,11 +58,9 @@ def find_checkpoint(
     if not args.evaluate and checkpoint["kind"] != TrainingRun.kind:
         raise UserError(f"{args.resume} comes from an augmentation: it can be evaluated (--evaluate), not trained on")
     require_same_dataset(args, checkpoint)
-    flags = MODEL_FLAGS + DATA_FLAGS + SCORING_FLAGS + (() if args.evaluate else TRAINING_FLAGS)
+    flags = MODEL_FLAGS + DATA_FLAGS + SCORING_FLAGS + (tuple({"amp"} - given) if args.evaluate else TRAINING_FLAGS)
     stored = checkpoint["args"] if args.evaluate else _for_nodes(checkpoint, nodes, args.resume)
     adopt(args, given, stored, flags, args.resume)
-    if args.evaluate and "amp" not in given:
-        args.amp = stored["amp"]
     return checkpoint
 
 
