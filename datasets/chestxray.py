@@ -14,6 +14,7 @@ from datasets.files import FileDataset, image_paths, locate
 from datasets.grey import GreyTransform, RandomCropAndFlip, ResizeAndCentreCrop
 from datasets.names import DATASETS
 from utils.errors import UserError
+from utils.files import require_reachable
 
 log = logging.getLogger("dgcmm")
 
@@ -22,6 +23,7 @@ INFO = DATASETS["ChestXray"]
 
 def prepare(root: str, manifest: str | None, **options: Any) -> None:
     """Bring what the folder lacks; `options` are those of `fetch_missing`."""
+    require_reachable(Path(root))
     fetch_missing(Path(root), missing_images, manifest=manifest, **options)
     for train, name in LISTS.items():
         path = Path(root) / name
@@ -32,6 +34,7 @@ def prepare(root: str, manifest: str | None, **options: Any) -> None:
 def load(root: str, train: bool, transform: Callable | None, subset_seed: int) -> FileDataset:
     """The official training or test list, less the rows with several labels."""
     folder = Path(root)
+    require_reachable(folder)
     if not folder.is_dir():
         raise UserError(f"--datadir {root} does not exist: name the folder that holds ChestX-ray14")
     labels = _read_labels(folder)

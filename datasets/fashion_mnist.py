@@ -20,6 +20,7 @@ from datasets.names import DATASETS
 from datasets.splits import draw_long_tailed
 from datasets.transforms import Enlarge, evaluation, small_shift
 from utils.errors import UserError
+from utils.files import require_reachable
 from utils.locks import folder_lock
 
 INFO = DATASETS["FashionMNIST_LT"]
@@ -32,6 +33,7 @@ def load(root: str, train: bool, transform: Callable | None, subset_seed: int) -
 
     Without all four there, torchvision downloads them to root/FashionMNIST/raw.
     """
+    require_reachable(Path(root))
     folder = _find(Path(root)) or _download_once(Path(root))
     prefix = "train" if train else "t10k"
     images = _read_idx(folder, f"{prefix}-images-idx3-ubyte", 3)

@@ -1,7 +1,12 @@
 """The registry of data sets: known without torch, and true of the modules that it names."""
 
+import contextlib
+import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +14,7 @@ import torch
 from conftest import ROOT
 from PIL import Image
 
-from datasets import get_dataset, get_transform
+from datasets import get_dataset, get_transform, prepare
 from datasets.names import DATASETS
 from utils.errors import UserError
 
@@ -75,3 +80,39 @@ def test_only_the_training_transform_draws(name, train):
 def test_a_folder_that_is_not_there_is_named(name, train, tmp_path):
     with pytest.raises(UserError, match=rf"--datadir {tmp_path}/none does not exist: name the folder"):
         get_dataset(name, str(tmp_path / "none"), train)
+
+
+@contextlib.contextmanager
+def without_privileges() -> Iterator[None]:
+    """Permissions count, also for root."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+
+
+@pytest.mark.parametrize(
+    ("closed", "mode"), [(".", 0o000), (".", 0o444), ("data", 0o000), ("data", 0o444), ("data", 0o111)]
+)
+@pytest.mark.parametrize("name", ["ChestXray", "FashionMNIST_LT"])
+def test_folder_that_may_not_be_looked_into_is_named(name, closed, mode):
+    get_transform(name, True, 32, 32)  # imports, which need permissions too
+    with tempfile.TemporaryDirectory() as place:  # pytest's own folders are closed to others
+        folder = Path(place) / "data"
+        folder.mkdir()
+        Path(place).chmod(0o755)
+        (Path(place) / closed).chmod(mode)
+        ways = [lambda: get_dataset(name, str(folder), True)]
+        if name == "ChestXray":
+            ways.append(lambda: prepare(name, str(folder), manifest=None, jobs=1, keep_archives=False, quiet=True))
+        try:
+            for way in ways:
+                with without_privileges(), pytest.raises(UserError, match="cannot be read .Permission denied") as error:
+                    way()
+                assert str(folder) in str(error.value)
+        finally:
+            (Path(place) / closed).chmod(0o755)
