@@ -24,12 +24,13 @@ from datasets.chestxray_source import (
     images_folder,
     read_manifest,
 )
-from utils.download import Download, Patience, RemoteFile, Unavailable, problem_of
+from utils.download import Download, Patience, Unavailable
 from utils.errors import UserError
 from utils.files import write_text
 from utils.jobs import Cancel, run_jobs
 from utils.locks import folder_lock
 from utils.logs import progress
+from utils.published import RemoteFile, problem_of
 from utils.unpack import unpack
 
 log = getLogger("dgcmm")

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from utils.download import RemoteFile
 from utils.errors import UserError
+from utils.published import RemoteFile
 from utils.unpack import EXTENSIONS
 
 SITE = "https://nihcc.app.box.com/v/ChestXray-NIHCC"

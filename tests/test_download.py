@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from mirror import Answer, Mirror
 
-from utils.download import Download, Patience, RemoteFile, Unavailable, _retry_after, problem_of
+from utils.download import Download, Patience, Unavailable, _retry_after
 from utils.errors import UserError
 from utils.jobs import Cancel, Cancelled
+from utils.published import RemoteFile
 
 CONTENT = np.random.default_rng(0).bytes(100_000)
 OTHER = np.random.default_rng(1).bytes(100_000)
@@ -305,16 +306,3 @@ def test_cancelling_ends_a_stalled_download_and_keeps_the_part(mirror, tmp_path)
     over.set()
     assert ended == ["cancelled"]
     assert download(tmp_path, remote(mirror)).have == 60_000
-
-
-def test_problem_of_a_file(tmp_path):
-    path = tmp_path / NAME
-    path.write_bytes(CONTENT)
-    md5, sha256 = hashlib.md5(CONTENT).hexdigest(), hashlib.sha256(CONTENT).hexdigest()
-    assert problem_of(path, RemoteFile(NAME, "", len(CONTENT), md5, sha256), Cancel()) is None
-    assert problem_of(path, RemoteFile(NAME, "", 5), Cancel()) == "100,000 bytes, 5 are published"
-    assert "SHA256" in problem_of(path, RemoteFile(NAME, "", len(CONTENT), md5, md5), Cancel())
-    cancelled = Cancel()
-    cancelled()
-    with pytest.raises(Cancelled):
-        problem_of(path, RemoteFile(NAME, "", len(CONTENT), md5), cancelled)

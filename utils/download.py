@@ -2,7 +2,6 @@
 
 import contextlib
 import email.utils
-import hashlib
 import http.client
 import json
 import os
@@ -20,6 +19,7 @@ from typing import Any
 from utils.errors import UserError
 from utils.files import unwritable, write_text
 from utils.jobs import Cancel
+from utils.published import RemoteFile, problem_of
 
 CHUNK = 1 << 20
 PASSING_STATUS = (408, 425, 429)  # and all from 500 on
@@ -28,17 +28,6 @@ LONGEST_RETRY_AFTER_S = 300.0
 
 class Unavailable(UserError):
     """The server does not give the file: it cannot be reached, refuses, or breaks off again and again."""
-
-
-@dataclass(frozen=True)
-class RemoteFile:
-    """A file to fetch: its size in bytes, and the hex digests that are published of it."""
-
-    name: str
-    url: str
-    size: int
-    md5: str | None = None
-    sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -66,26 +55,6 @@ class _Fault(Exception):
     def __init__(self, reason: str, retry_after: float = 0.0) -> None:
         super().__init__(reason)
         self.retry_after = retry_after
-
-
-def problem_of(path: Path, remote: RemoteFile, cancel: Cancel) -> str | None:
-    """What tells a file from the published one: its size or a hash, in words; None if nothing does."""
-    size = path.stat().st_size
-    if size != remote.size:
-        return f"{size:,} bytes, {remote.size:,} are published"
-    for kind, expected in (("md5", remote.md5), ("sha256", remote.sha256)):
-        if expected and (found := _digest(path, kind, cancel)) != expected:
-            return f"its {kind.upper()} is {found}, {expected} is published"
-    return None
-
-
-def _digest(path: Path, kind: str, cancel: Cancel) -> str:
-    digest = hashlib.new(kind, usedforsecurity=False)
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            cancel.check()
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 class Download:
