@@ -10,11 +10,10 @@ import numpy as np
 
 from datasets.chestxray_fetch import fetch_missing
 from datasets.chestxray_source import LABEL_FILES, LISTS, list_problem
-from datasets.files import FileDataset, image_paths, locate
+from datasets.files import FileDataset, image_paths, locate, require_reachable
 from datasets.grey import GreyTransform, RandomCropAndFlip, ResizeAndCentreCrop
 from datasets.names import DATASETS
 from utils.errors import UserError
-from utils.files import require_reachable
 
 log = logging.getLogger("dgcmm")
 

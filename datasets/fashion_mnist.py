@@ -16,11 +16,11 @@ from torchvision import transforms as T
 from torchvision.datasets import FashionMNIST
 
 from datasets.base import ArrayDataset
+from datasets.files import require_reachable
 from datasets.names import DATASETS
 from datasets.splits import draw_long_tailed
 from datasets.transforms import Enlarge, evaluation, small_shift
 from utils.errors import UserError
-from utils.files import require_reachable
 from utils.locks import folder_lock
 
 INFO = DATASETS["FashionMNIST_LT"]

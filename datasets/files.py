@@ -20,6 +20,17 @@ DEPTH = 3  # levels of such folders: images/images_001/images
 SUFFIX = ".png"
 
 
+def require_reachable(folder: Path) -> None:
+    """Raise a `UserError` if a folder of data is there, or may be, and cannot be looked into."""
+    try:
+        os.scandir(folder).close()
+        os.stat(os.path.join(folder, "."))
+    except (FileNotFoundError, NotADirectoryError):
+        return  # who needs it says what is lacking
+    except OSError as error:
+        raise UserError(f"--datadir {folder} cannot be read ({error.strerror}): see its permissions") from error
+
+
 class FileDataset(ImageDataset):
     """Grey PNGs, each decoded when it is read, or read from a cache of resized ones.
 

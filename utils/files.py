@@ -23,17 +23,6 @@ class Sink(Protocol):
         """As in a binary file."""
 
 
-def require_reachable(folder: Path) -> None:
-    """Raise a `UserError` if a folder of data is there, or may be, and cannot be looked into."""
-    try:
-        os.scandir(folder).close()
-        os.stat(os.path.join(folder, "."))
-    except (FileNotFoundError, NotADirectoryError):
-        return  # who needs it says what is lacking
-    except OSError as error:
-        raise UserError(f"--datadir {folder} cannot be read ({error.strerror}): see its permissions") from error
-
-
 def write_atomically(path: Path, write: Callable[[Sink], object]) -> None:
     """Have `write` fill a file beside `path`, flush it to disk and rename it to `path`.
 
