@@ -74,10 +74,11 @@ class DGCMM(nn.Module):
 
     @torch.no_grad()
     def _start_small(self) -> None:
-        """Start with short codes and sigma = 0.6, so that the recipe's learning rate needs no clipping.
+        """Start with short codes and sigma = 0.6.
 
         With torch's own initialisation the features (norm 30) make long codes and spread sigma: the cross-entropy,
-        weighted by 10, then throws log_var to its limit within tens of steps.
+        weighted by 10, then throws log_var to its limit within tens of steps. The recipe's learning rate needs a
+        clipped gradient all the same (`--clip-grad`).
         """
         self.mu_head.weight.mul_(INITIAL_MU_SCALE)
         self.log_var_head.weight.zero_()

@@ -94,7 +94,7 @@ OUT_OF_RANGE = {
     "--lr": ["0", "-1", "nan", "inf"],
     "--momentum": ["-0.1", "1", "nan"],
     "--wd": ["-1", "nan", "inf"],
-    "--clip-grad": ["0", "-1", "nan"],
+    "--clip-grad": ["-1", "nan", "inf"],
     "--lr-step": ["0", "-1", "nan"],
     "--milestones": ["0", "-3", "nan", "30,20", "30,30"],
     "--T-max": ["0", "-1", "nan"],

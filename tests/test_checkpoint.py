@@ -17,7 +17,7 @@ CONTENT = {
     "format": FORMAT,
     "epoch": 3,
     "state_dict": {"weight": torch.arange(600.0).view(20, 30), "steps": torch.tensor(7)},
-    "args": {"lr": 5e-3, "milestones": [3, 6], "clip_grad": None, "arch": "resnet_vae3"},
+    "args": {"lr": 5e-3, "milestones": [3, 6], "clip_grad": 0.0, "arch": "resnet_vae3"},
 }
 
 

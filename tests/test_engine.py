@@ -33,7 +33,7 @@ WEIGHTS = LossWeights(10.0, 0.1, 0.001)
 CPU = torch.device("cpu")
 ARGS = argparse.Namespace(
     **{"seed": 0, "amp": "off", "quiet": True, "print_freq": 100},
-    **{"max_steps": None, "clip_grad": None, "save_every": 0},
+    **{"max_steps": None, "clip_grad": 0.0, "save_every": 0},
     **{"lr": 5e-3, "prior_lr": 5.0, "momentum": 0.9, "wd": 1e-4},
 )
 

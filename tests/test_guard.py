@@ -27,7 +27,7 @@ def take(guard, model, optimizer, step, factor=1.0):
     return guard.step()
 
 
-def made(late, clip=None, scaler=None):
+def made(late, clip=0.0, scaler=None):
     torch.manual_seed(0)
     model = Model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, fused=late)

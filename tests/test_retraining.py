@@ -19,7 +19,7 @@ from utils.threads import threads
 
 WEIGHTS = LossWeights(10.0, 0.1, 0.001)
 ARGS = argparse.Namespace(
-    **{"lr": 0.1, "momentum": 0.9, "wd": 1e-4, "clip_grad": None, "seed": 5, "amp": "off", "max_steps": 6},
+    **{"lr": 0.1, "momentum": 0.9, "wd": 1e-4, "clip_grad": 0.0, "seed": 5, "amp": "off", "max_steps": 6},
     **{"batch_size": 20, "print_freq": 100, "save_every": 0, "quiet": True},
 )
 COUNTS, DIM = (120, 30, 10), 8

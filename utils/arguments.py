@@ -131,9 +131,10 @@ def _add_optimiser(parser: argparse.ArgumentParser, lr: float) -> None:
     add("--wd", "--weight-decay", type=non_negative, default=1e-4, metavar="W", help="weight decay (default: 1e-4)")
     add(
         "--clip-grad",
-        type=positive,
+        type=non_negative,
+        default=5.0,
         metavar="NORM",
-        help="clip the network's gradient to this norm (default: no clipping)",
+        help="clip the network's gradient to this norm, 0: do not clip (default: 5)",
     )
     add(
         "--save-every",

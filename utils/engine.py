@@ -169,6 +169,27 @@ def mean_losses(position: Position, weights: Any, world: World) -> dict[str, flo
     return {name: sums[i] / seen if computed[i] else None for i, name in enumerate(TERMS)}
 
 
+def warn_of_divergence(
+    cross_entropy: float | None, class_counts: Sequence[int], epoch: int, args: argparse.Namespace
+) -> None:
+    """Warn if an epoch's mean cross-entropy is above twice that of guessing every class by its share.
+
+    Args:
+        cross_entropy: in nats; None if it was not computed.
+        class_counts: images or codes of each class that the epoch trained on, (K,).
+        epoch: its number, from 0.
+    """
+    counts = torch.tensor(class_counts, dtype=torch.float64)
+    guessing = torch.special.entr(counts / counts.sum()).sum().item()  # mean of -log p_y with p the class shares
+    if cross_entropy is None or cross_entropy <= 2 * guessing:
+        return
+    remedy = f"lower --lr or --clip-grad (now {args.clip_grad:g})" if args.clip_grad else "give --clip-grad=5"
+    log.warning(
+        "epoch %d diverged: its mean cross-entropy is %.2f, guessing by class shares has %.2f; start anew and %s",
+        *(epoch + 1, cross_entropy, guessing, remedy),
+    )
+
+
 @torch.inference_mode()
 def start_prior(model: nn.Module, loader: Any, epoch: int, args: argparse.Namespace, world: World) -> None:
     """Place the prior's components at the classes' codes: one pass over the training images as `epoch` loads them.
@@ -211,8 +232,8 @@ def require_finite(probabilities: list[np.ndarray], world: World) -> None:
     with world.together():
         if not all(np.isfinite(part).all() for part in probabilities):
             raise UserError(
-                "the model's probabilities are not finite: the last steps went astray; lower --lr or --prior-lr, or "
-                "give --clip-grad; the last checkpoint is as it was"
+                "the model's probabilities are not finite: the last steps went astray; lower --lr, --prior-lr "
+                "or --clip-grad; the last checkpoint is as it was"
             )
 
 

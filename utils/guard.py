@@ -43,7 +43,7 @@ class Guard:
     Args:
         model: the DGCMM; the gradient of its prior is of another scale than the network's and is not clipped.
         optimizer: SGD; a fused one where `late` is set.
-        clip_grad: norm that the network's gradient is clipped to, or None.
+        clip_grad: norm that the network's gradient is clipped to, 0 for no clipping.
         epoch: for messages.
         world: the processes.
         scaler: of the loss in float16. It skips a step whose gradient overflows in any process, and lowers the scale;
@@ -55,7 +55,7 @@ class Guard:
         self,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
-        clip_grad: float | None,
+        clip_grad: float,
         epoch: int,
         world: World,
         scaler: GradScaler | None = None,
@@ -140,8 +140,8 @@ class Guard:
             raise SystemExit(2)
         where = f"epoch {self.epoch + 1}, step {step.number + 1}, rank {rank}, images {ids}, ..."
         raise UserError(
-            f"the loss or its gradient is not finite ({where}): lower --lr or give --clip-grad; no weight was changed "
-            "by it, and the last checkpoint is as it was"
+            f"the loss or its gradient is not finite ({where}): lower --lr or --clip-grad; no weight was changed by "
+            "it, and the last checkpoint is as it was"
         )
 
 

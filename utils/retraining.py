@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from utils.checkpoint import load_checkpoint, load_latest, read_verified, save_checkpoint
 from utils.device import autocast
 from utils.distributed import World
-from utils.engine import Pass, Predictions, require_finite, take_steps, to_device
+from utils.engine import Pass, Predictions, require_finite, take_steps, to_device, warn_of_divergence
 from utils.errors import UserError
 from utils.flags import DATA_FLAGS, MODEL_FLAGS, OPTIMISER_FLAGS, SCORING_FLAGS, adopt
 from utils.logs import progress
@@ -201,6 +201,7 @@ class RetrainingRun(Run):
         super().__init__(args, model, build_sgd(model.classifier.parameters(), args), folder, split, about, world)
         self.kind, self.sampler, self.codes, self.datasets = kind, sampler, codes, datasets
         self.weights, self.trained_sha256 = weights, trained_sha256
+        self.planned_counts: list[int] = []  # codes of each class in the running epoch
 
     def state(self) -> dict[str, Any]:
         """Which model this classifier belongs to."""
@@ -211,6 +212,7 @@ class RetrainingRun(Run):
         sources, labels = (part.to(self.world.device) for part in self.sampler.plan(self.epoch))
         batches = list(zip(*(part.split(self.args.batch_size) for part in (sources, labels)), strict=True))
         batches = batches[: self.args.max_steps]
+        self.planned_counts = torch.bincount(labels).tolist()
         self.model.classifier.train()
         total = torch.get_num_threads()
         drawing = total // self.sampler.threads_per_drawer if self.world.device.type == "cpu" else 0
@@ -235,7 +237,9 @@ class RetrainingRun(Run):
 
     def end_training(self) -> dict[str, float | None]:
         """The mean loss of the epoch."""
-        return {"loss": self.position.totals[0] / self.position.seen}
+        loss = self.position.totals[0] / self.position.seen
+        warn_of_divergence(loss, self.planned_counts, self.epoch, self.args)
+        return {"loss": loss}
 
     @torch.inference_mode()
     def measure(self, split: str) -> Measurement:

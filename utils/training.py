@@ -14,7 +14,16 @@ from torch.amp import GradScaler
 from utils.board import Board
 from utils.checkpoint import load_checkpoint, load_latest
 from utils.distributed import World
-from utils.engine import Position, count_steps, evaluate, forward_passes, mean_losses, start_prior, take_steps
+from utils.engine import (
+    Position,
+    count_steps,
+    evaluate,
+    forward_passes,
+    mean_losses,
+    start_prior,
+    take_steps,
+    warn_of_divergence,
+)
 from utils.errors import UserError
 from utils.flags import DATA_FLAGS, MODEL_FLAGS, SCORING_FLAGS, TRAINING_FLAGS, adopt
 from utils.measurement import Measurement
@@ -156,6 +165,8 @@ class TrainingRun(Run):
         """After the first epoch that has the mixture term, the prior starts from the codes; the end of the warm-up."""
         weights = self.current_weights
         losses = mean_losses(self.position, weights, self.world)
+        if self.world.is_main:
+            warn_of_divergence(losses["loss_cls"], self.about["class_counts"], self.epoch, self.args)
         if weights.gmm and not self.prior_started:
             start_prior(self.model, self.loaders["train"], self.epoch, self.args, self.world)
             for parameter in self.model.prior.parameters():

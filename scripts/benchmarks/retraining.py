@@ -103,7 +103,7 @@ def make_run(
     """A re-training by Case 1 or 2 whose epochs have so many steps, of a model that is ARCH by default."""
     sampler_class = {1: FeatureTransferSampler, 2: PosteriorSampler}[case]
     args = argparse.Namespace(
-        **{"lr": 1e-2, "momentum": 0.9, "wd": 1e-4, "clip_grad": None, "seed": 0, "max_steps": steps},
+        **{"lr": 1e-2, "momentum": 0.9, "wd": 1e-4, "clip_grad": 0.0, "seed": 0, "max_steps": steps},
         **{"batch_size": BATCH, "print_freq": 100, "save_every": 0, "quiet": True},
     )
     model = DGCMM(arch or ARCH, classes, codes["mu"].shape[1], IMAGE_SIZE).to(world.device)

@@ -105,7 +105,7 @@ def model_steps(
 ) -> Callable[[int], Position]:
     """Takes the steps of an epoch of a DGCMM, whose number it is given."""
     args = argparse.Namespace(
-        **{"lr": 1e-3, "prior_lr": 1.0, "momentum": 0.9, "wd": 1e-4, "clip_grad": None, "seed": 0, "amp": amp},
+        **{"lr": 1e-3, "prior_lr": 1.0, "momentum": 0.9, "wd": 1e-4, "clip_grad": 0.0, "seed": 0, "amp": amp},
         **{"max_steps": None, "print_freq": 10**9, "save_every": 0, "quiet": True},
     )
     world = World()
