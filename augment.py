@@ -17,9 +17,9 @@ from typing import Any
 
 from datasets.names import DATASETS
 from models.names import ARCHITECTURES, feature_dim
-from utils.arguments import augment_parser, common_parser
+from utils.cli.arguments import augment_parser, common_parser
+from utils.cli.rules import complete, parse
 from utils.errors import run_script
-from utils.flags import complete, parse
 
 log = logging.getLogger("dgcmm")
 
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def posterior_sampler(codes: dict[str, Any], num_classes: int, args: argparse.Namespace) -> Any:
     """The sampler of Case 2 over training codes."""
-    from models.augmentation import PosteriorSampler
+    from models.samplers import PosteriorSampler
 
     return PosteriorSampler(codes["mu"], codes["sigma"], codes["targets"], num_classes, args.seed)
 
@@ -54,15 +54,15 @@ def retrain(
     Args:
         args, given: the parsed command line.
         kind: 'aug' or 'aug_ftl', which is in the names of the files.
-        make_sampler: from (training codes, number of classes, args) to a sampler of `models.augmentation`.
+        make_sampler: from (training codes, number of classes, args) to a sampler of `models.samplers`.
         flags: names of the flags that only this augmentation has.
     """
     # torch is imported from here on, so that -h and a wrong flag answer at once
-    from utils.distributed import World
+    from utils.distributed.world import World
     from utils.logs import start_logging
-    from utils.retraining import RetrainingRun, load_trained, load_unfinished, take_training_codes
-    from utils.run import finished_result, print_result, require_same_data
-    from utils.run_folder import RunFolder
+    from utils.training.folder import RunFolder
+    from utils.training.retraining import RetrainingRun, load_trained, load_unfinished, take_training_codes
+    from utils.training.run import finished_result, print_result, require_same_data
 
     start_logging(args.quiet)
     folder = RunFolder(args.logdir, f"_{kind}")
@@ -106,9 +106,9 @@ def prepare(
     from datasets.assembly import load_splits, prepare_data
     from datasets.loading import BatchLoader, EvaluationBatches
     from models.dgcmm import DGCMM, LossWeights
-    from utils.checkpoint import load_model_state
     from utils.device import check_device, choose_device
-    from utils.run import description
+    from utils.training.checkpoint import load_model_state
+    from utils.training.run import description
 
     world.device = choose_device(args)
     check_device(world.device, args.amp)
@@ -140,7 +140,7 @@ def codes_of(
     args: argparse.Namespace, trained: dict[str, Any], model: Any, loaders: dict[str, Any], weights: Any, world: Any
 ) -> dict[str, Any]:
     """Codes of all splits, from the file beside the trained checkpoint or extracted into it."""
-    from utils.retraining import codes_key, load_or_extract
+    from utils.training.retraining import codes_key, load_or_extract
 
     path = Path(args.resume)
     key = codes_key(trained, loaders, args)

@@ -14,10 +14,10 @@ from typing import Any
 from augment import retrain
 from datasets.names import DATASETS
 from models.names import ARCHITECTURES
-from utils.arguments import augment_parser, common_parser
+from utils.cli.arguments import augment_parser, common_parser
+from utils.cli.rules import parse
+from utils.cli.types import count
 from utils.errors import run_script
-from utils.flags import parse
-from utils.values import count
 
 REP_METHOD_NAMES = ("get_rep_nums1", "get_rep_nums2")
 FLAGS = ("rep_method", "ftl_rank")
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def transfer_sampler(codes: dict[str, Any], num_classes: int, args: argparse.Namespace) -> Any:
     """The sampler of Case 1 over training codes."""
-    from models.augmentation import REP_METHODS, FeatureTransferSampler
+    from models.samplers import REP_METHODS, FeatureTransferSampler
 
     wanted = REP_METHODS[args.rep_method]
     return FeatureTransferSampler(

@@ -24,10 +24,10 @@ from typing import Any
 
 from datasets.names import DATASETS
 from models.names import ARCHITECTURES, feature_dim
-from utils.arguments import common_parser, train_parser
+from utils.cli.arguments import common_parser, train_parser
+from utils.cli.rules import check_training, complete, follow, parse
+from utils.distributed.launch import Launch, check_batch_size, plan_launch
 from utils.errors import run_script
-from utils.flags import check_training, complete, follow, parse
-from utils.launch import Launch, check_batch_size, plan_launch
 
 log = logging.getLogger("dgcmm")
 
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_training(args)
         check_batch_size(args, launch.local_size)
     # torch is imported from here on, so that -h and a wrong flag answer at once
-    from utils.distributed import World
+    from utils.distributed.world import World
     from utils.logs import start_logging
 
     start_logging(args.quiet, launch.first_rank)
@@ -61,7 +61,7 @@ def work_together(launch: Launch, args: argparse.Namespace, given: set[str]) -> 
     import torch
 
     from utils.device import choose_gpus
-    from utils.processes import run_member, spawn
+    from utils.distributed.spawn import run_member, spawn
 
     gpus = choose_gpus(launch, os.environ)
     if not launch.spawns:
@@ -76,8 +76,8 @@ def preflight(launch: Launch, device: Any, args: argparse.Namespace, given: set[
     from datasets.loading import TrainBatches
     from utils.device import check_device
     from utils.logs import silenced
-    from utils.run import finished_result, print_result
-    from utils.run_folder import RunFolder
+    from utils.training.folder import RunFolder
+    from utils.training.run import finished_result, print_result
 
     with silenced():  # the main process will say it again
         if launch.first_rank == 0:
@@ -107,8 +107,8 @@ def work(world: Any, args: argparse.Namespace, given: set[str]) -> None:
     """All that one process does; `args` are as they were parsed."""
     from utils.device import choose_device, share_cores
     from utils.logs import start_logging
-    from utils.run import finished_result, print_result
-    from utils.run_folder import RunFolder
+    from utils.training.folder import RunFolder
+    from utils.training.run import finished_result, print_result
 
     if world.size > 1:
         start_logging(args.quiet, world.rank)
@@ -132,7 +132,7 @@ def work(world: Any, args: argparse.Namespace, given: set[str]) -> None:
 
 def resolve(args: argparse.Namespace, given: set[str], folder: Any, world: Any) -> dict[str, Any] | None:
     """The checkpoint to continue or to measure, if any; `args` are complete and checked after it."""
-    from utils.training import find_checkpoint
+    from utils.training.resume import find_checkpoint
 
     checkpoint = find_checkpoint(args, given, folder, world.nodes)
     complete(args, feature_dim(args.arch))
@@ -192,9 +192,9 @@ def train(world: Any, args: argparse.Namespace, checkpoint: dict[str, Any] | Non
     """Start or continue a training run; returns its result."""
     from models.dgcmm import LossWeights
     from utils.logs import share_warnings
-    from utils.optimisation import default_prior_lr
-    from utils.run import description, require_same_data
-    from utils.training import TrainingRun, log_facts
+    from utils.training.optimisation import default_prior_lr
+    from utils.training.resume import TrainingRun, log_facts
+    from utils.training.run import description, require_same_data
 
     args.prior_lr = args.prior_lr or default_prior_lr(args.lr, args.weight_gmm)
     with world.together():
@@ -231,9 +231,9 @@ def train(world: Any, args: argparse.Namespace, checkpoint: dict[str, Any] | Non
 def evaluate_only(world: Any, args: argparse.Namespace, checkpoint: dict[str, Any], folder: Any) -> dict[str, Any]:
     """Measure a checkpoint on the test set; writes the *_eval files and returns the result."""
     from models.dgcmm import LossWeights
-    from utils.checkpoint import load_model_state
     from utils.logs import share_warnings
-    from utils.training import measure_checkpoint
+    from utils.training.checkpoint import load_model_state
+    from utils.training.resume import measure_checkpoint
 
     with world.together():
         model, splits, loader = build(world, args, pretrained=False)

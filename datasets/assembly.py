@@ -7,8 +7,8 @@ from typing import NamedTuple
 from datasets import get_dataset, get_transform, prepare
 from datasets.base import ImageDataset
 from datasets.dummy import DummyDataset
-from datasets.files import FileDataset
-from datasets.preparation import prepare_images
+from datasets.images.files import FileDataset
+from datasets.images.preparation import prepare_images
 from datasets.splits import hold_out, spread
 from utils.errors import UserError
 

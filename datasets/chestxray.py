@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from datasets.chestxray_fetch import fetch_missing
-from datasets.chestxray_source import LABEL_FILES, LISTS, list_problem
-from datasets.files import FileDataset, image_paths, locate, require_reachable
-from datasets.grey import GreyTransform, RandomCropAndFlip, ResizeAndCentreCrop
+from datasets.images.files import FileDataset, image_paths, locate, require_reachable
+from datasets.images.grey import GreyTransform, RandomCropAndFlip, ResizeAndCentreCrop
 from datasets.names import DATASETS
+from datasets.nih.fetch import fetch_missing
+from datasets.nih.source import LABEL_FILES, LISTS, list_problem
 from utils.errors import UserError
 
 log = logging.getLogger("dgcmm")
@@ -105,7 +105,7 @@ def missing_images(folder: Path) -> list[str] | None:
 
 
 if __name__ == "__main__":
-    from datasets.chestxray_check import main
+    from datasets.nih.check import main
     from utils.errors import run_script
 
     run_script(main)

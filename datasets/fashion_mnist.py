@@ -16,7 +16,7 @@ from torchvision import transforms as T
 from torchvision.datasets import FashionMNIST
 
 from datasets.base import ArrayDataset
-from datasets.files import require_reachable
+from datasets.images.files import require_reachable
 from datasets.names import DATASETS
 from datasets.splits import draw_long_tailed
 from datasets.transforms import Enlarge, evaluation, small_shift

@@ -26,7 +26,7 @@ import torchvision  # noqa: E402
 from scripts.benchmarks import distributed, extraction, generative, mixture, retraining, start, step  # noqa: E402
 from scripts.benchmarks import input as input_  # noqa: E402
 from scripts.benchmarks.timing import Ratio  # noqa: E402
-from utils.run_folder import code_version  # noqa: E402
+from utils.training.folder import code_version  # noqa: E402
 
 BENCHMARKS: dict[str, ModuleType] = {
     **{"input": input_, "step": step, "generative": generative, "mixture": mixture, "extraction": extraction},

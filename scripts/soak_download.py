@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from mirror import Mirror, packed, write_data_set
+from helpers.mirror import Mirror, packed, write_data_set
 
 COMMAND = [sys.executable, "-m", "datasets.chestxray", "--quiet"]
 CACHE_SIZE = 64  # pixels

@@ -15,12 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parent.parent
-HEADER_2017 = (
-    "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
-    "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y],"
-)
-SMALL_MODEL = ["--arch=resnet18_vae3", "--new-size=16", "--crop-size=16", "--z-dim=32", "--workers=0"]
+from helpers.project import HEADER_2017, SMALL_MODEL
 
 
 class Outcome(NamedTuple):

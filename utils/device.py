@@ -12,8 +12,8 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from utils.distributed.launch import Launch
 from utils.errors import UserError
-from utils.launch import Launch
 
 log = logging.getLogger("dgcmm")
 

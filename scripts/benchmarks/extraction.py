@@ -15,8 +15,8 @@ from models.dgcmm import DGCMM
 from scripts.benchmarks.images import images_in_memory
 from scripts.benchmarks.timing import Ratio, interleave
 from utils.device import autocast
-from utils.distributed import World
-from utils.retraining import extract
+from utils.distributed.world import World
+from utils.training.retraining import extract
 
 ENCODER, SIDE, CLASSES = "resnet50", 224, 15
 PRECISIONS = ("off", "bf16")

@@ -19,10 +19,10 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as T
 
-from datasets.files import FileDataset, locate
-from datasets.grey import RandomCropAndFlip
+from datasets.images.files import FileDataset, locate
+from datasets.images.grey import RandomCropAndFlip
+from datasets.images.preparation import prepare_images
 from datasets.loading import BatchLoader, TrainBatches
-from datasets.preparation import prepare_images
 from scripts.benchmarks.timing import Ratio, interleave
 from utils.threads import threads
 

@@ -21,14 +21,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from models.augmentation import FeatureTransferSampler, PosteriorSampler
 from models.dgcmm import DGCMM, LossWeights
+from models.samplers import FeatureTransferSampler, PosteriorSampler
 from scripts.benchmarks.memory import peak_of
 from scripts.benchmarks.timing import Ratio, interleave
-from utils.checkpoint import read_verified, save_checkpoint
-from utils.distributed import World
-from utils.engine import Position
-from utils.retraining import RetrainingRun, take_training_codes
+from utils.distributed.world import World
+from utils.training.checkpoint import read_verified, save_checkpoint
+from utils.training.engine import Position
+from utils.training.retraining import RetrainingRun, take_training_codes
 
 # single-label training images of each class of ChestXray, and all its test images
 COUNTS = (50500, 3414, 777, 2788, 7327, 1696, 2248, 234, 1241, 829, 397, 587, 551, 817, 65)
@@ -191,7 +191,7 @@ def _memory(counts: Sequence[int]) -> Ratio:
 
 
 def write_codes(path: Path, counts: Sequence[int]) -> int:
-    """Write a file of codes as `utils.retraining.load_or_extract` does; returns the bytes of mu and log_var."""
+    """Write a file of codes as `load_or_extract` does; returns the bytes of mu and log_var."""
     splits = {"train": make_codes(counts, torch.device("cpu")), "test": make_codes((TEST,), torch.device("cpu"))}
     for codes in splits.values():
         codes["log_var"] = codes.pop("sigma").log_().mul_(2)

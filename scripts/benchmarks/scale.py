@@ -22,8 +22,8 @@ from scripts.benchmarks import retraining
 from scripts.benchmarks.memory import peak_of
 from scripts.benchmarks.mixture import term
 from scripts.benchmarks.timing import interleave
-from utils.distributed import World
-from utils.engine import Position
+from utils.distributed.world import World
+from utils.training.engine import Position
 
 COMPONENTS = (10, 30, 100, 300, 1000)
 CODES = (10_000, 40_000, 160_000, 640_000, 1_280_000)

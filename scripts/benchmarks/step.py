@@ -21,9 +21,9 @@ from models.names import ARCHITECTURES
 from scripts.benchmarks.images import images_in_memory
 from scripts.benchmarks.timing import Ratio, interleave
 from utils.device import autocast
-from utils.distributed import World
-from utils.engine import Position, forward_passes, take_steps
-from utils.optimisation import build_optimizer
+from utils.distributed.world import World
+from utils.training.engine import Position, forward_passes, take_steps
+from utils.training.optimisation import build_optimizer
 
 CLASSES, DIM = 15, 2048
 TARGETS = {"off": 1.05, "bf16": 1.10, "plain": 0.45, "loss": 0.02}

@@ -1,0 +1,191 @@
+"""Unpacking of one archive of flat files that nobody vouches for: all of it or nothing, and nothing outside."""
+
+import gzip
+import io
+import lzma
+import re
+import shutil
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from datasets.download.parallel import Cancel
+from utils.errors import UserError
+from utils.files import unwritable
+
+CHUNK = 1 << 20
+MOST_MEMBERS = 200_000
+BOMB_FACTOR = 4  # X-rays hardly shrink: what unpacks to more than this many times its size is no archive of them
+BOMB_FLOOR = 64 << 20
+HEADER = 512
+EXTENSIONS = (".tar.gz", ".tgz", ".zip")
+KINDS = {
+    **{tarfile.SYMTYPE: "a symbolic link", tarfile.LNKTYPE: "a hard link", tarfile.FIFOTYPE: "a pipe"},
+    **{tarfile.CHRTYPE: "a device", tarfile.BLKTYPE: "a device", tarfile.GNUTYPE_SPARSE: "a sparse file"},
+}
+# what the readers of damaged gzip, tar and zip files raise, beside OSError
+DAMAGE = (
+    *(EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile),
+    *(ValueError, RuntimeError, OverflowError),  # wrong text; kinds of zip and nesting not supported; wrong offsets
+)
+
+
+class _Hostile(Exception):
+    """The archive holds what no archive of images needs."""
+
+
+def unpack(
+    archive: Path, folder: Path, expected: re.Pattern, cancel: Cancel, report: Callable[[int], None]
+) -> list[str]:
+    """Unpack a .tar.gz or .zip archive into a new folder, flat: the folders inside the archive are left out.
+
+    Args:
+        archive: path of the archive; its extension says its kind.
+        folder: is created; it is gone again if anything is wrong.
+        expected: what the name of every file, without its folder, must match in full.
+        cancel: ends it.
+        report: called with the number of bytes of the archive that were read.
+
+    Returns:
+        The names of the files.
+
+    Raises:
+        UserError: the archive is damaged or hostile (paths that leave the folder, links, devices, names that are not
+            expected or occur twice, more content than 4 times its size or 64 MiB), or the disk is full.
+        Cancelled: it was ended.
+    """
+    complete = False
+    try:
+        folder.mkdir()
+        names = _unpack(archive, folder, expected, _Watched(archive, cancel, report))
+        complete = True
+        return names
+    except _Hostile as error:
+        raise UserError(f"{archive} {error}: nothing of it was kept; delete it, and name another source") from error
+    except DAMAGE as error:
+        raise _damaged(archive, error) from error
+    except OSError as error:
+        if error.errno is None:  # gzip's own
+            raise _damaged(archive, error) from error
+        raise unwritable(folder, error) from error
+    finally:
+        if not complete:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _damaged(archive: Path, error: Exception) -> UserError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return UserError(f"{archive} is damaged ({reason}): delete it, and it is fetched again")
+
+
+class _Watched(io.FileIO):
+    """A file whose reading can be cancelled and is reported."""
+
+    def __init__(self, path: Path, cancel: Cancel, report: Callable[[int], None]) -> None:
+        super().__init__(path)
+        self.size = path.stat().st_size
+        self._cancel, self._report = cancel, report
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:
+        """As in FileIO."""
+        self._cancel.check()
+        count = super().readinto(buffer)
+        self._report(count)
+        return count
+
+
+class _Budget:
+    """How much may still come out of an archive, in bytes."""
+
+    def __init__(self, packed: int) -> None:
+        self.left = max(BOMB_FACTOR * packed, BOMB_FLOOR)
+
+    def spend(self, size: int) -> None:
+        self.left -= size
+        if self.left < 0:
+            raise _Hostile(f"unpacks to more than {BOMB_FACTOR} times its size")
+
+
+class _Metered:
+    """What comes out of a decompressor, on a budget."""
+
+    def __init__(self, stream: IO[bytes], budget: _Budget) -> None:
+        self._stream, self._budget = stream, budget
+
+    def read(self, size: int) -> bytes:
+        content = self._stream.read(size)
+        self._budget.spend(len(content))
+        return content
+
+
+def _unpack(archive: Path, folder: Path, expected: re.Pattern, raw: _Watched) -> list[str]:
+    budget = _Budget(raw.size)
+    names: dict[str, None] = {}  # in order
+    with io.BufferedReader(raw, CHUNK) as packed:
+        files = _zip_files(packed, budget) if archive.suffix == ".zip" else _tar_files(packed, budget)
+        for path, size, content in files:
+            name = _safe_name(path)
+            if not expected.fullmatch(name):
+                raise _Hostile(f"holds {path!r}, which is not expected")
+            if name in names:
+                raise _Hostile(f"holds {name} twice")
+            names[name] = None
+            with (folder / name).open("xb") as file:
+                shutil.copyfileobj(content, file, CHUNK)
+                if file.tell() != size:
+                    raise EOFError(f"{name} ends early")
+    if not names:
+        raise EOFError("it holds no file")
+    return list(names)
+
+
+def _tar_files(packed: IO[bytes], budget: _Budget) -> Iterator[tuple[str, int, IO[bytes]]]:
+    """(path, size, content) of each file; all else but folders is refused."""
+    with (
+        gzip.GzipFile(fileobj=packed) as plain,
+        tarfile.open(fileobj=_Metered(plain, budget), mode="r|", bufsize=CHUNK) as tar,
+    ):
+        for count, member in enumerate(tar):
+            _limit(count)
+            if member.isdir():
+                _safe_name(member.name)
+            elif member.type in KINDS or not member.isreg():
+                raise _Hostile(f"holds {member.name!r}, {KINDS.get(member.type, 'a special file')}")
+            else:
+                yield member.name, member.size, tar.extractfile(member)
+        while rest := tar.fileobj.read(CHUNK):  # tarfile takes a damaged header for the end, and gzip verifies there
+            if any(rest):
+                raise EOFError("it goes on after its end")
+
+
+def _zip_files(packed: IO[bytes], budget: _Budget) -> Iterator[tuple[str, int, IO[bytes]]]:
+    """The same for a zip file."""
+    with zipfile.ZipFile(packed) as archive:
+        for count, info in enumerate(archive.infolist()):
+            _limit(count)
+            budget.spend(HEADER)
+            kind = stat.S_IFMT(info.external_attr >> 16)  # 0 where the archive says nothing of it
+            if info.is_dir():
+                _safe_name(info.filename)
+            elif kind not in (0, stat.S_IFREG):
+                raise _Hostile(f"holds {info.filename!r}, {'a symbolic link' if stat.S_ISLNK(kind) else 'no file'}")
+            else:
+                with archive.open(info) as content:
+                    yield info.filename, info.file_size, _Metered(content, budget)
+
+
+def _limit(count: int) -> None:
+    if count >= MOST_MEMBERS:
+        raise _Hostile(f"holds more than {MOST_MEMBERS:,} entries")
+
+
+def _safe_name(path: str) -> str:
+    """The last part of a path inside an archive, if the path stays inside."""
+    parts = PurePosixPath(path).parts
+    if path.startswith("/") or ".." in parts or "\\" in path or not path.isprintable():
+        raise _Hostile(f"holds {path!r}, which would leave its folder")
+    return parts[-1] if parts else ""

@@ -1,0 +1,1 @@
+"""Images in files: found, read, cached."""

@@ -1,0 +1,153 @@
+"""The command `python -m datasets.chestxray`: bring ChestX-ray14 into a folder, and check what lies there.
+
+    python -m datasets.chestxray --datadir=./datasets/ChestXray                  bring what is missing, count, check
+    python -m datasets.chestxray --datadir=./datasets/ChestXray --download-only  only download and verify archives
+    python -m datasets.chestxray --datadir=./datasets/ChestXray --verify         and decode every image
+    python -m datasets.chestxray --datadir=./datasets/ChestXray --cache-size=256 and build the cache of that size
+
+An interrupted command goes on where it was. Damaged images are listed in DATADIR/damaged_images.txt; delete them, and
+the same command brings them again.
+"""
+
+import argparse
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch.utils.data import Dataset
+
+from datasets.chestxray import load, prepare
+from datasets.images.files import image_paths
+from datasets.images.png import read_grey
+from datasets.images.preparation import prepare_images
+from datasets.loading import BatchLoader, EvaluationBatches, kill_workers
+from datasets.nih.source import LISTS, list_problem
+from utils.cli.arguments import add_data
+from utils.cli.types import count_or_zero
+from utils.errors import UserError
+from utils.files import write_text
+from utils.logs import progress, start_logging
+
+log = logging.getLogger("dgcmm")
+
+DAMAGED = "damaged_images.txt"
+BATCH = 32
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of this command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m datasets.chestxray",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--datadir", default=".", metavar="PATH", help="folder of the data set, created if need be (default: .)")
+    what = parser.add_mutually_exclusive_group().add_argument
+    what("--download-only", action="store_true", help="download and verify what is missing, and unpack nothing")
+    what("--verify", action="store_true", help="decode every image too")
+    add("-j", "--workers", type=count_or_zero, default=4, metavar="N", help="processes that decode (default: 4)")
+    add("--cache-size", type=count_or_zero, default=0, metavar="PX", help="build the cache that train.py reads with it")
+    add("--quiet", action="store_true", help="print warnings and errors only")
+    add_data(parser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Bring what is missing, then check counts, patients and, if asked to, every image.
+
+    Raises:
+        UserError: the folder is not complete, not sound, or not the official data set.
+    """
+    args = build_parser().parse_args(argv)
+    start_logging(args.quiet)
+    prepare(
+        args.datadir,
+        manifest=args.dataset_manifest,
+        jobs=args.download_jobs,
+        keep_archives=args.keep_archives,
+        quiet=args.quiet,
+        download_only=args.download_only,
+    )
+    if args.download_only:
+        log.info("%s: all files are there", args.datadir)
+        return
+    folder = Path(args.datadir)
+    check_lists(folder, official=args.dataset_manifest is None)
+    splits = {name: load(args.datadir, train, None, 0) for train, name in LISTS.items()}
+    for name, data in splits.items():
+        counts = dict(zip(data.classes, data.class_counts, strict=True))
+        log.info("%s: %d images with a single label: %s", name, len(data), counts)
+    if args.cache_size:
+        prepare_images(splits, args.cache_size, "error", args.quiet)
+        log.info("the cache of %dx%d is complete", args.cache_size, args.cache_size)
+    if args.verify:
+        check_images(folder, args.workers, args.quiet)
+
+
+def check_lists(folder: Path, official: bool) -> None:
+    """Raise a `UserError` unless the lists fit each other, the images and, if `official`, the published totals."""
+    there = image_paths(folder)
+    patients = {}
+    for train, name in LISTS.items():
+        listed = (folder / name).read_text(encoding="utf-8").split()
+        patients[train] = {image.split("_")[0] for image in listed}
+        found = sum(image in there for image in listed)
+        log.info("%s: %d of %d images are there", name, found, len(listed))
+        if official and (problem := list_problem(folder / name, train, len(listed))):
+            raise UserError(f"{problem}: replace it, or name the mirror's --dataset-manifest")
+        if found < len(listed):  # those with a single label are there, or nothing could be loaded
+            log.warning("%s: %d images with several labels lack; they are not used", name, len(listed) - found)
+    both = sorted(patients[True] & patients[False])
+    if both:
+        raise UserError(
+            f"{folder}: {len(both)} patients ({', '.join(both[:3])}, ...) are in both lists: replace the lists by NIH's"
+        )
+    log.info("no patient is in both lists")
+
+
+class _Decoded(Dataset):
+    """Items are (what is wrong with an image, or '', its index)."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = paths
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[str, int]:
+        try:
+            read_grey(self.paths[index])
+        except UserError as error:
+            return str(error), index
+        return "", index
+
+
+def check_images(folder: Path, workers: int, quiet: bool) -> None:
+    """Decode all images in the folder, in parallel.
+
+    Raises:
+        UserError: some are damaged; they are printed, and listed in `damaged_images.txt`.
+    """
+    data = _Decoded(sorted(image_paths(folder).values()))
+    report = folder / DAMAGED
+    report.unlink(missing_ok=True)
+    damaged = {}
+    batches = BatchLoader(data, EvaluationBatches(len(data), BATCH), workers, pin_memory=False)
+    with progress(None, "decoding", total=len(data), unit="images", quiet=quiet) as bar:
+        try:
+            for problems, indices in batches:
+                bar.update(len(problems))
+                damaged |= {data.paths[i]: text for i, text in zip(indices.tolist(), problems, strict=True) if text}
+        except BaseException:
+            kill_workers()  # a polite end waits for the images that they are at
+            raise
+    for path in sorted(damaged):
+        log.warning("%s", damaged[path])
+    if damaged:
+        write_text(report, "".join(f"{path.relative_to(folder)}\n" for path in sorted(damaged)))
+        raise UserError(
+            f"{len(damaged)} of {len(data)} images are damaged: delete those that {report} lists and give the same "
+            "command again, which brings them anew"
+        )
+    log.info("all %d images can be decoded", len(data))

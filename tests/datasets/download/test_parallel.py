@@ -1,0 +1,81 @@
+"""Jobs in threads: all run, a few at a time, and all end with the first failure or an interruption."""
+
+import socket
+import threading
+
+import pytest
+
+from datasets.download.parallel import Cancel, Cancelled, run_jobs
+from utils.errors import UserError
+
+
+def test_jobs_run_all_tasks_and_tick():
+    done, ticks = [], []
+    run_jobs([lambda number=number: done.append(number) for number in range(7)], 3, Cancel(), lambda: ticks.append(1))
+    assert sorted(done) == list(range(7))
+    assert ticks
+
+
+@pytest.mark.parametrize("interrupt", [True, False])
+def test_first_failure_or_an_interruption_ends_all_jobs(interrupt):
+    cancel, ended = Cancel(), threading.Semaphore(0)
+
+    def wait() -> None:
+        try:
+            cancel.pause(60)
+        finally:
+            ended.release()
+
+    def fail() -> None:
+        raise UserError("no")
+
+    def tick() -> None:
+        if interrupt:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt if interrupt else UserError):
+        run_jobs([wait, wait, wait if interrupt else fail, wait], 3, cancel, tick)
+    assert all(ended.acquire(timeout=10) for _ in range(2))
+    with pytest.raises(Cancelled):
+        cancel.check()
+
+
+def test_no_more_jobs_at_a_time_than_asked_for():
+    together = threading.Barrier(3)
+    with pytest.raises(threading.BrokenBarrierError):
+        run_jobs([lambda: together.wait(0.2)] * 3, 2, Cancel(), lambda: None)
+    together.reset()
+    run_jobs([lambda: together.wait(60)] * 3, 3, Cancel(), lambda: None)
+
+
+def test_tasks_after_a_failure_are_not_begun():
+    begun = []
+
+    def fail() -> None:
+        raise UserError("no")
+
+    with pytest.raises(UserError):
+        run_jobs([fail, lambda: begun.append(1)], 1, Cancel(), lambda: None)
+    assert not begun
+
+
+class Response:
+    """One end of a connection, as `Cancel` sees an HTTP response."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self.fileno = end.fileno
+
+
+def test_cancelling_ends_a_connection_that_is_watched_and_no_other():
+    cancel = Cancel()
+    (near, far), (other, far_other) = socket.socketpair(), socket.socketpair()
+    with near, far, other, far_other:
+        with cancel.watching(Response(other)):
+            pass
+        with cancel.watching(Response(near)):
+            cancel()
+            assert near.recv(1) == b""
+        far_other.send(b"x")
+        assert other.recv(1) == b"x"
+        with pytest.raises(Cancelled), cancel.watching(Response(other)):
+            pass

@@ -1,0 +1,308 @@
+"""One file from a web server that cuts, stalls, lies and changes its mind."""
+
+import dataclasses
+import hashlib
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from datasets.download.parallel import Cancel, Cancelled
+from datasets.download.published import RemoteFile
+from datasets.download.remote import Download, Patience, Unavailable, _retry_after
+from helpers.mirror import Answer, Mirror
+from utils.errors import UserError
+
+CONTENT = np.random.default_rng(0).bytes(100_000)
+OTHER = np.random.default_rng(1).bytes(100_000)
+NAME = "images_001.tar.gz"
+PAGE = b"\n<!DOCTYPE html><html><body>Too many requests</body></html>"
+SHORT = Patience(attempts=3, first_contact=2, pause_s=0.001, longest_pause_s=0.002, stall_s=0.2)
+
+
+@pytest.fixture(autouse=True)
+def _no_proxy(monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+
+@pytest.fixture
+def mirror():
+    with Mirror({NAME: CONTENT}) as mirror:
+        yield mirror
+
+
+def remote(mirror, content: bytes = CONTENT, **changes: object) -> RemoteFile:
+    md5 = hashlib.md5(content).hexdigest()
+    return dataclasses.replace(RemoteFile(NAME, mirror.url + NAME, len(content), md5), **changes)
+
+
+def download(
+    folder: Path, file: RemoteFile, patience: Patience = SHORT, cancel: Cancel | None = None, report=lambda count: None
+) -> Download:
+    return Download(file, folder, patience, cancel or Cancel(), report)
+
+
+def parts(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_file_gets_its_name_and_leaves_nothing_beside(mirror, tmp_path):
+    counts = []
+    path = download(tmp_path, remote(mirror), report=counts.append).run()
+    assert path.read_bytes() == CONTENT
+    assert parts(tmp_path) == {NAME}
+    assert sum(counts) == len(CONTENT)
+
+
+@pytest.mark.parametrize("offset", [0, 1, 100, 16_384, 50_001, 99_999])
+def test_what_came_before_a_cut_is_not_fetched_again(offset, mirror, tmp_path):
+    mirror.answers[NAME] = [Answer(cut=offset)]
+    assert download(tmp_path, remote(mirror)).run().read_bytes() == CONTENT
+    assert mirror.sent[NAME] == len(CONTENT)
+    assert mirror.asked == [(NAME, None), (NAME, f"bytes={offset}-" if offset else None)]
+
+
+def test_many_cuts_are_no_failure_while_bytes_arrive(mirror, tmp_path):
+    mirror.answers[NAME] = [Answer(cut=4_999) for _ in range(20)]
+    assert download(tmp_path, remote(mirror)).run().read_bytes() == CONTENT
+    assert mirror.sent[NAME] == len(CONTENT)
+
+
+def test_later_process_continues(mirror, tmp_path):
+    mirror.answers[NAME] = [Answer(cut=60_000), *[Answer(status=503)] * 3]
+    with pytest.raises(Unavailable, match="503 .*3 attempts, 60,000 of 100,000 bytes are here and kept"):
+        download(tmp_path, remote(mirror)).run()
+    assert parts(tmp_path) == {f".{NAME}.part", f".{NAME}.part.json"}
+    assert download(tmp_path, remote(mirror)).run().read_bytes() == CONTENT
+    assert mirror.sent[NAME] == len(CONTENT)
+
+
+@pytest.mark.parametrize("tag", ['W/"weak"', None])
+def test_range_is_asked_for_without_a_strong_validator(tag, mirror, tmp_path):
+    mirror.tags[NAME] = tag
+    mirror.answers[NAME] = [Answer(cut=60_000)]
+    assert download(tmp_path, remote(mirror)).run().read_bytes() == CONTENT
+    assert mirror.sent[NAME] == len(CONTENT)
+
+
+def test_server_that_ignores_the_range_gives_the_file_anew(mirror, tmp_path):
+    mirror.answers[NAME] = [Answer(cut=60_000), Answer(ignore_range=True)]
+    assert download(tmp_path, remote(mirror)).run().read_bytes() == CONTENT
+    assert mirror.sent[NAME] == 160_000
+
+
+def test_server_that_ignores_ranges_and_cuts_is_given_up(mirror, tmp_path):
+    mirror.answers[NAME] = [Answer(cut=60_000, ignore_range=True) for _ in range(4)]
+    with pytest.raises(Unavailable, match="broke off; 3 attempts"):
+        download(tmp_path, remote(mirror)).run()
+
+
+@pytest.mark.parametrize("span", ["bytes 7-99999/100000", "bytes 60001-99999/100000", "100", ""])
+def test_another_range_than_asked_for_never_gets_into_the_file(span, mirror, tmp_path):
+    wrong = Answer(status=206, headers={"Content-Range": span}, body=OTHER)
+    mirror.answers[NAME] = [Answer(cut=60_000), wrong]
+    assert download(tmp_path, remote(mirror, md5=None)).run().read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("honoured", [True, False])
+def test_object_that_changed_is_fetched_from_its_first_byte(honoured, mirror, tmp_path):
+    """With a server that honours If-Range (and answers 200), and with one that gives the new object's range."""
+    mirror.answers[NAME] = [Answer(cut=60_000, body=OTHER)]
+    if not honoured:
+        span = {"Content-Range": "bytes 60000-99999/100000", "ETag": '"new"'}
+        mirror.answers[NAME].append(Answer(status=206, headers=span, body=CONTENT[60_000:]))
+    assert download(tmp_path, remote(mirror, md5=None)).run().read_bytes() == CONTENT
+
+
+def test_parts_that_do_not_fit_together_are_found_by_the_hash_and_fetched_again(mirror, tmp_path):
+    mirror.tags[NAME] = None
+    mirror.answers[NAME] = [Answer(cut=60_000, body=OTHER)]
+    assert download(tmp_path, remote(mirror)).run().read_bytes() == CONTENT
+    assert mirror.sent[NAME] == 200_000
+
+
+@pytest.mark.parametrize("spoil", ["shorter", "longer", "identity", "other url", "other size", "no json"])
+def test_part_of_unknown_origin_is_not_trusted(spoil, mirror, tmp_path):
+    part, part_of = tmp_path / f".{NAME}.part", tmp_path / f".{NAME}.part.json"
+    part.write_bytes(OTHER + b"x" if spoil == "longer" else OTHER[:60_000])
+    known = {"url": mirror.url + NAME, "size": len(CONTENT)}
+    known |= {"other url": {"url": "http://127.0.0.1/"}, "other size": {"size": 1}}.get(spoil, {})
+    if spoil != "identity":
+        part_of.write_text("[]" if spoil == "no json" else str(known).replace("'", '"'))
+    assert download(tmp_path, remote(mirror)).run().read_bytes() == CONTENT
+
+
+def test_file_that_has_shrunk_on_the_server_is_fetched_anew(mirror, tmp_path):
+    mirror.answers[NAME] = [Answer(cut=60_000), Answer(status=416)]
+    assert download(tmp_path, remote(mirror)).run().read_bytes() == CONTENT
+
+
+def test_complete_part_of_a_killed_process_needs_no_network(mirror, tmp_path):
+    first = download(tmp_path, remote(mirror))
+    first._fetch_rest()
+    mirror.asked.clear()
+    assert download(tmp_path, remote(mirror)).run().read_bytes() == CONTENT
+    assert mirror.asked == []
+
+
+@pytest.mark.parametrize("body", [CONTENT[:-1], CONTENT + b"x", b"{}"])
+@pytest.mark.parametrize("announced", [True, False])
+def test_wrong_length_is_named(body, announced, mirror, tmp_path):
+    mirror.files[NAME] = body
+    if not announced:
+        mirror.answers[NAME] = [Answer(headers={"Content-Length": ""}, cut=len(body)) for _ in range(9)]
+    with pytest.raises(UserError, match=r"100,000 (are published|bytes are here)"):
+        download(tmp_path, remote(mirror)).run()
+    assert not (tmp_path / NAME).exists()
+
+
+@pytest.mark.parametrize("kind", ["md5", "sha256"])
+def test_wrong_hash_is_named_and_leaves_nothing(kind, mirror, tmp_path):
+    with pytest.raises(UserError, match=rf"its {kind.upper()} is [0-9a-f]+, 0+ is published"):
+        download(tmp_path, remote(mirror, **{kind: "0" * (32 if kind == "md5" else 64)})).run()
+    assert parts(tmp_path) == set()
+    assert len(mirror.asked) == 1
+
+
+def test_content_that_a_check_refuses_is_named(mirror, tmp_path):
+    with pytest.raises(UserError, match="not the published file .no rows"):
+        download(tmp_path, remote(mirror)).run(lambda path: "no rows")
+    assert parts(tmp_path) == set()
+
+
+@pytest.mark.parametrize("page", [PAGE, b"\xef\xbb\xbf<html>"])
+@pytest.mark.parametrize("have", [0, 60_000])
+def test_page_in_place_of_the_file_is_named_and_what_was_there_is_kept(page, have, mirror, tmp_path):
+    mirror.answers[NAME] = [Answer(cut=have)] * bool(have) + [Answer(body=page, ignore_range=True)]
+    with pytest.raises(UserError, match=f"gives a web page in place of {NAME}"):
+        download(tmp_path, remote(mirror)).run()
+    assert mirror.answers[NAME] == []
+    assert download(tmp_path, remote(mirror)).have == have
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 503])
+def test_passing_refusal_is_borne(status, mirror, tmp_path):
+    mirror.answers[NAME] = [Answer(status=status), Answer(status=status)]
+    assert download(tmp_path, remote(mirror)).run().read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 410])
+def test_lasting_refusal_is_final(status, mirror, tmp_path):
+    mirror.answers[NAME] = [Answer(status=status)]
+    with pytest.raises(Unavailable, match=f"the server answers {status} "):
+        download(tmp_path, remote(mirror)).run()
+    assert len(mirror.asked) == 1
+
+
+class Pauses(Cancel):
+    """Notes the pauses, and makes none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[float] = []
+
+    def pause(self, seconds: float) -> None:
+        self.asked.append(seconds)
+
+
+def test_server_that_names_a_pause_gets_it(mirror, tmp_path):
+    pauses = Pauses()
+    mirror.answers[NAME] = [Answer(status=429, headers={"Retry-After": "7"})]
+    assert download(tmp_path, remote(mirror), cancel=pauses).run().read_bytes() == CONTENT
+    assert pauses.asked == [7.0]
+
+
+def test_pauses_grow_up_to_the_longest(mirror, tmp_path):
+    pauses = Pauses()
+    mirror.answers[NAME] = [Answer(status=503)] * 6
+    with pytest.raises(Unavailable):
+        download(tmp_path, remote(mirror), Patience(6, 3, 1.0, 5.0, 1.0), pauses).run()
+    assert pauses.asked == [1.0, 2.0, 4.0, 5.0, 5.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        (None, 0),
+        ("12", 12),
+        ("soon", 0),
+        ("99999", 300),
+        ("Fri, 02 Jan 1970 00:01:40 GMT", 100),
+        ("Thu, 01 Jan 1970 00:01:40 GMT", 0),
+    ],
+)
+def test_retry_after_is_seconds_or_a_date(text, seconds, monkeypatch):
+    monkeypatch.setattr("datasets.download.remote.time.time", lambda: 24 * 3600.0)
+    assert _retry_after({"Retry-After": text}) == seconds
+
+
+def test_stall_ends_the_attempt_not_the_download(mirror, tmp_path):
+    over = threading.Event()
+    mirror.answers[NAME] = [Answer(cut=60_000, stall=over)]
+    assert download(tmp_path, remote(mirror)).run().read_bytes() == CONTENT
+    over.set()
+    assert mirror.sent[NAME] == len(CONTENT)
+
+
+def test_name_that_no_host_can_have(tmp_path):
+    with pytest.raises(Unavailable, match="cannot be fetched"):
+        download(tmp_path, RemoteFile(NAME, "http://a..b/c", 3)).run()
+
+
+def test_empty_answer_costs_nothing_of_what_is_here(mirror, tmp_path):
+    mirror.answers[NAME] = [Answer(cut=60_000), Answer(cut=0, ignore_range=True)]
+    assert download(tmp_path, remote(mirror)).run().read_bytes() == CONTENT
+    assert mirror.sent[NAME] == len(CONTENT)
+
+
+def test_nobody_listens(tmp_path):
+    url = Mirror({}).url + NAME
+    pauses = Pauses()
+    with pytest.raises(Unavailable, match="refused; 2 attempts"):
+        download(tmp_path, RemoteFile(NAME, url, 3), cancel=pauses).run()
+    assert len(pauses.asked) == 1
+
+
+def test_disk_that_takes_nothing_is_named(mirror, tmp_path):
+    (tmp_path / f".{NAME}.part").symlink_to("/dev/full")
+    file = download(tmp_path, remote(mirror))
+    file._discard = lambda: None
+    with pytest.raises(UserError, match="the disk is full: .*free some space and give the same command again"):
+        file.run()
+
+
+def test_part_that_cannot_be_written_is_named(mirror, tmp_path):
+    file = download(tmp_path, remote(mirror))
+    file._discard = lambda: None
+    (tmp_path / f".{NAME}.part").symlink_to("/nowhere/at/all")
+    with pytest.raises(UserError, match=f".{NAME}.part cannot be written .*: choose another folder"):
+        file.run()
+    assert len(mirror.asked) == 1
+
+
+def test_cancelling_ends_a_stalled_download_and_keeps_the_part(mirror, tmp_path):
+    over, cancel, arrived = threading.Event(), Cancel(), threading.Event()
+    mirror.answers[NAME] = [Answer(cut=60_000, stall=over)]
+    patience = dataclasses.replace(SHORT, stall_s=60)
+
+    def report(count: int) -> None:
+        if Download(remote(mirror), tmp_path, SHORT, cancel, print).have == 60_000:
+            arrived.set()
+
+    ended = []
+
+    def run() -> None:
+        try:
+            download(tmp_path, remote(mirror), patience, cancel, report).run()
+        except Cancelled:
+            ended.append("cancelled")
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    assert arrived.wait(30)
+    cancel()
+    thread.join(20)
+    over.set()
+    assert ended == ["cancelled"]
+    assert download(tmp_path, remote(mirror)).have == 60_000

@@ -1,0 +1,125 @@
+"""Data sets in files: found in any layout, read through a transform, and light to send to another process."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import transforms as T
+
+from datasets.base import SampleKey
+from datasets.images.files import FileDataset, locate
+from datasets.images.grey import RandomCropAndFlip, ResizeAndCentreCrop
+from utils.errors import UserError
+
+NAMES = [f"{number:08d}_000.png" for number in range(6)]
+
+
+def touch(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> FileDataset:
+    """Six grey images of noise of 40x50."""
+    rng = np.random.default_rng(0)
+    for name in NAMES:
+        Image.fromarray(rng.integers(0, 256, (40, 50), dtype=np.uint8)).save(tmp_path / name)
+    return FileDataset(tmp_path, locate(tmp_path, NAMES)[0], "ab", np.arange(6) % 2, NAMES)
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        *("{}", "images/{}", "images_001/{}", "images_001/images/{}", "images/images_001/{}"),
+        *("images/images_001/images/{}", "images-1/{}"),
+    ],
+)
+def test_files_are_found_in_every_layout(layout, tmp_path):
+    for name in NAMES[:4]:
+        touch(tmp_path / layout.format(name))
+    files, missing = locate(tmp_path, NAMES)
+    assert missing == NAMES[4:]
+    assert [files.path(row, NAMES[row]) for row in range(4)] == [tmp_path / layout.format(name) for name in NAMES[:4]]
+
+
+def test_layouts_may_be_mixed_and_the_first_of_two_files_counts(tmp_path):
+    places = ["images_002/", "images_001/images/", "", "images/", "images_001/", "images_002/"]
+    for place, name in zip(places, NAMES, strict=True):
+        touch(tmp_path / f"{place}{name}")
+    touch(tmp_path / "images_002" / NAMES[1])
+    files, missing = locate(tmp_path, NAMES)
+    assert not missing
+    assert [files.path(row, name) for row, name in enumerate(NAMES)] == [
+        tmp_path / f"{place}{name}" for place, name in zip(places, NAMES, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("place", [".images", "cache", "backup/images", "images.part.png"])
+def test_other_folders_are_not_searched(place, tmp_path):
+    touch(tmp_path / place / NAMES[0])
+    assert locate(tmp_path, NAMES[:1])[1] == NAMES[:1]
+
+
+def test_changed_folder_is_noticed(tmp_path):
+    touch(tmp_path / "images" / NAMES[0])
+    assert locate(tmp_path, NAMES[:2])[1] == NAMES[1:2]
+    touch(tmp_path / "images_001" / NAMES[1])
+    (tmp_path / "images" / NAMES[0]).unlink()
+    assert locate(tmp_path, NAMES[:2])[1] == NAMES[:1]
+
+
+def test_name_twice_in_a_list_is_one_file(tmp_path):
+    touch(tmp_path / "images" / NAMES[0])
+    files, missing = locate(tmp_path, [NAMES[0], NAMES[1], NAMES[0]])
+    assert missing == [NAMES[1]]
+    assert files.path(2, NAMES[0]) == files.path(0, NAMES[0]) == tmp_path / "images" / NAMES[0]
+
+
+def test_folder_that_cannot_be_listed_is_named(tmp_path):
+    with pytest.raises(UserError, match=rf"{tmp_path / 'none'} cannot be listed \(No such file"):
+        locate(tmp_path / "none", NAMES)
+
+
+def test_own_transform_is_given_a_pil_image(dataset):
+    dataset.transform = T.PILToTensor()
+    image, label, index = dataset[3]
+    assert (image.shape, label, index) == ((1, 40, 50), 1, 3)
+    with Image.open(dataset.path(3)) as original:
+        assert np.array_equal(image[0].numpy(), np.asarray(original))
+
+
+@pytest.mark.parametrize("transform", [RandomCropAndFlip(24), ResizeAndCentreCrop(32, 24)])
+def test_grey_transform_takes_the_same_from_file_and_from_pil(dataset, transform):
+    key = SampleKey(index=2, seed=7, epoch=3, position=11)
+    dataset.transform = transform
+    direct = dataset[key][0]
+    dataset.transform = lambda image: transform(image)
+    assert torch.equal(direct, dataset[key][0])
+
+
+def test_draw_is_a_function_of_the_key(dataset):
+    dataset.transform = RandomCropAndFlip(24)
+    keys = [SampleKey(2, seed, epoch, position) for seed in (0, 1) for epoch in (0, 1) for position in (0, 1)]
+    draws = [[dataset[key][0].numpy().tobytes() for key in keys] for _ in range(2)]
+    assert draws[0] == draws[1]
+    assert len(set(draws[0])) == len(keys)
+
+
+def test_damage_below_the_crop_is_found_too(dataset):
+    dataset.transform = RandomCropAndFlip(24)
+    path = dataset.path(2)
+    content = bytearray(path.read_bytes())
+    content[-40] ^= 1
+    path.write_bytes(content)
+    for position in range(5):
+        with pytest.raises(UserError, match=rf"{path} cannot be read"):
+            dataset[SampleKey(2, 0, 0, position)]
+
+
+def test_data_set_is_sent_to_another_process_without_pixels(dataset):
+    copy = pickle.loads(pickle.dumps(dataset))
+    assert np.array_equal(np.asarray(copy.read(4)), np.asarray(dataset.read(4)))

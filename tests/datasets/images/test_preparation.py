@@ -1,0 +1,233 @@
+"""Before images are read: who builds the cache, what is left out, and how evaluation stays what it was."""
+
+import shutil
+import subprocess
+import sys
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from datasets.assembly import Splits, load_splits
+from datasets.images import preparation
+from datasets.images.files import FileDataset, locate
+from datasets.images.preparation import prepare_images
+from helpers.project import ROOT, SMALL_MODEL
+from utils.errors import UserError
+
+SIZES = {"new_size": 32, "crop_size": 28}
+TRAIN, TEST = 200, 100
+
+PLACES = [str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)]  # for a process of its own
+
+
+@pytest.fixture
+def chest(chest_folder: Path, tmp_path: Path) -> Path:
+    """A copy of `chest_folder` to write into."""
+    return shutil.copytree(chest_folder, tmp_path / "ChestXray")
+
+
+def splits_of(folder: Path) -> dict[str, FileDataset]:
+    """200 training and 100 test images of noise, made if they are not there."""
+    names = [f"{row:08d}_000.png" for row in range(TRAIN + TEST)]
+    if not (folder / names[-1]).exists():
+        pixels = np.random.default_rng(0).integers(0, 256, (TRAIN + TEST, 20, 20), dtype=np.uint8)
+        for name, image in zip(names, pixels, strict=True):
+            Image.fromarray(image).save(folder / name)
+    parts = {"training": names[:TRAIN], "test": names[TRAIN:]}
+    return {
+        split: FileDataset(folder, locate(folder, part)[0], "ab", np.arange(len(part)) % 2, part)
+        for split, part in parts.items()
+    }
+
+
+def break_images(folder: Path, rows: list[int]) -> None:
+    for row in rows:
+        path = folder / f"{row:08d}_000.png"
+        path.write_bytes(path.read_bytes()[:60])
+
+
+def load(folder: Path, **options: object) -> Splits:
+    return load_splits("ChestXray", str(folder), **SIZES, quiet=True, **options)
+
+
+def images_of(data: object) -> torch.Tensor:
+    return torch.stack([data[index][0] for index in range(len(data))])
+
+
+def test_without_cache_and_skip_nothing_is_written(chest):
+    before = sorted(chest.iterdir())
+    load(chest)
+    assert sorted(chest.iterdir()) == before
+
+
+def test_evaluation_is_the_same_from_a_cache_of_the_evaluated_size(chest):
+    """Bit for bit, of the test and of the held-out images."""
+    plain, cached = load(chest, val_fraction=0.34), load(chest, val_fraction=0.34, cache_size=32)
+    assert cached.test.cache.size == 32
+    for name in ("val", "test"):
+        assert torch.equal(images_of(getattr(plain, name)), images_of(getattr(cached, name)))
+    assert plain.train.fingerprint() == cached.train.fingerprint()
+
+
+def test_training_crops_come_from_the_cache_even_when_the_files_are_gone(chest):
+    load(chest, cache_size=40)
+    cached = load(chest, cache_size=40)
+    for path in (chest / "images").iterdir():
+        path.write_bytes(b"")
+    assert np.asarray(cached.train.read(0)).shape == (40, 40)
+    assert images_of(cached.train).shape == (45, 1, 28, 28)
+    assert images_of(cached.train.subset(np.arange(3))).shape == (3, 1, 28, 28)
+
+
+def test_held_out_images_come_from_their_own_rows_of_the_cache(chest):
+    whole, parts = load(chest, cache_size=32, augment=False), load(chest, cache_size=32, val_fraction=0.34)
+    row_of = {name: row for row, name in enumerate(whole.train.ids)}
+    for index, name in enumerate(parts.val.ids):
+        assert torch.equal(parts.val[index][0], whole.train[row_of[name]][0])
+
+
+def test_second_call_reads_no_file(tmp_path, monkeypatch):
+    prepare_images(splits_of(tmp_path), 16, "skip", quiet=True)
+    splits = splits_of(tmp_path)
+    monkeypatch.setattr(preparation, "GreyPng", None)
+    monkeypatch.setattr(preparation, "read_grey", None)
+    assert len(prepare_images(splits, 16, "skip", quiet=True)["training"]) == TRAIN
+
+
+def test_finished_cache_needs_no_folder_that_can_be_written(tmp_path, monkeypatch):
+    prepare_images(splits_of(tmp_path), 16, "error", quiet=True)
+    monkeypatch.setattr(preparation, "folder_lock", None)
+    assert prepare_images(splits_of(tmp_path), 16, "error", quiet=True)["test"].cache is not None
+
+
+@pytest.mark.parametrize("cache_size", [0, 16])
+def test_skip_leaves_bad_images_out_and_says_so_at_every_start(cache_size, tmp_path, caplog):
+    whole = splits_of(tmp_path)
+    break_images(tmp_path, [7, 150])
+    for _ in range(2):
+        caplog.clear()
+        prepared = prepare_images(splits_of(tmp_path), cache_size, "skip", quiet=True)
+        lines = [record.message for record in caplog.records if record.levelname == "WARNING"]
+        assert lines == [
+            "2 of 200 training images cannot be read (00000007_000.png, 00000150_000.png), and are left out"
+        ]
+        assert prepared["training"].ids.tolist() == np.delete(whole["training"].ids, [7, 150]).tolist()
+        assert prepared["training"].fingerprint() != whole["training"].fingerprint()
+        assert prepared["test"].fingerprint() == whole["test"].fingerprint()
+        assert len([prepared["training"][index] for index in range(TRAIN - 2)]) == TRAIN - 2
+
+
+@pytest.mark.parametrize("cache_size", [0, 16])
+def test_replaced_image_is_taken_in_again(cache_size, tmp_path):
+    splits = splits_of(tmp_path)
+    good = splits["training"].path(7).read_bytes()
+    break_images(tmp_path, [7])
+    assert len(prepare_images(splits, cache_size, "skip", quiet=True)["training"]) == TRAIN - 1
+    splits["training"].path(7).write_bytes(good)
+    assert len(prepare_images(splits, cache_size, "skip", quiet=True)["training"]) == TRAIN
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        (
+            [7, 8, 9],
+            r"3 of 200 training images cannot be read \(00000007.*, 00000008.*, 00000009_000.png\), more",
+        ),
+        (range(4), r"4 of 200 training images cannot be read \(00000000_000.png, .*, \.\.\.\), more than"),
+        ([200, 201], r"2 of 100 test images .*, more than --bad-images=skip leaves out \(1%\): replace them"),
+    ],
+)
+def test_more_than_a_hundredth_of_a_split_is_an_error(rows, says, tmp_path):
+    splits = splits_of(tmp_path)
+    break_images(tmp_path, list(rows))
+    with pytest.raises(UserError, match=says):
+        prepare_images(splits, 0, "skip", quiet=True)
+
+
+def test_cache_without_skip_names_bad_images_and_the_remedy(tmp_path):
+    splits = splits_of(tmp_path)
+    break_images(tmp_path, [7])
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"1 of 200 training images .*00000007_000.png.*--bad-images=skip"):
+            prepare_images(splits, 16, "error", quiet=True)
+    assert len(prepare_images(splits, 16, "skip", quiet=True)["training"]) == TRAIN - 1
+
+
+def test_class_that_loses_its_only_images_is_named(chest, monkeypatch):
+    monkeypatch.setattr(preparation, "MOST_BAD", 1.0)
+    data = load(chest).train
+    for row in np.flatnonzero(data.targets == 14).tolist():
+        data.path(row).write_bytes(b"")
+    with pytest.raises(UserError, match="no training image of class Hernia"):
+        load(chest, bad_images="skip")
+
+
+def test_space_is_compared_before_the_first_byte(tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    needed = (TRAIN + TEST) * 64 * 64
+    splits = splits_of(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, needed - 1))
+    with pytest.raises(UserError, match=r"--cache-size 64 needs 0.0 GB in .*/cache, 0.0 GB are free: free some space"):
+        prepare_images(splits, 64, "error", quiet=True)
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [".lock"]
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, needed))
+    prepare_images(splits, 64, "error", quiet=True)
+
+
+def test_one_process_builds_however_many_share_the_folder(tmp_path):
+    splits_of(tmp_path)
+    code = (
+        f"import sys; sys.path[:0] = {PLACES!r}\n"
+        "from test_preparation import *\n"
+        "class Counted(preparation.GreyPng):\n"
+        "    def __init__(self, path):\n"
+        f"        with open({str(tmp_path / 'opened')!r}, 'a') as file: file.write(f'{{path.name}}\\n')\n"
+        "        super().__init__(path)\n"
+        "preparation.GreyPng = Counted\n"
+        f"splits = splits_of(Path({str(tmp_path)!r}))\n"
+        "print('ready', flush=True); input()\n"
+        "prepared = prepare_images(splits, 16, 'error', quiet=True)\n"
+        "print(prepared['test'][99][0].size)\n"
+    )
+    command = [sys.executable, "-c", code]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen(command, **pipes) for _ in range(2)]
+    assert [process.stdout.readline() for process in processes] == ["ready\n"] * 2
+    for process in processes:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    assert [process.communicate(timeout=60)[0] for process in processes] == ["(16, 16)\n"] * 2
+    opened = (tmp_path / "opened").read_text().split()
+    assert len(opened) == len(set(opened)) == TRAIN + TEST
+
+
+def test_data_set_in_memory_refuses_a_cache():
+    with pytest.raises(UserError, match="--cache-size 32: Digits_LT is held in memory as it is, leave"):
+        load_splits("Digits_LT", "", **SIZES, cache_size=32)
+
+
+def test_dummy_images_need_no_cache(caplog):
+    splits = load_splits("ChestXray", "not/there", **SIZES, dummy=True, cache_size=32, bad_images="skip")
+    assert splits.train[0][0].shape == (1, 28, 28)
+    assert [record.message for record in caplog.records] == ["--cache-size 32 is not used: --dummy reads no files"]
+
+
+def test_resumed_run_and_augmentation_adopt_the_cache_and_refuse_another(script, chest, tmp_path):
+    log = f"--logdir={tmp_path / 'log'}"
+    train = ["train", "ChestXray", f"--datadir={chest}", log, "--quiet"]
+    first = script(*train, *SMALL_MODEL, "--cache-size=40", "--epochs=1", "--max-steps=1", "--clip-grad=1")
+    assert first.status == 0, first.err
+    for path in (chest / "images").iterdir():
+        path.write_bytes(b"")  # only the cache is left
+    other = script(*train, "--resume=auto", "--cache-size=0", "--epochs=2")
+    assert "--cache-size is 0 here but 40 in" in other.error
+    resumed = script(*train, "--resume=auto", "--epochs=2")
+    assert resumed.status == 0, resumed.err
+    flags = ["--resume=auto", "--epochs=1", "--batch-size=16", "--max-steps=1", "--workers=0"]
+    augmented = script("augment", *train[1:], *flags)
+    assert augmented.status == 0, augmented.err

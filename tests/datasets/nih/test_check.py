@@ -1,0 +1,130 @@
+"""The command python -m datasets.chestxray: what it brings, counts and decodes."""
+
+import multiprocessing
+import os
+import re
+import runpy
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+import datasets.nih.check
+from datasets.nih.check import main
+from datasets.nih.source import LISTS
+from helpers.mirror import Mirror, packed
+from utils.errors import UserError, run_script
+
+
+@pytest.fixture
+def chest(chest_folder, tmp_path) -> Path:
+    """A copy of `chest_folder` to spoil."""
+    return shutil.copytree(chest_folder, tmp_path / "data")
+
+
+@pytest.fixture
+def manifest(chest_folder, tmp_path, monkeypatch) -> Path:
+    """Of a mirror with the data of `chest_folder`, which runs."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with Mirror(packed(chest_folder)) as mirror:
+        yield mirror.manifest(tmp_path / "manifest.json")
+
+
+def check(folder: Path, manifest: Path, *flags: str) -> None:
+    main([f"--datadir={folder}", f"--dataset-manifest={manifest}", "--workers=2", *flags])
+
+
+def test_empty_folder_is_brought_and_counted(manifest, tmp_path, capsys):
+    check(tmp_path / "new" / "data", manifest)
+    out, err = capsys.readouterr()
+    assert "train_val_list.txt: 45 of 47 images are there" in out
+    assert "no patient is in both lists" in out
+    assert re.search(r"train_val_list.txt: 45 images with a single label: \{'No Finding': 3, .*'Hernia': 3\}", out)
+    assert re.search(r"test_list.txt: 15 images with a single label: \{'No Finding': 1, .*'Hernia': 1\}", out)
+    assert err == "warning: train_val_list.txt: 2 images with several labels lack; they are not used\n"
+
+
+def test_download_only(manifest, tmp_path, capsys):
+    check(tmp_path / "data", manifest, "--download-only")
+    assert "all files are there" in capsys.readouterr().out
+    assert not list((tmp_path / "data").rglob("*.png"))
+
+
+def test_all_images_can_be_decoded(chest, manifest, capsys):
+    (chest / "damaged_images.txt").write_text("of an earlier time")
+    check(chest, manifest, "--verify")
+    assert "all 60 images can be decoded" in capsys.readouterr().out
+    assert not (chest / "damaged_images.txt").exists()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_damaged_images_are_listed_printed_and_fetched_again(workers, chest, manifest, capsys):
+    names = [f"{number:08d}_000.png" for number in (3, 44)]
+    for name in names:
+        path = chest / "images" / name
+        path.write_bytes(path.read_bytes()[:-40])
+    flags = ["--verify", "--quiet", f"--workers={workers}"]
+    with pytest.raises(UserError, match=rf"2 of 60 images are damaged: delete those that {chest}/damaged_images.txt"):
+        check(chest, manifest, *flags)
+    err = capsys.readouterr().err
+    listed = (chest / "damaged_images.txt").read_text().split()
+    assert listed == [f"images/{name}" for name in names]
+    for name in listed:
+        assert f"warning: {chest / name} cannot be read" in err
+        (chest / name).unlink()
+    check(chest, manifest, *flags)
+
+
+def test_patient_in_both_lists(chest, manifest):
+    name = (chest / LISTS[True]).read_text().split()[0]
+    with (chest / LISTS[False]).open("a") as file:
+        file.write(f"\n{name}")
+    with pytest.raises(UserError, match=r"1 patients \(00000001, ...\) are in both lists"):
+        check(chest, manifest)
+
+
+def test_official_totals_hold_without_a_manifest_only(chest, manifest):
+    check(chest, manifest)
+    with pytest.raises(UserError, match="train_val_list.txt names 47 images, NIH's 86524: replace it"):
+        main([f"--datadir={chest}"])
+
+
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+def test_module_is_a_command_that_ends_with_one_line_and_status_2(chest, capsys, monkeypatch):
+    (chest / LISTS[True]).write_text("")
+    monkeypatch.setattr(sys, "argv", ["chestxray", f"--datadir={chest}", "--verify"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module("datasets.chestxray", run_name="__main__")
+    assert end.value.code == 2
+    assert capsys.readouterr() == ("", f"error: {chest / LISTS[True]} is empty: put NIH's list there\n")
+
+
+def test_interruption_leaves_no_process(chest, manifest, capfd):
+    """Ctrl-C reaches the whole group while the images are decoded: 130, and the workers end too."""
+    pipe = chest / "images" / "00000000_000.png"
+    os.mkfifo(pipe)  # a worker waits in it without end
+
+    def run() -> None:
+        os.setsid()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        run_script(lambda: check(chest, manifest, "--verify"))
+
+    process = multiprocessing.get_context("fork").Process(target=run)
+    process.start()
+    with pipe.open("wb"):  # opens when the worker is there
+        os.killpg(process.pid, signal.SIGINT)
+        process.join(60)
+        assert process.exitcode == 130
+        assert capfd.readouterr().err.splitlines()[-1] == "stopped by SIGINT"
+        with pytest.raises(ProcessLookupError):
+            os.killpg(process.pid, 0)
+
+
+def test_help_explains_the_ways(capsys):
+    with pytest.raises(SystemExit):
+        main(["-h"])
+    out = capsys.readouterr().out
+    assert all(word in out for word in ("--download-only", "--verify", "--dataset-manifest", "damaged_images.txt"))
+    assert datasets.nih.check.DAMAGED == "damaged_images.txt"

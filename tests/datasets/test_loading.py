@@ -1,0 +1,261 @@
+"""Batches: which images, in which order, for which process; and the loader around them."""
+
+import itertools
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import transforms as T
+
+from datasets.base import ArrayDataset, ImageDataset, SampleKey
+from datasets.loading import BatchLoader, EvaluationBatches, TrainBatches, kill_workers
+from helpers.project import ROOT
+from utils.errors import UserError
+
+TRANSFORM = T.Compose([T.RandomCrop(8), T.RandomHorizontalFlip(), T.PILToTensor()])
+
+PLACES = [str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)]  # for a process of its own
+
+
+def noise(count: int, transform: Callable = TRANSFORM) -> ArrayDataset:
+    images = np.random.default_rng(0).integers(0, 256, (count, 24, 24), dtype=np.uint8)
+    return ArrayDataset(images, "ab", np.arange(count) % 2, [str(row) for row in range(count)], transform)
+
+
+def order_of(batches: TrainBatches, epoch: int) -> list[int]:
+    batches.set_epoch(epoch)
+    return [key.index for batch in batches for key in batch]
+
+
+def batches_of(loader: BatchLoader, epochs: int) -> list[list[torch.Tensor]]:
+    result = []
+    for epoch in range(epochs):
+        loader.batches.set_epoch(epoch)
+        result += list(loader)
+    return result
+
+
+class Unreadable(ImageDataset):
+    """Ten images, of which the sixth cannot be read."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("a", np.zeros(10), [str(row) for row in range(10)], T.PILToTensor())
+        self.message = message
+
+    def read(self, row: int) -> Image.Image:
+        if row != 5:
+            return Image.new("L", (4, 4))
+        try:
+            raise OSError("broken data stream")
+        except OSError as error:
+            raise UserError(self.message) from error
+
+
+# ---- the batches of training
+
+
+@pytest.mark.parametrize(
+    ("count", "batch_size", "world", "sizes"),
+    [
+        (12, 4, 1, [4, 4, 4]),
+        (14, 4, 1, [4, 4, 4, 2]),  # the last is kept
+        (13, 4, 1, [4, 4, 4]),  # one image is too few
+        (15, 8, 2, [8, 6]),  # cut to a multiple of the processes
+        (12, 8, 2, [8, 4]),
+        (11, 8, 2, [8]),  # 3 would be cut to one image each
+        (22, 12, 3, [12, 9]),
+        (3, 256, 1, [3]),  # a set smaller than the batch
+        (5, 256, 2, [4]),
+    ],
+)
+def test_last_batch_is_kept_cut_to_a_multiple_of_the_processes_or_dropped(count, batch_size, world, sizes):
+    ranks = [TrainBatches(count, batch_size, 0, rank, world) for rank in range(world)]
+    assert {len(batches) for batches in ranks} == {len(sizes)}
+    for batches in ranks:
+        assert [len(batch) * world for batch in batches] == sizes
+    drawn = [key.index for batches in ranks for batch in batches for key in batch]
+    assert len(set(drawn)) == len(drawn) == sum(sizes)
+
+
+@pytest.mark.parametrize(
+    ("count", "batch_size", "world"), [(0, 4, 1), (1, 4, 1), (100, 1, 1), (3, 8, 2), (100, 3, 2), (100, 2, 2)]
+)
+def test_no_step_possible_is_an_error_that_says_why(count, batch_size, world):
+    with pytest.raises(UserError, match=rf"no training step .*{count} images, --batch-size {batch_size}, {world} proc"):
+        TrainBatches(count, batch_size, 0, 0, world)
+
+
+def test_order_is_a_function_of_seed_and_epoch():
+    torch.manual_seed(1)
+    first = {(seed, epoch): order_of(TrainBatches(50, 8, seed), epoch) for seed in (0, 1) for epoch in (0, 1, 2)}
+    torch.manual_seed(2)
+    backwards = TrainBatches(50, 8, 0)
+    assert [order_of(backwards, epoch) for epoch in (2, 1, 0)] == [first[0, epoch] for epoch in (2, 1, 0)]
+    assert len({tuple(order) for order in first.values()}) == 6
+    assert all(sorted(order) == list(range(50)) for order in first.values())
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_processes_share_the_batches_of_one_process(world):
+    whole = TrainBatches(48, 12, 5)
+    ranks = [TrainBatches(48, 12, 5, rank, world) for rank in range(world)]
+    for batches in (whole, *ranks):
+        batches.set_epoch(3)
+    for batch, *parts in zip(whole, *ranks, strict=True):
+        assert sorted(batch) == sorted(key for part in parts for key in part)
+        assert {len(part) for part in parts} == {12 // world}
+
+
+def test_position_counts_through_the_epoch():
+    batches = TrainBatches(20, 8, 7)
+    batches.set_epoch(4)
+    keys = [key for batch in batches for key in batch]
+    assert [key.position for key in keys] == list(range(20))
+    assert {(key.seed, key.epoch) for key in keys} == {(7, 4)}
+
+
+# ---- the batches of evaluation
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 16, 17])
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
+@pytest.mark.parametrize("batch_size", [1, 4, 100])
+def test_processes_evaluate_each_image_exactly_once(count, world, batch_size):
+    ranks = [EvaluationBatches(count, batch_size, rank, world) for rank in range(world)]
+    shards = [[index for batch in batches for index in batch] for batches in ranks]
+    assert sorted(itertools.chain(*shards)) == list(range(count))
+    assert all(shard == sorted(shard) for shard in shards)
+    assert max(map(len, shards)) - min(map(len, shards)) <= 1
+    for batches in ranks:
+        sizes = [len(batch) for batch in batches]
+        assert len(batches) == len(sizes)
+        assert all(0 < size <= max(batch_size // world, 1) for size in sizes)
+
+
+# ---- the loader
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_change_no_batch_and_no_draw_over_epochs(workers):
+    data = noise(22)
+    alone, helped = (
+        batches_of(BatchLoader(data, TrainBatches(22, 8, 0), number, pin_memory=False), epochs=3)
+        for number in (0, workers)
+    )
+    assert len(alone) == len(helped) == 9
+    for batch, other in zip(alone, helped, strict=True):
+        assert all(torch.equal(part, same) for part, same in zip(batch, other, strict=True))
+
+
+def test_batch_is_images_labels_and_indices():
+    data = noise(6)
+    images, labels, indices = next(iter(BatchLoader(data, EvaluationBatches(6, 4), 0, pin_memory=False)))
+    assert (images.shape, images.dtype) == ((4, 1, 8, 8), torch.uint8)
+    assert labels.tolist() == [0, 1, 0, 1]
+    assert indices.tolist() == [0, 1, 2, 3]
+
+
+def test_image_drawn_twice_is_augmented_differently():
+    class Twice(TrainBatches):
+        def __iter__(self):
+            yield [SampleKey(3, self.seed, self.epoch, position) for position in range(8)]
+
+    images, _, indices = next(iter(BatchLoader(noise(8), Twice(8, 8, 0), 0, pin_memory=False)))
+    assert set(indices.tolist()) == {3}
+    assert len({image.numpy().tobytes() for image in images}) == 8
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("batches", [TrainBatches(8, 4, 0), EvaluationBatches(8, 4)], ids=["train", "evaluation"])
+def test_loader_draws_nothing_from_the_global_generator(batches, workers):
+    data = noise(8) if isinstance(batches, TrainBatches) else noise(8, T.PILToTensor())
+    before = torch.random.get_rng_state()
+    list(BatchLoader(data, batches, workers, pin_memory=False))
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_epoch_that_is_left_early_does_not_leak_into_the_next(workers):
+    loader = BatchLoader(noise(16), TrainBatches(16, 4, 0), workers, pin_memory=False)
+    for _ in loader:
+        break
+    loader.batches.set_epoch(1)
+    indices = [index for batch in loader for index in batch[2].tolist()]
+    assert indices == order_of(TrainBatches(16, 4, 0), 1)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("message", ["x/5.png cannot be read (cut off): replace it", "utils: a: b", "two\nlines"])
+def test_user_error_arrives_as_it_was_raised(message, workers):
+    loader = BatchLoader(Unreadable(message), EvaluationBatches(10, 2), workers, pin_memory=False)
+    with pytest.raises(UserError) as caught:
+        list(loader)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_to_the_whole_group_ends_no_worker(number):
+    parent = os.getpid()
+
+    def signalled(image: Image.Image) -> torch.Tensor:
+        assert os.getpid() != parent
+        os.kill(os.getpid(), number)
+        return T.functional.pil_to_tensor(image)
+
+    loader = BatchLoader(noise(4, signalled), EvaluationBatches(4, 2), 1, pin_memory=False)
+    assert len(list(loader)) == 2
+
+
+def test_number_of_workers_brings_no_advice(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0}, raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(list(BatchLoader(noise(4), EvaluationBatches(4, 2), 2, pin_memory=False))) == 2
+
+
+def fail_in_worker() -> None:
+    list(BatchLoader(Unreadable("x/5.png cannot be read: replace it"), EvaluationBatches(10, 2), 2, pin_memory=False))
+
+
+def fail_beside_workers() -> None:
+    for _ in BatchLoader(noise(4), EvaluationBatches(4, 2), 2, pin_memory=False):
+        raise ValueError("a fault of the program")
+
+
+def kill_workers_and_exit() -> None:
+    for _ in BatchLoader(noise(4), EvaluationBatches(4, 2), 2, pin_memory=False):
+        workers = multiprocessing.active_children()
+        kill_workers()
+        for worker in workers:
+            os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)  # left for torch's handler to find
+        os._exit(0)
+
+
+@pytest.mark.parametrize(("run", "status"), [(fail_in_worker, 1), (fail_beside_workers, 1), (kill_workers_and_exit, 0)])
+def test_process_neither_waits_for_its_workers_nor_calls_their_end_a_fault(run, status):
+    process = multiprocessing.get_context("fork").Process(target=run)
+    process.start()
+    process.join(timeout=60)
+    process.kill()  # for a process that hangs
+    assert process.exitcode == status
+
+
+def test_script_that_fails_in_a_worker_ends_with_one_line_and_status_2():
+    code = (
+        f"import sys; sys.path[:0] = {PLACES!r}\n"
+        "from test_loading import fail_in_worker\n"
+        "from utils.errors import run_script\n"
+        "run_script(fail_in_worker)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (2, "error: x/5.png cannot be read: replace it\n")

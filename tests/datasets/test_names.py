@@ -1,0 +1,118 @@
+"""The registry of data sets: known without torch, and true of the modules that it names."""
+
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from datasets import get_dataset, get_transform, prepare
+from datasets.names import DATASETS
+from helpers.project import ROOT
+from utils.errors import UserError
+
+SIZES = [(32, 32), (48, 40), (256, 224)]
+
+
+def test_registry_is_read_without_importing_torch():
+    code = "import sys, datasets.names; sys.exit(bool({'torch', 'torchvision', 'sklearn'} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "train_counts", "test_counts"),
+    [
+        ("Digits_LT", (130, 110, 80, 60, 45, 35, 25, 20, 12, 6), (40,) * 10),
+        ("FashionMNIST_LT", (4000, 2000, 1000, 750, 500, 350, 200, 100, 60, 40), (1000,) * 10),
+        (
+            "ChestXray",
+            (50500, 3414, 777, 2788, 7327, 1696, 2248, 234, 1241, 829, 397, 587, 551, 817, 65),
+            (9861, 801, 316, 1167, 2220, 443, 457, 88, 953, 481, 231, 305, 176, 309, 45),
+        ),
+    ],
+)
+def test_published_counts(name, train_counts, test_counts):
+    assert DATASETS[name].train_counts == train_counts
+    assert DATASETS[name].test_counts == test_counts
+
+
+def test_order_of_the_chest_xray_classes():
+    assert DATASETS["ChestXray"].classes == (
+        *("No Finding", "Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia"),
+        *("Pneumothorax", "Consolidation", "Edema", "Emphysema", "Fibrosis", "Pleural_Thickening", "Hernia"),
+    )
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_a_class_has_one_name_and_one_count_per_split(name):
+    info = DATASETS[name]
+    assert len(set(info.classes)) == len(info.classes) == len(info.train_counts) == len(info.test_counts)
+
+
+@pytest.mark.parametrize("name", DATASETS)
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize(("new_size", "crop_size"), SIZES)
+def test_every_transform_gives_uint8_of_the_crop_size(name, train, new_size, crop_size):
+    image = Image.fromarray(np.arange(28 * 28, dtype=np.uint16).reshape(28, 28).astype(np.uint8))
+    pixels = get_transform(name, train, new_size, crop_size)(image)
+    assert pixels.dtype == torch.uint8
+    assert pixels.shape == (1, crop_size, crop_size)
+
+
+@pytest.mark.parametrize("name", DATASETS)
+@pytest.mark.parametrize("train", [True, False])
+def test_only_the_training_transform_draws(name, train):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (28, 28), dtype=np.uint8))
+    transform = get_transform(name, train, 64, 56)
+    distinct = {transform(image).numpy().tobytes() for _ in range(10)}
+    assert (len(distinct) > 1) is train
+
+
+@pytest.mark.parametrize("name", ["ChestXray", "FashionMNIST_LT"])
+@pytest.mark.parametrize("train", [True, False])
+def test_a_folder_that_is_not_there_is_named(name, train, tmp_path):
+    with pytest.raises(UserError, match=rf"--datadir {tmp_path}/none does not exist: name the folder"):
+        get_dataset(name, str(tmp_path / "none"), train)
+
+
+@contextlib.contextmanager
+def without_privileges() -> Iterator[None]:
+    """Permissions count, also for root."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+
+
+@pytest.mark.parametrize(
+    ("closed", "mode"), [(".", 0o000), (".", 0o444), ("data", 0o000), ("data", 0o444), ("data", 0o111)]
+)
+@pytest.mark.parametrize("name", ["ChestXray", "FashionMNIST_LT"])
+def test_folder_that_may_not_be_looked_into_is_named(name, closed, mode):
+    get_transform(name, True, 32, 32)  # imports, which need permissions too
+    with tempfile.TemporaryDirectory() as place:  # pytest's own folders are closed to others
+        folder = Path(place) / "data"
+        folder.mkdir()
+        Path(place).chmod(0o755)
+        (Path(place) / closed).chmod(mode)
+        ways = [lambda: get_dataset(name, str(folder), True)]
+        if name == "ChestXray":
+            ways.append(lambda: prepare(name, str(folder), manifest=None, jobs=1, keep_archives=False, quiet=True))
+        try:
+            for way in ways:
+                with without_privileges(), pytest.raises(UserError, match="cannot be read .Permission denied") as error:
+                    way()
+                assert str(folder) in str(error.value)
+        finally:
+            (Path(place) / closed).chmod(0o755)

@@ -1,0 +1,210 @@
+"""Every documented command parses, and runs on small data; what a run leaves behind."""
+
+import csv
+import importlib
+import json
+import re
+import shlex
+import shutil
+
+import pytest
+import torch
+import torchvision
+
+from datasets.names import DATASETS
+from helpers.project import ROOT, SMALL_MODEL
+from utils.cli.rules import complete, parse
+from utils.metrics import NAMES
+from utils.training.checkpoint import load_checkpoint
+
+DOCUMENTS = [
+    "README.md",
+    "train.py",
+    "augment.py",
+    "augment_ftl.py",
+    *(f"scripts/{p.name}" for p in (ROOT / "scripts").glob("*.sh")),
+]
+
+
+def commands(document: str) -> list[list[str]]:
+    """The words of every `python train.py|augment.py|augment_ftl.py ...` of a document, line continuations joined."""
+    text = re.sub(r"\\+\n\s*", " ", (ROOT / document).read_text())
+    text = text.replace('"$script"', "augment.py").replace('"$seed"', "0")
+    found = re.findall(r"^\s*(?:torchrun .*?|python )(?:\./)?(train|augment|augment_ftl)\.py (.*)$", text, re.MULTILINE)
+    split = [(name, shlex.split(rest.replace('"$@"', ""), comments=True)) for name, rest in found]
+    # a script that leaves the data set to its caller
+    return [[name, *(words if words and words[0] in DATASETS else ["Digits_LT", *words])] for name, words in split]
+
+
+ALL = [(document, words) for document in DOCUMENTS for words in commands(document)]
+
+
+def test_documents_hold_commands():
+    assert {document for document, _ in ALL} >= {
+        "README.md",
+        "train.py",
+        "scripts/chestxray.sh",
+        "scripts/quickstart.sh",
+    }
+
+
+@pytest.mark.parametrize(("document", "words"), ALL, ids=[f"{d}:{w[0]}:{i}" for i, (d, w) in enumerate(ALL)])
+def test_documented_command_parses(document, words):
+    name, *argv = words
+    args, _ = parse(importlib.import_module(name).build_parser(), argv)
+    assert args.dataset in DATASETS
+    if name == "train" and not args.resume:
+        complete(args, 2048 if args.arch == "resnet_vae3" else 512)
+
+
+def replaced(argv: list[str], **flags: str) -> list[str]:
+    """The same command with other values for some flags, spelt as they were."""
+    out = []
+    for word in argv:
+        name = word.split("=")[0].lstrip("-")
+        out.append(f"--{name}={flags.pop(name)}" if name in flags else word)
+    assert not flags
+    return out
+
+
+def test_chestxray_commands_as_they_stand(script, tmp_path, monkeypatch, chest_folder):
+    """The published commands, but for epochs and folders, on 30 X-rays and a weights file where torch.hub looks.
+
+    Without CUDA the training runs in three processes over gloo.
+    """
+    weights = torchvision.models.ResNet50_Weights.IMAGENET1K_V1
+    hub = tmp_path / "hub" / "checkpoints"
+    hub.mkdir(parents=True)
+    torch.save(torchvision.models.resnet50(weights=None).state_dict(), hub / weights.url.rsplit("/", 1)[1])
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    log, folder = tmp_path / "logs", tmp_path / "data"
+    shutil.copytree(chest_folder, folder)
+    names = (folder / "train_val_list.txt").read_text().split()
+    (folder / "train_val_list.txt").write_text("\n".join(names[::3]))
+    outcomes = []
+    for name, *argv in commands("scripts/chestxray.sh"):
+        own = {"datadir": str(folder), "logdir": str(log), "epoch": "1", "worker": "2"}
+        if name != "train":
+            own["resume"] = f"{log}/checkpoint.pth"
+        outcomes.append(script(name, *replaced(argv, **own)))
+    assert [done.status for done in outcomes] == [0, 0, 0], [done.err for done in outcomes]
+    assert all(done.result["split"] == "test" for done in outcomes[1:])
+    assert load_checkpoint(log / "checkpoint.pth")["result"]["split"] == "test"  # printed by a process of its own
+    warned = [[line for line in done.err.splitlines() if line.startswith("warning")] for done in outcomes]
+    assert sum("--dist-backend nccl: there is no CUDA" in line for line in warned[0]) == 1
+    assert any("--gpu 0" in line for line in warned[1])
+    state = load_checkpoint(log / "checkpoint.pth")["state_dict"]
+    assert state["prior.means"].shape == (15, 2048)
+
+
+@pytest.mark.parametrize(
+    ("flags", "name"),
+    [
+        (["--generative", "--gmm-assign=label"], "generative"),
+        (["--amp=bf16", "--lr-step=1", "--new-size=32", "--crop-size=32"], "bf16"),  # torch 2.14 has NaNs at 16 pixels
+        (["--weight-reconst=0", "--clip-grad=1"], "no decoder"),
+        (["--weight-gmm=0", "--weight-cls=1"], "no mixture"),
+        (["--weight-cls=0", "--milestones=1"], "no classifier"),
+        (["--warmup-epochs=2", "--warmup-threshold=100", "--val-fraction=0.2"], "warm-up, hold-out"),
+        (["--deterministic", "--gpu=0", "--prior-lr=1"], "deterministic"),
+    ],
+)
+def test_every_way_to_train_and_augment(flags, name, script, tmp_path):
+    run = [f"--logdir={tmp_path}", "--workers=0"]
+    done = script("train", "Digits_LT", *SMALL_MODEL, *run, *flags, "--epochs=2", "--batch-size=64", "--max-steps=3")
+    assert done.status == 0, done.err
+    for kind in ("augment", "augment_ftl"):
+        made = script(kind, "Digits_LT", *run, "--resume=auto", "--epochs=1", "--max-steps=20", "--batch-size=64")
+        assert made.status == 0, made.err
+        assert 0 <= made.result["acsa"] <= 1
+        path = tmp_path / f"checkpoint_{kind.replace('augment', 'aug')}.pth"
+        scored = script("train", "Digits_LT", *run, "--evaluate", f"--resume={path}", "--quiet", "--overwrite")
+        assert scored.status == 0, scored.err
+        if "--amp=bf16" not in flags:  # codes are extracted in the precision that augment.py is given
+            expected = {name: made.result[name] for name in NAMES}
+            assert {name: scored.result[name] for name in NAMES} == pytest.approx(expected, nan_ok=False)
+
+
+@pytest.mark.parametrize("name", ["ChestXray", "Digits_LT", "FashionMNIST_LT"])
+def test_defaults_train_a_finite_epoch(name, script, tmp_path):
+    """All optimiser and loss defaults, on a small encoder and random images with the data set's class counts."""
+    small = ["--arch=resnet18_vae3", "--new-size=32", "--crop-size=32", "--workers=0", "--max-steps=6"]
+    done = script("train", name, "--dummy", *small, "--epochs=1", f"--logdir={tmp_path}")
+    assert done.status == 0, done.err
+    row = next(csv.DictReader((tmp_path / "metrics.csv").open()))
+    assert all(abs(float(row[term])) < 1e4 for term in ("loss", "loss_cls", "loss_reconst", "loss_gmm"))
+
+
+def test_files_of_a_run(trained_digits):
+    names = {path.name for path in trained_digits.iterdir()}
+    expected = {"args.json", "subset.txt", "metrics.csv", "metrics_per_class.csv", "predictions.csv", "log.txt"}
+    assert names >= expected | {"checkpoint.pth", "checkpoint_prev.pth"}
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    with (trained_digits / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert set(NAMES) | {"split", "lr", "loss", "loss_gmm", "live_components", "mutual_information", "time"} <= set(
+        rows[0]
+    )
+    with (trained_digits / "predictions.csv").open() as file:
+        predictions = list(csv.DictReader(file))
+    assert len(predictions) == len({row["id"] for row in predictions}) == 400
+    accuracy = sum(row["target"] == row["prediction"] for row in predictions) / 400
+    assert float(rows[-1]["acc"]) == accuracy
+    assert all(abs(sum(float(row[f"p_{digit}"]) for digit in range(10)) - 1) < 1e-5 for row in predictions[:20])
+    assert len((trained_digits / "subset.txt").read_text().split()) == 523
+    started = json.loads((trained_digits / "args.json").read_text())
+    assert started["arguments"]["z_dim"] == 32
+    assert {"command", "commit", "dirty", "versions", "data"} <= set(started)
+
+
+def test_checkpoint_is_plain_and_says_what_it_is(trained_digits):
+    found = torch.load(trained_digits / "checkpoint.pth", weights_only=True)
+    assert (found["epoch"], found["arch"], found["dataset"]) == (2, "resnet18_vae3", "Digits_LT")
+    assert found["class_counts"] == [130, 110, 80, 60, 45, 35, 25, 20, 12, 6]
+    assert found["class_names"] == list("0123456789")
+    shapes = {name: tuple(value.shape) for name, value in found["state_dict"].items() if name.startswith("prior.")}
+    assert shapes == {"prior.logits": (10,), "prior.means": (10, 32), "prior.log_vars": (10, 32)}
+    assert not any(name.startswith("module.") for name in found["state_dict"])
+    groups = found["optimizer"]["param_groups"]
+    assert [(group["name"], group["weight_decay"]) for group in groups] == [("network", 1e-4), ("prior", 0.0)]
+
+
+def test_quiet_prints_the_result_alone(script, tmp_path):
+    flags = [*SMALL_MODEL, "--epochs=1", "--max-steps=1", "--batch-size=32"]
+    done = script("train", "Digits_LT", *flags, "--quiet", f"--logdir={tmp_path}")
+    assert len(done.out.splitlines()) == 1
+    assert "epoch 1/1" in (tmp_path / "log.txt").read_text()
+
+
+def test_events_hold_scalars_and_reconstructions(trained_digits):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(trained_digits))
+    events.Reload()
+    scalars = set(events.Tags()["scalars"])
+    assert {"train/loss", "train/lr", "test/acsa", "test/live_components"} <= scalars
+    assert [event.step for event in events.Scalars("test/acsa")] == [1, 2]
+    assert events.Tags()["images"] == ["images above reconstructions"]
+
+
+def test_codes_file_serves_others(script, tmp_path):
+    """The documented file: mu, log_var and targets of each split; used again only for the same checkpoint."""
+    run = [f"--logdir={tmp_path}", "--workers=0"]
+    small = [*SMALL_MODEL, "--epochs=1", "--max-steps=2", "--batch-size=24"]
+    assert script("train", "Digits_LT", *small, *run).status == 0
+    made = script("augment", "Digits_LT", *run, "--resume=auto", "--epochs=1")
+    assert "written to" in made.out
+    codes = torch.load(tmp_path / "checkpoint_codes.pth", weights_only=True)
+    assert codes["train"]["mu"].shape == codes["train"]["log_var"].shape == (523, 32)
+    assert codes["test"]["targets"].shape == (400,)
+    assert "written to" not in script("augment_ftl", "Digits_LT", *run, "--resume=auto", "--epochs=1").out
+    assert script("train", "Digits_LT", "--resume=auto", "--epochs=2", *run).status == 0
+    refused = script("augment", "Digits_LT", *run, "--resume=auto", "--epochs=1")
+    assert refused.status == 2
+    assert "another model" in refused.error
+    again = script("augment", "Digits_LT", *run, "--resume=auto", "--epochs=1", "--overwrite")
+    assert "written to" in again.out
+    assert script("train", "Digits_LT", *small, "--seed=1", *run, "--overwrite").status == 0
+    assert not (tmp_path / "checkpoint_aug.pth").exists()
+    assert "written to" in script("augment", "Digits_LT", *run, "--resume=auto", "--epochs=1").out

@@ -1,0 +1,443 @@
+"""Two gloo processes give the numbers of one, and end together, however one of them ends."""
+
+import contextlib
+import copy
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import datasets.assembly
+import train
+from datasets.loading import BatchLoader, EvaluationBatches, TrainBatches
+from helpers import ranks
+from helpers.project import ROOT, SMALL_MODEL
+from scripts.compare_runs import differences
+from utils.cli.rules import parse
+from utils.distributed.launch import Launch
+from utils.distributed.rendezvous import host_store
+from utils.distributed.spawn import spawn
+from utils.distributed.world import World
+from utils.errors import LostRank, UserError
+from utils.training.checkpoint import load_checkpoint
+from utils.training.engine import evaluate, start_prior, to_device
+from utils.training.optimisation import build_optimizer
+
+TWO = Launch(size=2, local_size=2, spawns=True, timeout=60)
+RUN = ["Digits_LT", *SMALL_MODEL, "--epochs=2", "--batch-size=24", "--max-steps=3", "--T-max=2", "--dist-timeout=60"]
+
+
+def spawned(work, *arguments, launch=TWO):
+    spawn(work, launch, [None] * launch.local_size, *arguments)
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    """What two processes found."""
+    folder = tmp_path_factory.mktemp("together")
+    spawned(ranks.equalities, str(folder))
+    return torch.load(folder / "found.pth", weights_only=True)
+
+
+@pytest.fixture
+def _double():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def reference(frozen):
+    """One process that cuts each batch into the two processes' parts and averages their gradients by size."""
+    data, model = ranks.images(), ranks.small_model()
+    if frozen:
+        ranks.freeze_batch_norm(model)
+    optimizer = build_optimizer(model, ranks.ARGS)
+    network = [value for name, value in model.named_parameters() if not name.startswith("prior.")]
+    batches = TrainBatches(len(data), ranks.BATCH, ranks.ARGS.seed, 0, 1)
+    statistics = {0: {}, 1: {}}
+    model.train()
+    for epoch in range(ranks.EPOCHS):
+        batches.set_epoch(epoch)
+        for step, keys in enumerate(batches):
+            keys = keys[: len(keys) // 2 * 2]
+            source = ranks_noise(epoch, step)
+            noise = torch.randn(len(keys), 8, generator=source)
+            optimizer.zero_grad()
+            for rank in (0, 1):
+                part = [data[key] for key in keys[rank::2]]
+                images = to_device(torch.stack([image for image, _, _ in part]), torch.device("cpu"))
+                labels = torch.tensor([label for _, label, _ in part])
+                own = {name: statistics[rank].get(name, value.clone()) for name, value in model.named_buffers()}
+                model.load_state_dict(own, strict=False)
+                (model(images, labels, noise[rank::2], ranks.WEIGHTS).total * len(part) / len(keys)).backward()
+                statistics[rank] = {name: value.clone() for name, value in model.named_buffers()}
+            nn.utils.clip_grad_norm_(network, ranks.ARGS.clip_grad)
+            optimizer.step()
+            model.prior.project()
+    model.load_state_dict(statistics[0], strict=False)
+    return model
+
+
+def ranks_noise(epoch, step):
+    from utils.randomness import Stream, generator
+
+    return generator(ranks.ARGS.seed, Stream.CODE_NOISE, epoch, step)
+
+
+def assert_same_state(state, model):
+    expected = model.state_dict()
+    assert state.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(
+            state[name], value, rtol=1e-6, atol=1e-9, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+@pytest.mark.usefixtures("_double")
+@pytest.mark.parametrize("name", ["own statistics", "frozen"])
+def test_training_equals_one_process_that_averages_the_parts(together, name):
+    assert_same_state(together[name]["state"], reference(frozen=name == "frozen"))
+
+
+@pytest.mark.usefixtures("_double")
+def test_training_with_frozen_batch_norm_equals_one_process_outright(together):
+    """As `train.py` would do it alone, on the same images: those of each batch that two processes can share."""
+    data = ranks.images()
+    whole = [len(batch) for batch in TrainBatches(len(data), ranks.BATCH, 0, 0, 2)]
+    assert whole == [4, 4, 4, 4, 2]
+
+    class Shared(TrainBatches):
+        def __init__(self, *args):
+            super().__init__(*args)
+            self.sizes = [size // 2 * 2 for size in self.sizes]
+
+    original, ranks.TrainBatches = ranks.TrainBatches, Shared
+    try:
+        model, loader, losses = ranks.train_together(World(), data, frozen=True)
+    finally:
+        ranks.TrainBatches = original
+    assert_same_state(together["frozen"]["state"], model)
+    assert together["frozen"]["losses"] == pytest.approx(losses, rel=1e-6)
+    start_prior(model, loader, 0, ranks.ARGS, World())
+    for name, value in model.prior.state_dict().items():
+        torch.testing.assert_close(together["prior"][name], value, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.usefixtures("_double")
+@pytest.mark.parametrize("mode", ["plain", "generative"])
+def test_evaluation_gives_each_image_once_and_what_one_process_gives(together, mode):
+    data = ranks.images()
+    model = ranks.small_model(generative=mode == "generative")
+    loader = BatchLoader(data, EvaluationBatches(len(data), ranks.BATCH), 0, False)
+    alone = evaluate(model, loader, ranks.WEIGHTS, ranks.ARGS, World())
+    indices, targets, probabilities, components = together[mode]
+    assert indices.tolist() == list(range(ranks.COUNT))
+    assert targets.tolist() == alone.targets.tolist()
+    np.testing.assert_allclose(probabilities, alone.probabilities, atol=1e-9)
+    assert components.tolist() == alone.components.tolist()
+
+
+def test_every_loss_term_can_be_left_out_and_come_back(tmp_path):
+    """Warm-up, its end, each weight 0: parts without a term keep their weights, nobody waits, all ranks agree."""
+    spawned(ranks.every_weight, str(tmp_path))
+    changed = torch.load(tmp_path / "changed.pth", weights_only=True)
+    absent = {"warm-up": {"decoder", "prior"}, "no classifier": {"classifier"}, "no decoder": {"decoder"}}
+    absent |= {"no prior": {"prior"}, "after warm-up": set()}
+    assert {name: {part for part, moved in parts.items() if not moved} for name, parts in changed.items()} == absent
+
+
+def test_rank_that_raises_is_named_with_its_traceback(capfd):
+    with pytest.raises(LostRank, match="rank 1 failed"):
+        spawned(ranks.failing, "raise")
+    err = capfd.readouterr().err
+    assert "Traceback" in err
+    assert "ZeroDivisionError: a fault of rank 1" in err
+
+
+def test_rank_that_is_killed_is_named():
+    with pytest.raises(LostRank, match="rank 1 was killed by SIGKILL"):
+        spawned(ranks.failing, "kill")
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.mark.parametrize("node", [0, 1])
+def test_node_that_never_comes_is_named(node):
+    launch = Launch(4, 2 * node, 2, spawns=True, url=f"tcp://127.0.0.1:{free_port()}", timeout=2)
+    with pytest.raises(
+        UserError, match="node 0 did not come within 2 s" if node else r"rank 2, 3 \(node 1\) did not come"
+    ):
+        spawned(ranks.failing, "never", launch=launch)
+
+
+def test_port_that_is_taken_is_found_before_a_process_starts():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        url = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(UserError, match="cannot be used"):
+            host_store(Launch(2, local_size=2, spawns=True, url=url, timeout=2))
+
+
+def test_loss_that_is_not_finite_on_one_rank_stops_both_before_a_weight_changes(tmp_path):
+    log = tmp_path / "run"
+    args, given = parse(train.build_parser(), [*RUN, f"--logdir={log}", "--quiet"])
+    with pytest.raises(UserError, match=r"epoch 2, step 2, rank 1, images \[\d+, "):
+        spawned(ranks.poisoned, args, given, str(tmp_path))
+    assert [(tmp_path / f"unchanged{rank}").read_text() for rank in (0, 1)] == ["True", "True"]
+    assert load_checkpoint(log / "checkpoint.pth")["epoch"] == 1
+
+
+# --- whole commands -----------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def running(*commands, cwd=ROOT, **environ):
+    """The commands, each in a session of its own; nothing of a session may be left at the end."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | environ
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    processes = [subprocess.Popen(words, cwd=cwd, env=environment, **pipes) for words in commands]
+    try:
+        yield processes
+        for process in processes:
+            assert nobody_left(process.pid), subprocess.run(["ps", "-ef"], capture_output=True, text=True).stdout
+    finally:
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def nobody_left(session, patience_s=10.0):
+    """Whether every process of a session has ended; loading processes look for their parent every few seconds."""
+    end = time.monotonic() + patience_s
+    while time.monotonic() < end:
+        try:
+            os.killpg(session, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def python(*words):
+    return [sys.executable, "train.py", *map(str, words)]
+
+
+def torchrun(*words):
+    return [sys.executable, "-m", "torch.distributed.run", *words]
+
+
+LAUNCHERS = {
+    "two commands": lambda log, port: [
+        python(*RUN, f"--logdir={log}", "--world-size=2", f"--rank={rank}", f"--dist-url=tcp://127.0.0.1:{port}")
+        for rank in (0, 1)
+    ],
+    "two nodes": lambda log, port: [
+        python(
+            *(*RUN, f"--logdir={log}", "--multiprocessing-distributed", "--ngpus=1"),
+            *("--world-size=2", f"--rank={rank}", f"--dist-url=tcp://127.0.0.1:{port}"),
+        )
+        for rank in (0, 1)
+    ],
+    "torchrun": lambda log, port: [torchrun("--nproc-per-node=2", "train.py", *RUN, f"--logdir={log}")],
+    "torchrun, two nodes": lambda log, port: [
+        torchrun(
+            *("--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}"),
+            *(f"--node-rank={rank}", "train.py", *RUN, f"--logdir={log}"),
+        )
+        for rank in (0, 1)
+    ],
+}
+
+
+@pytest.mark.parametrize("name", LAUNCHERS)
+def test_every_way_to_launch_ends_with_one_result_and_one_set_of_files(name, tmp_path):
+    commands = LAUNCHERS[name](tmp_path, free_port())
+    with running(*commands) as processes:
+        ends = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0] * len(commands), ends
+    lines = [line for out, _ in ends for line in out.splitlines() if line.startswith("{")]
+    assert len(lines) == 1
+    assert ends[0][0].rstrip().endswith(lines[0])
+    assert sum(out.count("epoch 2/2") for out, _ in ends) == 1
+    assert len(list(tmp_path.glob("events.out.tfevents.*"))) == 1
+    assert load_checkpoint(tmp_path / "checkpoint.pth")["epoch"] == 2
+
+
+def test_evaluation_on_two_processes_gives_the_same_predictions(script, tmp_path, trained_digits):
+    files = []
+    for processes in (1, 2):
+        log = tmp_path / str(processes)
+        flags = [f"--logdir={log}", f"--resume={trained_digits}/checkpoint.pth", "--evaluate", "--workers=0"]
+        several = ["--multiprocessing-distributed", f"--ngpus={processes}", "--dist-timeout=60"]
+        done = script("train", "Digits_LT", *flags, *several, "--batch-size=66")
+        assert done.status == 0, done.err
+        files.append((log / "predictions_eval.csv").read_text().splitlines())
+    assert files[0][0] == files[1][0]
+    for one, two in zip(files[0][1:], files[1][1:], strict=True):
+        assert one.split(",")[:3] == two.split(",")[:3]
+        np.testing.assert_allclose(
+            [float(p) for p in two.split(",")[3:]], [float(p) for p in one.split(",")[3:]], atol=1e-5
+        )
+
+
+def test_evaluation_needs_no_batch_that_could_be_trained_on(tmp_path, trained_digits):
+    resume = f"--resume={trained_digits}/checkpoint.pth"
+    args, given = parse(
+        train.build_parser(), ["Digits_LT", "--evaluate", resume, "--batch-size=2", f"--logdir={tmp_path}"]
+    )
+    assert not train.preflight(TWO, torch.device("cpu"), args, given)
+
+
+def test_finished_run_is_told_to_all_nodes_when_they_are_there(tmp_path, trained_digits, capsys):
+    shutil.copytree(trained_digits, tmp_path, dirs_exist_ok=True)
+    args, given = parse(train.build_parser(), ["Digits_LT", "--resume=auto", f"--logdir={tmp_path}"])
+    assert train.preflight(TWO, torch.device("cpu"), copy.copy(args), given)
+    assert "acsa" in capsys.readouterr().out
+    assert not train.preflight(Launch(4, local_size=2, spawns=True), torch.device("cpu"), args, given)
+    assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("flag", "word"), [("--sync-bn", "--sync-bn needs CUDA"), ("--amp=fp16", "needs CUDA")])
+def test_what_the_device_cannot_is_said_before_anything_is_fetched_or_started(flag, word, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.assembly, "prepare", lambda *_, **__: pytest.fail("fetched"))
+    args, given = parse(train.build_parser(), ["ChestXray", flag, f"--logdir={tmp_path}"])
+    with pytest.raises(UserError, match=word):
+        train.preflight(TWO, torch.device("cpu"), args, given)
+
+
+def test_run_folder_that_cannot_be_written_is_said_before_anything_is_fetched(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(datasets.assembly, "prepare", lambda *_, **__: pytest.fail("fetched"))
+    args, given = parse(train.build_parser(), ["ChestXray", f"--logdir={tmp_path / 'file' / 'run'}"])
+    for call, place in ((train.preflight, (TWO, torch.device("cpu"))), (train.work, (World(),))):
+        with pytest.raises(UserError, match="file is no folder"):
+            call(*place, args, given)
+
+
+def test_error_that_only_a_process_finds_is_one_line(tmp_path, chest_folder):
+    """An image that cannot be read, met by a rank in the middle of an epoch."""
+    import shutil
+
+    folder = tmp_path / "data"
+    shutil.copytree(chest_folder, folder)
+    name = (folder / "train_val_list.txt").read_text().split()[7]
+    (folder / "images" / name).write_bytes((folder / "images" / name).read_bytes()[:300])
+    flags = [f"--datadir={folder}", f"--logdir={tmp_path / 'log'}", "--epochs=1", "--workers=2", "--batch-size=8"]
+    several = ["--multiprocessing-distributed", "--ngpus=2", "--dist-timeout=60"]
+    small = [flag for flag in SMALL_MODEL if "workers" not in flag]
+    with running(python("ChestXray", *small, *flags, *several)) as (process,):
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 2, err
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert name in lines[0]
+    assert "Traceback" not in err
+
+
+def test_rank_killed_in_training_ends_the_job(tmp_path):
+    small = [flag for flag in SMALL_MODEL if "workers" not in flag]
+    flags = ["--epochs=50", "--batch-size=16", "--workers=4", f"--logdir={tmp_path}"]
+    several = ["--multiprocessing-distributed", "--ngpus=2", "--dist-timeout=60", "--print-freq=1"]
+    with running(python("Digits_LT", *small, *flags, *several)) as (process,):
+        for line in process.stdout:
+            if "step 2/" in line:
+                break
+        victim = max(children(process.pid), key=lambda pid: len(children(pid)))  # a rank, not the resource tracker
+        os.kill(victim, signal.SIGKILL)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 1, err
+    assert "was killed by SIGKILL" in err
+
+
+def children(pid):
+    found = []
+    for task in os.listdir(f"/proc/{pid}/task"):
+        with open(f"/proc/{pid}/task/{task}/children") as file:
+            found += [int(word) for word in file.read().split()]
+    return found
+
+
+MOMENTS = (  # signal, whom it reaches, after which line
+    (signal.SIGKILL, os.kill, "epoch 1, step 3/"),
+    (signal.SIGTERM, os.kill, "epoch 2, step 1/"),
+    (signal.SIGTERM, os.killpg, "epoch 3, step 1/"),
+)
+
+
+def test_run_of_two_killed_and_stopped_in_turn_equals_uninterrupted(tmp_path):
+    """Two processes load for each of the two; nobody is left after any end."""
+    small = [flag for flag in SMALL_MODEL if "workers" not in flag]
+    flags = ["--epochs=3", "--batch-size=24", "--T-max=3", "--max-steps=4", "--workers=4", "--save-every=2"]
+    several = ["--multiprocessing-distributed", "--ngpus=2", "--dist-timeout=60", "--print-freq=1"]
+    command = python("Digits_LT", *small, *flags, *several)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    with running([*command, f"--logdir={whole}"]) as (process,):
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    again = [*command, f"--logdir={broken}", "--resume=auto"]
+    for signum, whom, line in MOMENTS:
+        with running(again) as (process,):
+            assert any(line in said for said in process.stdout)
+            signalled = time.monotonic()
+            whom(process.pid, signum)
+            _, err = process.communicate(timeout=60)
+            took = time.monotonic() - signalled
+        assert took < 30  # a hang would be the 60 s of --dist-timeout
+        found = load_checkpoint(broken / "checkpoint.pth")
+        if signum == signal.SIGKILL:
+            assert (process.returncode, found["epoch"], found["step"]) == (-signum, 0, 2)
+        else:
+            assert process.returncode == 143, err
+            (last,) = (said for said in err.splitlines() if "stopped" in said)
+            assert last.startswith("stopped by SIGTERM: saved after epoch"), err
+            assert (found["epoch"], found["step"]) >= (int(line[6]) - 1, 1)
+    with running(again) as (process,):
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert differences(whole, broken) == []
+
+
+def test_loading_process_that_is_killed_ends_the_run(tmp_path):
+    small = [flag for flag in SMALL_MODEL if "workers" not in flag]
+    flags = ["--epochs=50", "--batch-size=16", "--workers=2", "--print-freq=1", f"--logdir={tmp_path}"]
+    with running(python("Digits_LT", *small, *flags)) as (process,):
+        assert any("step 2/" in line for line in process.stdout)
+        os.kill(children(process.pid)[0], signal.SIGKILL)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "DataLoader worker" in err
+
+
+def test_second_signal_ends_a_run_at_once_that_does_not_stop():
+    code = (
+        "import os, signal, sys, time\n"
+        "from utils import stopping\n"
+        "from utils.errors import run_script\n"
+        "def main():\n"
+        "    with stopping.held():\n"
+        "        print('held', flush=True)\n"
+        "        while True: time.sleep(0.01)\n"
+        "run_script(main)\n"
+    )
+    with running([sys.executable, "-c", code]) as (process,):
+        assert process.stdout.readline() == "held\n"
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=30)
+    assert process.returncode == 143

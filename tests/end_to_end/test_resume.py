@@ -1,0 +1,297 @@
+"""An interrupted run, resumed, ends where an uninterrupted one ends, bit for bit."""
+
+import csv
+import os
+import shutil
+import signal
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from helpers.project import SMALL_MODEL
+from scripts.compare_runs import differences
+from utils.training import engine, retraining, run
+from utils.training import step as guard
+from utils.training.checkpoint import digest, load_checkpoint, save_checkpoint
+from utils.training.engine import Position, mean_losses
+from utils.training.run import Run
+
+TRAIN = ["Digits_LT", *SMALL_MODEL, "--batch-size=24", "--epochs=3", "--T-max=2", "--max-steps=3", "--quiet"]
+AUGMENT = ["Digits_LT", "--batch-size=50", "--epochs=3", "--T-max=3", "--max-steps=12", "--workers=0", "--quiet"]
+# where a run can be: what is called there
+PLACES = {
+    "step": (guard.Guard, "begin"),
+    "images": (engine, "to_device"),  # of a step, of the prior's start, of an evaluation
+    "codes": (retraining, "to_device"),
+    "measurement": (run.Measurement, "of"),
+    "save": (run, "save_checkpoint"),
+}
+
+
+class Interruption(Exception):
+    """Stands for a crash."""
+
+
+def rows_without_time(path):
+    with path.open(newline="") as file:
+        return [{k: v for k, v in row.items() if "time" not in k} for row in csv.DictReader(file)]
+
+
+def at_call(monkeypatch, place, call, action):
+    """Do something before the `call`-th call at a place."""
+    owner, name = PLACES[place]
+    calls = []
+    original = getattr(owner, name)
+
+    def counted(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == call:
+            action()
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, counted)
+
+
+def crash():
+    raise Interruption
+
+
+def signalled(signum):
+    """The process gets a signal."""
+    return lambda: os.kill(os.getpid(), signum)
+
+
+def stop_in_turn(script, name, argv, moments, monkeypatch):
+    """Start a command and continue it, each time to a signal at the next of the moments; the last end is a good one."""
+    for turn, (place, call) in enumerate(moments):
+        signum = (signal.SIGTERM, signal.SIGINT)[turn % 2]
+        with monkeypatch.context() as patch:
+            at_call(patch, place, call, signalled(signum))
+            done = script(name, *argv)
+        assert done.status == 128 + signum, (place, call, done)
+        assert done.err.splitlines()[-1].startswith(f"stopped by {signum.name}"), done.err
+    done = script(name, *argv)
+    assert done.status == 0, done.err
+    assert "Warning" not in done.err
+
+
+def measure_as(monkeypatch, *numbers):
+    """Let the next measurements find these balanced accuracies."""
+    scores = iter(numbers)
+    original = run.Measurement.of.__func__
+
+    def scripted(cls, predictions, dataset, counts):
+        measured = original(cls, predictions, dataset, counts)
+        measured.numbers["acsa"] = next(scores, measured.numbers["acsa"])
+        return measured
+
+    monkeypatch.setattr(run.Measurement, "of", classmethod(scripted))
+
+
+@pytest.mark.parametrize(
+    ("flags", "moments"),
+    [
+        (
+            ["--save-every=2"],
+            [("step", 1), ("step", 2), ("images", 2), ("images", 3), ("save", 1), ("measurement", 1)],
+        ),
+        (
+            ["--val-fraction=0.3", "--warmup-epochs=1", "--warmup-threshold=9", "--workers=2", "--batch-size=64"],
+            [("step", 2), ("images", 3), ("images", 5), ("save", 2), ("images", 6), ("images", 1)],
+        ),
+    ],
+    ids=["plain", "hold-out, warm-up, workers"],
+)
+def test_training_stopped_again_and_again_equals_uninterrupted(flags, moments, script, tmp_path, monkeypatch):
+    """Before the first checkpoint, in a step, in the prior's start, while measuring, while saving, at the very end."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert script("train", *TRAIN, *flags, f"--logdir={whole}").status == 0
+    argv = [*TRAIN, *flags, f"--logdir={broken}", "--resume=auto"]
+    stop_in_turn(script, "train", argv, moments, monkeypatch)
+    assert differences(whole, broken) == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "place", "call"),
+    [
+        (["--save-every=2"], "step", 6),  # in the second epoch, after a step that was not saved
+        (["--generative", "--clip-grad=1", "--gmm-assign=label"], "images", 3 * 2 + 3 + 8),  # in an evaluation
+    ],
+    ids=["plain", "generative"],
+)
+def test_training_after_a_crash_equals_uninterrupted(flags, place, call, script, tmp_path, monkeypatch):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert script("train", *TRAIN, *flags, f"--logdir={whole}").status == 0
+    with monkeypatch.context() as patch:
+        at_call(patch, place, call, crash)
+        import train
+
+        with pytest.raises(Interruption):
+            train.main([*TRAIN, *flags, f"--logdir={broken}"])
+    found = load_checkpoint(broken / "checkpoint.pth")
+    assert (0, 0) < (found["epoch"], found["step"]) < (3, 0)
+    assert script("train", *TRAIN, *flags, f"--logdir={broken}", "--resume=auto").status == 0
+    assert differences(whole, broken) == []
+
+
+def test_damaged_checkpoint_makes_auto_go_back_aloud_and_a_named_path_fail(script, tmp_path, monkeypatch):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert script("train", *TRAIN, f"--logdir={whole}").status == 0
+    with monkeypatch.context() as patch:
+        at_call(
+            patch, "step", 3 + 3 + 2, signalled(signal.SIGTERM)
+        )  # saved after two epochs, and then within the third
+        assert script("train", *TRAIN, f"--logdir={broken}").status == 143
+    path = broken / "checkpoint.pth"
+    path.write_bytes(path.read_bytes()[:-5000])
+    named = script("train", *TRAIN, f"--logdir={broken}", f"--resume={path}")
+    assert named.status == 2
+    assert str(path) in named.error
+    done = script("train", *TRAIN, f"--logdir={broken}", "--resume=auto")
+    assert done.status == 0, done.err
+    assert f"GOING BACK to {broken / 'checkpoint_prev.pth'}, after epoch 2" in done.err
+    assert differences(whole, broken) == []
+
+
+def test_best_epoch_saved_before_a_crash_still_counts(script, tmp_path, monkeypatch):
+    """The best epoch is saved, then the run; a crash in between, and a continuation that never gets as good again."""
+    measure_as(monkeypatch, 0.3, 0.9, 0.2, 0.1)
+    argv = [*TRAIN, "--val-fraction=0.3", f"--logdir={tmp_path}"]
+    with monkeypatch.context() as patch:
+        at_call(patch, "save", 4, crash)
+        import train
+
+        with pytest.raises(Interruption):
+            train.main(argv)
+    done = script("train", *argv, "--resume=auto")
+    assert done.status == 0, done.err
+    assert done.result["epoch"] == 2
+    assert load_checkpoint(tmp_path / "checkpoint.pth")["best"] == {"epoch": 2, "acsa": 0.9}
+
+
+def test_a_run_that_does_not_restore_differs(script, tmp_path):
+    """Negative control: the same comparison sees a run that forgets its momentum."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert script("train", *TRAIN, f"--logdir={whole}").status == 0
+    assert script("train", *TRAIN, "--epochs=2", f"--logdir={broken}").status == 0
+    checkpoint = load_checkpoint(broken / "checkpoint.pth")
+    checkpoint["optimizer"]["state"] = {}
+    save_checkpoint(broken / "checkpoint.pth", checkpoint)
+    assert script("train", *TRAIN, f"--logdir={broken}", "--resume=auto").status == 0
+    assert "checkpoint.pth: state_dict" in differences(whole, broken)
+
+
+@pytest.mark.parametrize(("name", "flags"), [("augment", []), ("augment_ftl", ["--rep-method=get_rep_nums2"])])
+def test_augmentation_stopped_again_and_again_equals_uninterrupted(
+    name, flags, script, tmp_path, trained_digits, monkeypatch
+):
+    """Among the codes, before the first checkpoint, in a step, while measuring and while saving."""
+    for folder in ("whole", "broken"):
+        shutil.copytree(trained_digits, tmp_path / folder)
+    whole, broken = (
+        [f"--logdir={tmp_path / folder}", "--resume=auto", *AUGMENT, *flags] for folder in ("whole", "broken")
+    )
+    done = script(name, *whole)
+    assert done.status == 0, done.err
+    moments = [("codes", 2), ("step", 1), ("step", 5), ("measurement", 1), ("step", 9), ("save", 1)]
+    stop_in_turn(script, name, broken, moments, monkeypatch)
+    assert differences(tmp_path / "whole", tmp_path / "broken") == []
+
+
+def test_two_runs_of_one_command_are_equal_and_another_seed_differs(script, tmp_path):
+    runs = {"a": [], "b": [], "c": ["--seed=1"]}
+    for name, flags in runs.items():
+        assert script("train", *TRAIN, "--epochs=1", *flags, f"--logdir={tmp_path / name}").status == 0
+    states = [digest(load_checkpoint(tmp_path / name / "checkpoint.pth")["state_dict"]) for name in runs]
+    assert states[0] == states[1] != states[2]
+
+
+def test_workers_do_not_change_a_number(script, tmp_path):
+    for workers in (0, 2):
+        folder = tmp_path / str(workers)
+        assert script("train", *TRAIN, "--epochs=1", f"--workers={workers}", f"--logdir={folder}").status == 0
+    states = [digest(load_checkpoint(tmp_path / name / "checkpoint.pth")["state_dict"]) for name in ("0", "2")]
+    assert states[0] == states[1]
+
+
+def test_finished_run_prints_its_result_and_trains_nothing(script, tmp_path, trained_digits, monkeypatch):
+    shutil.copytree(trained_digits, tmp_path, dirs_exist_ok=True)
+    monkeypatch.setattr(engine, "global_noise", lambda *_: pytest.fail("a step was taken"))
+    done = script("train", "Digits_LT", f"--logdir={tmp_path}", "--resume=auto")
+    assert done.status == 0
+    assert done.result == load_checkpoint(tmp_path / "checkpoint.pth")["result"]
+
+
+def test_flags_not_given_come_from_the_checkpoint(script, tmp_path, trained_digits):
+    shutil.copytree(trained_digits, tmp_path, dirs_exist_ok=True)
+    done = script("train", "Digits_LT", "--epochs=3", f"--logdir={tmp_path}", "--resume=auto", "--workers=0")
+    assert done.status == 0, done.err
+    stored = load_checkpoint(tmp_path / "checkpoint.pth")
+    assert (stored["epoch"], stored["args"]["z_dim"], stored["args"]["batch_size"]) == (3, 32, 64)
+
+
+def test_resume_into_another_folder_brings_the_history(script, tmp_path, trained_digits):
+    path = trained_digits / "checkpoint.pth"
+    done = script("train", "Digits_LT", "--epochs=3", f"--logdir={tmp_path}", f"--resume={path}", "--workers=0")
+    assert done.status == 0, done.err
+    assert [row["epoch"] for row in rows_without_time(tmp_path / "metrics.csv")] == ["1", "2", "3"]
+
+
+def test_start_epoch_goes_back(script, tmp_path, trained_digits):
+    """Of a run that is finished."""
+    shutil.copytree(trained_digits, tmp_path, dirs_exist_ok=True)
+    flags = ["--epochs=2", "--start-epoch=1", "--workers=0", "--resume=auto"]
+    done = script("train", "Digits_LT", *flags, f"--logdir={tmp_path}")
+    assert done.status == 0, done.err
+    assert "continuing after epoch 1 of 2, step 0" in done.out
+    assert [row["epoch"] for row in rows_without_time(tmp_path / "metrics.csv")] == ["1", "2"]
+
+
+def test_sums_of_an_epoch_whose_steps_are_done_go_to_one_of_more_processes():
+    checkpoint = {"step": 9, "sums": [(72, (72.0, 36.0, 18.0, 9.0))]}
+    worlds = [SimpleNamespace(rank=rank, size=2, is_main=rank == 0) for rank in (0, 1)]
+    parts = [Run._own_position(SimpleNamespace(world=world), checkpoint) for world in worlds]
+    assert parts == [Position(9, 72, (72.0, 36.0, 18.0, 9.0)), Position(9, 0, (0.0,) * 4)]
+    together = SimpleNamespace(gather=lambda _: [(part.seen, part.totals) for part in parts])
+    losses = mean_losses(parts[1], (1.0, 1.0, 1.0), together)
+    assert losses == {"loss": 1.0, "loss_cls": 0.5, "loss_reconst": 0.25, "loss_gmm": 0.125}
+
+
+def test_file_that_was_gone_back_to_is_not_replaced_by_the_damaged_one(script, tmp_path, trained_digits, monkeypatch):
+    shutil.copytree(trained_digits, tmp_path, dirs_exist_ok=True)
+    path, previous = tmp_path / "checkpoint.pth", tmp_path / "checkpoint_prev.pth"
+    path.write_bytes(path.read_bytes()[:1000])
+    saves, original = [], run.save_checkpoint
+    monkeypatch.setattr(run, "save_checkpoint", lambda *args: saves.append(args[2]) or original(*args))
+    done = script("train", "Digits_LT", "--resume=auto", "--epochs=3", "--workers=0", f"--logdir={tmp_path}")
+    assert done.status == 0, done.err
+    assert "GOING BACK" in done.err
+    assert saves == [None, previous]  # after the epoch, and at the end
+
+
+def test_best_epoch_goes_along_into_another_folder_and_takes_the_place_of_a_foreign_one(script, tmp_path, monkeypatch):
+    old, new = tmp_path / "old", tmp_path / "new"
+    measure_as(monkeypatch, 0.9)
+    flags = [*TRAIN, "--val-fraction=0.3"]
+    assert script("train", *flags, "--epochs=1", f"--logdir={old}").status == 0
+    new.mkdir()
+    (new / "model_best.pth").write_bytes(b"another run's")
+    measure_as(monkeypatch, 0.1)
+    flags = ["--epochs=2", "--overwrite", f"--logdir={new}"]
+    done = script("train", "Digits_LT", f"--resume={old}/checkpoint.pth", *flags)
+    assert done.status == 0, done.err
+    assert done.result["epoch"] == 1
+    assert load_checkpoint(new / "model_best.pth")["epoch"] == 1
+
+
+def test_best_epoch_is_kept_and_differs_from_the_last(script, tmp_path, monkeypatch):
+    measure_as(monkeypatch, 0.9, 0.2, 0.1)
+    done = script("train", *TRAIN, "--val-fraction=0.3", f"--logdir={tmp_path}")
+    assert done.status == 0, done.err
+    assert (done.result["epoch"], done.result["split"]) == (1, "test")
+    best, last = (load_checkpoint(tmp_path / name) for name in ("model_best.pth", "checkpoint.pth"))
+    assert (best["epoch"], last["epoch"]) == (1, 3)
+    assert not torch.equal(best["state_dict"]["mu_head.weight"], last["state_dict"]["mu_head.weight"])
+    rows = rows_without_time(tmp_path / "metrics.csv")
+    assert [(row["epoch"], row["split"]) for row in rows] == [("1", "val"), ("2", "val"), ("3", "val"), ("1", "test")]

@@ -1,0 +1,152 @@
+"""What the processes of the distributed tests do: each function is the work of one process."""
+
+import argparse
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+import train
+from datasets.base import ArrayDataset
+from datasets.loading import BatchLoader, EvaluationBatches, TrainBatches
+from models.dgcmm import DGCMM, LossWeights
+from utils.training.engine import Position, evaluate, forward_passes, mean_losses, start_prior, take_steps
+from utils.training.optimisation import build_optimizer
+from utils.training.resume import parallel
+
+WEIGHTS = LossWeights(10.0, 0.1, 0.001)
+ARGS = argparse.Namespace(
+    **{"seed": 3, "amp": "off", "quiet": True, "print_freq": 100, "max_steps": None, "clip_grad": 5.0, "save_every": 0},
+    **{"lr": 5e-3, "prior_lr": 5.0, "momentum": 0.9, "wd": 1e-4},
+)
+COUNT, BATCH, EPOCHS = 37, 8, 4  # 4 batches of 8 and one of 5, which two processes share as 2 and 2; 20 steps
+
+
+def images(count=COUNT):
+    """Three classes of grey images, told apart by their brightness."""
+    rng = np.random.default_rng(0)
+    targets = np.arange(count) % 3
+    pixels = rng.integers(0, 80, (count, 32, 32), dtype=np.uint8) + (60 * targets).astype(np.uint8)[:, None, None]
+    return ArrayDataset(pixels, "abc", targets, [f"i{n}" for n in range(count)], as_tensor)
+
+
+def as_tensor(image):
+    return torch.from_numpy(np.asarray(image).copy())[None]
+
+
+def small_model(**kwargs):
+    torch.manual_seed(0)
+    return DGCMM("resnet18_vae3", 3, 8, 32, **kwargs)
+
+
+def freeze_batch_norm(model):
+    """Batch norm by its running statistics, in training too."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+            module.train = lambda mode=True, module=module: module
+
+
+def train_together(world, data, frozen):
+    """20 steps in float64; the model and the mean losses of the last epoch."""
+    model = small_model()
+    if frozen:
+        freeze_batch_norm(model)
+    module, optimizer = parallel(model, WEIGHTS, world), build_optimizer(model, ARGS)
+    batches = TrainBatches(len(data), BATCH, ARGS.seed, world.rank, world.size)
+    loader = BatchLoader(data, batches, 0, False)
+    for epoch in range(EPOCHS):
+        place = (epoch, Position(), ARGS, world)
+        passes = forward_passes(module, loader, WEIGHTS, *place)
+        list(take_steps(passes, batches.sizes, model, optimizer, *place, model.prior.project))
+    return model, loader, mean_losses(place[1], WEIGHTS, world)
+
+
+def equalities(world, folder):
+    """Everything that is compared with one process, saved by the main one."""
+    torch.set_default_dtype(torch.float64)
+    data = images()
+    found = {}
+    for name, frozen in (("own statistics", False), ("frozen", True)):
+        model, loader, losses = train_together(world, data, frozen)
+        found[name] = {"state": {key: value.clone() for key, value in model.state_dict().items()}, "losses": losses}
+    start_prior(model, loader, 0, ARGS, world)
+    found["prior"] = model.prior.state_dict()
+    for generative in (False, True):
+        model = small_model(generative=generative)
+        if world.rank:  # evaluation must use the main process's statistics
+            model.encoder.resnet.bn1.running_mean.add_(1.0)
+        evaluation = EvaluationBatches(len(data), BATCH, world.rank, world.size)
+        predictions = evaluate(model, BatchLoader(data, evaluation, 0, False), WEIGHTS, ARGS, world)
+        if world.is_main:
+            found["generative" if generative else "plain"] = [torch.from_numpy(column) for column in predictions]
+    if world.is_main:
+        torch.save(found, Path(folder) / "found.pth")
+
+
+def every_weight(world, folder):
+    """Two epochs for each loss term left out, and one after a warm-up, all on the same model."""
+    data = images(16)
+    model, optimizer = small_model(), None
+    changed = {}
+    for name, weights in PHASES.items():
+        module = parallel(model, weights, world)
+        optimizer = optimizer or build_optimizer(model, ARGS)
+        loader = BatchLoader(data, TrainBatches(16, 8, 0, world.rank, world.size), 0, False)
+        before = {key: value.clone() for key, value in model.named_parameters()}
+        for epoch in range(2):
+            place = (epoch, Position(), ARGS, world)
+            passes = forward_passes(module, loader, weights, *place)
+            list(take_steps(passes, loader.batches.sizes, model, optimizer, *place, model.prior.project))
+        parts = ("encoder", "classifier", "decoder", "prior")
+        changed[name] = {
+            part: any(not torch.equal(before[k], v) for k, v in model.named_parameters() if k.startswith(part))
+            for part in parts
+        }
+        states = world.gather([value.detach() for value in model.parameters()])
+        assert all(torch.equal(a, b) for a, b in zip(states[0], states[-1], strict=True))
+    if world.is_main:
+        torch.save(changed, Path(folder) / "changed.pth")
+
+
+PHASES = {
+    "warm-up": LossWeights(10.0, 0.0, 0.0),
+    "after warm-up": WEIGHTS,
+    "no classifier": WEIGHTS._replace(cls=0.0),
+    "no decoder": WEIGHTS._replace(reconst=0.0),
+    "no prior": WEIGHTS._replace(gmm=0.0),
+}
+
+
+def failing(world, how):
+    """Rank 1 ends in some way, while rank 0 waits for it."""
+    if world.rank == 1 and how == "raise":
+        raise ZeroDivisionError("a fault of rank 1")
+    if world.rank == 1 and how == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    world.gather(world.rank)
+
+
+def poisoned(world, args, given, folder):
+    """A training in which rank 1 meets a loss that is not finite in epoch 2, step 2."""
+    forward, calls, seen = DGCMM.forward, [], {}
+
+    def spoilt(self, *inputs):
+        calls.append(1)
+        terms = forward(self, *inputs)
+        if len(calls) == 3 + 2:  # three steps an epoch
+            seen.update({name: value.detach().clone() for name, value in self.named_parameters()}, model=self)
+            if world.rank == 1:
+                return terms._replace(total=terms.total * float("nan"))
+        return terms
+
+    DGCMM.forward = spoilt
+    try:
+        train.work(world, args, given)
+    finally:
+        model = seen.pop("model")
+        same = all(torch.equal(value, seen[name]) for name, value in model.named_parameters())
+        Path(folder, f"unchanged{world.rank}").write_text(str(same))

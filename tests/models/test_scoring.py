@@ -1,0 +1,134 @@
+"""Scores and probabilities of all labels at once equal their definitions, which take one label at a time."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from helpers.trained import D, K, trained_like
+from models import scoring
+from models.dgcmm import DGCMM, LossWeights
+
+B, S = 3, 32
+ALL = LossWeights(1.0, 10.0, 0.01)
+MODELS = pytest.mark.parametrize(
+    "model", [None, "posterior", "label"], ids=["plain", "posterior", "label"], indirect=True
+)
+
+
+@pytest.fixture
+def model(request) -> DGCMM:
+    """In evaluation: generative with this way to assign components, or plain."""
+    if request.param:
+        return trained_like(S, request.param)
+    model = DGCMM("resnet18_vae3", K, D, S).eval()
+    torch.nn.init.normal_(model.log_var_head.weight)  # a sampled code would lie far off
+    return model
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.rand(B, 1, S, S)
+
+
+def probabilities(model: DGCMM, images: Tensor, weights: LossWeights = ALL) -> Tensor:
+    scorer = model.scorer(weights)
+    return scorer.probabilities(*scorer.evidence(images))
+
+
+def terms_of(model: DGCMM, features: Tensor, images: Tensor) -> LossWeights:
+    """The three terms of every label by their definitions, in float64: (B,K) each."""
+    model, features, images = copy.deepcopy(model).double(), features.double(), images.double()
+    found = []
+    for c in range(K):
+        labels = torch.full((len(images),), c)
+        mu, log_var = model.posterior(features, labels)
+        cls = F.cross_entropy(model.classifier(mu), labels, reduction="none")
+        reconst = (model.decoder(mu, labels) - images).square().mean(dim=(1, 2, 3))
+        own = labels if model.gmm_assign == "label" else None
+        found.append(torch.stack([cls, reconst, model.prior.mixture_term(mu, log_var, mu, own)]))
+    return LossWeights(*torch.stack(found, dim=2))
+
+
+@pytest.mark.parametrize("pairs", [4, 1000], ids=["in parts", "at once"])
+@pytest.mark.parametrize("model", ["posterior", "label"], indirect=True)
+@pytest.mark.parametrize("term", LossWeights._fields)
+@torch.no_grad()
+def test_each_term_equals_its_definition(model, images, term, pairs, monkeypatch):
+    monkeypatch.setattr(scoring, "PAIRS", pairs)
+    scorer = model.scorer(LossWeights(0.0, 0.0, 0.0)._replace(**{term: 1.0}))
+    features, fixed = scorer.evidence(images)
+    expected = getattr(terms_of(model, features, images), term)
+    if term == "cls":
+        assert not fixed.any()
+        torch.testing.assert_close(scorer.probabilities(features, fixed).double(), (-expected).softmax(1))
+    else:
+        torch.testing.assert_close(-fixed.double(), expected, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("model", ["posterior", "label"], indirect=True)
+@torch.no_grad()
+def test_generative_probabilities_are_the_softmax_of_the_weighted_sum(model, images):
+    expected = -sum(
+        weight * term for weight, term in zip(ALL, terms_of(model, model.features(images), images), strict=True)
+    )
+    assert expected.softmax(1).max() < 0.999  # so that the comparison means something
+    torch.testing.assert_close(probabilities(model, images).double(), expected.softmax(1), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("model", [None], indirect=True)
+@torch.no_grad()
+def test_plain_probabilities_are_the_classifiers_at_mu(model, images):
+    mu, _ = model.posterior(model.features(images), None)
+    torch.testing.assert_close(probabilities(model, images), model.classifier(mu).softmax(1))
+
+
+@MODELS
+@torch.no_grad()
+def test_encoder_runs_once_per_image(model, images):
+    sizes = []
+    model.encoder.register_forward_hook(lambda _module, inputs, _output: sizes.append(len(inputs[0])))
+    probabilities(model, images)
+    assert sizes == [B]
+
+
+@MODELS
+@torch.no_grad()
+def test_one_scorer_serves_many_batches(model, images):
+    scorer, others = model.scorer(ALL), torch.rand(2 * B, 1, S, S)
+    for batch in (images, others, images):
+        assert torch.equal(scorer.probabilities(*scorer.evidence(batch)), probabilities(model, batch))
+
+
+@MODELS
+@torch.no_grad()
+def test_retrained_classifier_needs_no_new_scores(model, images):
+    stored, before = model.scorer(ALL).evidence(images), probabilities(model, images)
+    model.classifier.weight.mul_(-1)
+    found = model.scorer(ALL).probabilities(*stored)
+    torch.testing.assert_close(found, probabilities(model, images))
+    assert not torch.allclose(found, before)
+
+
+@MODELS
+@torch.no_grad()
+def test_float32_under_bf16(model, images):
+    weights = ALL._replace(reconst=0.0)  # the decoder may round
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        scorer = model.scorer(weights)
+        features, fixed = scorer.evidence(images)
+        found = scorer.probabilities(features, fixed)
+    assert {value.dtype for value in (features, fixed, found)} == {torch.float32}
+    model.features = lambda _images: features
+    torch.testing.assert_close(found, probabilities(model, images, weights), rtol=1e-6, atol=1e-6)
+
+
+@MODELS
+@torch.no_grad()
+def test_rest_of_the_batch_does_not_matter(model, images):
+    buffers = {name: value.clone() for name, value in model.named_buffers()}
+    whole, one = probabilities(model, images), probabilities(model, images[:1])
+    torch.testing.assert_close(whole[:1], one, rtol=1e-4, atol=1e-5)
+    assert all(torch.equal(value, buffers[name]) for name, value in model.named_buffers())

@@ -1,0 +1,195 @@
+"""The command lines: frozen flags, values in range, and what a checkpoint contributes."""
+
+import argparse
+import re
+import subprocess
+import sys
+
+import pytest
+
+import augment
+import augment_ftl
+import train
+from helpers.project import ROOT
+from utils.cli.rules import parse
+from utils.cli.types import path
+
+COMMON = [
+    "--help",
+    "--datadir",
+    "--logdir",
+    "--dummy",
+    "--cache-size",
+    "--bad-images",
+    "--overwrite",
+    "--quiet",
+    "--dataset-manifest",
+    "--download-jobs",
+    "--keep-archives",
+    "--print-freq",
+    "--arch",
+    "--h-dim",
+    "--z-dim",
+    "--new-size",
+    "--crop-size",
+    "--generative",
+    "--subset-seed",
+    "--epochs",
+    "--batch-size",
+    "--lr",
+    "--learning-rate",
+    "--momentum",
+    "--wd",
+    "--weight-decay",
+    "--clip-grad",
+    "--max-steps",
+    "--save-every",
+    "--seed",
+    "--lr-step",
+    "--milestones",
+    "--T-max",
+    "--gamma",
+    "--step-size",
+    "--workers",
+    "--gpu",
+    "--amp",
+    "--deterministic",
+    "--resume",
+]
+TRAIN = [
+    "--evaluate",
+    "--start-epoch",
+    "--pretrained",
+    "--compile",
+    "--val-fraction",
+    "--weight-cls",
+    "--weight-reconst",
+    "--weight-gmm",
+    "--gmm-assign",
+    "--prior-lr",
+    "--warmup-epochs",
+    "--warmup-threshold",
+    "--multiprocessing-distributed",
+    "--ngpus",
+    "--world-size",
+    "--rank",
+    "--dist-url",
+    "--dist-backend",
+    "--dist-timeout",
+    "--sync-bn",
+]
+SHORT = {"-h", "-p", "-a", "-b", "-j"}
+SCRIPTS = {
+    "train": (train, {*COMMON, *TRAIN, *SHORT, "-e"}),
+    "augment": (augment, {*COMMON, *SHORT}),
+    "augment_ftl": (augment_ftl, {*COMMON, *SHORT, "--rep-method", "--ftl-rank"}),
+}
+# every numeric flag of train.py with values that it must refuse
+OUT_OF_RANGE = {
+    "--download-jobs": ["0", "-1", "1.5", "nan"],
+    "--epochs": ["0", "-1", "1.5", "nan", "x"],
+    "--batch-size": ["0", "-1", "nan"],
+    "--workers": ["-1", "nan"],
+    "--start-epoch": ["-1", "nan"],
+    "--lr": ["0", "-1", "nan", "inf"],
+    "--momentum": ["-0.1", "1", "nan"],
+    "--wd": ["-1", "nan", "inf"],
+    "--clip-grad": ["-1", "nan", "inf"],
+    "--lr-step": ["0", "-1", "nan"],
+    "--milestones": ["0", "-3", "nan", "30,20", "30,30"],
+    "--T-max": ["0", "-1", "nan"],
+    "--gamma": ["0", "-1", "1.1", "nan"],
+    "--step-size": ["0", "-1", "nan"],
+    "--print-freq": ["0", "-1", "nan"],
+    "--seed": ["-1", "nan", "9223372036854775808"],
+    "--subset-seed": ["-1", "nan"],
+    "--gpu": ["-1", "nan"],
+    "--new-size": ["0", "-1", "nan"],
+    "--crop-size": ["0", "-1", "nan"],
+    "--cache-size": ["-1", "nan"],
+    "--val-fraction": ["-0.1", "1", "nan"],
+    "--warmup-epochs": ["-1", "nan"],
+    "--warmup-threshold": ["0", "-1", "nan"],
+    "--z-dim": ["0", "-1", "nan"],
+    "--h-dim": ["0", "-1", "nan"],
+    "--weight-cls": ["-1", "nan", "inf"],
+    "--weight-reconst": ["-1", "nan", "inf"],
+    "--weight-gmm": ["-1", "nan", "inf"],
+    "--prior-lr": ["0", "-1", "nan"],
+    "--max-steps": ["0", "-1", "nan"],
+    "--save-every": ["-1", "nan"],
+    "--ngpus": ["0", "-1", "nan"],
+    "--world-size": ["0", "-1", "nan"],
+    "--rank": ["-1", "nan"],
+    "--dist-timeout": ["0", "-1", "nan"],
+}
+
+
+def actions(module) -> list[argparse.Action]:
+    return module.build_parser()._actions
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_set_of_flags_is_frozen(name):
+    module, expected = SCRIPTS[name]
+    assert {flag for action in actions(module) for flag in action.option_strings} == expected
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_flag_is_read(name):
+    module, _ = SCRIPTS[name]
+    sources = [*ROOT.glob("*.py"), *(p for d in ("utils", "models", "datasets") for p in (ROOT / d).rglob("*.py"))]
+    code = "\n".join(path.read_text() for path in sources if path.name != "arguments.py")
+    named = r'"(new_size|crop_size|subset_seed|val_fraction|dummy)"'
+    read = set(re.findall(r"args\.(\w+)", code)) | set(re.findall(named, code))
+    assert {action.dest for action in actions(module)} - {"help"} <= read
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_flag_has_help(name):
+    assert all(action.help for action in actions(SCRIPTS[name][0]))
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_help_does_not_import_torch(name):
+    code = f"import sys, {name}\ntry: {name}.main(['-h'])\nexcept SystemExit: pass\nsys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--logdir" in done.stdout
+
+
+def test_epoch_and_worker_are_prefixes_of_one_flag_each():
+    args, given = parse(train.build_parser(), ["Digits_LT", "--epoch=7", "--worker=3"])
+    assert (args.epochs, args.workers) == (7, 3)
+    assert {"epochs", "workers", "dataset"} == given
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"), [(flag, value) for flag, values in OUT_OF_RANGE.items() for value in values]
+)
+def test_value_out_of_range_is_refused(flag, value, script):
+    done = script("train", "Digits_LT", f"{flag}={value}")
+    assert done.status == 2
+    assert flag in done.error
+
+
+def test_every_number_of_train_is_tried_out_of_range():
+    numeric = {a.option_strings[-1] if a.option_strings[-1] in OUT_OF_RANGE else a.option_strings[0] for a in numbers()}
+    assert {flag.replace("--learning-rate", "--lr").replace("--weight-decay", "--wd") for flag in numeric} <= set(
+        OUT_OF_RANGE
+    )
+
+
+def numbers() -> list[argparse.Action]:
+    return [a for a in actions(train) if a.type not in (None, path)]
+
+
+@pytest.mark.parametrize("flag", ["--ftl-rank=0", "--ftl-rank=nan", "--rep-method=other"])
+def test_value_of_augment_ftl_out_of_range_is_refused(flag, script):
+    assert script("augment_ftl", "Digits_LT", "--resume=auto", flag).status == 2
+
+
+@pytest.mark.parametrize(("text", "epochs"), [(["30,60"], [30, 60]), (["30", "60"], [30, 60]), (["5"], [5])])
+def test_milestones_with_commas_or_blanks(text, epochs):
+    args, _ = parse(train.build_parser(), ["Digits_LT", "--milestones", *text])
+    assert args.milestones == epochs

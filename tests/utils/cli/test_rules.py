@@ -1,0 +1,59 @@
+"""What flags mean together, beside a checkpoint's, and beside the main process's."""
+
+import argparse
+
+import pytest
+
+import train
+from utils.cli.rules import adopt, complete, follow, parse
+from utils.errors import UserError
+
+
+def completed(*argv: str) -> argparse.Namespace:
+    args, _ = parse(train.build_parser(), ["Digits_LT", *argv])
+    complete(args, 512)
+    return args
+
+
+def test_dimensions_default_to_the_encoder():
+    args = completed()
+    assert (args.h_dim, args.z_dim, args.step_size) == (512, 512, 30)
+
+
+@pytest.mark.parametrize(
+    ("argv", "word"),
+    [
+        (["--h-dim=100"], "--h-dim 100"),
+        (["--crop-size=300"], "--crop-size 300"),
+        (["--cache-size=255"], "--cache-size 255 is smaller than --new-size 256"),
+        (["--lr-step=3", "--T-max=4"], "--lr-step and --T-max"),
+        (["--milestones=3", "--step-size=4"], "--milestones and --step-size"),
+    ],
+)
+def test_flags_that_contradict_each_other(argv, word):
+    with pytest.raises(UserError, match=word):
+        completed(*argv)
+
+
+def test_adopt_takes_what_was_not_given_and_refuses_what_differs():
+    args = argparse.Namespace(lr=1.0, momentum=0.9, seed=3)
+    adopt(args, {"seed"}, {"lr": 2.0, "seed": 3}, ("lr", "momentum", "seed"), "there")
+    assert args == argparse.Namespace(lr=2.0, momentum=0.9, seed=3)
+    args.epochs = 9
+    adopt(args, {"epochs"}, {"epochs": 5}, ("epochs",), "there")
+    assert args.epochs == 9
+    adopt(args, set(), {"epochs": 5}, ("epochs",), "there")
+    assert args.epochs == 5
+    with pytest.raises(UserError, match="--lr is 2.0 here but 5.0 in there"):
+        adopt(args, {"lr"}, {"lr": 5.0}, ("lr",), "there")
+
+
+def test_ranks_follow_the_main_one_but_in_what_is_their_own():
+    mine, _ = parse(train.build_parser(), ["Digits_LT", "--datadir=mine", "--workers=1"])
+    main, _ = parse(train.build_parser(), ["Digits_LT", "--datadir=theirs"])
+    resolved, _ = parse(train.build_parser(), ["Digits_LT", "--datadir=theirs", "--lr=0.5"])
+    follow(mine, main, resolved, 1)
+    assert (mine.datadir, mine.workers, mine.lr) == ("mine", 1, 0.5)
+    other, _ = parse(train.build_parser(), ["Digits_LT", "--momentum=0.5"])
+    with pytest.raises(UserError, match=r"--momentum is 0.5 for rank 3 but 0.9 for rank 0"):
+        follow(other, main, resolved, 3)

@@ -1,0 +1,124 @@
+"""From flags and environment to processes; which GPUs they take, with CUDA's answers made up."""
+
+import subprocess
+import types
+
+import pytest
+import torch
+
+import train
+from utils import device
+from utils.cli.rules import parse
+from utils.distributed.launch import Launch, check_batch_size, plan_launch
+from utils.errors import UserError
+
+TORCHRUN = {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}
+TORCHRUN |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "2345"}
+MP = "--multiprocessing-distributed"
+URL = "--dist-url=tcp://10.0.0.1:4000"
+
+
+def planned(*flags, environ=()):
+    args, _ = parse(train.build_parser(), ["Digits_LT", *flags])
+    return plan_launch(args, dict(environ))
+
+
+@pytest.mark.parametrize(
+    ("flags", "environ", "size", "first", "local_size", "spawns"),
+    [
+        ([], {}, 1, 0, 1, False),
+        ([MP], {}, 1, 0, 1, False),
+        ([MP, "--world-size=1", "--rank=0", URL], {}, 1, 0, 1, False),
+        ([MP, "--ngpus=3", "--batch-size=180"], {}, 3, 0, 3, True),
+        ([MP, "--ngpus=4", "--world-size=2", "--rank=1", URL], {}, 8, 4, 4, True),
+        (["--world-size=2", "--rank=1", URL], {}, 2, 1, 1, False),
+        ([], TORCHRUN, 4, 3, 2, False),
+        (["--dist-url=env://", "--world-size=4"], TORCHRUN, 4, 3, 2, False),
+        (["--dist-url=env://"], TORCHRUN | {"LOCAL_WORLD_SIZE": "1"}, 4, 3, 1, False),
+        ([MP, "--ngpus=2", "--dist-url=env://"], {**TORCHRUN, "LOCAL_RANK": None}, 8, 6, 2, True),
+    ],
+)
+def test_processes(flags, environ, size, first, local_size, spawns):
+    launch = planned(*flags, environ={name: value for name, value in dict(environ).items() if value is not None})
+    found = (launch.size, launch.first_rank, launch.local_size, launch.spawns)
+    assert found == (size, first, local_size, spawns)
+    assert launch.nodes == size // local_size
+
+
+def test_environment_of_a_launcher_becomes_an_address():
+    environ = {name: value for name, value in TORCHRUN.items() if name != "LOCAL_RANK"}
+    assert planned(MP, "--ngpus=2", "--dist-url=env://", environ=environ).url == "tcp://127.0.0.1:2345"
+
+
+@pytest.mark.parametrize(
+    ("flags", "environ", "word"),
+    [
+        (["--rank=1"], {}, "--rank 1 must be below --world-size 1"),
+        (["--world-size=2", "--rank=2", URL], {}, "--rank 2"),
+        (["--world-size=2", URL], {}, "needs --rank"),
+        (["--world-size=2", "--rank=0"], {}, "give --dist-url"),
+        ([MP, "--world-size=2", "--rank=0"], {}, "give --dist-url"),
+        (["--ngpus=2"], {}, "needs --multiprocessing-distributed"),
+        ([MP, "--ngpus=2", "--gpu=0"], {}, "--gpu 0"),
+        (["--dist-url=10.0.0.1:4000"], {}, "--dist-url 10.0.0.1:4000"),
+        (["--dist-url=tcp://10.0.0.1"], {}, "tcp://HOST:PORT"),
+        (["--dist-url=tcp://10.0.0.1:99999"], {}, "tcp://HOST:PORT"),
+        (["--dist-url=file:///tmp/x"], {}, "tcp://HOST:PORT"),
+        (["--dist-url=env://"], {}, "WORLD_SIZE"),
+        ([MP], TORCHRUN, "leave --multiprocessing-distributed out"),
+        (["--world-size=3"], TORCHRUN, "--world-size 3 contradicts"),
+        (["--world-size=9", "--rank=1"], TORCHRUN, "contradicts"),
+        ([URL], TORCHRUN, "leave it out"),
+        ([], TORCHRUN | {"RANK": "4"}, "no such run"),
+        ([], TORCHRUN | {"WORLD_SIZE": "four"}, "WORLD_SIZE=four"),
+    ],
+)
+def test_what_contradicts_itself_is_named(flags, environ, word):
+    with pytest.raises(UserError, match=word):
+        planned(*flags, environ=environ)
+
+
+def test_batch_is_shared_evenly_or_not_at_all():
+    args, _ = parse(train.build_parser(), ["Digits_LT", "--batch-size=6"])
+    for processes in (1, 2, 3, 6):
+        check_batch_size(args, processes)
+    with pytest.raises(UserError, match="--batch-size 6 .*: give a multiple of 4"):
+        check_batch_size(args, 4)
+
+
+def cuda(monkeypatch, free_gib):
+    """A machine with GPUs of which so much memory is free."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(free_gib))
+    answer = types.SimpleNamespace(stdout=" ".join(str(gib * 2**30) for gib in free_gib))
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: answer)
+
+
+def test_gpus_with_the_most_free_memory_are_taken_and_named(monkeypatch, caplog):
+    cuda(monkeypatch, [1, 30, 2, 40])
+    caplog.set_level("INFO", "dgcmm")
+    assert device.choose_gpus(Launch(2, local_size=2, spawns=True), {}) == [1, 3]
+    assert "1 (30 GiB free), 3 (40 GiB free)" in caplog.text
+
+
+def test_visible_devices_are_respected(monkeypatch):
+    cuda(monkeypatch, [1, 30, 2])
+    assert device.choose_gpus(Launch(2, local_size=2, spawns=True), {"CUDA_VISIBLE_DEVICES": "5,6,7"}) == [0, 1]
+
+
+def test_member_takes_the_gpu_of_its_local_rank(monkeypatch):
+    cuda(monkeypatch, [1, 1, 1, 1])
+    assert device.choose_gpus(Launch(8, 6, local_size=4, local_rank=2, url="env://"), {}) == [2]
+
+
+def test_fewer_gpus_than_processes(monkeypatch):
+    cuda(monkeypatch, [1, 1])
+    with pytest.raises(UserError, match="CUDA has 2"):
+        device.choose_gpus(Launch(3, local_size=3, spawns=True), {})
+
+
+def test_sync_bn_needs_cuda(script, tmp_path):
+    done = script("train", "Digits_LT", "--sync-bn", "--arch=resnet18_vae3", f"--logdir={tmp_path / 'log'}")
+    assert done.status == 2
+    assert "--sync-bn needs CUDA" in done.error
+    assert not (tmp_path / "log").exists()

@@ -1,0 +1,66 @@
+"""What the ends of a run's processes amount to."""
+
+import json
+import signal
+import types
+
+import pytest
+
+from utils import stopping
+from utils.distributed import spawn as processes
+from utils.distributed.launch import Launch
+from utils.errors import LostRank, UserError
+from utils.stopping import Stopped
+
+TWO = Launch(size=4, first_rank=2, local_size=2, spawns=True)
+
+
+def judge(codes, folder, killed=(), received=0, monkeypatch=None):
+    if monkeypatch:
+        monkeypatch.setattr(stopping, "received", lambda: received)
+    processes._judge(TWO, [types.SimpleNamespace(exitcode=code) for code in codes], set(killed), folder)
+
+
+def report(folder, rank, kind, when, text):
+    (folder / f"{rank}.json").write_text(json.dumps({"rank": rank, "kind": kind, "time": when, "text": text}))
+
+
+def test_good_ends(tmp_path, capsys):
+    judge([0, 0], tmp_path)
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("codes", "received"),
+    [
+        ([143, 143], 0),  # one was signalled by somebody, and told the others
+        ([143, 0], signal.SIGTERM),
+        ([143, -signal.SIGTERM], signal.SIGTERM),  # the second could not handle it yet
+        ([-signal.SIGTERM, -signal.SIGTERM], signal.SIGTERM),
+    ],
+)
+def test_stopped_in_good_order(codes, received, tmp_path, monkeypatch):
+    with pytest.raises(Stopped) as end:
+        judge(codes, tmp_path, received=received, monkeypatch=monkeypatch)
+    assert end.value.signum == signal.SIGTERM
+
+
+@pytest.mark.parametrize(
+    ("codes", "received", "word"),
+    [
+        ([0, -signal.SIGKILL], 0, "rank 3 was killed by SIGKILL"),
+        ([-signal.SIGTERM, 0], 0, "rank 2 was killed by SIGTERM"),
+        ([143, -signal.SIGKILL], signal.SIGTERM, "rank 3 was killed by SIGKILL"),
+        ([0, 7], 0, "rank 3 ended with status 7 without a word"),
+    ],
+)
+def test_lost_rank_is_named(codes, received, word, tmp_path, monkeypatch):
+    with pytest.raises(LostRank, match=word):
+        judge(codes, tmp_path, received=received, monkeypatch=monkeypatch)
+
+
+def test_cause_counts_before_what_others_saw_of_it(tmp_path):
+    report(tmp_path, 2, "lost", 1.0, "lost rank 3")
+    report(tmp_path, 3, "user", 2.0, "the image is damaged")
+    with pytest.raises(UserError, match="the image is damaged"):
+        judge([1, 2], tmp_path)

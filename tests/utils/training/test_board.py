@@ -1,0 +1,29 @@
+"""TensorBoard's file is whole after each epoch, and a full disk is one line."""
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from utils.errors import UserError
+from utils.training.board import Board
+
+
+def test_every_epoch_is_on_disk_at_its_end(tmp_path):
+    board = Board(tmp_path, ".train", 0)
+    board.scalars(1, {"epoch": 1, "split": "test", "acc": 0.5, "auc": None, "loss": 2.0, "time": 1.0})
+    board.flush()
+    found = EventAccumulator(str(tmp_path)).Reload()
+    assert sorted(found.Tags()["scalars"]) == ["test/acc", "train/loss", "train/time"]
+    assert found.Scalars("test/acc")[0].value == 0.5
+    board.close()
+
+
+def test_full_disk_is_named_without_a_traceback(tmp_path, capfd, file_size_limit):
+    def write():
+        board = Board(tmp_path, ".train", 0)
+        board.scalars(1, {"epoch": 1, "split": "test", "acc": 0.5})
+        board.flush()
+
+    file_size_limit(10)
+    with pytest.raises(UserError, match=f"{tmp_path} cannot be written"):
+        write()
+    assert "Traceback" not in capfd.readouterr().err

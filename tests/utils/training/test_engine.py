@@ -1,0 +1,237 @@
+"""The loops: what a step sees, and what an epoch and an evaluation give."""
+
+import argparse
+import functools
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from datasets.base import ArrayDataset
+from datasets.loading import BatchLoader, EvaluationBatches, TrainBatches
+from models.dgcmm import DGCMM, LossTerms, LossWeights
+from utils.distributed.world import Vote, World
+from utils.errors import UserError
+from utils.training import engine
+from utils.training import step as guard
+from utils.training.engine import (
+    Pass,
+    Position,
+    evaluate,
+    forward_passes,
+    mean_losses,
+    require_finite,
+    start_prior,
+    take_steps,
+    to_device,
+)
+from utils.training.optimisation import build_optimizer
+
+WEIGHTS = LossWeights(10.0, 0.1, 0.001)
+CPU = torch.device("cpu")
+ARGS = argparse.Namespace(
+    **{"seed": 0, "amp": "off", "quiet": True, "print_freq": 100},
+    **{"max_steps": None, "clip_grad": 0.0, "save_every": 0},
+    **{"lr": 5e-3, "prior_lr": 5.0, "momentum": 0.9, "wd": 1e-4},
+)
+
+
+def as_tensor(image):
+    return torch.from_numpy(np.asarray(image).copy())[None]
+
+
+@pytest.fixture
+def data():
+    rng = np.random.default_rng(0)
+    targets = np.array([0] * 12 + [1] * 6 + [2] * 3)
+    images = rng.integers(0, 80, (21, 32, 32), dtype=np.uint8) + (60 * targets).astype(np.uint8)[:, None, None]
+    return ArrayDataset(images, "abc", targets, [f"i{n}" for n in range(21)], as_tensor)
+
+
+def model_of(data, **kwargs):
+    torch.manual_seed(0)
+    return DGCMM("resnet18_vae3", 3, 8, 32, **kwargs)
+
+
+class Recorder(nn.Module):
+    """Stands for the model: records what the loop hands it, and whether it is in training mode."""
+
+    def __init__(self, z_dim=4, loss=1.0):
+        super().__init__()
+        self.z_dim, self.loss = z_dim, loss
+        self.weight = nn.Parameter(torch.ones(()))
+        self.prior = nn.Identity()
+        self.prior.project = lambda: None
+        self.calls = []
+
+    def forward(self, images, labels, noise, weights):
+        assert self.training
+        self.calls.append((images, labels, noise, weights))
+        total = self.weight * self.loss
+        return LossTerms(total, total, None, total)
+
+
+def run(model, data, epoch=0, batch=8, **changes):
+    args = argparse.Namespace(**vars(ARGS) | changes)
+    loader = BatchLoader(data, TrainBatches(len(data), batch, args.seed), 0, False)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    return train_epoch(model, loader, optimizer, epoch, args)
+
+
+def train_epoch(model, loader, optimizer, epoch, args):
+    place = (epoch, Position(), args, World())
+    passes = forward_passes(model, loader, WEIGHTS, *place)
+    sizes = loader.batches.sizes[: args.max_steps]
+    assert list(take_steps(passes, sizes, model, optimizer, *place, model.prior.project)) == []
+    return mean_losses(place[1], WEIGHTS, World())
+
+
+def test_a_step_sees_images_in_0_1_labels_and_noise_of_their_size(data):
+    model = Recorder()
+    model.eval()
+    run(model, data)
+    assert [len(labels) for _, labels, _, _ in model.calls] == [8, 8, 5]
+    images, _, noise, weights = model.calls[0]
+    assert images.dtype == torch.float32
+    assert 0 <= images.min() < images.max() <= 1
+    assert noise.shape == (8, 4)
+    assert weights is WEIGHTS
+
+
+def test_noise_is_fresh_at_each_step_and_repeats_with_the_seed(data):
+    one, two, other = Recorder(), Recorder(), Recorder()
+    for model, epoch in ((one, 0), (two, 0), (other, 1)):
+        run(model, data, epoch)
+    noises = [[call[2] for call in model.calls] for model in (one, two, other)]
+    assert not torch.equal(noises[0][0], noises[0][1])
+    assert all(torch.equal(a, b) for a, b in zip(noises[0], noises[1], strict=True))
+    assert not torch.equal(noises[0][0], noises[2][0])
+
+
+def test_an_epoch_visits_every_image_once(data):
+    model = Recorder()
+    run(model, data)
+    labels = torch.cat([call[1] for call in model.calls])
+    assert torch.bincount(labels).tolist() == [12, 6, 3]
+
+
+def test_max_steps_ends_the_epoch(data):
+    model = Recorder()
+    run(model, data, max_steps=2)
+    assert len(model.calls) == 2
+
+
+def test_terms_of_weight_0_are_none():
+    losses = mean_losses(Position(1, 4, (8.0, 4.0, 0.0, 2.0)), LossWeights(1.0, 0.0, 2.0), World())
+    assert losses == {"loss": 2.0, "loss_cls": 1.0, "loss_reconst": None, "loss_gmm": 0.5}
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_loss_that_is_not_finite_changes_no_weight(data, bad):
+    model = Recorder(loss=bad)
+    with pytest.raises(UserError, match="epoch 3, step 1"):
+        run(model, data, epoch=2)
+    assert model.weight.item() == 1.0
+
+
+def test_clipping_bounds_the_network_and_leaves_the_prior_alone(data, monkeypatch):
+    model = model_of(data)
+    seen = {}
+    monkeypatch.setattr(
+        torch.optim.SGD, "step", lambda self: seen.update({n: p.grad.clone() for n, p in model.named_parameters()})
+    )
+    run(model, data, clip_grad=1e-3, max_steps=1)
+    network = torch.stack([grad.norm() for name, grad in seen.items() if not name.startswith("prior.")]).norm()
+    assert network.item() == pytest.approx(1e-3, rel=1e-3)
+    clipped = seen["prior.means"]
+    model = model_of(data)
+    run(model, data, max_steps=1)
+    torch.testing.assert_close(clipped, seen["prior.means"])
+
+
+def test_training_lowers_the_loss(data):
+    model = model_of(data)
+    optimizer = build_optimizer(model, ARGS)
+    loader = BatchLoader(data, TrainBatches(len(data), 21, 0), 0, False)
+    args = argparse.Namespace(**vars(ARGS) | {"clip_grad": 5.0})
+    losses = [train_epoch(model, loader, optimizer, epoch, args)["loss_cls"] for epoch in range(12)]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+class Reads(TorchFunctionMode):
+    """Counts what waits for the device where a tensor is on one."""
+
+    WAITING = ("item", "tolist", "cpu", "numpy", "__bool__", "__float__", "__int__", "__index__")
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if getattr(function, "__name__", "") in self.WAITING:
+            self.seen.append(function.__name__)
+        return function(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize(("print_freq", "logged"), [(100, 0), (5, 2)])
+def test_steps_of_a_late_guard_wait_for_no_tensor_between_log_lines(print_freq, logged, monkeypatch):
+    # the flag that has arrived on the host, and the vote, which never leaves it, cost no wait
+    monkeypatch.setattr(engine, "Guard", functools.partial(guard.Guard, late=True))
+    monkeypatch.setattr(guard, "_on_its_way", lambda step: step._replace(flag=False))
+    monkeypatch.setattr(Vote, "result", lambda self: (0, False))
+    model = nn.Linear(4, 3)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, fused=True)
+    args = argparse.Namespace(**vars(ARGS) | {"print_freq": print_freq})
+    passes = (Pass([model(torch.randn(2, 4)).square().mean()], torch.arange(2)) for _ in range(10))
+    with Reads() as reads:
+        assert list(take_steps(passes, [2] * 10, model, optimizer, 0, Position(), args, World())) == []
+    assert reads.seen == ["item"] * logged + ["tolist"]  # the totals, once at the end
+
+
+def test_evaluation_is_of_every_image_once_in_evaluation_mode(data):
+    model = model_of(data)
+    model.train()
+    found = evaluate(model, BatchLoader(data, EvaluationBatches(21, 8), 0, False), WEIGHTS, ARGS, World())
+    assert found.indices.tolist() == list(range(21))
+    assert found.targets.tolist() == data.targets.tolist()
+    np.testing.assert_allclose(found.probabilities.sum(axis=1), 1, rtol=1e-5)
+    images = to_device(torch.stack([data[index][0] for index in range(21)]), CPU)
+    with torch.no_grad():
+        mu, _ = model.eval().posterior(model.features(images), None)
+        expected = model.classifier(mu).softmax(dim=1).numpy()
+    np.testing.assert_allclose(found.probabilities, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_batch_size_changes_no_prediction(data):
+    model = model_of(data)
+    found = [
+        evaluate(model, BatchLoader(data, EvaluationBatches(21, size), 0, False), WEIGHTS, ARGS, World())
+        for size in (4, 21)
+    ]
+    np.testing.assert_allclose(found[0].probabilities, found[1].probabilities, rtol=1e-4, atol=1e-6)
+
+
+def test_prior_starts_at_the_classes_codes(data):
+    model = model_of(data)
+    loader = BatchLoader(data, TrainBatches(len(data), 21, 0), 0, False)
+    start_prior(model, loader, 0, ARGS, World())
+    images = to_device(torch.stack([data[index][0] for index in range(21)]), CPU)
+    with torch.no_grad():
+        mu, log_var = model.eval().posterior(model.features(images), None)
+    for c in range(3):
+        own = torch.from_numpy(data.targets == c)
+        torch.testing.assert_close(model.prior.means[c], mu[own].mean(dim=0), rtol=1e-4, atol=1e-5)
+        spread = mu[own].var(dim=0, correction=0) + log_var[own].exp().mean(dim=0)
+        torch.testing.assert_close(model.prior.log_vars[c], spread.log(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(model.prior.log_weights().exp(), torch.tensor([12, 6, 3]) / 21)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_probability_that_is_not_finite_is_the_users_to_mend(value):
+    good, bad = np.full((2, 3), 1 / 3), np.array([[0.5, value, 0.5]])
+    require_finite([good], World())
+    with pytest.raises(UserError, match="probabilities are not finite"):
+        require_finite([good, bad], World())

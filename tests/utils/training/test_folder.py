@@ -1,0 +1,115 @@
+"""The run folder: names, lock, what is deleted, and tables without NaN."""
+
+import argparse
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from helpers.project import ROOT
+from utils.errors import UserError
+from utils.training.folder import RunFolder
+
+
+@pytest.mark.parametrize(
+    ("suffix", "names"),
+    [
+        ("", ["metrics.csv", "checkpoint.pth", "checkpoint_prev.pth", "model_best.pth"]),
+        ("_aug", ["metrics_aug.csv", "checkpoint_aug.pth", "checkpoint_aug_prev.pth", "model_best_aug.pth"]),
+    ],
+)
+def test_names_carry_the_suffix(tmp_path, suffix, names):
+    folder = RunFolder(str(tmp_path), suffix)
+    paths = [folder.file("metrics.csv"), folder.checkpoint, folder.previous, folder.best]
+    assert [path.name for path in paths] == names
+
+
+def test_overwriting_deletes_the_scripts_own_files_alone(tmp_path):
+    own = ["metrics_aug.csv", "checkpoint_aug.pth", "log_aug.txt", "aug/events.out.tfevents.1.host.2.0_aug"]
+    others = ["metrics.csv", "checkpoint.pth", "mine.txt", "events.out.tfevents.1.host.2.0.train"]
+    (tmp_path / "aug").mkdir()
+    for name in own + others:
+        (tmp_path / name).touch()
+    with RunFolder(str(tmp_path), "_aug").open(overwrite=True):
+        assert not any((tmp_path / name).exists() for name in own if not name.startswith("log"))
+        assert all((tmp_path / name).exists() for name in others)
+
+
+def test_overwriting_a_training_deletes_what_was_made_from_it(tmp_path):
+    results = ["checkpoint.pth", "metrics_aug.csv", "checkpoint_aug_ftl.pth", "predictions_eval.csv"]
+    for name in [*results, "mine.txt"]:
+        (tmp_path / name).touch()
+    with RunFolder(str(tmp_path)).open(overwrite=True):
+        assert not any((tmp_path / name).exists() for name in results)
+        assert (tmp_path / "mine.txt").exists()
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"resumed": 1}', "{"])
+def test_damaged_args_file_is_written_anew_and_said(content, tmp_path, caplog):
+    caplog.set_level("WARNING", "dgcmm")
+    (tmp_path / "args.json").write_text(content)
+    RunFolder(str(tmp_path)).write_args(argparse.Namespace(lr=1.0), {}, resumed=(1, 0))
+    assert "args.json is damaged and written anew" in caplog.text
+    assert json.loads((tmp_path / "args.json").read_text())["arguments"] == {"lr": 1.0}
+
+
+def test_second_process_is_refused_and_another_script_is_not(tmp_path, lock_elsewhere):
+    lock_elsewhere(tmp_path / ".lock")
+    with pytest.raises(UserError, match="another process"):
+        RunFolder(str(tmp_path)).open()
+    RunFolder(str(tmp_path), "_aug").open().close()
+
+
+def test_lock_ends_with_its_process_and_not_with_what_it_forked(tmp_path):
+    """A loading process that outlives a killed run for seconds must not keep the run from being resumed."""
+    code = (
+        "import os, sys, time; from utils.training.folder import RunFolder; RunFolder(sys.argv[1]).open()\n"
+        "child = os.fork()\n"
+        "if child == 0: os.close(1); time.sleep(60)\n"
+        "print(child, flush=True); os._exit(0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    forked = int(done.stdout)
+    try:
+        RunFolder(str(tmp_path)).open().close()
+        assert os.path.exists(f"/proc/{forked}")
+    finally:
+        os.kill(forked, signal.SIGKILL)
+
+
+def test_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be written"):
+        RunFolder(str(tmp_path / "file" / "run")).open()
+
+
+def test_undefined_is_an_empty_cell(tmp_path):
+    folder = RunFolder(str(tmp_path))
+    folder.write_rows("metrics.csv", [{"epoch": 1, "auc": None}, {"epoch": 2, "auc": 0.5}])
+    assert (tmp_path / "metrics.csv").read_text() == "epoch,auc\n1,\n2,0.5\n"
+
+
+def test_predictions(tmp_path):
+    folder = RunFolder(str(tmp_path))
+    probabilities = np.array([[0.25, 0.75], [0.5, 0.5]])
+    folder.write_predictions(np.array(["x", "y"]), np.array([1, 0]), probabilities, ["a, b", "c"])
+    with (tmp_path / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert rows[0] == {"id": "x", "target": "1", "prediction": "1", "p_a, b": "0.25", "p_c": "0.75"}
+
+
+def test_arguments_keep_the_first_start_and_list_resumptions(tmp_path):
+    folder = RunFolder(str(tmp_path))
+    folder.write_args(argparse.Namespace(lr=0.1), {"train": "abc"})
+    folder.write_args(argparse.Namespace(lr=0.1), {"train": "abc"}, resumed=(3, 7), processes=2)
+    content = json.loads((tmp_path / "args.json").read_text())
+    assert content["arguments"] == {"lr": 0.1}
+    assert content["data"] == {"train": "abc"}
+    assert [(launch["after_epoch"], launch["after_step"]) for launch in content["resumed"]] == [(3, 7)]
+    assert (content["processes"], content["resumed"][0]["processes"]) == (1, 2)
+    assert {"torch", "python", "scikit-learn"} <= set(content["versions"])

@@ -1,0 +1,113 @@
+"""Optimizer groups, and schedules as functions of the number of epochs."""
+
+import argparse
+import math
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from utils.training.optimisation import build_optimizer, build_scheduler, default_prior_lr
+
+BASE = argparse.Namespace(
+    lr=0.1, prior_lr=2.0, momentum=0.9, wd=1e-4, lr_step=None, milestones=None, T_max=None, step_size=None, gamma=0.1
+)
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(2, 2)
+        self.prior = nn.Linear(2, 2)
+
+
+def rates(flags: dict, epochs: int, done: int = 0) -> list[float]:
+    args = argparse.Namespace(**vars(BASE) | flags)
+    optimizer = build_optimizer(Model(), args)
+    scheduler = build_scheduler(optimizer, args, [args.lr, args.prior_lr], done)
+    found = []
+    for _ in range(epochs):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return found
+
+
+def cosine(epoch: int, t_max: int) -> float:
+    return 1e-5 + (0.1 - 1e-5) * (1 + math.cos(math.pi * epoch / t_max)) / 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ({"lr_step": 2}, [0.1, 0.1, 0.01, 0.01, 0.001]),
+        ({"step_size": 3, "gamma": 0.5}, [0.1, 0.1, 0.1, 0.05, 0.05]),
+        ({"milestones": [1, 4]}, [0.1, 0.01, 0.01, 0.01, 0.001]),
+        ({"T_max": 2}, [cosine(epoch, 2) for epoch in range(5)]),  # down, and up again
+    ],
+)
+def test_schedules(flags, expected):
+    assert rates(flags, 5) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("flags", [{"lr_step": 2}, {"milestones": [1, 4]}, {"T_max": 2}])
+@pytest.mark.parametrize("done", [1, 2, 3])
+def test_schedule_of_a_resumed_run_continues_bit_for_bit(flags, done):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert rates(flags, 5 - done, done) == rates(flags, 5)[done:]
+
+
+def test_schedule_ignores_the_rate_that_a_checkpoint_restored():
+    args = argparse.Namespace(**vars(BASE) | {"T_max": 4})
+    optimizer = build_optimizer(Model(), args)
+    optimizer.param_groups[0]["lr"] = optimizer.param_groups[0]["initial_lr"] = 0.007
+    build_scheduler(optimizer, args, [args.lr, args.prior_lr], 2)
+    assert optimizer.param_groups[0]["lr"] == rates({"T_max": 4}, 3)[2]
+
+
+def test_prior_is_a_group_of_its_own_without_decay():
+    model = Model()
+    network, prior = build_optimizer(model, BASE).param_groups
+    assert (prior["lr"], prior["weight_decay"], prior["momentum"]) == (2.0, 0.0, 0.9)
+    assert (network["lr"], network["weight_decay"]) == (0.1, 1e-4)
+    assert {id(p) for p in prior["params"]} == {id(p) for p in model.prior.parameters()}
+    assert {id(p) for p in network["params"]} == {id(p) for p in model.head.parameters()}
+
+
+def test_default_prior_rate_undoes_the_weight():
+    assert default_prior_lr(5e-3, 1e-3) == pytest.approx(5)
+    assert default_prior_lr(5e-3, 0) == 5e-3
+
+
+def test_no_momentum_and_no_decay_reach_what_has_no_gradient():
+    model = Model()
+    optimizer = build_optimizer(model, BASE)
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    model.head(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    changed = {name for name, value in model.named_parameters() if not torch.equal(value, before[name])}
+    assert changed == {"head.weight", "head.bias"}
+
+
+def test_part_whose_first_gradient_comes_later_starts_with_its_own_momentum():
+    """As after a warm-up; compared with plain SGD, which keeps no momentum for the part until then."""
+    model = Model()
+    network, prior = list(model.head.parameters()), list(model.prior.parameters())
+    plain = [value.detach().clone().requires_grad_() for value in (*network, *prior)]
+    reference = torch.optim.SGD(
+        [{"params": plain[:2]}, {"params": plain[2:], "lr": BASE.prior_lr, "weight_decay": 0.0}],
+        **{"lr": BASE.lr, "momentum": BASE.momentum, "weight_decay": BASE.wd, "foreach": False},
+    )
+    optimizer = build_optimizer(model, BASE)
+    for step, late in enumerate((False, True, True)):
+        torch.manual_seed(step)
+        for value, other in zip((*network, *prior), plain, strict=True):
+            gradient = torch.randn_like(value)
+            if late or value is network[0]:
+                value.grad, other.grad = gradient, gradient.clone()
+        optimizer.step()
+        reference.step()
+    for value, other in zip((*network, *prior), plain, strict=True):
+        torch.testing.assert_close(value, other)

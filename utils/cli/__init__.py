@@ -1,0 +1,1 @@
+"""The command line: parsers, types of values, and rules between flags."""

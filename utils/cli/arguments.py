@@ -1,0 +1,296 @@
+"""The command lines: shared parsers.
+
+Defaults stand here and nowhere else. Nothing here imports torch.
+"""
+
+import argparse
+from collections.abc import Collection
+from typing import Any, NoReturn
+
+from utils.cli.types import (
+    Milestones,
+    count,
+    count_or_zero,
+    milestones,
+    non_negative,
+    number,
+    path,
+    positive,
+    seed,
+    unit_open_high,
+)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, without the usage before it, and end with status 2."""
+        self.exit(2, f"error: {message} (-h lists the flags)\n")
+
+
+def common_parser(datasets: Collection[str], architectures: Collection[str], lr: float) -> argparse.ArgumentParser:
+    """The flags of all three scripts.
+
+    Args:
+        datasets, architectures: the names in the registries.
+        lr: the script's default learning rate.
+    """
+    parser = argparse.ArgumentParser(add_help=False)
+    add = parser.add_argument
+    add("dataset", metavar="DIR", choices=sorted(datasets), help=f"data set: {', '.join(sorted(datasets))}")
+    add(
+        "--datadir",
+        type=path,
+        default=".",
+        metavar="PATH",
+        help="folder of the data set's files (default: this one)",
+    )
+    add(
+        "--logdir",
+        type=path,
+        default=".",
+        metavar="PATH",
+        help="run folder, created if need be (default: this one)",
+    )
+    add("--dummy", action="store_true", help="random images with the data set's class counts; needs no data")
+    add("--overwrite", action="store_true", help="delete the results that the run folder holds, and start again")
+    add("--quiet", action="store_true", help="print warnings and the final JSON line only; log.txt has all")
+    add("-p", "--print-freq", type=count, default=100, metavar="N", help="a log line every N steps (default: 100)")
+
+    add_data(parser)
+    _add_reading(parser)
+    _add_model(parser, architectures)
+    _add_optimiser(parser, lr)
+    _add_machine(parser)
+    return parser
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """The flags of a data set that brings its own files."""
+    add = parser.add_argument_group("data (ChestXray; what --datadir lacks is downloaded)").add_argument
+    add(
+        "--dataset-manifest",
+        type=path,
+        metavar="FILE",
+        help="a mirror's files in place of NIH's: JSON, a list of {name, url, bytes, md5 and/or sha256}",
+    )
+    add("--download-jobs", type=count, default=3, metavar="N", help="archives downloaded at a time (default: 3)")
+    add("--keep-archives", action="store_true", help="keep archives that are unpacked; else they are deleted")
+
+
+def _add_reading(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("reading (left out with a checkpoint: the checkpoint's)").add_argument
+    add(
+        "--cache-size",
+        type=count_or_zero,
+        default=0,
+        metavar="PX",
+        help="keep the images of ChestXray resized to this side in <datadir>/cache, built once, and read those: 256 "
+        "takes 6 GB; crops of the training then come from the smaller image (default: 0, no cache)",
+    )
+    add(
+        "--bad-images",
+        choices=("error", "skip"),
+        default="error",
+        help="image files that cannot be read: stop, or leave out up to 1%% of a split, found by reading all of them "
+        "once (default: error)",
+    )
+
+
+def _add_model(parser: argparse.ArgumentParser, architectures: Collection[str]) -> None:
+    add = parser.add_argument_group("model (left out with a checkpoint: the checkpoint's)").add_argument
+    add(
+        *("-a", "--arch"),
+        default="resnet_vae3",
+        choices=sorted(architectures),
+        metavar="ARCH",
+        help=f"encoder and decoder: {', '.join(sorted(architectures))} (default: resnet_vae3, which is ResNet-50)",
+    )
+    add("--h-dim", type=count, metavar="H", help="length of the encoder's features (default: what the encoder gives)")
+    add("--z-dim", type=count, metavar="D", help="length of the latent code (default: h-dim)")
+    add("--new-size", type=count, default=256, metavar="PX", help="side that images are resized to (default: 256)")
+    add("--crop-size", type=count, default=224, metavar="PX", help="side of the crop that is used (default: 224)")
+    add("--generative", action="store_true", help="encoder q(z|x,y); the label with the best score is the prediction")
+    add("--subset-seed", type=seed, default=0, metavar="N", help="which subset and hold-out is drawn (default: 0)")
+
+
+def _add_optimiser(parser: argparse.ArgumentParser, lr: float) -> None:
+    add = parser.add_argument_group("optimisation (SGD)").add_argument
+    add("--epochs", type=count, default=90, metavar="N", help="epochs to run in all (default: 90)")
+    add(
+        "-b",
+        "--batch-size",
+        type=count,
+        default=256,
+        metavar="N",
+        help="images or codes a step, on one node (default: 256)",
+    )
+    add("--lr", "--learning-rate", type=positive, default=lr, metavar="LR", help=f"learning rate (default: {lr})")
+    add("--momentum", type=unit_open_high, default=0.9, metavar="M", help="momentum in [0,1) (default: 0.9)")
+    add("--wd", "--weight-decay", type=non_negative, default=1e-4, metavar="W", help="weight decay (default: 1e-4)")
+    add(
+        "--clip-grad",
+        type=non_negative,
+        default=5.0,
+        metavar="NORM",
+        help="clip the network's gradient to this norm, 0: do not clip (default: 5)",
+    )
+    add(
+        "--save-every",
+        type=count_or_zero,
+        default=0,
+        metavar="N",
+        help="save a checkpoint every N steps too, 0: after each epoch only (default: 0)",
+    )
+    add("--max-steps", type=count, metavar="N", help="end an epoch, or an evaluation, after N steps (default: all)")
+    add("--seed", type=seed, default=0, metavar="N", help="seed of everything but the subset (default: 0)")
+
+    title = "learning-rate schedule, per epoch (none given: StepLR every --step-size)"
+    add = parser.add_argument_group(title).add_argument
+    add("--lr-step", type=count, metavar="N", help="StepLR: times --gamma every N epochs")
+    add(
+        "--milestones",
+        type=milestones,
+        nargs="+",
+        action=Milestones,
+        metavar="N",
+        help="MultiStepLR: at these epochs",
+    )
+    add("--T-max", type=count, metavar="N", help="cosine down to 1e-5 in N epochs; after that it rises again")
+    add(
+        "--gamma",
+        type=number(float, 0, 1, open_low=True),
+        default=0.1,
+        help="factor of a step, in (0,1] (default: 0.1)",
+    )
+    add("--step-size", type=count, metavar="N", help="epochs between steps without another schedule (default: 30)")
+
+
+def _add_machine(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("machine").add_argument
+    add(
+        "-j",
+        "--workers",
+        type=count_or_zero,
+        default=4,
+        metavar="N",
+        help="processes of a node that load (default: 4)",
+    )
+    add("--gpu", type=count_or_zero, metavar="N", help="number of the GPU (default: the first; without CUDA the CPU)")
+    add(
+        "--amp",
+        choices=("off", "bf16", "fp16"),
+        default="off",
+        help="precision of encoder and decoder: off is float32, fp16 needs CUDA; losses and mixture are never reduced "
+        "(default: off)",
+    )
+    add(
+        "--deterministic",
+        action="store_true",
+        help="the same numbers in every run on CUDA, slower; CPU runs always are",
+    )
+
+
+def train_parser(common: argparse.ArgumentParser, **kwargs: Any) -> argparse.ArgumentParser:
+    """The parser of train.py; `kwargs` go to ArgumentParser."""
+    parser = _parser(common, **kwargs)
+    parser.add_argument(
+        "--resume",
+        type=path,
+        metavar="PATH",
+        help="continue from this checkpoint; 'auto': from <logdir>/checkpoint.pth if there is one, else start",
+    )
+    add = parser.add_argument
+    add("-e", "--evaluate", action="store_true", help="measure the resumed model on the test set, and train nothing")
+    add("--start-epoch", type=count_or_zero, metavar="N", help="first epoch (default: the checkpoint's, else 0)")
+    add("--pretrained", action="store_true", help="start the encoder from torchvision's IMAGENET1K_V1 weights")
+    add(
+        "--compile",
+        action="store_true",
+        help="compile encoder and decoder (torch.compile) at the first step, which takes a minute or more; meant for "
+        "CUDA: on two CPU cores a step of ResNet-50 in bf16 took as long as without",
+    )
+    add(
+        "--val-fraction",
+        type=unit_open_high,
+        default=0.0,
+        metavar="F",
+        help="hold this share of the training images out, measure epochs on it and keep the best (default: 0)",
+    )
+
+    add = parser.add_argument_group("loss").add_argument
+    add("--weight-cls", type=non_negative, default=10.0, metavar="W", help="weight of the cross-entropy (default: 10)")
+    add(
+        "--weight-reconst",
+        type=non_negative,
+        default=0.1,
+        metavar="W",
+        help="weight of the squared error (default: 0.1)",
+    )
+    add(
+        "--weight-gmm",
+        type=non_negative,
+        default=0.001,
+        metavar="W",
+        help="weight of the mixture term (default: 0.001)",
+    )
+    add(
+        "--gmm-assign",
+        choices=("posterior", "label"),
+        default="posterior",
+        help="who assigns a code to a component of the prior: the code itself, or its label (default: posterior)",
+    )
+    add("--prior-lr", type=positive, metavar="LR", help="learning rate of the prior (default: lr / weight-gmm)")
+    add("--warmup-epochs", type=count_or_zero, default=0, metavar="N", help="first epochs with cross-entropy only")
+    add("--warmup-threshold", type=positive, metavar="CE", help="end the warm-up early below this mean cross-entropy")
+    _add_processes(parser)
+    return parser
+
+
+def _add_processes(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("several processes, GPUs and nodes").add_argument
+    add(
+        "--multiprocessing-distributed",
+        action="store_true",
+        help="start --ngpus processes on this node; --world-size and --rank then count nodes, else processes",
+    )
+    add("--ngpus", type=count, default=1, metavar="N", help="GPUs of this node; without CUDA, processes (default: 1)")
+    add("--world-size", type=count, metavar="N", help="number of nodes (default: 1)")
+    add("--rank", type=count_or_zero, metavar="N", help="number of this node, from 0 (default: 0)")
+    add(
+        "--dist-url",
+        metavar="URL",
+        help="where the processes meet: tcp://HOST:PORT of node 0, or env:// (default: a free port of this machine)",
+    )
+    add(
+        "--dist-backend",
+        choices=("nccl", "gloo"),
+        default="nccl",
+        help="how gradients travel; without CUDA gloo is used (default: nccl)",
+    )
+    add(
+        "--dist-timeout",
+        type=count,
+        default=600,
+        metavar="S",
+        help="seconds that a process waits for another before the run ends (default: 600)",
+    )
+    add("--sync-bn", action="store_true", help="batch norm over the batch of all processes; CUDA only")
+
+
+def augment_parser(common: argparse.ArgumentParser, **kwargs: Any) -> argparse.ArgumentParser:
+    """What the parsers of augment.py and augment_ftl.py share; `kwargs` go to ArgumentParser."""
+    parser = _parser(common, **kwargs)
+    parser.add_argument(
+        "--resume",
+        type=path,
+        metavar="PATH",
+        required=True,
+        help="checkpoint of the trained model; 'auto' is <logdir>/checkpoint.pth",
+    )
+    return parser
+
+
+def _parser(common: argparse.ArgumentParser, **kwargs: Any) -> argparse.ArgumentParser:
+    return Parser(parents=[common], formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)

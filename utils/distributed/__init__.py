@@ -1,0 +1,1 @@
+"""Several processes: who starts them, where they meet, and how one sees the others."""

@@ -1,0 +1,181 @@
+"""The processes of a run, as the command that starts them, or is one of them, sees them."""
+
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from multiprocessing import connection
+from pathlib import Path
+from typing import Any
+
+import torch.multiprocessing as mp
+
+from utils import stopping
+from utils.distributed.launch import Launch
+from utils.distributed.rendezvous import host_store
+from utils.distributed.world import Member, is_connection_error
+from utils.errors import LostRank, UserError, print_error
+from utils.stopping import Stopped
+
+GRACE_S = 3.0  # after the first failure the other ranks may say what they saw
+POLL_S = 0.1
+
+
+def spawn(work: Callable, launch: Launch, devices: Sequence[int | None], *arguments: Any) -> None:
+    """Start this node's processes and stay until all have ended.
+
+    Signals are passed on to them; the first failure ends them all.
+
+    Args:
+        work: called in each process as `work(world, *arguments)`; picklable.
+        devices: GPU number of each process, None for the CPU.
+
+    Raises:
+        UserError: a process ended with one.
+        LostRank: a process was killed, or lost one of another node.
+        Stopped: a signal ended them all in good order.
+    """
+    store = host_store(launch)  # kept alive here: it outlives any process that may fail
+    port = store.port if store is not None else None
+    with tempfile.TemporaryDirectory(prefix="dgcmm-") as folder, stopping.held():
+        context = mp.start_processes(
+            _rank_main,
+            args=(launch, devices, port, folder, work, arguments),
+            nprocs=launch.local_size,
+            join=False,
+            start_method="spawn",
+        )
+        try:
+            _wait(context.processes)
+        finally:
+            killed = _end(context.processes)
+        _judge(launch, context.processes, killed, Path(folder))
+
+
+def _wait(processes: Sequence[Any]) -> None:
+    """Until all processes have ended well, or one has not; a signal is passed on."""
+    passed_on = False
+    while any(process.is_alive() for process in processes):
+        connection.wait([process.sentinel for process in processes if process.is_alive()], timeout=POLL_S)
+        if stopping.received() and not passed_on:
+            passed_on = True
+            for process in processes:
+                if process.is_alive():
+                    os.kill(process.pid, stopping.received())
+        if any(process.exitcode not in (None, 0) for process in processes):
+            return
+
+
+def _end(processes: Sequence[Any]) -> set[int]:
+    """Wait a little for the processes that are left, then kill them; returns the indices of those."""
+    end = time.monotonic() + (GRACE_S if not stopping.received() else 10 * GRACE_S)
+    for process in processes:
+        process.join(max(end - time.monotonic(), 0))
+    killed = {index for index, process in enumerate(processes) if process.is_alive()}
+    for index in killed:
+        processes[index].kill()
+        processes[index].join()
+    return killed
+
+
+def _judge(launch: Launch, processes: Sequence[Any], killed: set[int], folder: Path) -> None:
+    """Raise what the ends of the processes amount to."""
+    codes = [process.exitcode for process in processes]
+    if stopping.received():  # one that had not come so far as to handle the signal was ended by it
+        codes = [128 - code if code < 0 and -code in stopping.SIGNALS else code for code in codes]
+    stops = {code - 128 for code in codes if code in {128 + signum for signum in stopping.SIGNALS}}
+    reports = [json.loads(path.read_text()) for path in folder.glob("*.json")]
+    if stops and not killed and all(code == 0 or code - 128 in stops for code in codes):
+        raise Stopped(stops.pop(), "".join(report["text"] for report in reports if report["kind"] == "stopped"))
+    reports = [report for report in reports if report["kind"] != "stopped"]
+    signalled = [index for index, code in enumerate(codes) if code < 0 and index not in killed]
+    for index in signalled:
+        name = signal.Signals(-codes[index]).name
+        raise LostRank(f"rank {launch.first_rank + index} was killed by {name}: all were ended; --resume=auto goes on")
+    if not reports:
+        failed = [index for index, code in enumerate(codes) if code != 0]
+        if failed:
+            raise LostRank(f"rank {launch.first_rank + failed[0]} ended with status {codes[failed[0]]} without a word")
+        return
+    first = min(reports, key=lambda report: (report["kind"] == "lost", report["time"]))
+    if first["kind"] == "user":
+        raise UserError(first["text"])
+    if first["kind"] == "lost":
+        raise LostRank(first["text"])
+    print(first["text"], end="", file=sys.stderr)
+    raise LostRank(f"rank {first['rank']} failed with the traceback above; all were ended")
+
+
+def _rank_main(
+    index: int,
+    launch: Launch,
+    devices: Sequence[int | None],
+    port: int | None,
+    folder: str,
+    work: Callable,
+    rest: tuple,
+) -> None:
+    """One process that `spawn` started; how it failed is left in `folder`."""
+    mp._prctl_pr_set_pdeathsig(signal.SIGKILL)  # a parent that is gone can pass no signal on
+    rank = launch.rank_of(index)
+    with stopping.handled(repeat_kills=False):
+        status, kind, text = run_rank(launch, index, devices[index], port, work, *rest)
+    if kind:
+        report = {"time": time.monotonic(), "rank": rank, "kind": kind, "text": text}
+        Path(folder, f"{rank}.json").write_text(json.dumps(report))
+    sys.exit(status)
+
+
+def run_member(launch: Launch, gpu: int | None, work: Callable, *arguments: Any) -> None:
+    """Be one process of a run whose processes are started by others (torchrun, a scheduler, a hand).
+
+    Raises:
+        SystemExit: it failed, or was stopped; what there is to say has been printed.
+    """
+    with stopping.handled(repeat_kills=False):
+        status, kind, text = run_rank(launch, launch.local_rank, gpu, None, work, *arguments)
+    if kind == "fault":
+        print(f"rank {launch.first_rank}: {text}", end="", file=sys.stderr)
+    elif kind == "stopped":
+        if launch.first_rank == 0:
+            print(Stopped(status - 128, text), file=sys.stderr)
+    elif kind:
+        print_error(text)
+    if status:
+        raise SystemExit(status)
+
+
+def run_rank(
+    launch: Launch, local_rank: int, gpu: int | None, port: int | None, work: Callable, *arguments: Any
+) -> tuple[int, str | None, str]:
+    """Join the process group, call `work(world, *arguments)` and leave the group again.
+
+    Returns:
+        Exit status; 'user', 'lost' or 'fault' if it failed, 'stopped' if a signal ended it, else None; what there is
+        to say.
+    """
+    world = None
+    try:
+        world = Member.join(launch, local_rank, gpu, port)
+        work(world, *arguments)
+        world.leave()
+    except UserError as error:
+        _tell(world, str(error))
+        return 2, "user", str(error)
+    except Stopped as stop:
+        return stop.status, "stopped", "" if launch.rank_of(local_rank) else stop.note
+    except Exception as error:
+        if world is not None and is_connection_error(error):
+            return 1, "lost", world.who_is_lost()
+        _tell(world, f"{type(error).__name__}: {error}")
+        return 1, "fault", traceback.format_exc()
+    return 0, None, ""
+
+
+def _tell(world: Any, text: str) -> None:
+    if world is not None:
+        world.post_failure(text)

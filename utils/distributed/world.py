@@ -1,0 +1,253 @@
+"""The processes of a run, as one of them sees the others: the same calls for one process and for many."""
+
+import datetime
+import logging
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from utils import stopping
+from utils.distributed.launch import Launch
+from utils.distributed.rendezvous import POLL_S, reach_store
+from utils.errors import UserError
+from utils.stopping import Stopped
+
+log = logging.getLogger("dgcmm")
+
+LAST_WORDS_S = 3.0  # how long the others may take to say why they are gone
+CONNECTION_ERRORS = (dist.DistBackendError, dist.DistNetworkError, dist.DistStoreError)
+
+
+class World:
+    """A run of one process: nothing is exchanged, everything else is as with many.
+
+    Attributes:
+        rank, size: this process and the number of processes.
+        local_size: processes of its node.
+        gpu: number of the GPU that the launch gave to this process, None for one process or the CPU.
+        device: where this process computes, what `utils.device.choose_device` said.
+    """
+
+    rank, size, local_size = 0, 1, 1
+    gpu: int | None = None
+    device = torch.device("cpu")
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes and prints."""
+        return self.rank == 0
+
+    @property
+    def nodes(self) -> int:
+        """Nodes of the run."""
+        return self.size // self.local_size
+
+    def vote(self, *, bad: bool) -> "Vote":
+        """Begin to agree with the others on whether to stop, and on whether a step was bad."""
+        return Vote(stopping.received(), bad)
+
+    def sum(self, *tensors: Tensor) -> None:
+        """Add up each tensor over all processes, in place."""
+
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all processes, in the order of their ranks, in every process."""
+        return [value]
+
+    def gather_main(self, value: Any) -> list[Any] | None:
+        """The values of all processes, in the main one; None in the others."""
+        return [value]
+
+    def share(self, value: Any) -> Any:
+        """The main process's value, in every process."""
+        return value
+
+    def share_buffers(self, model: nn.Module) -> None:
+        """Give every process the main one's buffers."""
+
+    def together(self) -> Any:
+        """A block in which each process works alone; an error of any of them ends all, with one line."""
+        return _alone()
+
+    def from_main(self, call: Callable[[], Any]) -> Any:
+        """What `call` returns in the main process, in every process; its `UserError` ends all."""
+        return call()
+
+    def check_stop(self) -> None:
+        """Raise `Stopped` in all processes if any has received a signal."""
+        signum, _ = self.vote(bad=False).result()
+        if signum:
+            raise Stopped(signum)
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    yield
+
+
+class Vote:
+    """An agreement under way: (signal or 0, whether any process was bad).
+
+    Args:
+        signum, bad: this process's own.
+        exchange: starts an all-reduce of the maximum, gives what to wait for.
+    """
+
+    def __init__(self, signum: int, bad: bool, exchange: Callable[[Tensor], Any] | None = None) -> None:
+        self._ballot = torch.tensor([signum, int(bad)])
+        self._pending = exchange(self._ballot) if exchange else None
+
+    def result(self) -> tuple[int, bool]:
+        """Wait for the others; the same in every process."""
+        if self._pending is not None:
+            self._pending.wait()
+            self._pending = None
+        signum, bad = self._ballot.tolist()
+        return signum, bool(bad)
+
+
+class Member(World):
+    """One process of several, in a process group.
+
+    Small things (votes, results) travel over a gloo group of their own, so that no GPU has to be waited for.
+    """
+
+    def __init__(self, launch: Launch, local_rank: int, gpu: int | None, store: dist.Store) -> None:
+        self.rank, self.size, self.local_size = launch.rank_of(local_rank), launch.size, launch.local_size
+        self.gpu, self.store = gpu, store
+        self.control: dist.ProcessGroup | None = None
+
+    @classmethod
+    def join(cls, launch: Launch, local_rank: int, gpu: int | None, port: int | None) -> "Member":
+        """Meet the other processes.
+
+        Args:
+            port: of the store that `host_store` opened, for processes that `spawn` started beside it.
+
+        Raises:
+            UserError: some did not come in time; names them.
+        """
+        rank = launch.rank_of(local_rank)
+        timeout = datetime.timedelta(seconds=launch.timeout)
+        world = cls(launch, local_rank, gpu, reach_store(launch, rank, port, timeout))
+        world._wait_for_all(launch)
+        backend = "nccl" if launch.backend == "nccl" and gpu is not None else "gloo"
+        if gpu is not None:
+            torch.cuda.set_device(gpu)
+        prefixed = dist.PrefixStore("group", world.store)
+        dist.init_process_group(backend, store=prefixed, rank=rank, world_size=launch.size, timeout=timeout)
+        world.control = dist.new_group(backend="gloo", timeout=timeout)
+        return world
+
+    def _wait_for_all(self, launch: Launch) -> None:
+        self.store.set(f"here/{self.rank}", socket.gethostname())
+        end = time.monotonic() + launch.timeout
+        missing = list(range(self.size))
+        while missing := [rank for rank in missing if not self.store.check([f"here/{rank}"])]:
+            if time.monotonic() > end:
+                nodes = sorted({rank // self.local_size for rank in missing})
+                raise UserError(
+                    f"rank {', '.join(map(str, missing))} (node {', '.join(map(str, nodes))}) did not come within "
+                    f"{launch.timeout} s: start it, or give more --dist-timeout"
+                )
+            time.sleep(POLL_S)
+
+    def leave(self) -> None:
+        """Leave the group, once all have come to this point."""
+        dist.barrier(group=self.control)
+        dist.destroy_process_group()
+
+    def vote(self, *, bad: bool) -> Vote:
+        def exchange(ballot: Tensor) -> Any:
+            return dist.all_reduce(ballot, dist.ReduceOp.MAX, group=self.control, async_op=True)
+
+        return Vote(stopping.received(), bad, exchange)
+
+    def sum(self, *tensors: Tensor) -> None:
+        for tensor in tensors:
+            dist.all_reduce(tensor)
+
+    def gather(self, value: Any) -> list[Any]:
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value, group=self.control)
+        return values
+
+    def gather_main(self, value: Any) -> list[Any] | None:
+        values: list[Any] | None = [None] * self.size if self.is_main else None
+        dist.gather_object(value, values, dst=0, group=self.control)
+        return values
+
+    def share(self, value: Any) -> Any:
+        box = [value if self.is_main else None]
+        dist.broadcast_object_list(box, src=0, group=self.control)
+        return box[0]
+
+    def share_buffers(self, model: nn.Module) -> None:
+        with torch.no_grad():
+            for buffer in model.buffers():
+                dist.broadcast(buffer, src=0)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        error = None
+        try:
+            yield
+        except UserError as raised:
+            error = str(raised)
+        self._agree(self.gather(error))
+
+    def from_main(self, call: Callable[[], Any]) -> Any:
+        value, error = None, None
+        if self.is_main:
+            try:
+                value = call()
+            except UserError as raised:
+                error = str(raised)
+        value, error = self.share((value, error))
+        self._agree([error])
+        return value
+
+    def _agree(self, errors: list[str | None]) -> None:
+        """Where there is an error, all processes end with status 2, and the main one says why."""
+        found = [(rank, error) for rank, error in enumerate(errors) if error]
+        if not found:
+            return
+        if not self.is_main:
+            raise SystemExit(2)
+        rank, error = found[0]
+        raise UserError(f"rank {rank}: {error}" if rank else error)
+
+    def post_failure(self, text: str) -> None:
+        """Leave a word for the others on why this process ends."""
+        try:
+            self.store.set(f"failed/{self.rank}", text)
+        except RuntimeError:
+            log.debug("the store is gone too")
+
+    def who_is_lost(self) -> str:
+        """After a connection broke: what can be found out about who is gone."""
+        try:
+            self.store.set(f"alive/{self.rank}", "")
+            end = time.monotonic() + LAST_WORDS_S
+            while time.monotonic() < end:
+                for rank in range(self.size):
+                    if self.store.check([f"failed/{rank}"]):
+                        return f"rank {rank} failed: {self.store.get(f'failed/{rank}').decode()}"
+                time.sleep(POLL_S)
+            silent = [rank for rank in range(self.size) if not self.store.check([f"alive/{rank}"])]
+        except RuntimeError:
+            return f"rank {self.rank} lost the others: the process that they meet at is gone, see its output"
+        names = ", ".join(map(str, silent)) or "unknown"
+        return f"rank {self.rank} lost the connection to rank {names}, which ended without a word (killed?)"
+
+
+def is_connection_error(error: BaseException) -> bool:
+    """Whether an exception means that another process, or the way to it, is gone."""
+    if isinstance(error, CONNECTION_ERRORS):
+        return True
+    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in ("gloo", "nccl", "tcpstore"))

@@ -1,0 +1,1 @@
+"""A run: its folder, checkpoints, steps, and how it is resumed."""

@@ -1,0 +1,201 @@
+"""The folder of a run: who may write into it, and the files that it holds."""
+
+import argparse
+import csv
+import datetime
+import fcntl
+import importlib.metadata
+import io
+import json
+import logging
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils.errors import UserError
+from utils.files import write_text
+from utils.logs import end_log_file, log_to_file
+from utils.training.checkpoint import plain
+
+log = logging.getLogger("dgcmm")
+
+SUFFIXES = ("", "_eval", "_aug", "_aug_ftl")
+PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "pillow")
+NAMES = ("args.json", "log.txt", "metrics.csv", "metrics_per_class.csv", "predictions.csv", "subset.txt")
+
+
+class RunFolder:
+    """One script's view of a run folder; its files carry `suffix` before their extension.
+
+    Args:
+        path: the folder; created by `open`.
+        suffix: '' for train.py, '_eval', '_aug' or '_aug_ftl'.
+    """
+
+    def __init__(self, path: str, suffix: str = "") -> None:
+        self.path = Path(path)
+        self.suffix = suffix
+        self._lock: io.TextIOBase | None = None
+        self._log: Any = None
+
+    def file(self, name: str) -> Path:
+        """Path of a file of this script, suffix included."""
+        stem, dot, extension = name.rpartition(".")
+        return self.path / f"{stem}{self.suffix}{dot}{extension}"
+
+    @property
+    def checkpoint(self) -> Path:
+        """This script's own checkpoint."""
+        return self.file("checkpoint.pth")
+
+    @property
+    def previous(self) -> Path:
+        """The checkpoint before the last."""
+        return self.path / f"{self.checkpoint.stem}_prev.pth"
+
+    @property
+    def best(self) -> Path:
+        """The best epoch's checkpoint, with a hold-out."""
+        return self.file("model_best.pth")
+
+    @property
+    def board(self) -> Path:
+        """Where TensorBoard's file lies: apart for each script, as TensorBoard takes a folder for a run."""
+        return self.path / self.suffix.strip("_")
+
+    def holds_run(self) -> bool:
+        """Whether this script has already left results here."""
+        return any(os.path.exists(path) for path in (self.file("metrics.csv"), self.checkpoint, self.previous))
+
+    def check_place(self) -> None:
+        """Raise a `UserError` if the folder cannot be written, or created; long before it is opened."""
+        place = next(path for path in (self.path, *self.path.absolute().parents) if os.path.exists(path))
+        if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+            reason = "no permission" if place.is_dir() else f"{place} is no folder"
+            raise UserError(f"--logdir {self.path} cannot be written ({reason}): name another")
+
+    def open(self, overwrite: bool = False) -> "RunFolder":
+        """Create the folder, lock it for this script, delete earlier results if asked to, and start the log file.
+
+        Raises:
+            UserError: it cannot be written, or another process is at work in it.
+        """
+        lock_path = self.path / f".lock{self.suffix}"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = lock_path.open("a")
+            # a record lock ends with this process; one of flock would live on in loading processes that outlive it
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if overwrite:
+                self._clear()
+        except BlockingIOError as error:
+            raise UserError(f"--logdir {self.path}: another process is at work there; wait, or name another") from error
+        except OSError as error:
+            raise UserError(f"--logdir {self.path} cannot be written ({error.strerror}): name another") from error
+        self._log = log_to_file(self.file("log.txt"))
+        return self
+
+    def close(self) -> None:
+        """Release the lock and end the log file."""
+        if self._log is not None:
+            end_log_file(self._log)
+        if self._lock is not None:
+            self._lock.close()
+
+    def __enter__(self) -> "RunFolder":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _clear(self) -> None:
+        """Delete this script's results, and with a training's those that were made from it."""
+        for suffix in SUFFIXES if not self.suffix else (self.suffix,):
+            folder = RunFolder(str(self.path), suffix)
+            for path in [folder.file(name) for name in NAMES] + [folder.checkpoint, folder.previous, folder.best]:
+                path.unlink(missing_ok=True)
+            for path in folder.board.glob(f"events.out.tfevents.*{suffix or '.train'}"):
+                path.unlink()
+
+    def write_args(
+        self,
+        args: argparse.Namespace,
+        data: dict[str, Any],
+        resumed: tuple[int, int] | None = None,
+        processes: int = 1,
+    ) -> None:
+        """args.json: how this run was started, by which code, on which data; a resumption is added to its list.
+
+        Args:
+            resumed: the epochs, and the steps of the next one, after which the run is continued.
+        """
+        path = self.file("args.json")
+        launch = {
+            "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+            "started": _now(),
+            **code_version(),
+            "versions": _versions(),
+            "processes": processes,
+        }
+        content = {"arguments": plain(vars(args)), "data": data, **launch, "resumed": []}
+        if resumed is not None and path.exists():
+            try:
+                earlier = json.loads(path.read_text())
+                earlier["resumed"].append({"after_epoch": resumed[0], "after_step": resumed[1], **launch})
+                content = earlier
+            except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+                log.warning("%s is damaged and written anew, without what it said before: %s", path, error)
+        write_text(path, json.dumps(content, indent=2) + "\n")
+
+    def write_rows(self, name: str, rows: Sequence[dict[str, Any]]) -> None:
+        """A CSV file in one piece; the first row's keys are the header, None is an empty cell."""
+        buffer = io.StringIO()
+        writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(self.file(name), buffer.getvalue())
+
+    def write_subset(self, rows: np.ndarray) -> None:
+        """subset.txt: rows of the source's training split that this run trains on, one a line."""
+        write_text(self.file("subset.txt"), "".join(f"{row}\n" for row in rows))
+
+    def write_predictions(
+        self, ids: np.ndarray, targets: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]
+    ) -> None:
+        """predictions.csv: sample id, target, prediction (class numbers), probability of each class."""
+        predictions = probabilities.argmax(axis=1)
+        rows = [
+            {"id": name, "target": int(target), "prediction": int(prediction)}
+            | {f"p_{label}": f"{p:.9g}" for label, p in zip(classes, probability, strict=True)}
+            for name, target, prediction, probability in zip(ids, targets, predictions, probabilities, strict=True)
+        ]
+        self.write_rows("predictions.csv", rows)
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES}
+
+
+def code_version() -> dict[str, Any]:
+    """Commit of the code and whether it was changed since; None where this is no git checkout."""
+    root = Path(__file__).resolve().parents[2]
+    try:
+        commit = _git(root, "rev-parse", "HEAD")
+        return {"commit": commit, "dirty": bool(_git(root, "status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "dirty": None}
+
+
+def _git(root: Path, *words: str) -> str:
+    done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True)
+    return done.stdout.strip()

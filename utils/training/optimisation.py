@@ -1,0 +1,80 @@
+"""Optimizer and learning-rate schedule."""
+
+import argparse
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import SGD
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR, StepLR
+
+from utils.cli.rules import COSINE_FLOOR
+
+
+def build_optimizer(model: nn.Module, args: argparse.Namespace) -> SGD:
+    """SGD with two groups: the network, and the mixture prior without weight decay and with its own learning rate.
+
+    The mixture term's gradient carries weight_gmm, so at the network's learning rate the prior would hardly move;
+    `args.prior_lr` undoes that weight (see `default_prior_lr`).
+    """
+    prior = [value for name, value in model.named_parameters() if name.startswith("prior.")]
+    network = [value for name, value in model.named_parameters() if not name.startswith("prior.")]
+    groups = [
+        {"params": network, "name": "network"},
+        {"params": prior, "name": "prior", "lr": args.prior_lr, "weight_decay": 0.0},
+    ]
+    return build_sgd(groups, args)
+
+
+def build_sgd(parameters: Iterable[nn.Parameter] | list[dict[str, Any]], args: argparse.Namespace) -> SGD:
+    """SGD over parameters or groups of them, fused: on a GPU it skips a bad step by itself (see `step`)."""
+    optimizer = SGD(parameters, lr=args.lr, momentum=args.momentum, weight_decay=args.wd, fused=True)
+    optimizer.register_step_pre_hook(_start_momenta)
+    return optimizer
+
+
+def _start_momenta(optimizer: SGD, *_: object) -> None:
+    """Zero momentum for each parameter at its first gradient.
+
+    Parts join in after a warm-up; a fused step fails on a group of which only some parameters have a momentum.
+    """
+    for group in optimizer.param_groups:
+        for value in group["params"] if group["momentum"] else ():
+            if value.grad is not None and optimizer.state[value].get("momentum_buffer") is None:
+                optimizer.state[value]["momentum_buffer"] = torch.zeros_like(value)
+
+
+def default_prior_lr(lr: float, weight_gmm: float) -> float:
+    """lr / weight_gmm; lr where the mixture term is not computed."""
+    return lr / weight_gmm if weight_gmm else lr
+
+
+def build_scheduler(
+    optimizer: torch.optim.Optimizer, args: argparse.Namespace, start_rates: Sequence[float], epochs_done: int
+) -> LRScheduler:
+    """The schedule of `--lr-step`, `--milestones`, `--T-max` or `--step-size`, stepped per epoch.
+
+    The learning rate is a function of the number of epochs alone, so a resumed run steps a new schedule
+    `epochs_done` times, from the groups' `start_rates`, instead of restoring an old one. The cosine rises again after
+    T-max.
+    """
+    for group, rate in zip(optimizer.param_groups, start_rates, strict=True):
+        group["lr"] = group["initial_lr"] = rate
+    if args.T_max is not None:
+        scheduler: LRScheduler = CosineAnnealingLR(optimizer, args.T_max, eta_min=COSINE_FLOOR)
+    elif args.milestones is not None:
+        scheduler = MultiStepLR(optimizer, args.milestones, args.gamma)
+    else:
+        scheduler = StepLR(optimizer, args.lr_step or args.step_size, args.gamma)
+    for _ in range(epochs_done):
+        end_epoch(scheduler)
+    return scheduler
+
+
+def end_epoch(scheduler: LRScheduler) -> None:
+    """Step the schedule; it need not know that the optimizer's steps were taken by a process before this one."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*before.*optimizer.step.*")
+        scheduler.step()
