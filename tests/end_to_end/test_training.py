@@ -2,6 +2,8 @@
 
 import csv
 import json
+import math
+import shutil
 
 import pytest
 import torch
@@ -82,3 +84,59 @@ def test_class_counts_are_those_after_the_hold_out(script, tmp_path):
     per_class = rows(tmp_path / "metrics_per_class.csv")
     assert [int(row["train_images"]) for row in per_class] == counts
     assert {row["group"] for row in per_class} == {"median", "low"}
+
+
+def guessing(counts):
+    """Mean cross-entropy of answering every class with its share, in nats."""
+    return -sum(n / sum(counts) * math.log(n / sum(counts)) for n in counts)
+
+
+def test_published_recipe_trains_a_resnet50(script, tmp_path):
+    """The ChestXray command's shape from scratch, with the 60 images of one of its GPUs; no flag says to clip."""
+    recipe = ["--arch=resnet_vae3", "--lr=5e-3", "--wd=1e-4", "--T-max=20", "--h-dim=2048", "--z-dim=2048"]
+    weights = ["--weight-cls=10", "--weight-reconst=0.1", "--weight-gmm=0.001"]
+    small = ["--new-size=32", "--crop-size=32", "--batch-size=60", "--epochs=1", "--workers=0"]
+    done = script("train", "Digits_LT", *recipe, *weights, *small, f"--logdir={tmp_path}")
+    assert done.status == 0, done.err
+    assert "diverged" not in done.err
+    (row,) = rows(tmp_path / "metrics.csv")  # of 9 steps; without clipping their mean is above 10
+    assert float(row["loss_cls"]) < math.log(10)
+
+
+def test_epoch_that_diverges_is_said_with_both_numbers_and_a_remedy(script, tmp_path):
+    flags = [
+        *SMALL_MODEL,
+        "--batch-size=24",
+        "--epochs=1",
+        "--max-steps=4",
+        "--lr=0.03",
+        "--clip-grad=0",
+        "--weight-gmm=0",
+    ]
+    done = script("train", "Digits_LT", *flags, f"--logdir={tmp_path}")
+    assert done.status == 0, done.err
+    (line,) = (line for line in done.err.splitlines() if "diverged" in line)
+    (row,) = rows(tmp_path / "metrics.csv")
+    counts = load_checkpoint(tmp_path / "checkpoint.pth")["class_counts"]
+    assert f"cross-entropy is {float(row['loss_cls']):.2f}, guessing by class shares has {guessing(counts):.2f}" in line
+    assert "give --clip-grad=5" in line
+
+
+def test_resumed_run_keeps_its_clipping(script, tmp_path):
+    small = [*SMALL_MODEL, "--batch-size=24", "--max-steps=1"]
+    run = ["Digits_LT", f"--logdir={tmp_path}", "--workers=0"]
+    assert script("train", *run, *small, "--epochs=1", "--clip-grad=0").status == 0
+    assert script("train", *run, "--resume=auto", "--epochs=2").status == 0
+    assert load_checkpoint(tmp_path / "checkpoint.pth")["args"]["clip_grad"] == 0
+    refused = script("train", *run, "--resume=auto", "--epochs=3", "--clip-grad=5")
+    assert refused.status == 2
+    assert "--clip-grad" in refused.error
+
+
+@pytest.mark.parametrize(("lr", "diverges"), [("1e-2", False), ("1000", True)])
+def test_retraining_says_whether_it_diverged(lr, diverges, script, tmp_path, trained_digits):
+    shutil.copytree(trained_digits, tmp_path, dirs_exist_ok=True)
+    flags = ["--resume=auto", "--epochs=1", "--workers=0", f"--lr={lr}", f"--logdir={tmp_path}"]
+    done = script("augment", "Digits_LT", *flags)
+    assert done.status == 0, done.err
+    assert ("diverged" in done.err) == diverges
