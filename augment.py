@@ -15,17 +15,46 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets.names import DATASETS
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from datasets import DATASETS
+from datasets.assembly import Splits, load_splits, prepare_data
+from datasets.loading import BatchLoader, EvaluationBatches
+from models.dgcmm import DGCMM, LossWeights
 from models.names import ARCHITECTURES, feature_dim
+from models.samplers import PosteriorSampler
 from utils.cli.arguments import augment_parser, common_parser
 from utils.cli.rules import complete, parse
-from utils.errors import run_script
+from utils.device import autocast, check_device, choose_device, repeat_exactly, to_device
+from utils.distributed.world import World
+from utils.errors import UserError, run_script
+from utils.logs import progress, start_logging
+from utils.metrics import Measurement, Predictions, require_finite
+from utils.randomness import standard_normal
+from utils.training.checkpoint import load_model_state, read_verified, save_checkpoint
+from utils.training.folder import RunFolder
+from utils.training.optimisation import build_sgd
+from utils.training.resume import (
+    Checkpoint,
+    description,
+    find_trained,
+    find_unfinished,
+    finished_result,
+    require_same_data,
+)
+from utils.training.run import Run, print_result
 
 log = logging.getLogger("dgcmm")
 
+Codes = dict[str, Tensor]  # of one split, see `extract`
+MakeSampler = Callable[[Codes, int, argparse.Namespace], PosteriorSampler]
+
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line of augment.py."""
+    """Build the command line of augment.py."""
     return augment_parser(common_parser(DATASETS, ARCHITECTURES, lr=1e-2), prog="augment.py", description=__doc__)
 
 
@@ -35,116 +64,226 @@ def main(argv: Sequence[str] | None = None) -> None:
     retrain(args, given, kind="aug", make_sampler=posterior_sampler)
 
 
-def posterior_sampler(codes: dict[str, Any], num_classes: int, args: argparse.Namespace) -> Any:
-    """The sampler of Case 2 over training codes."""
-    from models.samplers import PosteriorSampler
-
+def posterior_sampler(codes: Codes, num_classes: int, args: argparse.Namespace) -> PosteriorSampler:
+    """Make the sampler of Case 2 over training codes."""
     return PosteriorSampler(codes["mu"], codes["sigma"], codes["targets"], num_classes, args.seed)
 
 
 def retrain(
-    args: argparse.Namespace,
-    given: set[str],
-    kind: str,
-    make_sampler: Callable,
-    flags: tuple[str, ...] = (),
+    args: argparse.Namespace, given: set[str], kind: str, make_sampler: MakeSampler, flags: tuple[str, ...] = ()
 ) -> None:
     """Re-train the classifier; all that the two augmentations share.
 
     Args:
         args, given: the parsed command line.
         kind: 'aug' or 'aug_ftl', which is in the names of the files.
-        make_sampler: from (training codes, number of classes, args) to a sampler of `models.samplers`.
+        make_sampler: from (training codes, number of classes, args) to a sampler.
         flags: names of the flags that only this augmentation has.
     """
-    # torch is imported from here on, so that -h and a wrong flag answer at once
-    from utils.distributed.world import World
-    from utils.logs import start_logging
-    from utils.training.folder import RunFolder
-    from utils.training.retraining import RetrainingRun, load_trained, load_unfinished, take_training_codes
-    from utils.training.run import finished_result, print_result, require_same_data
-
     start_logging(args.quiet)
     folder = RunFolder(args.logdir, f"_{kind}")
-    trained = load_trained(args, given, folder)
+    trained = find_trained(args, given, folder)
     complete(args, feature_dim(args.arch))
-    found = load_unfinished(args, given, folder, trained, flags)
+    found = find_unfinished(args, given, folder, trained, flags)
     unfinished, path = found or (None, folder.checkpoint)
-    if result := finished_result(args, unfinished):
+    if result := finished_result(unfinished, args.epochs):
         print_result(result)
         return
     folder.check_place()
-    world = World()
-    model, splits, loaders, about, weights = prepare(args, trained, world)
-    require_same_data(trained, about, args.resume)
+    if args.deterministic:
+        repeat_exactly()
+    world = World(choose_device(args.gpu))
+    check_device(world.device, args.amp)
+    prepare_data(args)
+    splits = load_splits(args, augment=False)
+    model = load_trained_model(args, trained, splits, world)
+    data_sha256 = {"train": splits.train.fingerprint(), "test": splits.test.fingerprint()}
+    about = description(args, splits.train.classes, splits.train.class_counts, data_sha256)
+    require_same_data(trained["data_sha256"], data_sha256, args.resume)
     for entry in ("state_dict", "optimizer"):  # each as large as the model
         del trained[entry]
+    if args.max_steps:
+        splits = splits.spread(args.max_steps * args.batch_size)
     with folder.open(overwrite=args.overwrite):
         resumed = (unfinished["epoch"], unfinished["step"]) if unfinished else None
-        folder.write_args(args, about["data_sha256"], resumed)
-        codes = codes_of(args, trained, model, loaders, weights, world)
-        training_codes = take_training_codes(codes, world.device)
-        run = RetrainingRun(
-            *(args, model, folder, splits.measured[0], about, world),
-            kind=kind,
-            sampler=make_sampler(training_codes, len(splits.train.classes), args),
-            codes=codes,
-            datasets={splits.measured[0]: splits.measured[1], "test": splits.test},
-            weights=weights,
-            trained_sha256=trained["sha256"],
-        )
+        folder.write_args(args, data_sha256, resumed)
+        codes = load_or_extract(model, splits, trained, args, world)
+        sampler = make_sampler(take_training_codes(codes, world.device), len(splits.train.classes), args)
+        optimizer = build_sgd(model.classifier.parameters(), args)
+        state = {"trained_sha256": trained["sha256"]}
+        run = Run(kind, args, model, optimizer, folder, splits.measured[0], about, world, state=state)
         if unfinished:
             run.restore(unfinished, path)
             log.info("continuing after epoch %d of %d, step %d", run.epoch, args.epochs, run.position.step)
-        print_result(run.run())
+        print_result(train_epochs(run, sampler, codes, splits))
 
 
-def prepare(
-    args: argparse.Namespace, trained: dict[str, Any], world: Any
-) -> tuple[Any, Any, dict[str, Any], dict[str, Any], Any]:
-    """(trained model, splits under the evaluation transform, their loaders, description, loss weights)."""
-    from datasets.assembly import load_splits, prepare_data
-    from datasets.loading import BatchLoader, EvaluationBatches
-    from models.dgcmm import DGCMM, LossWeights
-    from utils.device import check_device, choose_device
-    from utils.training.checkpoint import load_model_state
-    from utils.training.run import description
-
-    world.device = choose_device(args)
-    check_device(world.device, args.amp)
-    prepare_data(args)
-    splits = load_splits(
-        *(args.dataset, args.datadir),
-        **{name: getattr(args, name) for name in ("new_size", "crop_size", "subset_seed", "val_fraction", "dummy")},
-        **{"cache_size": args.cache_size, "bad_images": args.bad_images, "quiet": args.quiet},
-        augment=False,
+def load_trained_model(args: argparse.Namespace, trained: Checkpoint, splits: Splits, world: World) -> DGCMM:
+    """Build the trained model on the device of `world`; all but its classifier stays as it is."""
+    model = DGCMM(
+        args.arch,
+        len(splits.train.classes),
+        args.z_dim,
+        args.crop_size,
+        generative=args.generative,
+        gmm_assign=args.gmm_assign,
     )
-    model = DGCMM(*(args.arch, len(splits.train.classes), args.z_dim, args.crop_size, args.generative, args.gmm_assign))
     load_model_state(model, trained, args.resume)
-    about = description(args, splits.train, splits.test)
-    if args.max_steps:
-        splits = splits.spread(args.max_steps * args.batch_size)
+    model.requires_grad_(False)
+    model.classifier.requires_grad_(True)
+    return model.to(world.device)
+
+
+def train_epochs(run: Run, sampler: PosteriorSampler, codes: dict[str, Codes], splits: Splits) -> dict[str, Any]:
+    """Re-train the classifier for the epochs that are left, measuring each; returns the result.
+
+    Args:
+        run: at its start, or where it was restored.
+        sampler: plans epochs and makes codes.
+        codes: of the splits that are measured.
+    """
+    data = {run.split: splits.measured[1], "test": splits.test}
+
+    def measure(split: str) -> Measurement:
+        predictions = classify(run.model, codes[split], run.args)
+        return Measurement.of(predictions, data[split].ids, data[split].classes, run.about["class_counts"])
+
+    measurement = None
+    with run.open():
+        while run.epoch < run.args.epochs:
+            class_counts = train_epoch(run, sampler)
+            losses = {"loss": run.mean_terms()[0]}
+            run.warn_of_divergence(losses["loss"], class_counts)
+            measurement = measure(run.split)
+            run.end_epoch(measurement, losses)
+        return run.finish(lambda: measure("test"), measurement)
+
+
+def train_epoch(run: Run, sampler: PosteriorSampler) -> list[int]:
+    """Train the steps that are left of the sampler's plan for the running epoch.
+
+    Returns:
+        Codes of each class in the whole epoch, (K,).
+    """
+    args, device, classifier = run.args, run.world.device, run.model.classifier
+    sources, labels = (part.to(device) for part in sampler.plan(run.epoch))
+    batches = list(zip(sources.split(args.batch_size), labels.split(args.batch_size), strict=True))
+    sizes = [len(source) for source, _ in batches]
+    classifier.train()
+    for batch_sources, batch_labels in run.steps(batches[run.position.step :], sizes):
+        noise = standard_normal(len(batch_sources), run.model.z_dim, args.seed, run.epoch, run.position.step, device)
+        drawn = sampler.draw(batch_sources, noise)
+        logits = sampler.logits(classifier, drawn, batch_sources, batch_labels)
+        run.step([F.cross_entropy(logits, batch_labels)], batch_sources)
+    return torch.bincount(labels).tolist()
+
+
+@torch.inference_mode()
+def classify(model: DGCMM, codes: Codes, args: argparse.Namespace) -> Predictions:
+    """Classify the codes of a split, which are mu, or score its images (generative model).
+
+    Raises:
+        UserError: a probability is not finite.
+    """
+    model.eval()
+    scorer = model.scorer(LossWeights(args.weight_cls, args.weight_reconst, args.weight_gmm))
+    device = model.classifier.weight.device
+    names = ("features", "fixed") if model.generative else ("mu",)
+    parts = []
+    for batch in zip(*(codes[name].split(args.batch_size) for name in names), strict=True):
+        first, *rest = (rows.to(device) for rows in batch)
+        if model.generative:
+            probabilities = scorer.probabilities(first, *rest)
+            mu, _ = model.posterior(first, probabilities.argmax(dim=1))
+        else:
+            probabilities, mu = F.softmax(model.classifier(first), dim=1), first
+        components = model.prior.log_responsibilities(mu).argmax(dim=1)
+        parts.append((probabilities.cpu().numpy(), components.cpu().numpy()))
+    probabilities, components = (np.concatenate(column) for column in zip(*parts, strict=True))
+    require_finite([probabilities])
+    targets = codes["targets"].numpy()
+    return Predictions(np.arange(len(targets)), targets, probabilities, components)
+
+
+def load_or_extract(
+    model: DGCMM, splits: Splits, trained: Checkpoint, args: argparse.Namespace, world: World
+) -> dict[str, Codes]:
+    """Load the codes of all splits from the file beside the trained checkpoint, or extract them into it.
+
+    The file is a dict for plain `torch.load(path, weights_only=True)`: an entry per split, see `extract`; `key` says
+    what it was made from, and it serves only where that is the same; `class_names` and `ids` name the rows.
+    """
     name, measured = splits.measured
     parts = {"train": splits.train, name: measured, "test": splits.test}
-    loaders = {
-        name: BatchLoader(
-            data, EvaluationBatches(len(data), args.batch_size), args.workers, world.device.type == "cuda"
-        )
-        for name, data in parts.items()
-    }
-    weights = LossWeights(args.weight_cls, args.weight_reconst, args.weight_gmm)
-    return model.to(world.device), splits, loaders, about, weights
+    data = {name: part.fingerprint() for name, part in parts.items()}
+    sizes = {name: getattr(args, name) for name in ("new_size", "crop_size", "cache_size", "amp")}
+    key = {"checkpoint": trained["sha256"], "data": data, **sizes}
+    path = Path(args.resume).with_name(f"{Path(args.resume).stem}_codes.pth")
+    if path.exists():
+        try:
+            stored = read_verified(path)
+            if stored["key"] == key:
+                log.info("codes: %s", path)
+                return {name: stored[name] for name in parts}
+        except (UserError, KeyError) as error:
+            log.warning("%s is not used: %s", path, error)
+    codes = {}
+    for name, part in parts.items():
+        batches = EvaluationBatches(len(part), args.batch_size)
+        loader = BatchLoader(part, batches, args.workers, pin_memory=world.device.type == "cuda")
+        codes[name] = extract(model, loader, name == "train", args, world.device)
+    ids = {name: part.ids.tolist() for name, part in parts.items()}
+    try:
+        save_checkpoint(path, {"key": key, "class_names": list(splits.train.classes), "ids": ids, **codes})
+        log.info("codes: written to %s", path)
+    except UserError as error:
+        log.warning("the codes are not kept: %s", error)
+    return codes
 
 
-def codes_of(
-    args: argparse.Namespace, trained: dict[str, Any], model: Any, loaders: dict[str, Any], weights: Any, world: Any
-) -> dict[str, Any]:
-    """Codes of all splits, from the file beside the trained checkpoint or extracted into it."""
-    from utils.training.retraining import codes_key, load_or_extract
+@torch.inference_mode()
+def extract(model: DGCMM, loader: BatchLoader, labelled: bool, args: argparse.Namespace, device: torch.device) -> Codes:
+    """Extract the code of every image, to the CPU, in the data set's order.
 
-    path = Path(args.resume)
-    key = codes_key(trained, loaders, args)
-    return load_or_extract(path.with_name(f"{path.stem}_codes.pth"), key, model, loaders, weights, args, world)
+    Args:
+        labelled: whether a generative model may see the labels (of training images).
+
+    Returns:
+        'targets' (N,) and 'mu', 'log_var' (N,D); for unlabelled images of a generative model, whose code depends on
+        the candidate label, instead 'features' (N,H) and 'fixed' (N,K), see `Scorer.evidence`.
+    """
+    model.eval()
+    scorer = model.scorer(LossWeights(args.weight_cls, args.weight_reconst, args.weight_gmm))
+    by_label = labelled or not model.generative
+    names = ("targets", "mu", "log_var") if by_label else ("targets", "features", "fixed")
+    codes: Codes = {}
+    done = 0
+    with progress(None, "codes", total=len(loader.dataset), unit="img", quiet=args.quiet) as bar:
+        for images, labels, _ in loader:
+            images, labels = to_device(images, device), labels.to(device)
+            with autocast(device, args.amp):
+                pair = model.posterior(model.features(images), labels) if by_label else scorer.evidence(images)
+            for name, rows in zip(names, (labels, *pair), strict=True):
+                if name not in codes:
+                    with torch.inference_mode(False):  # ordinary tensors, which may be changed outside this mode
+                        codes[name] = torch.empty(len(loader.dataset), *rows.shape[1:], dtype=rows.dtype)
+                codes[name][done : done + len(rows)] = rows
+            done += len(labels)
+            bar.update(len(labels))
+    return codes
+
+
+def take_training_codes(codes: dict[str, Codes], device: torch.device) -> Codes:
+    """Take 'mu', 'sigma' and 'targets' of the training split out of `codes`, to `device`.
+
+    Codes may fill most of the memory: sigma takes the place of log_var, and the other splits' log_var, which nothing
+    reads, goes.
+    """
+    training = {name: value.to(device) for name, value in codes.pop("train").items()}
+    training["sigma"] = training.pop("log_var").mul_(0.5).exp_()
+    for split in codes.values():
+        split.pop("log_var", None)
+    return training
 
 
 if __name__ == "__main__":

@@ -9,27 +9,26 @@ the new classifier is in <logdir>/checkpoint_aug_ftl.pth.
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
 
-from augment import retrain
-from datasets.names import DATASETS
+from augment import Codes, retrain
+from datasets import DATASETS
 from models.names import ARCHITECTURES
+from models.samplers import REP_METHODS, FeatureTransferSampler
 from utils.cli.arguments import augment_parser, common_parser
 from utils.cli.rules import parse
 from utils.cli.types import count
 from utils.errors import run_script
 
-REP_METHOD_NAMES = ("get_rep_nums1", "get_rep_nums2")
 FLAGS = ("rep_method", "ftl_rank")
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line of augment_ftl.py."""
+    """Build the command line of augment_ftl.py."""
     common = common_parser(DATASETS, ARCHITECTURES, lr=1e-2)
     parser = augment_parser(common, prog="augment_ftl.py", description=__doc__)
     parser.add_argument(
         "--rep-method",
-        choices=REP_METHOD_NAMES,
+        choices=sorted(REP_METHODS),
         default="get_rep_nums1",
         help="get_rep_nums1: every class to the size of the largest; get_rep_nums2: low-shot classes to the "
         "smallest median class, median ones to the smallest many-shot class (default: get_rep_nums1)",
@@ -49,13 +48,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     retrain(args, given, kind="aug_ftl", make_sampler=transfer_sampler, flags=FLAGS)
 
 
-def transfer_sampler(codes: dict[str, Any], num_classes: int, args: argparse.Namespace) -> Any:
-    """The sampler of Case 1 over training codes."""
-    from models.samplers import REP_METHODS, FeatureTransferSampler
-
+def transfer_sampler(codes: Codes, num_classes: int, args: argparse.Namespace) -> FeatureTransferSampler:
+    """Make the sampler of Case 1 over training codes."""
     wanted = REP_METHODS[args.rep_method]
     return FeatureTransferSampler(
-        *(codes["mu"], codes["sigma"], codes["targets"], num_classes, args.seed), args.ftl_rank, wanted
+        codes["mu"], codes["sigma"], codes["targets"], num_classes, args.seed, args.ftl_rank, wanted
     )
 
 

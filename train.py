@@ -3,7 +3,7 @@
 
 Digits, no download, any machine:
     python train.py Digits_LT --logdir=./logs/digits --arch=resnet18_vae3 --new-size=32 --crop-size=32 \\
-      --epochs=12 --batch-size=32 --clip-grad=5 --T-max=12
+      --epochs=12 --batch-size=32 --T-max=12
 
 Continue it after an interruption, or print its result when it has finished:
     python train.py Digits_LT --logdir=./logs/digits --resume=auto
@@ -11,239 +11,414 @@ Continue it after an interruption, or print its result when it has finished:
 Measure its checkpoint on the test set:
     python train.py Digits_LT --logdir=./logs/digits --resume=./logs/digits/checkpoint.pth --evaluate
 
+Two GPUs of this machine (without CUDA: two processes):
+    python train.py Digits_LT --logdir=./logs/two --arch=resnet18_vae3 --new-size=32 --crop-size=32 \\
+      --epochs=12 --batch-size=32 --T-max=12 --multiprocessing-distributed --ngpus=2
+
 The last line on standard output is a JSON object with the final metrics.
 """
 
 import argparse
 import copy
+import itertools
 import logging
 import os
+import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets.names import DATASETS
+import numpy as np
+import torch
+from torch import nn
+from torch.amp import GradScaler
+from torchvision.utils import make_grid
+
+from datasets import DATASETS
+from datasets.assembly import Splits, load_splits, prepare_data
+from datasets.base import ImageDataset
+from datasets.loading import BatchLoader, EvaluationBatches, TrainBatches
+from models.dgcmm import DGCMM, LossWeights
 from models.names import ARCHITECTURES, feature_dim
 from utils.cli.arguments import common_parser, train_parser
 from utils.cli.rules import check_training, complete, follow, parse
-from utils.distributed.launch import Launch, check_batch_size, plan_launch
+from utils.device import autocast, check_device, repeat_exactly, require_compiler, to_device
+from utils.distributed.launch import launch
+from utils.distributed.plan import check_batch_size, plan_launch
+from utils.distributed.world import World
 from utils.errors import run_script
+from utils.logs import progress, share_warnings, start_logging
+from utils.metrics import Measurement, Predictions, require_finite
+from utils.randomness import Stream, global_seed, standard_normal
+from utils.training.checkpoint import load_model_state
+from utils.training.folder import RunFolder
+from utils.training.optimisation import build_optimizer, default_prior_lr
+from utils.training.resume import Checkpoint, description, find_checkpoint, finished_result, require_same_data
+from utils.training.run import Run, print_result
 
 log = logging.getLogger("dgcmm")
 
+SHOWN_IMAGES = 8  # above their reconstructions, in TensorBoard
+TERMS = ("loss", "loss_cls", "loss_reconst", "loss_gmm")
+
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line of train.py."""
+    """Build the command line of train.py."""
     return train_parser(common_parser(DATASETS, ARCHITECTURES, lr=5e-3), prog="train.py", description=__doc__)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parse, check everything that can be wrong, then train or evaluate, in as many processes as are asked for."""
+    """Parse, check the flags, then train or evaluate, in as many processes as are asked for."""
     args, given = parse(build_parser(), argv)
-    launch = plan_launch(args, os.environ)
+    plan = plan_launch(args, os.environ)
     if not args.resume:  # else flags that are not given come from the checkpoint
-        complete(args, feature_dim(args.arch))
-        check_training(args)
-        check_batch_size(args, launch.local_size)
-    # torch is imported from here on, so that -h and a wrong flag answer at once
-    from utils.distributed.world import World
-    from utils.logs import start_logging
-
-    start_logging(args.quiet, launch.first_rank)
-    if launch.size == 1:
-        work(World(), args, given)
-    else:
-        work_together(launch, args, given)
+        check(args, plan.local_size)
+    start_logging(args.quiet, plan.first_rank)
+    launch(plan, args.gpu, work, args, given)
 
 
-def work_together(launch: Launch, args: argparse.Namespace, given: set[str]) -> None:
-    """Start this node's processes, or be one of them."""
-    import torch
-
-    from utils.device import choose_gpus
-    from utils.distributed.spawn import run_member, spawn
-
-    gpus = choose_gpus(launch, os.environ)
-    if not launch.spawns:
-        run_member(launch, gpus[0], work, args, given)
-    elif not preflight(launch, torch.device("cpu" if gpus[0] is None else "cuda"), copy.copy(args), given):
-        spawn(work, launch, gpus, args, given)
+def check(args: argparse.Namespace, processes: int) -> None:
+    """Complete the arguments, and raise a `UserError` where they contradict each other or leave nothing to do."""
+    complete(args, feature_dim(args.arch))
+    check_training(args)
+    check_batch_size(args, processes)
 
 
-def preflight(launch: Launch, device: Any, args: argparse.Namespace, given: set[str]) -> bool:
-    """Find what is wrong before a process is started, and fetch what is missing; True if nothing is left to do."""
-    from datasets.assembly import prepare_data
-    from datasets.loading import TrainBatches
-    from utils.device import check_device
-    from utils.logs import silenced
-    from utils.training.folder import RunFolder
-    from utils.training.run import finished_result, print_result
-
-    with silenced():  # the main process will say it again
-        if launch.first_rank == 0:
-            folder = RunFolder(args.logdir, "_eval" if args.evaluate else "")
-            checkpoint = resolve(args, given, folder, launch)
-            result = finished_result(args, checkpoint)
-            if result and launch.nodes == 1:  # other nodes are told when all are there
-                print_result(result)
-                return True
-            folder.check_place()
-    check_device(device, args.amp, args.sync_bn)
-    prepare_data(args)
-    if launch.first_rank and args.resume:
-        return False  # what the checkpoint says of data and batches, node 0 knows
-    with silenced():
-        data = load_data(args)
-        if not args.evaluate:
-            TrainBatches(len(data.train), args.batch_size * launch.nodes, args.seed, world=launch.size)
-        if args.pretrained and not args.resume:
-            from models.encoder import ResNetEncoder
-
-            ResNetEncoder(ARCHITECTURES[args.arch], pretrained=True)
-    return False
-
-
-def work(world: Any, args: argparse.Namespace, given: set[str]) -> None:
-    """All that one process does; `args` are as they were parsed."""
-    from utils.device import choose_device, share_cores
-    from utils.logs import start_logging
-    from utils.training.folder import RunFolder
-    from utils.training.run import finished_result, print_result
-
+def work(world: World, args: argparse.Namespace, given: set[str]) -> None:
+    """Do all that one process does; `args` are as they were parsed."""
     if world.size > 1:
         start_logging(args.quiet, world.rank)
-        args.quiet |= not world.is_main
-    share_cores(world.local_size, os.environ)
-    world.device = choose_device(args, world.gpu)
+    if args.deterministic:
+        repeat_exactly()
     folder = RunFolder(args.logdir, "_eval" if args.evaluate else "")
-    parsed = copy.copy(args)
-    main, checkpoint = world.from_main(lambda: (args, resolve(args, given, folder, world)))
-    with world.together():
-        follow(parsed, world.share(parsed), main, world.rank)
-    args = parsed
-    args.resume = main.resume
-    result = finished_result(args, checkpoint)
+    main_args, checkpoint = world.on_main(lambda: resolve(copy.copy(args), given, folder, world))
+    with world.errors_together():
+        follow(args, world.broadcast(args), main_args, world.rank)
+    args.resume = main_args.resume
+    args.quiet |= not world.is_main
+    result = None
+    if not args.evaluate and args.start_epoch is None:
+        result = finished_result(checkpoint, args.epochs)
     if not result:
-        world.from_main(folder.check_place)
+        world.on_main(folder.check_place)
+        with world.errors_together():
+            check_device(world.device, args.amp, args.sync_bn)
+        world.on_each_node(lambda: prepare_data(args))
         result = (evaluate_only if args.evaluate else train)(world, args, checkpoint, folder)
     if world.is_main:
         print_result(result)
 
 
-def resolve(args: argparse.Namespace, given: set[str], folder: Any, world: Any) -> dict[str, Any] | None:
-    """The checkpoint to continue or to measure, if any; `args` are complete and checked after it."""
-    from utils.training.resume import find_checkpoint
-
+def resolve(
+    args: argparse.Namespace, given: set[str], folder: RunFolder, world: World
+) -> tuple[argparse.Namespace, Checkpoint | None]:
+    """Find the checkpoint to continue or to measure, if any; complete and check the arguments with its flags."""
     checkpoint = find_checkpoint(args, given, folder, world.nodes)
-    complete(args, feature_dim(args.arch))
-    check_training(args)
-    check_batch_size(args, world.local_size)
-    return checkpoint
+    check(args, world.local_size)
+    return args, checkpoint
 
 
-def load_data(args: argparse.Namespace) -> Any:
-    """The splits of the data set, whose files are fetched if they are missing and can be."""
-    from datasets.assembly import load_splits, prepare_data
-
-    prepare_data(args)
-    return load_splits(
-        *(args.dataset, args.datadir),
-        **{name: getattr(args, name) for name in ("new_size", "crop_size", "subset_seed", "val_fraction", "dummy")},
-        **{"cache_size": args.cache_size, "bad_images": args.bad_images, "quiet": args.quiet},
-    )
-
-
-def build(world: Any, args: argparse.Namespace, pretrained: bool) -> tuple[Any, Any, Any]:
-    """(model on its device, splits, loader of a split) as `args` describe them."""
-    import torch
-
-    from datasets.loading import BatchLoader, EvaluationBatches, TrainBatches
-    from models.dgcmm import DGCMM
-    from utils.device import check_device, compile_networks
-    from utils.randomness import Stream, global_seed
-
-    check_device(world.device, args.amp, args.sync_bn)
-    splits = load_data(args)
-    with global_seed(args.seed, Stream.INITIALISATION):
-        model = DGCMM(
-            *(args.arch, len(splits.train.classes), args.z_dim, args.crop_size),
-            *(args.generative, args.gmm_assign, pretrained),
-        ).to(world.device)
-    if args.sync_bn:
-        model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    if args.compile:
-        compile_networks(model)
-    images = args.batch_size * world.nodes
-    workers = -(-args.workers // world.local_size)
-
-    def loader(dataset: Any, train: bool) -> BatchLoader:
-        place = {"rank": world.rank, "world": world.size}
-        batches = (
-            TrainBatches(len(dataset), images, args.seed, **place)
-            if train
-            else EvaluationBatches(len(dataset), images, **place)
-        )
-        return BatchLoader(dataset, batches, workers, pin_memory=world.device.type == "cuda")
-
-    return model, splits, loader
-
-
-def train(world: Any, args: argparse.Namespace, checkpoint: dict[str, Any] | None, folder: Any) -> dict[str, Any]:
+def train(world: World, args: argparse.Namespace, checkpoint: Checkpoint | None, folder: RunFolder) -> dict[str, Any]:
     """Start or continue a training run; returns its result."""
-    from models.dgcmm import LossWeights
-    from utils.logs import share_warnings
-    from utils.training.optimisation import default_prior_lr
-    from utils.training.resume import TrainingRun, log_facts
-    from utils.training.run import description, require_same_data
-
     args.prior_lr = args.prior_lr or default_prior_lr(args.lr, args.weight_gmm)
-    with world.together():
-        model, splits, loader = build(world, args, pretrained=args.pretrained and checkpoint is None)
+    with world.errors_together():
+        splits = load_splits(args)
+        model = build_model(world, args, len(splits.train.classes), args.pretrained and checkpoint is None)
         split, measured = splits.measured
-        datasets = {"train": splits.train, split: measured, "test": splits.test}
-        loaders = {name: loader(data, name == "train") for name, data in datasets.items()}
-        about = description(args, splits.train, splits.test)
-        run = TrainingRun(
-            *(args, model, folder, split, about, world),
-            datasets=datasets,
-            loaders=loaders,
-            weights=LossWeights(args.weight_cls, args.weight_reconst, args.weight_gmm),
-            warmup_weights=LossWeights(args.weight_cls, 0.0, 0.0),
-        )
+        loaders = {
+            "train": make_loader(world, args, splits.train, train=True),
+            split: make_loader(world, args, measured),
+            "test": make_loader(world, args, splits.test),
+        }
+        data_sha256 = {"train": splits.train.fingerprint(), "test": splits.test.fingerprint()}
+        about = description(args, splits.train.classes, splits.train.class_counts, data_sha256)
+        scaler = GradScaler(world.device.type, enabled=args.amp == "fp16")
+        state = {"warmup_end": args.warmup_epochs, "prior_started": False}
+        optimizer = build_optimizer(model, args)
+        run = Run("train", args, model, optimizer, folder, split, about, world, state=state, scaler=scaler)
         if checkpoint:
-            require_same_data(checkpoint, about, args.resume)
+            require_same_data(checkpoint["data_sha256"], data_sha256, args.resume)
             run.restore(checkpoint, Path(args.resume))
+        if args.start_epoch is not None:
+            run.go_back_to(args.start_epoch)
         if world.is_main:
             folder.open(overwrite=args.overwrite)
     with folder:
-        main_data = world.share(about["data_sha256"])
-        with world.together():
-            require_same_data({"data_sha256": main_data}, about, "rank 0")
+        main_sha256 = world.broadcast(data_sha256)
+        with world.errors_together():
+            require_same_data(main_sha256, data_sha256, "rank 0")
         if world.is_main:
-            resumed = (run.epoch, run.position.step) if checkpoint else None
-            folder.write_args(args, about["data_sha256"], resumed, world.size)
+            folder.write_args(args, data_sha256, (run.epoch, run.position.step) if checkpoint else None, world.size)
             folder.write_subset(splits.train.rows)
-            log_facts(world, args, run, splits)
+            log_facts(run, splits, len(loaders["train"]))
         share_warnings(world)
-        return run.run()
+        return train_epochs(run, loaders)
 
 
-def evaluate_only(world: Any, args: argparse.Namespace, checkpoint: dict[str, Any], folder: Any) -> dict[str, Any]:
+def train_epochs(run: Run, loaders: dict[str, BatchLoader]) -> dict[str, Any]:
+    """Train the epochs that are left, measuring each; returns the result.
+
+    Args:
+        run: at its start, or where it was restored.
+        loaders: of the splits 'train', `run.split` and 'test'.
+    """
+    args, world = run.args, run.world
+    scoring_weights = LossWeights(args.weight_cls, args.weight_reconst, args.weight_gmm)
+    module, module_weights, measurement = None, None, None
+    with run.open():
+        while run.epoch < args.epochs:
+            warming = run.epoch < run.state["warmup_end"]
+            weights = LossWeights(args.weight_cls, 0.0, 0.0) if warming else scoring_weights
+            if weights != module_weights:
+                module, module_weights = parallel(run.model, weights, world), weights
+            train_epoch(run, module, loaders["train"], weights)
+            losses = mean_losses(run, weights)
+            run.warn_of_divergence(losses["loss_cls"], run.about["class_counts"])
+            if weights.gmm and not run.state["prior_started"]:
+                start_prior(run, loaders["train"])
+            if warming and args.warmup_threshold is not None and losses["loss_cls"] < args.warmup_threshold:
+                run.state["warmup_end"] = run.epoch + 1
+                log.info("warm-up ends early after epoch %d: cross-entropy %.4f", run.epoch + 1, losses["loss_cls"])
+            measurement = measure(run, loaders[run.split], scoring_weights)
+            if run.board:
+                show_reconstructions(run, loaders[run.split].dataset)
+            run.end_epoch(measurement, losses)
+        return run.finish(lambda: measure(run, loaders["test"], scoring_weights), measurement)
+
+
+def train_epoch(run: Run, module: nn.Module, loader: BatchLoader, weights: LossWeights) -> None:
+    """Train the steps that are left of the running epoch.
+
+    Args:
+        module: the model as `parallel` gave it.
+        loader: batches of images (B,C,S,S) uint8, labels (B,) and ids (B,).
+        weights: of the loss terms.
+    """
+    args, world, model = run.args, run.world, run.model
+    module.train()
+    loader.batches.set_epoch(run.epoch, run.position.step)
+    for images, labels, ids in run.steps(loader, loader.batches.sizes):
+        images, labels = to_device(images, world.device), labels.to(world.device, non_blocking=True)
+        # drawn for the batch of all processes, of which each takes its rows: any number of them sees the same noise
+        count, step = loader.batches.sizes[run.position.step], run.position.step
+        noise = standard_normal(count, model.z_dim, args.seed, run.epoch, step, world.device)[world.rank :: world.size]
+        with autocast(world.device, args.amp):
+            terms = module(images, labels, noise, weights)
+        run.step(terms, ids)
+        model.prior.project()
+
+
+def mean_losses(run: Run, weights: LossWeights) -> dict[str, float | None]:
+    """Return the mean of each term over the epoch's images of all processes; None for one that was not computed."""
+    computed = (True, *map(bool, weights))
+    return {name: mean if used else None for name, mean, used in zip(TERMS, run.mean_terms(), computed, strict=True)}
+
+
+def parallel(model: DGCMM, weights: LossWeights, world: World) -> nn.Module:
+    """Make the model ready to be trained under `weights`: parts without a loss term ask for no gradient.
+
+    Nobody waits for a gradient that never comes, so no search for unused parameters is needed; batch-norm statistics
+    are not exchanged in each step, the main process's are shared before they are used (`World.broadcast_buffers`).
+
+    Returns:
+        The model itself for one process, else DistributedDataParallel around it.
+    """
+    model.requires_grad_(True)
+    model.classifier.requires_grad_(bool(weights.cls))
+    model.decoder.requires_grad_(bool(weights.reconst))
+    model.prior.requires_grad_(bool(weights.gmm))
+    if world.size == 1:
+        return model
+    devices = [world.device.index] if world.device.type == "cuda" else None
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*broadcast_buffers.*")  # renamed in the newest versions only
+        return nn.parallel.DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
+
+
+@torch.inference_mode()
+def start_prior(run: Run, loader: BatchLoader) -> None:
+    """Place the prior's components at the classes' codes, after the first epoch that has the mixture term.
+
+    One pass over the training images as the running epoch loads them. Without it the mixture collapses: all codes
+    move together in the first steps, the component that moves first is soon the nearest one to every code, and takes
+    them all.
+
+    Raises:
+        Stopped: by a signal, before anything was changed.
+    """
+    args, world, model = run.args, run.world, run.model
+    world.broadcast_buffers(model)
+    model.eval()
+    loader.batches.set_epoch(run.epoch)
+    classes, dim = model.num_classes, model.z_dim
+    counts = torch.zeros(classes, dtype=torch.float64, device=world.device)
+    sums, squares = (torch.zeros(classes, dim, dtype=torch.float64, device=world.device) for _ in range(2))
+    sizes = loader.batches.sizes[: args.max_steps]
+    with progress(None, "prior", total=sum(sizes), unit="img", quiet=args.quiet) as bar:
+        for images, labels, _ in itertools.islice(loader, len(sizes)):
+            world.check_stop()
+            labels = labels.to(world.device)
+            with autocast(world.device, args.amp):
+                features = model.features(to_device(images, world.device))
+            mu, log_var = (value.double() for value in model.posterior(features, labels))
+            members = nn.functional.one_hot(labels, classes).double()
+            counts += members.sum(dim=0)
+            sums += members.T @ mu
+            squares += members.T @ (mu.square() + log_var.exp())
+            bar.update(len(images) * world.size)
+    world.all_reduce(counts, sums, squares)
+    means = sums / counts.clamp_min(1)[:, None]
+    model.prior.start(counts, means, squares / counts.clamp_min(1)[:, None] - means.square())
+    for parameter in model.prior.parameters():
+        run.optimizer.state.pop(parameter, None)  # momentum towards where it no longer is
+    run.state["prior_started"] = True
+
+
+def measure(run: Run, loader: BatchLoader, weights: LossWeights) -> Measurement | None:
+    """Measure the run's model on the images of `loader`; None but in the main process."""
+    return evaluate(run.model, loader, weights, run.args, run.world, run.about["class_counts"])
+
+
+@torch.inference_mode()
+def evaluate(
+    model: DGCMM,
+    loader: BatchLoader,
+    weights: LossWeights,
+    args: argparse.Namespace,
+    world: World,
+    train_counts: Sequence[int],
+) -> Measurement | None:
+    """Classify every image of `loader` once; codes are the encoder's mean. The processes share the images.
+
+    Args:
+        weights: of the loss terms, by which a generative model scores the candidate labels.
+        train_counts: training images per class, (K,).
+
+    Returns:
+        What all processes found, in the main process; None in the others.
+
+    Raises:
+        UserError: a probability is not finite.
+        Stopped: by a signal.
+    """
+    world.broadcast_buffers(model)
+    model.eval()
+    scorer = model.scorer(weights)
+    parts: list[tuple[np.ndarray, ...]] = []
+    steps = min(loader.batches.rounds, args.max_steps or loader.batches.rounds)
+    batches = itertools.chain(loader, itertools.repeat(None))  # a process may have a batch less than another
+    with progress(None, "evaluation", total=loader.batches.count, unit="img", quiet=args.quiet) as bar:
+        for batch in itertools.islice(batches, steps):
+            world.check_stop()
+            if batch is None:
+                continue
+            images, labels, indices = batch
+            with autocast(world.device, args.amp):
+                features, fixed = scorer.evidence(to_device(images, world.device))
+            probabilities = scorer.probabilities(features, fixed)
+            mu, _ = model.posterior(features, probabilities.argmax(dim=1))
+            components = model.prior.log_responsibilities(mu).argmax(dim=1)
+            parts.append(tuple(value.cpu().numpy() for value in (indices, labels, probabilities, components)))
+            bar.update(len(images) * world.size)
+    with world.errors_together():
+        require_finite([probabilities for _, _, probabilities, _ in parts])
+    found = world.gather_main(parts)
+    if found is None:
+        return None
+    columns = [np.concatenate(column) for column in zip(*(part for rank in found for part in rank), strict=True)]
+    order = np.argsort(columns[0], kind="stable")
+    predictions = Predictions(*(column[order] for column in columns))
+    return Measurement.of(predictions, loader.dataset.ids, loader.dataset.classes, train_counts)
+
+
+def evaluate_only(world: World, args: argparse.Namespace, checkpoint: Checkpoint, folder: RunFolder) -> dict[str, Any]:
     """Measure a checkpoint on the test set; writes the *_eval files and returns the result."""
-    from models.dgcmm import LossWeights
-    from utils.logs import share_warnings
-    from utils.training.checkpoint import load_model_state
-    from utils.training.resume import measure_checkpoint
-
-    with world.together():
-        model, splits, loader = build(world, args, pretrained=False)
+    with world.errors_together():
+        splits = load_splits(args)
+        model = build_model(world, args, len(splits.train.classes))
         load_model_state(model, checkpoint, args.resume)
         if world.is_main:
             folder.open()
     share_warnings(world)
     weights = LossWeights(args.weight_cls, args.weight_reconst, args.weight_gmm)
     with folder:
-        return measure_checkpoint(model, loader(splits.test, False), weights, checkpoint, args, folder, world)
+        started = time.perf_counter()
+        loader = make_loader(world, args, splits.test)
+        measurement = evaluate(model, loader, weights, args, world, checkpoint["class_counts"])
+        if measurement is None:
+            return {}
+        folder.write_args(args, {"test": splits.test.fingerprint()}, processes=world.size)
+        folder.write_measurement(measurement, checkpoint["epoch"], "test")
+        result = {"epoch": checkpoint["epoch"], "split": "test", **measurement.numbers}
+        result["time"] = time.perf_counter() - started
+        folder.write_rows("metrics.csv", [result])
+        return result
+
+
+def build_model(world: World, args: argparse.Namespace, num_classes: int, pretrained: bool = False) -> DGCMM:
+    """Build the model that the arguments describe, on the device of this process."""
+    with global_seed(args.seed, Stream.INITIALISATION):
+        model = DGCMM(
+            args.arch,
+            num_classes,
+            args.z_dim,
+            args.crop_size,
+            generative=args.generative,
+            gmm_assign=args.gmm_assign,
+            pretrained=pretrained,
+        ).to(world.device)
+    if args.sync_bn:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if args.compile:
+        require_compiler(world.device)
+        model.encoder.resnet.compile()  # at the first use, in place: the names of the weights stay
+        model.decoder.compile()
+    return model
+
+
+def make_loader(world: World, args: argparse.Namespace, dataset: ImageDataset, train: bool = False) -> BatchLoader:
+    """Make this process's share of the batches of a data set, in training order or to evaluate it."""
+    images = args.batch_size * world.nodes
+    if train:
+        batches = TrainBatches(len(dataset), images, args.seed, world.rank, world.size)
+    else:
+        batches = EvaluationBatches(len(dataset), images, world.rank, world.size)
+    workers = -(-args.workers // world.local_size)
+    return BatchLoader(dataset, batches, workers, pin_memory=world.device.type == "cuda")
+
+
+@torch.inference_mode()
+def show_reconstructions(run: Run, dataset: ImageDataset) -> None:
+    """Show images spread over a split above what the decoder makes of them, in TensorBoard."""
+    chosen = range(0, len(dataset), max(len(dataset) // SHOWN_IMAGES, 1))[:SHOWN_IMAGES]
+    items = [dataset[index] for index in chosen]
+    images = to_device(torch.stack([image for image, _, _ in items]), run.world.device)
+    labels = torch.tensor([label for _, label, _ in items], device=run.world.device)
+    run.model.eval()
+    with autocast(run.world.device, run.args.amp):
+        rebuilt = run.model.reconstructions(images, labels)
+    grid = make_grid(torch.cat([images.expand_as(rebuilt), rebuilt]), nrow=len(items))
+    run.board.image(run.epoch + 1, "images above reconstructions", grid)
+
+
+def log_facts(run: Run, splits: Splits, steps: int) -> None:
+    """Say what follows from the arguments, once, at the start of a run of `steps` steps an epoch."""
+    args, world = run.args, run.world
+    images = args.batch_size * world.nodes
+    if len(splits.train) < images:
+        log.warning("--batch-size %d: only %d training images, all in one batch", args.batch_size, len(splits.train))
+    held = f", {len(splits.val)} held out" if splits.val else ""
+    log.info("%s: %d training images%s, %d test images", args.dataset, len(splits.train), held, len(splits.test))
+    log.info("images per class: %s", dict(zip(splits.train.classes, splits.train.class_counts, strict=True)))
+    millions = sum(parameter.numel() for parameter in run.model.parameters()) / 1e6
+    log.info("%s: %.1f million parameters on %s, amp %s", args.arch, millions, world.device, args.amp)
+    if world.size > 1:
+        log.info("%d processes on %d node(s), %d images a step each", world.size, world.nodes, images // world.size)
+    rates = f"learning rate {args.lr:g}, prior {args.prior_lr:g}"
+    log.info("%d steps of %d images an epoch, %s", steps, images, rates)
+    if run.epoch or run.position.step:
+        log.info("continuing after epoch %d of %d, step %d", run.epoch, args.epochs, run.position.step)
 
 
 if __name__ == "__main__":

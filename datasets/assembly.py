@@ -49,7 +49,7 @@ def prepare_data(args: argparse.Namespace) -> None:
         )
 
 
-def load_splits(
+def _load_splits(
     name: str,
     root: str,
     *,
@@ -106,3 +106,8 @@ def load_splits(
     if absent:
         log.warning("no %s image of class %s: left out of auc, recall 0 in the means", where, ", ".join(absent))
     return splits
+
+
+def load_splits(args, augment=True):
+    names = ("new_size", "crop_size", "subset_seed", "val_fraction", "dummy", "cache_size", "bad_images", "quiet")
+    return _load_splits(args.dataset, args.datadir, augment=augment, **{n: getattr(args, n) for n in names})

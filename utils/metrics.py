@@ -3,16 +3,78 @@
 import math
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from sklearn import metrics as skm
+
+from utils.errors import UserError
 
 MANY_SHOT, FEW_SHOT = 100, 20  # more than MANY_SHOT training images: many; fewer than FEW_SHOT: low; else median
 NAMES = (
     *("acc", "acsa", "pre_ma", "rec_ma", "spe_ma", "f_ma", "f_mi", "g_ma", "g_mi", "auc"),
     *("many", "median", "low"),
 )
+SHOWN = ("acc", "acsa", "f_ma", "g_ma", "many", "median", "low")
 Metrics = dict[str, float | None]
+
+
+class Predictions(NamedTuple):
+    """What an evaluation found, in the order of the data set."""
+
+    indices: np.ndarray  # (N,)
+    targets: np.ndarray  # (N,)
+    probabilities: np.ndarray  # (N,K)
+    components: np.ndarray  # (N,) the most responsible component of the prior
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """All metrics of one evaluation.
+
+    Attributes:
+        numbers: name -> value in [0,1] or None, the prior's live components, their mutual information with the class.
+        predictions: what they were computed from.
+        ids: name of each image, (N,).
+        classes: class names.
+        train_counts: training images per class, (K,).
+    """
+
+    numbers: dict[str, int | float | None]
+    predictions: Predictions
+    ids: np.ndarray
+    classes: Sequence[str]
+    train_counts: Sequence[int]
+
+    @classmethod
+    def of(
+        cls, predictions: Predictions, ids: np.ndarray, classes: Sequence[str], train_counts: Sequence[int]
+    ) -> "Measurement":
+        """Compute all metrics. A component is live if it is the most responsible one for at least one image."""
+        numbers: dict[str, int | float | None] = {
+            **compute_metrics(predictions.targets, predictions.probabilities, train_counts),
+            "live_components": len(set(predictions.components.tolist())),
+            "mutual_information": mutual_information(predictions.components, predictions.targets),
+        }
+        return cls(numbers, predictions, ids, classes, train_counts)
+
+
+def shown(numbers: dict[str, int | float | None]) -> str:
+    """Write the headline metrics in a line."""
+    return ", ".join(f"{name} {'-' if numbers[name] is None else format(numbers[name], '.4f')}" for name in SHOWN)
+
+
+def require_finite(probabilities: Sequence[np.ndarray]) -> None:
+    """Raise a `UserError` if a class probability is not finite.
+
+    A step's loss tells of the weights before it: what the last step of an epoch has done shows here.
+    """
+    if not all(np.isfinite(part).all() for part in probabilities):
+        raise UserError(
+            "the model's probabilities are not finite: the last steps went astray; lower --lr, --prior-lr or "
+            "--clip-grad; the last checkpoint is as it was"
+        )
 
 
 def shot_group(train_count: int) -> str:

@@ -35,6 +35,14 @@ def generator(seed: int, stream: Stream, *keys: int, device: torch.device | str 
     return torch.Generator(device).manual_seed(derive_seed(seed, stream, *keys))
 
 
+def standard_normal(
+    count: int, dim: int, seed: int, epoch: int, step: int, device: torch.device | str = "cpu"
+) -> torch.Tensor:
+    """Draw the noise of the codes of one training step on `device`, (count,dim)."""
+    source = generator(seed, Stream.CODE_NOISE, epoch, step, device=device)
+    return torch.randn(count, dim, generator=source, device=device)
+
+
 def permutation(count: int, seed: int, stream: Stream, *keys: int) -> torch.Tensor:
     """A random order of range(count), shape (count,), int64, on the CPU."""
     return torch.randperm(count, generator=generator(seed, stream, *keys))

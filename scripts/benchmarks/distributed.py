@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 
 import torch
+from utils.threads import threads
+from utils.training.engine import evaluate
 
 from datasets.base import ArrayDataset
 from datasets.loading import BatchLoader, EvaluationBatches
@@ -21,11 +23,9 @@ from models.dgcmm import DGCMM, LossWeights
 from scripts.benchmarks.images import images_in_memory
 from scripts.benchmarks.step import bare_step
 from scripts.benchmarks.timing import Ratio, interleave
-from utils.distributed.launch import Launch
+from utils.distributed.plan import Launch
 from utils.distributed.spawn import spawn
 from utils.distributed.world import World
-from utils.threads import threads
-from utils.training.engine import evaluate
 
 PROCESSES, BATCH, CLASSES, VOTES = 2, 16, 15, 500
 ARCH, SIDE = "resnet50_vae3", 224

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from utils.training.engine import evaluate, start_prior, to_device
 
 import datasets.assembly
 import train
@@ -22,13 +23,12 @@ from helpers import ranks
 from helpers.project import ROOT, SMALL_MODEL
 from scripts.compare_runs import differences
 from utils.cli.rules import parse
-from utils.distributed.launch import Launch
+from utils.distributed.plan import Launch
 from utils.distributed.rendezvous import host_store
 from utils.distributed.spawn import spawn
 from utils.distributed.world import World
 from utils.errors import LostRank, UserError
 from utils.training.checkpoint import load_checkpoint
-from utils.training.engine import evaluate, start_prior, to_device
 from utils.training.optimisation import build_optimizer
 
 TWO = Launch(size=2, local_size=2, spawns=True, timeout=60)

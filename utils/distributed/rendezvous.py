@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import torch.distributed as dist
 
-from utils.distributed.launch import Launch
+from utils.distributed.plan import Launch
 from utils.errors import UserError
 
 POLL_S = 0.05

@@ -15,7 +15,8 @@ from typing import Any
 import torch.multiprocessing as mp
 
 from utils import stopping
-from utils.distributed.launch import Launch
+from utils.device import share_cores
+from utils.distributed.plan import Launch
 from utils.distributed.rendezvous import host_store
 from utils.distributed.world import Member, is_connection_error
 from utils.errors import LostRank, UserError, print_error
@@ -160,12 +161,15 @@ def run_rank(
     """
     world = None
     try:
+        share_cores(launch.local_size, os.environ)
         world = Member.join(launch, local_rank, gpu, port)
         work(world, *arguments)
         world.leave()
     except UserError as error:
         _tell(world, str(error))
         return 2, "user", str(error)
+    except LostRank as error:
+        return 1, "lost", str(error)
     except Stopped as stop:
         return stop.status, "stopped", "" if launch.rank_of(local_rank) else stop.note
     except Exception as error:

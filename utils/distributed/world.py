@@ -1,26 +1,27 @@
 """The processes of a run, as one of them sees the others: the same calls for one process and for many."""
 
+import contextlib
 import datetime
 import logging
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from utils import stopping
-from utils.distributed.launch import Launch
+from utils.distributed.plan import Launch
 from utils.distributed.rendezvous import POLL_S, reach_store
-from utils.errors import UserError
+from utils.errors import LostRank, UserError
 from utils.stopping import Stopped
 
 log = logging.getLogger("dgcmm")
 
 LAST_WORDS_S = 3.0  # how long the others may take to say why they are gone
+T = TypeVar("T")
 CONNECTION_ERRORS = (dist.DistBackendError, dist.DistNetworkError, dist.DistStoreError)
 
 
@@ -30,13 +31,13 @@ class World:
     Attributes:
         rank, size: this process and the number of processes.
         local_size: processes of its node.
-        gpu: number of the GPU that the launch gave to this process, None for one process or the CPU.
-        device: where this process computes, what `utils.device.choose_device` said.
+        device: where this process computes.
     """
 
     rank, size, local_size = 0, 1, 1
-    gpu: int | None = None
-    device = torch.device("cpu")
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self.device = torch.device(device)
 
     @property
     def is_main(self) -> bool:
@@ -52,7 +53,7 @@ class World:
         """Begin to agree with the others on whether to stop, and on whether a step was bad."""
         return Vote(stopping.received(), bad)
 
-    def sum(self, *tensors: Tensor) -> None:
+    def all_reduce(self, *tensors: Tensor) -> None:
         """Add up each tensor over all processes, in place."""
 
     def gather(self, value: Any) -> list[Any]:
@@ -63,31 +64,30 @@ class World:
         """The values of all processes, in the main one; None in the others."""
         return [value]
 
-    def share(self, value: Any) -> Any:
-        """The main process's value, in every process."""
+    def broadcast(self, value: Any) -> Any:
+        """Return the main process's value in every process."""
         return value
 
-    def share_buffers(self, model: nn.Module) -> None:
+    def broadcast_buffers(self, model: nn.Module) -> None:
         """Give every process the main one's buffers."""
 
-    def together(self) -> Any:
-        """A block in which each process works alone; an error of any of them ends all, with one line."""
-        return _alone()
+    def errors_together(self) -> contextlib.AbstractContextManager[None]:
+        """Let each process work alone in a block; a `UserError` of any of them ends all, with one line."""
+        return contextlib.nullcontext()
 
-    def from_main(self, call: Callable[[], Any]) -> Any:
-        """What `call` returns in the main process, in every process; its `UserError` ends all."""
+    def on_main(self, call: Callable[[], T]) -> T:
+        """Return in every process what `call` returns in the main one; its `UserError` ends all."""
         return call()
+
+    def on_each_node(self, call: Callable[[], object]) -> None:
+        """Make `call` in the first process of each node; the others wait, however long. Its `UserError` ends all."""
+        call()
 
     def check_stop(self) -> None:
         """Raise `Stopped` in all processes if any has received a signal."""
         signum, _ = self.vote(bad=False).result()
         if signum:
             raise Stopped(signum)
-
-
-@contextmanager
-def _alone() -> Iterator[None]:
-    yield
 
 
 class Vote:
@@ -118,9 +118,11 @@ class Member(World):
     """
 
     def __init__(self, launch: Launch, local_rank: int, gpu: int | None, store: dist.Store) -> None:
+        super().__init__("cpu" if gpu is None else f"cuda:{gpu}")
         self.rank, self.size, self.local_size = launch.rank_of(local_rank), launch.size, launch.local_size
-        self.gpu, self.store = gpu, store
+        self.store = store
         self.control: dist.ProcessGroup | None = None
+        self._node_calls = 0
 
     @classmethod
     def join(cls, launch: Launch, local_rank: int, gpu: int | None, port: int | None) -> "Member":
@@ -168,7 +170,7 @@ class Member(World):
 
         return Vote(stopping.received(), bad, exchange)
 
-    def sum(self, *tensors: Tensor) -> None:
+    def all_reduce(self, *tensors: Tensor) -> None:
         for tensor in tensors:
             dist.all_reduce(tensor)
 
@@ -182,18 +184,18 @@ class Member(World):
         dist.gather_object(value, values, dst=0, group=self.control)
         return values
 
-    def share(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         box = [value if self.is_main else None]
         dist.broadcast_object_list(box, src=0, group=self.control)
         return box[0]
 
-    def share_buffers(self, model: nn.Module) -> None:
+    def broadcast_buffers(self, model: nn.Module) -> None:
         with torch.no_grad():
             for buffer in model.buffers():
                 dist.broadcast(buffer, src=0)
 
-    @contextmanager
-    def together(self) -> Iterator[None]:
+    @contextlib.contextmanager
+    def errors_together(self) -> Iterator[None]:
         error = None
         try:
             yield
@@ -201,16 +203,35 @@ class Member(World):
             error = str(raised)
         self._agree(self.gather(error))
 
-    def from_main(self, call: Callable[[], Any]) -> Any:
+    def on_main(self, call: Callable[[], T]) -> T:
         value, error = None, None
         if self.is_main:
             try:
                 value = call()
             except UserError as raised:
                 error = str(raised)
-        value, error = self.share((value, error))
+        value, error = self.broadcast((value, error))
         self._agree([error])
         return value
+
+    def on_each_node(self, call: Callable[[], object]) -> None:
+        # by way of the store, not of a collective: a download takes longer than --dist-timeout
+        self._node_calls += 1
+        firsts = range(0, self.size, self.local_size)
+        keys = {rank: f"node call {self._node_calls}/{rank}" for rank in firsts}
+        if self.rank in keys:
+            error = ""
+            try:
+                call()
+            except UserError as raised:
+                error = str(raised)
+            self.store.set(keys[self.rank], error)
+        while not self.store.check(list(keys.values())):
+            for rank in firsts:
+                if self.store.check([f"failed/{rank}"]):
+                    raise LostRank(f"rank {rank} failed: {self.store.get(f'failed/{rank}').decode()}")
+            time.sleep(POLL_S)
+        self._agree([self.store.get(keys[rank]).decode() if rank in keys else None for rank in range(self.size)])
 
     def _agree(self, errors: list[str | None]) -> None:
         """Where there is an error, all processes end with status 2, and the main one says why."""

@@ -6,16 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
-from torchvision.utils import make_grid
 
-from utils.device import autocast
 from utils.files import unwritable
-from utils.training.engine import to_device
-
-SHOWN_IMAGES = 8
 
 
 class Board:
@@ -42,20 +36,10 @@ class Board:
                     group = "train" if name.startswith(("loss", "lr", "time")) else prefix
                     self.writer.add_scalar(f"{group}/{name}", value, epoch)
 
-    @torch.inference_mode()
-    def reconstructions(self, epoch: int, model: nn.Module, loader: Any, device: torch.device, amp: str) -> None:
-        """Images spread over the measured split above what the decoder makes of them."""
-        data = loader.dataset
-        chosen = range(0, len(data), max(len(data) // SHOWN_IMAGES, 1))[:SHOWN_IMAGES]
-        items = [data[index] for index in chosen]
-        images = to_device(torch.stack([image for image, _, _ in items]), device)
-        labels = torch.tensor([label for _, label, _ in items], device=device)
-        model.eval()
-        with autocast(device, amp):
-            rebuilt = model.reconstructions(images, labels)
-        grid = make_grid(torch.cat([images.expand_as(rebuilt), rebuilt]), nrow=len(items))
+    def image(self, epoch: int, name: str, image: Tensor) -> None:
+        """A picture, (3,height,width) in [0,1]."""
         with self._writing():
-            self.writer.add_image("images above reconstructions", grid, epoch)
+            self.writer.add_image(name, image, epoch)
 
     def flush(self) -> None:
         """Write all there is: what comes to an end between two epochs leaves nothing out."""

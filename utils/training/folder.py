@@ -21,6 +21,7 @@ import numpy as np
 from utils.errors import UserError
 from utils.files import write_text
 from utils.logs import end_log_file, log_to_file
+from utils.metrics import Measurement, per_class_metrics
 from utils.training.checkpoint import plain
 
 log = logging.getLogger("dgcmm")
@@ -165,7 +166,14 @@ class RunFolder:
         """subset.txt: rows of the source's training split that this run trains on, one a line."""
         write_text(self.file("subset.txt"), "".join(f"{row}\n" for row in rows))
 
-    def write_predictions(
+    def write_measurement(self, measurement: Measurement, epoch: int, split: str) -> None:
+        """metrics_per_class.csv and predictions.csv of an evaluation of `split` after `epoch`."""
+        found, classes = measurement.predictions, measurement.classes
+        rows = per_class_metrics(found.targets, found.probabilities, measurement.train_counts, classes)
+        self.write_rows("metrics_per_class.csv", [{"epoch": epoch, "split": split} | row for row in rows])
+        self._write_predictions(measurement.ids[found.indices], found.targets, found.probabilities, classes)
+
+    def _write_predictions(
         self, ids: np.ndarray, targets: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]
     ) -> None:
         """predictions.csv: sample id, target, prediction (class numbers), probability of each class."""

@@ -1,93 +1,98 @@
-"""What training and re-training have in common: epochs, measurements, checkpoints and results."""
+"""A run: where it is, how it takes its steps and ends its epochs, how it is saved and restored.
+
+What is trained, and on what, is the scripts' affair. A script's loop:
+
+    with run.open():
+        while run.epoch < args.epochs:
+            for batch in run.steps(...):
+                ...
+                run.step(terms, ids)
+            run.end_epoch(measurement, losses)
+        result = run.finish(...)
+"""
 
 import argparse
+import contextlib
+import itertools
 import json
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from utils import stopping
 from utils.distributed.world import World
 from utils.errors import UserError
 from utils.files import write_atomically
+from utils.logs import progress
+from utils.metrics import Measurement, shown
 from utils.stopping import Stopped
 from utils.training.board import Board
-from utils.training.checkpoint import FORMAT, load_checkpoint, load_model_state, plain, save_checkpoint
-from utils.training.engine import Position
+from utils.training.checkpoint import load_checkpoint, load_model_state, save_checkpoint
 from utils.training.folder import RunFolder
-from utils.training.measurement import Measurement, shown
 from utils.training.optimisation import build_scheduler, end_epoch
+from utils.training.step import Stepper
 
 log = logging.getLogger("dgcmm")
 
-
-def description(args: argparse.Namespace, train: Any, test: Any) -> dict[str, Any]:
-    """What a checkpoint says of itself: model, data and arguments."""
-    return {
-        "format": FORMAT,
-        "arch": args.arch,
-        "dataset": args.dataset,
-        "class_names": list(train.classes),
-        "class_counts": train.class_counts,
-        "args": plain(vars(args)),
-        "data_sha256": {"train": train.fingerprint(), "test": test.fingerprint()},
-    }
+CONTINUATION = {"train": "--resume=auto"}  # what the user gives to go on; an augmentation: the same command again
+Batch = TypeVar("Batch")
 
 
-def require_same_data(checkpoint: dict[str, Any], about: dict[str, Any], source: str) -> None:
-    """Raise a `UserError` if a checkpoint was made on other images or labels than those at hand."""
-    for split, sha256 in about["data_sha256"].items():
-        if checkpoint["data_sha256"][split] != sha256:
-            raise UserError(f"the {split} images are not those of {source}: check --datadir, or train anew")
+@dataclass
+class Position:
+    """How far an epoch is: what resuming within it needs besides weights and optimizer.
 
+    Attributes:
+        step: steps done.
+        seen: samples that this process has trained on.
+        totals: sums over them of the loss and of each of its terms; float64, as plain numbers.
+    """
 
-def finished_result(args: argparse.Namespace, checkpoint: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The stored result, if a checkpoint is that of a run that has no epoch left to train."""
-    if checkpoint is None or getattr(args, "evaluate", False) or not checkpoint["result"]:
-        return None
-    if checkpoint["epoch"] < args.epochs or getattr(args, "start_epoch", None) is not None:
-        return None
-    log.info("this run is finished; its result:")
-    return checkpoint["result"]
+    step: int = 0
+    seen: int = 0
+    totals: tuple[float, ...] = (0.0,)
 
 
 def print_result(result: dict[str, Any]) -> None:
-    """The last line of a script on standard output: one JSON object, null for what is undefined."""
+    """Print the last line of a script on standard output: one JSON object, null for what is undefined."""
     print(json.dumps(result, allow_nan=False), flush=True)
 
 
 class Run:
-    """Epochs that are trained, measured and saved; a subclass says how an epoch is trained and measured.
-
-    Only the main process writes; the others take part in what is computed together.
+    """A training or a re-training under way. Only the main process writes.
 
     Args:
+        kind: what its checkpoints are, 'train' or the name of an augmentation.
         args: the arguments of the script, complete.
         model: the DGCMM.
         optimizer: of the parameters that are trained.
         folder: where results go.
         split: what is measured after each epoch: 'test', or 'val' with a hold-out, on which the best epoch is chosen.
-        about: what `description` gave.
+        about: what `resume.description` gave.
         world: the processes.
+        state: what else a checkpoint holds and a resumed run gets back, plain values.
+        scaler: of the loss in float16.
 
     Attributes:
         epoch: completed epochs.
         position: how far the running epoch is.
         history: rows of metrics.csv.
         best: epoch and balanced accuracy of the best epoch on 'val'.
+        board: for TensorBoard, in the main process of an open run.
     """
-
-    kind: str  # what its checkpoints are, 'train' or the name of an augmentation
-    continuation: str  # what the user has to do to go on
 
     def __init__(
         self,
+        kind: str,
         args: argparse.Namespace,
         model: nn.Module,
         optimizer: Optimizer,
@@ -95,178 +100,196 @@ class Run:
         split: str,
         about: dict[str, Any],
         world: World,
+        *,
+        state: dict[str, Any] | None = None,
+        scaler: GradScaler | None = None,
     ) -> None:
-        self.args, self.model, self.optimizer, self.world = args, model, optimizer, world
-        self.start_rates = [group["lr"] for group in optimizer.param_groups]
+        self.kind, self.args, self.model, self.optimizer, self.world = kind, args, model, optimizer, world
         self.folder, self.split, self.about = folder, split, about
+        self.state, self.scaler = state or {}, scaler
         self.epoch, self.position = 0, Position()
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] | None = None
+        self.board: Board | None = None
+        self._stepper = Stepper(model, optimizer, args.clip_grad, world, scaler)
+        self._start_rates = [group["lr"] for group in optimizer.param_groups]
+        self._totals: Tensor | None = None  # of the running epoch, on the device
+        self._signum = 0  # the signal that asked the run to stop in its last step
+        self._saved = True  # whether the checkpoint is of this very moment
         self._keeps_previous = True
         self._best_beside: Path | None = None  # the best epoch beside the checkpoint that is continued
 
-    def train_steps(self) -> Iterator[int]:
-        """Train the rest of epoch number `self.epoch`; yields where the run may be saved, see `engine.take_steps`."""
-        raise NotImplementedError
-
-    def end_training(self) -> dict[str, float | None]:
-        """What follows the last step of an epoch; returns its mean losses."""
-        raise NotImplementedError
-
-    def measure(self, split: str) -> Measurement | None:
-        """Measure the model as it is on a split; None but in the main process."""
-        raise NotImplementedError
-
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint of this kind holds besides the common entries."""
-        return {}
-
-    def show(self, board: Board) -> None:
-        """Pictures for TensorBoard after an epoch."""
-
-    def restore(self, checkpoint: dict[str, Any], path: Path) -> None:
-        """Continue where `checkpoint` was written, at `path`."""
-        load_model_state(self.model, checkpoint, str(path))
-        self.optimizer.load_state_dict(checkpoint["optimizer"])
-        self.epoch, self.best = checkpoint["epoch"], checkpoint["best"]
-        self.history = list(checkpoint["history"])
-        self.position = self._own_position(checkpoint)
-        self._keeps_previous = path != self.folder.previous  # else the next save would put a damaged file in its place
-        self._best_beside = path.parent / self.folder.best.name
-        if self.best and self.world.is_main and not self._best_beside.exists():
-            raise UserError(f"{path} has its best epoch in {self._best_beside}, which is missing: put it back")
-
-    def _own_position(self, checkpoint: dict[str, Any]) -> Position:
-        """This process's part of the running epoch; another number of processes shares the sums in another way."""
-        seen, totals = zip(*checkpoint["sums"], strict=True)
-        if len(seen) != self.world.size:
-            log.warning(
-                "%d process(es) continue what %d began: batch norm sees other parts of each batch, so the numbers will "
-                "differ from those of a run that was not interrupted",
-                *(self.world.size, len(seen)),
-            )
-            sums = tuple(map(sum, zip(*totals, strict=True)))
-            whole = (sum(seen), sums) if self.world.is_main else (0, (0.0,) * len(sums))
-            return Position(checkpoint["step"], *whole)
-        return Position(checkpoint["step"], seen[self.world.rank], tuple(totals[self.world.rank]))
-
-    def run(self) -> dict[str, Any]:
-        """Train the epochs that are left, measure each, and write the results; returns the final JSON object.
+    @contextlib.contextmanager
+    def open(self) -> Iterator[None]:
+        """Train inside the block: a signal is remembered until the run can stop, and then saved before it ends.
 
         Raises:
             Stopped: by a signal; what was done is saved.
         """
-        with stopping.held():
-            try:
-                return self._run()
-            except Stopped as stop:
-                raise self._farewell(stop.signum) from stop
-
-    def _run(self) -> dict[str, Any]:
-        scheduler = build_scheduler(self.optimizer, self.args, self.start_rates, self.epoch)
-        board = None
+        self._scheduler = build_scheduler(self.optimizer, self.args, self._start_rates, self.epoch)
         if self.world.is_main:
-            board = Board(self.folder.board, self.folder.suffix or ".train", self.epoch)
+            self.board = Board(self.folder.board, self.folder.suffix or ".train", self.epoch)
             if self.best and self._best_beside.resolve() != self.folder.best.resolve():
                 write_atomically(self.folder.best, lambda file: file.write(self._best_beside.read_bytes()))
-        measurement = None
-        while self.epoch < self.args.epochs:
-            measurement = self._run_epoch(board)
-            end_epoch(scheduler)
-            self._save()
-            if self.world.is_main:
-                self.folder.write_rows("metrics.csv", self.history)
-            self.world.check_stop()
-        if board:
-            board.close()
-        return self._finish(measurement)
+        self._started = time.perf_counter()
+        with stopping.held():
+            try:
+                yield
+            except Stopped as stop:
+                if not self._saved:
+                    self.save()
+                raise Stopped(stop.signum, self._farewell()) from stop
+        if self.board:
+            self.board.close()
 
-    def _run_epoch(self, board: Board | None) -> Measurement | None:
-        started = time.perf_counter()
-        rates = {self._rate_name(group): group["lr"] for group in self.optimizer.param_groups}
-        for signum in self.train_steps():
-            self._save()
-            if signum:
-                raise Stopped(signum)
-        try:
-            losses = self.end_training()
-            measurement = self.measure(self.split)
-        except Stopped:
-            self._save()
-            raise
+    def steps(self, batches: Iterable[Batch], sizes: Sequence[int]) -> Iterator[Batch]:
+        """Yield the batches that are left of the running epoch; each is answered by one `step`.
+
+        Between two of them the run is saved (`--save-every`) or stopped, where all processes agree to.
+
+        Args:
+            batches: from step `position.step` on.
+            sizes: samples of each step of the whole epoch, in all processes; `--max-steps` cuts it.
+        """
+        sizes = sizes[: self.args.max_steps]
+        self._totals = torch.tensor(self.position.totals, dtype=torch.float64, device=self.world.device)
+        self._saved = False
+        done = sum(sizes[: self.position.step])
+        name = f"epoch {self.epoch + 1}"
+        with progress(None, name, total=sum(sizes), initial=done, unit="img", quiet=self.args.quiet) as bar:
+            for batch in itertools.islice(batches, len(sizes) - self.position.step):
+                yield batch
+                step = self.position.step
+                bar.update(sizes[step - 1])
+                if step % self.args.print_freq == 0:
+                    mean = self._totals[0].item() / self.position.seen
+                    log.info("%s, step %d/%d: loss %.4f", name, step, len(sizes), mean)
+                due = self.args.save_every and step % self.args.save_every == 0 and step < len(sizes)
+                if self._signum or due:
+                    self._settle()
+                    if self._signum:
+                        raise Stopped(self._signum)
+                    self.save()
+        self._settle()
+
+    def step(self, terms: Sequence[Tensor | None], ids: Tensor) -> None:
+        """Take the optimizer step of a batch.
+
+        Args:
+            terms: the loss, and what it consists of; scalars, None for a term that was not computed.
+            ids: (B,) which samples they were made of, for messages.
+
+        Raises:
+            UserError: the loss or a gradient is not finite, in any process; no weight has been changed by it.
+        """
+        loss = terms[0]
+        self._signum = self._stepper.take(loss, f"epoch {self.epoch + 1}, step {self.position.step + 1}", ids)
+        values = [loss.new_zeros(()) if term is None else term.detach() for term in terms]
+        self._totals = self._totals + torch.stack(values).double() * len(ids)
+        self.position.step += 1
+        self.position.seen += len(ids)
+        self._saved = False
+
+    def _settle(self) -> None:
+        """Make sure that all steps so far were finite, and bring their sums to the host."""
+        self._stepper.settle()
+        self.position.totals = tuple(self._totals.tolist())
+
+    def mean_terms(self) -> list[float]:
+        """Return the means of the loss and its terms over the epoch's samples of all processes."""
+        parts = self.world.gather((self.position.seen, self.position.totals))
+        seen = sum(part[0] for part in parts)
+        return [sum(values) / seen for values in zip(*(part[1] for part in parts), strict=True)]
+
+    def warn_of_divergence(self, cross_entropy: float | None, class_counts: Sequence[int]) -> None:
+        """Warn if the running epoch's mean cross-entropy is above twice that of guessing each class by its share.
+
+        Args:
+            cross_entropy: in nats; None if it was not computed.
+            class_counts: images or codes of each class in the epoch, (K,).
+        """
+        counts = torch.tensor(class_counts, dtype=torch.float64)
+        guessing = torch.special.entr(counts / counts.sum()).sum().item()  # mean of -log p_y, p the class shares
+        if cross_entropy is None or cross_entropy <= 2 * guessing or not self.world.is_main:
+            return
+        clip = self.args.clip_grad
+        remedy = f"lower --lr or --clip-grad (now {clip:g})" if clip else "give --clip-grad=5"
+        log.warning(
+            "epoch %d diverged: its mean cross-entropy is %.2f, guessing by class shares has %.2f; start anew and %s",
+            self.epoch + 1,
+            cross_entropy,
+            guessing,
+            remedy,
+        )
+
+    def end_epoch(self, measurement: Measurement | None, losses: dict[str, float | None]) -> None:
+        """Write the row of an epoch, keep it if it is the best, step the schedule and save.
+
+        Args:
+            measurement: of `split`; None but in the main process.
+            losses: means over the epoch.
+        """
+        rates = {"lr_prior" if g.get("name") == "prior" else "lr": g["lr"] for g in self.optimizer.param_groups}
         self.epoch += 1
         self.position = Position()
         if measurement is not None:
             row = {"epoch": self.epoch, "split": self.split, **measurement.numbers, **losses, **rates}
-            self._record(row | {"time": time.perf_counter() - started}, losses, board)
-        return measurement
+            self._record(row | {"time": time.perf_counter() - self._started}, losses)
+        end_epoch(self._scheduler)
+        self.save()
+        if self.world.is_main:
+            self.folder.write_rows("metrics.csv", self.history)
+        self.world.check_stop()
+        self._started = time.perf_counter()
 
-    def _record(self, row: dict[str, Any], losses: dict[str, float | None], board: Board) -> None:
+    def _record(self, row: dict[str, Any], losses: dict[str, float | None]) -> None:
         """Keep, show and compare the numbers of an epoch."""
         self.history.append(row)
         loss = " ".join(f"{name} {value:.4f}" for name, value in losses.items() if value is not None)
         where = f"epoch {self.epoch}/{self.args.epochs}"
         log.info("%s: %s | %s: %s | %.1f s", where, loss, self.split, shown(row), row["time"])
-        board.scalars(self.epoch, row)
-        self.show(board)
-        board.flush()
+        self.board.scalars(self.epoch, row)
+        self.board.flush()
         if self.split == "val" and (self.best is None or row["acsa"] > self.best["acsa"]):
             self.best = {"epoch": self.epoch, "acsa": row["acsa"]}
             save_checkpoint(self.folder.best, self._content(None, [(0, Position().totals)] * self.world.size))
 
-    def _farewell(self, signum: int) -> Stopped:
-        done = f"epoch {self.epoch}" if not self.position.step else f"epoch {self.epoch + 1}, step {self.position.step}"
-        return Stopped(signum, f"saved after {done} in {self.folder.checkpoint}; {self.continuation} continues")
+    def finish(self, measure_test: Callable[[], Measurement | None], last: Measurement | None) -> dict[str, Any]:
+        """Write the headline: the last epoch on the test set or, with a hold-out, the best epoch, measured there once.
 
-    @staticmethod
-    def _rate_name(group: dict[str, Any]) -> str:
-        return "lr_prior" if group.get("name") == "prior" else "lr"
+        Args:
+            measure_test: measures the model as it is; gives None but in the main process.
+            last: the last epoch's measurement on `split`, if it was made in this process.
 
-    def _content(self, result: dict[str, Any] | None, sums: list[Any]) -> dict[str, Any]:
-        return {
-            **{"kind": self.kind, "epoch": self.epoch, "step": self.position.step, "sums": sums},
-            **{"nodes": self.world.nodes, **self.about, "result": result},
-            **{"state_dict": self.model.state_dict(), "optimizer": self.optimizer.state_dict()},
-            **{"history": self.history, "best": self.best},
-            **self.state(),
-        }
-
-    def _save(self, result: dict[str, Any] | None = None) -> None:
-        """Write the checkpoint; all processes contribute their sums of the running epoch."""
-        sums = self.world.gather_main((self.position.seen, self.position.totals))
-        if sums is not None:
-            previous = self.folder.previous if self._keeps_previous else None
-            save_checkpoint(self.folder.checkpoint, self._content(result, sums), previous)
-            self._keeps_previous = True
-
-    def _finish(self, measurement: Measurement | None) -> dict[str, Any]:
-        """The headline: the last epoch on the test set or, with a hold-out, the best epoch, measured there once."""
+        Returns:
+            The final JSON object in the main process, an empty one in the others.
+        """
         epoch, blank = self.epoch, {}
         if self.split == "val":
-            epoch, measurement = self._measure_best()
+            epoch, last = self._measure_best(measure_test)
             blank = dict.fromkeys(self.history[-1]) if self.history else {}
-        elif not self.world.share(measurement is not None):
-            measurement = self.measure("test")
+        elif not self.world.broadcast(last is not None):
+            last = measure_test()
         result: dict[str, Any] = {}
-        if measurement is not None:
+        if last is not None:
             rows = list(self.history)
             if self.split == "val":
-                rows.append(blank | {"epoch": epoch, "split": "test", **measurement.numbers})
-                log.info("best epoch %d | test: %s", epoch, shown(measurement.numbers))
-            measurement.write(self.folder, epoch, "test")
-            result = {"epoch": epoch, "split": "test", **measurement.numbers}
+                rows.append(blank | {"epoch": epoch, "split": "test", **last.numbers})
+                log.info("best epoch %d | test: %s", epoch, shown(last.numbers))
+            self.folder.write_measurement(last, epoch, "test")
+            result = {"epoch": epoch, "split": "test", **last.numbers}
             result["time"] = math.fsum(row["time"] for row in self.history)
             self.folder.write_rows("metrics.csv", rows)
-        self._save(result)
+        self.save(result)
         return result
 
-    def _measure_best(self) -> tuple[int, Measurement | None]:
+    def _measure_best(self, measure_test: Callable[[], Measurement | None]) -> tuple[int, Measurement | None]:
         """(best epoch, its measurement on the test set); the model is as before."""
         last = {name: value.clone() for name, value in self.model.state_dict().items()}
-        best = self.world.from_main(self._load_best)
+        best = self.world.on_main(self._load_best)
         load_model_state(self.model, best, str(self.folder.best))
         try:
-            return best["epoch"], self.measure("test")
+            return best["epoch"], measure_test()
         finally:
             self.model.load_state_dict(last)
 
@@ -284,3 +307,72 @@ class Run:
             )
         self.best = best["best"]
         return {"epoch": best["epoch"], "state_dict": best["state_dict"]}
+
+    def save(self, result: dict[str, Any] | None = None) -> None:
+        """Write the checkpoint; all processes contribute their sums of the running epoch."""
+        sums = self.world.gather_main((self.position.seen, self.position.totals))
+        if sums is not None:
+            previous = self.folder.previous if self._keeps_previous else None
+            save_checkpoint(self.folder.checkpoint, self._content(result, sums), previous)
+            self._keeps_previous = True
+        self._saved = True
+
+    def _content(self, result: dict[str, Any] | None, sums: list[tuple[int, tuple[float, ...]]]) -> dict[str, Any]:
+        content = {
+            "kind": self.kind,
+            "epoch": self.epoch,
+            "step": self.position.step,
+            "sums": sums,
+            "nodes": self.world.nodes,
+            **self.about,
+            "result": result,
+            "state_dict": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "history": self.history,
+            "best": self.best,
+            **self.state,
+        }
+        return content | {"scaler": self.scaler.state_dict()} if self.scaler else content
+
+    def restore(self, checkpoint: dict[str, Any], path: Path) -> None:
+        """Continue where `checkpoint` was written, at `path`."""
+        load_model_state(self.model, checkpoint, str(path))
+        self.optimizer.load_state_dict(checkpoint["optimizer"])
+        self.epoch, self.best = checkpoint["epoch"], checkpoint["best"]
+        self.history = list(checkpoint["history"])
+        self.position = own_position(checkpoint, self.world)
+        self.state = {name: checkpoint[name] for name in self.state}
+        if self.scaler and self.scaler.is_enabled():
+            self.scaler.load_state_dict(checkpoint["scaler"])
+        self._keeps_previous = path != self.folder.previous  # else the next save would put a damaged file in its place
+        self._best_beside = path.parent / self.folder.best.name
+        if self.best and self.world.is_main and not self._best_beside.exists():
+            raise UserError(f"{path} has its best epoch in {self._best_beside}, which is missing: put it back")
+
+    def go_back_to(self, epoch: int) -> None:
+        """Count from the end of an earlier `epoch` on (`--start-epoch`); the weights stay."""
+        self.epoch, self.position = epoch, Position()
+        self.history = [row for row in self.history if row["epoch"] <= epoch]
+        if self.best and self.best["epoch"] > epoch:
+            self.best = None
+
+    def _farewell(self) -> str:
+        done = f"epoch {self.epoch}" if not self.position.step else f"epoch {self.epoch + 1}, step {self.position.step}"
+        continuation = CONTINUATION.get(self.kind, "the same command")
+        return f"saved after {done} in {self.folder.checkpoint}; {continuation} continues"
+
+
+def own_position(checkpoint: dict[str, Any], world: World) -> Position:
+    """Return this process's part of a checkpoint's running epoch; other numbers of processes share it differently."""
+    seen, totals = zip(*checkpoint["sums"], strict=True)
+    if len(seen) == world.size:
+        return Position(checkpoint["step"], seen[world.rank], tuple(totals[world.rank]))
+    log.warning(
+        "%d process(es) continue what %d began: batch norm sees other parts of each batch, so the numbers will "
+        "differ from those of a run that was not interrupted",
+        world.size,
+        len(seen),
+    )
+    sums = tuple(map(sum, zip(*totals, strict=True)))
+    whole = (sum(seen), sums) if world.is_main else (0, (0.0,) * len(sums))
+    return Position(checkpoint["step"], *whole)

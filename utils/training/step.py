@@ -1,4 +1,4 @@
-"""What stands between a backward pass and the weights: stop, finite, clip, step."""
+"""One optimizer step: backward pass, agreement of all processes, clipping, and the step if all is finite."""
 
 import logging
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from utils.distributed.world import Vote, World
+from utils.distributed.world import World
 from utils.errors import UserError
 
 log = logging.getLogger("dgcmm")
@@ -17,22 +17,21 @@ SHOWN_IDS = 8
 LOWEST_SCALE = 2.0**-10  # of a loss in float16, which begins at 2^16
 
 
-class _Step(NamedTuple):
-    """What there is to know of a step: on a GPU it may not have been computed yet."""
+class _Flag(NamedTuple):
+    """Whether a step was bad: on a GPU that may not have been computed yet."""
 
-    number: int
-    indices: Tensor
-    flag: Tensor  # (), whether its loss or its gradient is not finite
+    where: str
+    ids: Tensor
+    bad: Tensor  # (), whether its loss or its gradient is not finite
     arrival: torch.cuda.Event | None = None  # of the flag on the host
 
-    @property
-    def bad(self) -> bool:
+    def read(self) -> bool:
         if self.arrival is not None:
             self.arrival.synchronize()
-        return bool(self.flag)
+        return bool(self.bad)
 
 
-class Guard:
+class Stepper:
     """Takes optimizer steps such that a loss or a gradient that is not finite reaches no weight, in any process.
 
     The processes agree once per step, by one small all-reduce that runs while the gradients are computed: on
@@ -41,10 +40,9 @@ class Guard:
     later; averaged gradients are the same in all processes, so all skip.
 
     Args:
-        model: the DGCMM; the gradient of its prior is of another scale than the network's and is not clipped.
+        model: has the parameters. The gradient of a DGCMM's prior is of another scale and is not clipped.
         optimizer: SGD; a fused one where `late` is set.
         clip_grad: norm that the network's gradient is clipped to, 0 for no clipping.
-        epoch: for messages.
         world: the processes.
         scaler: of the loss in float16. It skips a step whose gradient overflows in any process, and lowers the scale;
             that is no fault until the scale is below `LOWEST_SCALE`.
@@ -56,53 +54,50 @@ class Guard:
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         clip_grad: float,
-        epoch: int,
         world: World,
         scaler: GradScaler | None = None,
         late: bool | None = None,
     ) -> None:
         self.scaler = scaler if scaler is not None and scaler.is_enabled() else None
-        self.optimizer, self.clip_grad, self.epoch, self.world = optimizer, clip_grad, epoch, world
+        self.optimizer, self.clip_grad, self.world = optimizer, clip_grad, world
         named = list(model.named_parameters())
         self.network = [value for name, value in named if not name.startswith("prior.")]
         self.prior = [value for name, value in named if name.startswith("prior.")]
         self.late = world.device.type == "cuda" if late is None else late
-        self._unread: _Step | None = None
-        self._current: _Step | None = None
-        self._vote: Vote | None = None
+        self._unread: _Flag | None = None
 
-    def begin(self, loss: Tensor, step: int, indices: Tensor) -> None:
-        """Look at the loss of a step, before its backward pass."""
-        self._current = _Step(step, indices, ~torch.isfinite(loss.detach()))
-        self._vote = self.world.vote(bad=self._suspect is not None and self._suspect.bad)
+    def take(self, loss: Tensor, where: str, ids: Tensor) -> int:
+        """Take the step of one batch.
 
-    def backward(self, loss: Tensor) -> None:
-        """The backward pass of a step."""
-        (self.scaler.scale(loss) if self.scaler else loss).backward()
+        Args:
+            loss: of the batch, a scalar.
+            where: which step this is, for messages.
+            ids: (B,) samples of the batch, for messages.
 
-    @property
-    def _suspect(self) -> _Step | None:
-        """The step whose flag can be read without waiting for the work that has just been queued."""
-        return self._unread if self.late else self._current
-
-    def step(self) -> int:
-        """Take the optimizer step, if all is finite; returns the signal that asks the run to stop, or 0.
+        Returns:
+            The signal that asks the run to stop, the same in all processes, or 0.
 
         Raises:
-            UserError: something is not finite; no weight has been changed by it.
+            UserError: something is not finite in any process; no weight has been changed by it.
         """
-        signum, bad = self._vote.result()
+        flag = _Flag(where, ids, ~torch.isfinite(loss.detach()))
+        readable = self._unread if self.late else flag  # without waiting for work that has just been queued
+        vote = self.world.vote(bad=readable is not None and readable.read())
+        self.optimizer.zero_grad(set_to_none=True)
+        (self.scaler.scale(loss) if self.scaler else loss).backward()
+        signum, bad = vote.result()
         if bad:
-            self._fail(self._suspect)
+            self._fail(readable)
         if self.scaler:
             self.scaler.unscale_(self.optimizer)
         overflow = ~torch.isfinite(self._clip())
-        current = self._current if self.scaler else self._current._replace(flag=self._current.flag | overflow)
+        if not self.scaler:
+            flag = flag._replace(bad=flag.bad | overflow)
         if self.late:
-            self.optimizer.found_inf = current.flag.float()
-            self._unread = _on_its_way(current)
-        elif current.bad:
-            self._fail(current)
+            self.optimizer.found_inf = flag.bad.float()
+            self._unread = _on_its_way(flag)
+        elif flag.read():
+            self._fail(flag)
         if self.scaler:  # a loss that is not finite has a gradient that is not
             self.scaler.step(self.optimizer)
             self.scaler.update()
@@ -113,14 +108,13 @@ class Guard:
     def settle(self) -> None:
         """Make sure that every step so far was finite, before the weights are saved or measured."""
         if self._unread is not None:
-            _, bad = self.world.vote(bad=self._unread.bad).result()
+            _, bad = self.world.vote(bad=self._unread.read()).result()
             if bad:
                 self._fail(self._unread)
             self._unread = None
         if self.scaler and self.scaler.get_scale() < LOWEST_SCALE:
             raise UserError(
-                f"--amp fp16: the gradient overflows however small the loss is made (epoch {self.epoch + 1}): give "
-                "--amp bf16, or lower --lr"
+                "--amp fp16: the gradient overflows however small the loss is made: give --amp bf16, or lower --lr"
             )
 
     def _clip(self) -> Tensor:
@@ -132,24 +126,23 @@ class Guard:
             clip_grads_with_norm_([value for value in self.network if value.grad is not None], self.clip_grad, norm)
         return norm + get_total_norm(prior) if prior else norm
 
-    def _fail(self, step: _Step) -> None:
+    def _fail(self, flag: _Flag) -> None:
         """Say where it happened; all processes come here in the same step."""
-        told = self.world.gather((step.bad, step.indices.tolist()[:SHOWN_IDS]))
+        told = self.world.gather((flag.read(), flag.ids.tolist()[:SHOWN_IDS]))
         rank, ids = next(((rank, ids) for rank, (bad, ids) in enumerate(told) if bad), (0, []))
         if not self.world.is_main:
             raise SystemExit(2)
-        where = f"epoch {self.epoch + 1}, step {step.number + 1}, rank {rank}, images {ids}, ..."
         raise UserError(
-            f"the loss or its gradient is not finite ({where}): lower --lr or --clip-grad; no weight was changed by "
-            "it, and the last checkpoint is as it was"
+            f"the loss or its gradient is not finite ({flag.where}, rank {rank}, images {ids}, ...): lower --lr or "
+            "--clip-grad; no weight was changed by it, and the last checkpoint is as it was"
         )
 
 
-def _on_its_way(step: _Step) -> _Step:
-    """The step with its flag being copied to the host; nothing waits for it here."""
-    if step.flag.device.type == "cpu":
-        return step
-    flag = torch.empty_like(step.flag, device="cpu", pin_memory=True).copy_(step.flag, non_blocking=True)
+def _on_its_way(flag: _Flag) -> _Flag:
+    """The flag with its value being copied to the host; nothing waits for it here."""
+    if flag.bad.device.type == "cpu":
+        return flag
+    bad = torch.empty_like(flag.bad, device="cpu", pin_memory=True).copy_(flag.bad, non_blocking=True)
     arrival = torch.cuda.Event()
     arrival.record()
-    return step._replace(flag=flag, arrival=arrival)
+    return flag._replace(bad=bad, arrival=arrival)

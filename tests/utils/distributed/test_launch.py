@@ -9,7 +9,7 @@ import torch
 import train
 from utils import device
 from utils.cli.rules import parse
-from utils.distributed.launch import Launch, check_batch_size, plan_launch
+from utils.distributed.plan import Launch, check_batch_size, plan_launch
 from utils.errors import UserError
 
 TORCHRUN = {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}

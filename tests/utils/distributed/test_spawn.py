@@ -8,7 +8,7 @@ import pytest
 
 from utils import stopping
 from utils.distributed import spawn as processes
-from utils.distributed.launch import Launch
+from utils.distributed.plan import Launch
 from utils.errors import LostRank, UserError
 from utils.stopping import Stopped
 

@@ -1,0 +1,176 @@
+"""From the flags to processes: how many there are, and who starts them.
+
+Three ways lead to several processes: `--multiprocessing-distributed` starts `--ngpus` of them here, torchrun (or
+anybody with `--dist-url=env://`) describes them in the environment, and `--world-size` with `--rank` makes this
+command one of them. Nothing here imports torch.
+"""
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from utils.errors import UserError
+
+TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE")  # what torchrun sets, among others
+
+
+@dataclass(frozen=True)
+class Launch:
+    """The processes of a run, as this command sees them.
+
+    Attributes:
+        size: processes in all; 1 needs no process group.
+        first_rank: rank of the first process that this command is or starts.
+        local_size: processes of this node, which share `--batch-size` and `--workers`.
+        local_rank: of this process in its node; 0 where this command starts the node's processes.
+        spawns: whether this command starts processes.
+        url: where the processes meet: tcp://host:port, env://, or None for a free port of this machine.
+        backend: 'nccl' or 'gloo', as asked for.
+        timeout: seconds that a process waits for another.
+    """
+
+    size: int = 1
+    first_rank: int = 0
+    local_size: int = 1
+    local_rank: int = 0
+    spawns: bool = False
+    url: str | None = None
+    backend: str = "nccl"
+    timeout: int = 600
+
+    @property
+    def nodes(self) -> int:
+        """Nodes of the run; a command that is a single process counts as one."""
+        return self.size // self.local_size
+
+    def rank_of(self, local_rank: int) -> int:
+        """Rank of the process of this node with that number, which this command is or starts."""
+        return self.first_rank + (local_rank if self.spawns else 0)
+
+
+def plan_launch(args: argparse.Namespace, environ: Mapping[str, str]) -> Launch:
+    """What the flags and the environment ask for.
+
+    Raises:
+        UserError: they contradict each other.
+    """
+    by_torchrun = all(name in environ for name in TORCHRUN)
+    if args.rank is not None and args.rank >= (args.world_size or 1) and not _counted_by(environ, args):
+        raise UserError(f"--rank {args.rank} must be below --world-size {args.world_size or 1}: ranks start at 0")
+    _check_url(args.dist_url)
+    if by_torchrun and not args.multiprocessing_distributed:
+        launch = _from_environment(args, environ)
+    elif by_torchrun:
+        raise UserError("torchrun starts the processes itself: leave --multiprocessing-distributed out")
+    elif args.multiprocessing_distributed:
+        launch = _spawning(args, environ)
+    else:
+        if args.ngpus > 1:
+            raise UserError(
+                f"--ngpus {args.ngpus} needs --multiprocessing-distributed, which starts that many processes"
+            )
+        launch = _from_environment(args, environ) if args.dist_url == "env://" else _by_hand(args)
+    _check_together(args, launch)
+    return launch
+
+
+def _counted_by(environ: Mapping[str, str], args: argparse.Namespace) -> bool:
+    return args.dist_url == "env://" and args.world_size is None and "WORLD_SIZE" in environ
+
+
+def _check_url(url: str | None) -> None:
+    if url in (None, "env://"):
+        return
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme == "tcp" and parts.hostname and parts.port and not parts.path.strip("/")
+    except ValueError:
+        good = False
+    if not good:
+        raise UserError(f"--dist-url {url}: give tcp://HOST:PORT of the first node, or env://")
+
+
+def check_batch_size(args: argparse.Namespace, processes: int) -> None:
+    """Raise a `UserError` if the images of a step cannot be shared evenly by the processes of a node."""
+    if args.batch_size % processes:
+        raise UserError(
+            f"--batch-size {args.batch_size} is the node's and cannot be shared by its {processes} processes: give a "
+            f"multiple of {processes}"
+        )
+
+
+def _check_together(args: argparse.Namespace, launch: Launch) -> None:
+    if launch.size > 1 and args.gpu is not None:
+        raise UserError(f"--gpu {args.gpu} is for one process: {launch.size} processes take a GPU each, leave it out")
+
+
+def _spawning(args: argparse.Namespace, environ: Mapping[str, str]) -> Launch:
+    """`--multiprocessing-distributed`: world size and rank count nodes."""
+    url, nodes, node = args.dist_url, args.world_size, args.rank
+    if url == "env://":
+        url = f"tcp://{_variable(environ, 'MASTER_ADDR')}:{_variable(environ, 'MASTER_PORT')}"
+        _check_url(url)
+        nodes = _whole(environ, "WORLD_SIZE") if nodes is None else nodes
+        node = _whole(environ, "RANK") if node is None and nodes > 1 else node
+    nodes, node = nodes or 1, node or 0
+    if node >= nodes:
+        raise UserError(f"RANK {node} must be below the number of nodes, {nodes}")
+    if nodes > 1 and url is None:
+        raise UserError(f"--world-size {nodes}: the nodes must know where to meet, give --dist-url=tcp://HOST:PORT")
+    size = nodes * args.ngpus
+    if size == 1:
+        return Launch(backend=args.dist_backend, timeout=args.dist_timeout)
+    meeting = {"url": url, "backend": args.dist_backend, "timeout": args.dist_timeout}
+    return Launch(size, node * args.ngpus, args.ngpus, spawns=True, **meeting)
+
+
+def _by_hand(args: argparse.Namespace) -> Launch:
+    """`--world-size` and `--rank` alone: this command is one process of several."""
+    size = args.world_size or 1
+    if size == 1:
+        return Launch(backend=args.dist_backend, timeout=args.dist_timeout)
+    if args.rank is None:
+        raise UserError(f"--world-size {size} needs --rank: which of the {size} processes this one is")
+    if args.dist_url is None:
+        raise UserError(f"--world-size {size}: the processes must know where to meet, give --dist-url=tcp://HOST:PORT")
+    return Launch(size, args.rank, url=args.dist_url, backend=args.dist_backend, timeout=args.dist_timeout)
+
+
+def _from_environment(args: argparse.Namespace, environ: Mapping[str, str]) -> Launch:
+    """torchrun's variables, or the same set by another launcher."""
+    size, rank = _whole(environ, "WORLD_SIZE"), _whole(environ, "RANK")
+    local_size = _whole(environ, "LOCAL_WORLD_SIZE", 1)
+    for flag, value, said in (("--world-size", args.world_size, size), ("--rank", args.rank, rank)):
+        if value not in (None, said):
+            raise UserError(f"{flag} {value} contradicts the environment, where it is {said}: leave {flag} out")
+    if args.dist_url not in (None, "env://"):
+        raise UserError(f"--dist-url {args.dist_url}: the environment says where the processes meet, leave it out")
+    if rank >= size or size % local_size:
+        raise UserError(
+            f"the environment says RANK={rank}, WORLD_SIZE={size}, LOCAL_WORLD_SIZE={local_size}: no such run"
+        )
+    if size == 1:
+        return Launch(backend=args.dist_backend, timeout=args.dist_timeout)
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        _variable(environ, name)
+    local_rank = _whole(environ, "LOCAL_RANK", 0)
+    meeting = {"url": "env://", "backend": args.dist_backend, "timeout": args.dist_timeout}
+    return Launch(size, rank, local_size, local_rank, **meeting)
+
+
+def _variable(environ: Mapping[str, str], name: str) -> str:
+    if name not in environ:
+        raise UserError(f"--dist-url env:// needs the environment variable {name}: set it, or give tcp://HOST:PORT")
+    return environ[name]
+
+
+def _whole(environ: Mapping[str, str], name: str, default: int | None = None) -> int:
+    text = environ.get(name, default) if default is not None else _variable(environ, name)
+    try:
+        value = int(text)
+    except ValueError:
+        value = -1
+    if value < 0:
+        raise UserError(f"the environment variable {name}={text} is not a whole number")
+    return value
