@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets.names import DATASETS
+from datasets import DATASETS
 from models.names import ARCHITECTURES, feature_dim
 from utils.cli.arguments import augment_parser, common_parser
 from utils.cli.rules import complete, parse
@@ -103,8 +103,8 @@ def prepare(
     args: argparse.Namespace, trained: dict[str, Any], world: Any
 ) -> tuple[Any, Any, dict[str, Any], dict[str, Any], Any]:
     """(trained model, splits under the evaluation transform, their loaders, description, loss weights)."""
-    from datasets.assembly import load_splits, prepare_data
     from datasets.loading import BatchLoader, EvaluationBatches
+    from datasets.splits import load_splits, prepare_data
     from models.dgcmm import DGCMM, LossWeights
     from utils.device import check_device, choose_device
     from utils.training.checkpoint import load_model_state
@@ -113,12 +113,7 @@ def prepare(
     world.device = choose_device(args)
     check_device(world.device, args.amp)
     prepare_data(args)
-    splits = load_splits(
-        *(args.dataset, args.datadir),
-        **{name: getattr(args, name) for name in ("new_size", "crop_size", "subset_seed", "val_fraction", "dummy")},
-        **{"cache_size": args.cache_size, "bad_images": args.bad_images, "quiet": args.quiet},
-        augment=False,
-    )
+    splits = load_splits(args, augment=False)
     model = DGCMM(*(args.arch, len(splits.train.classes), args.z_dim, args.crop_size, args.generative, args.gmm_assign))
     load_model_state(model, trained, args.resume)
     about = description(args, splits.train, splits.test)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from augment import retrain
-from datasets.names import DATASETS
+from datasets import DATASETS
 from models.names import ARCHITECTURES
 from utils.cli.arguments import augment_parser, common_parser
 from utils.cli.rules import parse

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets.names import DATASETS
+from datasets import DATASETS
 from models.names import ARCHITECTURES, feature_dim
 from utils.cli.arguments import common_parser, train_parser
 from utils.cli.rules import check_training, complete, follow, parse
@@ -72,8 +72,8 @@ def work_together(launch: Launch, args: argparse.Namespace, given: set[str]) -> 
 
 def preflight(launch: Launch, device: Any, args: argparse.Namespace, given: set[str]) -> bool:
     """Find what is wrong before a process is started, and fetch what is missing; True if nothing is left to do."""
-    from datasets.assembly import prepare_data
     from datasets.loading import TrainBatches
+    from datasets.splits import prepare_data
     from utils.device import check_device
     from utils.logs import silenced
     from utils.training.folder import RunFolder
@@ -143,14 +143,10 @@ def resolve(args: argparse.Namespace, given: set[str], folder: Any, world: Any) 
 
 def load_data(args: argparse.Namespace) -> Any:
     """The splits of the data set, whose files are fetched if they are missing and can be."""
-    from datasets.assembly import load_splits, prepare_data
+    from datasets.splits import load_splits, prepare_data
 
     prepare_data(args)
-    return load_splits(
-        *(args.dataset, args.datadir),
-        **{name: getattr(args, name) for name in ("new_size", "crop_size", "subset_seed", "val_fraction", "dummy")},
-        **{"cache_size": args.cache_size, "bad_images": args.bad_images, "quiet": args.quiet},
-    )
+    return load_splits(args)
 
 
 def build(world: Any, args: argparse.Namespace, pretrained: bool) -> tuple[Any, Any, Any]:

@@ -11,14 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
-from datasets.assembly import Splits, load_splits
 from datasets.images import preparation
 from datasets.images.files import FileDataset, locate
 from datasets.images.preparation import prepare_images
+from datasets.splits import Splits, load_splits
+from helpers.data import data_args
 from helpers.project import ROOT, SMALL_MODEL
 from utils.errors import UserError
 
-SIZES = {"new_size": 32, "crop_size": 28}
 TRAIN, TEST = 200, 100
 
 PLACES = [str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)]  # for a process of its own
@@ -50,8 +50,8 @@ def break_images(folder: Path, rows: list[int]) -> None:
         path.write_bytes(path.read_bytes()[:60])
 
 
-def load(folder: Path, **options: object) -> Splits:
-    return load_splits("ChestXray", str(folder), **SIZES, quiet=True, **options)
+def load(folder: Path, augment: bool = True, **options: object) -> Splits:
+    return load_splits(data_args("ChestXray", folder, **options), augment)
 
 
 def images_of(data: object) -> torch.Tensor:
@@ -208,11 +208,11 @@ def test_one_process_builds_however_many_share_the_folder(tmp_path):
 
 def test_data_set_in_memory_refuses_a_cache():
     with pytest.raises(UserError, match="--cache-size 32: Digits_LT is held in memory as it is, leave"):
-        load_splits("Digits_LT", "", **SIZES, cache_size=32)
+        load_splits(data_args("Digits_LT", cache_size=32))
 
 
 def test_dummy_images_need_no_cache(caplog):
-    splits = load_splits("ChestXray", "not/there", **SIZES, dummy=True, cache_size=32, bad_images="skip")
+    splits = load_splits(data_args("ChestXray", "not/there", dummy=True, cache_size=32, bad_images="skip"))
     assert splits.train[0][0].shape == (1, 28, 28)
     assert [record.message for record in caplog.records] == ["--cache-size 32 is not used: --dummy reads no files"]
 

