@@ -4,13 +4,14 @@ import logging
 from pathlib import Path
 
 import numpy as np
+from torchvision import transforms as T
 
 from datasets.base import DatasetSpec, Transform
 from datasets.chestxray.fetch import fetch_missing
 from datasets.chestxray.lists import patient_of, read_labels, read_list
 from datasets.chestxray.source import LISTS, list_problem
 from datasets.images.files import FileDataset, locate, require_reachable
-from datasets.images.grey import RandomCropAndFlip, ResizeAndCentreCrop
+from datasets.transforms import RandomCropAndFlip, evaluation
 from utils.errors import UserError
 
 log = logging.getLogger("dgcmm")
@@ -75,7 +76,7 @@ def load(root: str, train: bool, transform: Transform | None = None, subset_seed
 
 def transform(train: bool, new_size: int, crop_size: int) -> Transform:
     """Crop, resize and flip at random in training; else resize, and crop the centre."""
-    return RandomCropAndFlip(crop_size) if train else ResizeAndCentreCrop(new_size, crop_size)
+    return RandomCropAndFlip(crop_size) if train else evaluation(T.Resize((new_size, new_size)), crop_size)
 
 
 def _count(names: list[str]) -> str:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from datasets.images.grey import ArraySource, GreySource, resize, whole
+from datasets.images.source import ArraySource, GreySource, whole
 from utils.errors import UserError
 from utils.files import write_atomically
 
@@ -19,6 +20,11 @@ FORMAT = 1  # of the files below; another one is another cache
 UNSEEN, GOOD, BAD = range(3)  # what an image is: not looked at yet, in the cache, not to be read
 RECORD = np.dtype([("state", "u1"), ("checksum", "<u4")])
 CHUNK = 16  # images a thread takes at once
+
+
+def resize(pixels: np.ndarray, size: int) -> np.ndarray:
+    """Resize as the evaluation transform does: uint8 (h,w) -> (size, size)."""
+    return np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR))
 
 
 class ImageCache:

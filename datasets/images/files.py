@@ -11,8 +11,9 @@ from PIL import Image
 
 from datasets.base import ImageDataset
 from datasets.images.cache import ImageCache
-from datasets.images.grey import GreySource, GreyTransform, whole
 from datasets.images.png import GreyPng
+from datasets.images.source import GreySource, whole
+from datasets.transforms import RandomCropAndFlip
 from utils.errors import UserError
 
 IMAGE_FOLDER = "images"  # how the name of a folder with images begins, at every level
@@ -63,8 +64,8 @@ class FileDataset(ImageDataset):
         return Image.fromarray(whole(self.source(row)))
 
     def transformed(self, row: int) -> Any:
-        """The image under the transform; one for grey images takes it from its source, and decodes what it needs."""
-        if isinstance(self.transform, GreyTransform):
+        """Read and transform the image of a row; of a random crop, no more is decoded than it needs."""
+        if isinstance(self.transform, RandomCropAndFlip):
             return self.transform.take(self.source(row))
         return super().transformed(row)
 

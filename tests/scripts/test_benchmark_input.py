@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from datasets.images.files import FileDataset, locate
-from datasets.images.grey import RandomCropAndFlip
+from datasets.transforms import RandomCropAndFlip
 from scripts.benchmarks import input as benchmark
 
 
@@ -24,7 +24,7 @@ def test_each_way_has_a_ratio_and_its_target(small):
     options.repeats = 2
     threads = torch.get_num_threads()
     files, cache = benchmark.measure(options)
-    assert (files.target, files.at_least, cache.target, cache.at_least) == (1.8, True, 40.0, True)
+    assert (files.target, files.at_least, cache.target, cache.at_least) == (2.0, True, 20.0, True)
     assert files.ratio > 0
     assert cache.ratio > 0
     assert torch.get_num_threads() == threads

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from datasets.images import cache as cache_module
-from datasets.images.cache import BAD, GOOD, UNSEEN, ImageCache
-from datasets.images.grey import ArraySource, resize
+from datasets.images.cache import BAD, GOOD, UNSEEN, ImageCache, resize
+from datasets.images.source import ArraySource
 from helpers.project import ROOT
 from utils.errors import UserError
 

@@ -11,7 +11,7 @@ from torchvision import transforms as T
 
 from datasets.base import SampleKey
 from datasets.images.files import FileDataset, locate
-from datasets.images.grey import RandomCropAndFlip, ResizeAndCentreCrop
+from datasets.transforms import RandomCropAndFlip, evaluation
 from utils.errors import UserError
 
 NAMES = [f"{number:08d}_000.png" for number in range(6)]
@@ -92,8 +92,9 @@ def test_own_transform_is_given_a_pil_image(dataset):
         assert np.array_equal(image[0].numpy(), np.asarray(original))
 
 
-@pytest.mark.parametrize("transform", [RandomCropAndFlip(24), ResizeAndCentreCrop(32, 24)])
-def test_grey_transform_takes_the_same_from_file_and_from_pil(dataset, transform):
+@pytest.mark.parametrize("train", [True, False], ids=["training", "evaluation"])
+def test_transform_takes_the_same_from_file_and_from_pil(dataset, train):
+    transform = RandomCropAndFlip(24) if train else evaluation(T.Resize((32, 32)), 24)
     key = SampleKey(index=2, seed=7, epoch=3, position=11)
     dataset.transform = transform
     direct = dataset[key][0]
