@@ -7,7 +7,7 @@ from typing import NamedTuple
 from datasets import DATASETS
 from datasets.base import ImageDataset
 from datasets.dummy import DummyDataset
-from datasets.images.preparation import prepare_images
+from datasets.images.cache import prepare_images
 from datasets.subsets import hold_out, spread
 from utils.errors import UserError
 

@@ -10,7 +10,7 @@ from datasets.base import DatasetSpec, Transform
 from datasets.chestxray.fetch import fetch_missing
 from datasets.chestxray.lists import patient_of, read_labels, read_list
 from datasets.chestxray.source import LISTS, list_problem
-from datasets.images.files import FileDataset, locate, require_reachable
+from datasets.images.files import FileDataset, image_paths, require_reachable
 from datasets.transforms import RandomCropAndFlip, evaluation
 from utils.errors import UserError
 
@@ -68,9 +68,10 @@ def load(root: str, train: bool, transform: Transform | None = None, subset_seed
         raise UserError(f"the label file names {unknown[0]!r}, which is none of the {len(class_of)} classes")
     targets = np.array([class_of[labels[name]] for name in chosen], dtype=np.int64)
     patients = np.array([patient_of(name) for name in chosen])
-    files, missing = locate(folder, chosen)
-    if missing:
+    there = image_paths(folder)
+    if missing := [name for name in chosen if name not in there]:
         raise UserError(f"{folder}: {_count(missing)} of {len(chosen)} listed not found: unpack NIH's archives there")
+    files = [there[name] for name in chosen]
     return FileDataset(folder, files, CLASSES, targets, chosen, transform, patients)
 
 

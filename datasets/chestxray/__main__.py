@@ -19,9 +19,9 @@ from torch.utils.data import Dataset
 from datasets.chestxray import load, prepare
 from datasets.chestxray.lists import read_list
 from datasets.chestxray.source import LISTS, list_problem
+from datasets.images.cache import prepare_images
 from datasets.images.files import image_paths
 from datasets.images.png import read_grey
-from datasets.images.preparation import prepare_images
 from datasets.loading import BatchLoader, EvaluationBatches, kill_workers
 from utils.cli.arguments import add_data
 from utils.cli.types import count_or_zero
@@ -110,8 +110,8 @@ def check_lists(folder: Path, official: bool) -> None:
 class _Decoded(Dataset):
     """Items are (what is wrong with an image, or '', its index)."""
 
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self.paths = paths
+    def __init__(self, folder: Path) -> None:
+        self.paths = [folder / path for path in sorted(image_paths(folder).values())]
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -130,7 +130,7 @@ def check_images(folder: Path, workers: int, quiet: bool) -> None:
     Raises:
         UserError: some are damaged; they are printed, and listed in `damaged_images.txt`.
     """
-    data = _Decoded(sorted(image_paths(folder).values()))
+    data = _Decoded(folder)
     report = folder / DAMAGED
     report.unlink(missing_ok=True)
     damaged = {}

@@ -19,8 +19,8 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as T
 
-from datasets.images.files import FileDataset, locate
-from datasets.images.preparation import prepare_images
+from datasets.images.cache import prepare_images
+from datasets.images.files import FileDataset
 from datasets.loading import BatchLoader, TrainBatches
 from datasets.transforms import RandomCropAndFlip
 from scripts.benchmarks.timing import Ratio, interleave
@@ -50,8 +50,7 @@ def measure(options: argparse.Namespace) -> list[Ratio]:
         few, many = _write_images(folder, options.input_images)
         transform = RandomCropAndFlip(CROP)
         files, cached = (
-            FileDataset(folder, locate(folder, names)[0], ["one"], np.zeros(len(names)), names, transform)
-            for names in (few, many)
+            FileDataset(folder, names, ["one"], np.zeros(len(names)), names, transform) for names in (few, many)
         )
         cached = prepare_images({"benchmark": cached}, CACHE, "error", quiet=True)["benchmark"]
         release = DataLoader(_Release([folder / name for name in few]), batch_size=len(few), shuffle=True)

@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from datasets.images import preparation
-from datasets.images.files import FileDataset, locate
-from datasets.images.preparation import prepare_images
+from datasets.images import cache
+from datasets.images.cache import prepare_images
+from datasets.images.files import FileDataset
 from datasets.splits import Splits, load_splits
 from helpers.data import data_args
 from helpers.project import ROOT, SMALL_MODEL
@@ -38,10 +38,7 @@ def splits_of(folder: Path) -> dict[str, FileDataset]:
         for name, image in zip(names, pixels, strict=True):
             Image.fromarray(image).save(folder / name)
     parts = {"training": names[:TRAIN], "test": names[TRAIN:]}
-    return {
-        split: FileDataset(folder, locate(folder, part)[0], "ab", np.arange(len(part)) % 2, part)
-        for split, part in parts.items()
-    }
+    return {split: FileDataset(folder, part, "ab", np.arange(len(part)) % 2, part) for split, part in parts.items()}
 
 
 def break_images(folder: Path, rows: list[int]) -> None:
@@ -93,14 +90,14 @@ def test_held_out_images_come_from_their_own_rows_of_the_cache(chest):
 def test_second_call_reads_no_file(tmp_path, monkeypatch):
     prepare_images(splits_of(tmp_path), 16, "skip", quiet=True)
     splits = splits_of(tmp_path)
-    monkeypatch.setattr(preparation, "GreyPng", None)
-    monkeypatch.setattr(preparation, "read_grey", None)
+    monkeypatch.setattr(cache, "GreyPng", None)
+    monkeypatch.setattr(cache, "read_grey", None)
     assert len(prepare_images(splits, 16, "skip", quiet=True)["training"]) == TRAIN
 
 
 def test_finished_cache_needs_no_folder_that_can_be_written(tmp_path, monkeypatch):
     prepare_images(splits_of(tmp_path), 16, "error", quiet=True)
-    monkeypatch.setattr(preparation, "folder_lock", None)
+    monkeypatch.setattr(cache, "folder_lock", None)
     assert prepare_images(splits_of(tmp_path), 16, "error", quiet=True)["test"].cache is not None
 
 
@@ -159,7 +156,7 @@ def test_cache_without_skip_names_bad_images_and_the_remedy(tmp_path):
 
 
 def test_class_that_loses_its_only_images_is_named(chest, monkeypatch):
-    monkeypatch.setattr(preparation, "MOST_BAD", 1.0)
+    monkeypatch.setattr(cache, "MOST_BAD", 1.0)
     data = load(chest).train
     for row in np.flatnonzero(data.targets == 14).tolist():
         data.path(row).write_bytes(b"")
@@ -183,12 +180,12 @@ def test_one_process_builds_however_many_share_the_folder(tmp_path):
     splits_of(tmp_path)
     code = (
         f"import sys; sys.path[:0] = {PLACES!r}\n"
-        "from test_preparation import *\n"
-        "class Counted(preparation.GreyPng):\n"
+        "from test_cache_preparation import *\n"
+        "class Counted(cache.GreyPng):\n"
         "    def __init__(self, path):\n"
         f"        with open({str(tmp_path / 'opened')!r}, 'a') as file: file.write(f'{{path.name}}\\n')\n"
         "        super().__init__(path)\n"
-        "preparation.GreyPng = Counted\n"
+        "cache.GreyPng = Counted\n"
         f"splits = splits_of(Path({str(tmp_path)!r}))\n"
         "print('ready', flush=True); input()\n"
         "prepared = prepare_images(splits, 16, 'error', quiet=True)\n"
