@@ -26,8 +26,7 @@ from datasets.chestxray.source import (
     read_manifest,
 )
 from datasets.download.parallel import Cancel, run_jobs
-from datasets.download.published import RemoteFile, problem_of
-from datasets.download.remote import Download, Patience, Unavailable
+from datasets.download.remote import Download, Patience, RemoteFile, Unavailable, problem_of
 from datasets.download.unpack import unpack
 from utils.errors import UserError
 from utils.files import write_text

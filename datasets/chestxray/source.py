@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datasets.download.published import RemoteFile
+from datasets.download.remote import RemoteFile
 from datasets.download.unpack import EXTENSIONS
 from utils.errors import UserError
 

@@ -1,6 +1,5 @@
 """Jobs in threads: all run, a few at a time, and all end with the first failure or an interruption."""
 
-import socket
 import threading
 
 import pytest
@@ -16,7 +15,7 @@ def test_jobs_run_all_tasks_and_tick():
     assert ticks
 
 
-@pytest.mark.parametrize("interrupt", [True, False])
+@pytest.mark.parametrize("interrupt", [True, False], ids=["interruption", "failure"])
 def test_first_failure_or_an_interruption_ends_all_jobs(interrupt):
     cancel, ended = Cancel(), threading.Semaphore(0)
 
@@ -46,36 +45,3 @@ def test_no_more_jobs_at_a_time_than_asked_for():
         run_jobs([lambda: together.wait(0.2)] * 3, 2, Cancel(), lambda: None)
     together.reset()
     run_jobs([lambda: together.wait(60)] * 3, 3, Cancel(), lambda: None)
-
-
-def test_tasks_after_a_failure_are_not_begun():
-    begun = []
-
-    def fail() -> None:
-        raise UserError("no")
-
-    with pytest.raises(UserError):
-        run_jobs([fail, lambda: begun.append(1)], 1, Cancel(), lambda: None)
-    assert not begun
-
-
-class Response:
-    """One end of a connection, as `Cancel` sees an HTTP response."""
-
-    def __init__(self, end: socket.socket) -> None:
-        self.fileno = end.fileno
-
-
-def test_cancelling_ends_a_connection_that_is_watched_and_no_other():
-    cancel = Cancel()
-    (near, far), (other, far_other) = socket.socketpair(), socket.socketpair()
-    with near, far, other, far_other:
-        with cancel.watching(Response(other)):
-            pass
-        with cancel.watching(Response(near)):
-            cancel()
-            assert near.recv(1) == b""
-        far_other.send(b"x")
-        assert other.recv(1) == b"x"
-        with pytest.raises(Cancelled), cancel.watching(Response(other)):
-            pass
