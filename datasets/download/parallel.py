@@ -1,10 +1,9 @@
 """Several jobs at once in threads, which end when the main thread is interrupted or one of them fails."""
 
+import contextlib
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-
-TICK_S = 0.2
+from concurrent.futures import ThreadPoolExecutor, as_completed
 
 
 class Cancelled(Exception):
@@ -31,8 +30,8 @@ class Cancel:
             raise Cancelled
 
 
-def run_jobs(tasks: Sequence[Callable[[], None]], threads: int, cancel: Cancel, tick: Callable[[], None]) -> None:
-    """Run `tasks`, at most `threads` at a time, and call `tick` a few times a second.
+def run_jobs(tasks: Sequence[Callable[[], None]], threads: int, cancel: Cancel) -> None:
+    """Run `tasks`, at most `threads` at a time.
 
     The first exception of a task, or one that a signal raises in this thread, cancels the others, and is raised when
     they have ended.
@@ -40,13 +39,19 @@ def run_jobs(tasks: Sequence[Callable[[], None]], threads: int, cancel: Cancel, 
     Args:
         cancel: the tasks look at it often.
     """
+
+    def run(task: Callable[[], None]) -> None:
+        cancel.check()
+        try:
+            task()
+        except BaseException:
+            cancel()  # before this thread begins another task
+            raise
+
     pool = ThreadPoolExecutor(threads)
     try:
-        left = {pool.submit(task) for task in tasks}
-        while left:
-            done, left = wait(left, TICK_S, FIRST_COMPLETED)
-            tick()
-            for job in done:
+        for job in as_completed([pool.submit(run, task) for task in tasks]):
+            with contextlib.suppress(Cancelled):  # the exception that it was cancelled for is another job's
                 job.result()
     except BaseException:
         cancel()

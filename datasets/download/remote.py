@@ -101,7 +101,12 @@ class Download:
     """
 
     def __init__(
-        self, remote: RemoteFile, folder: Path, patience: Patience, cancel: Cancel, report: Callable[[int], None]
+        self,
+        remote: RemoteFile,
+        folder: Path,
+        patience: Patience,
+        cancel: Cancel,
+        report: Callable[[int], None] = lambda count: None,
     ) -> None:
         self.remote, self.folder = remote, folder
         self.patience, self.cancel, self.report = patience, cancel, report

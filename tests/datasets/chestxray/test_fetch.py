@@ -229,7 +229,9 @@ def test_hostile_archive_leaves_nothing_half_done(mirror, bring, tmp_path):
     link = tarfile.TarInfo("images/00000099_000.png")
     link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
     mirror.files["images_001.tar.gz"] = tar_gz({"images/00000001_000.png": b"x"}, link)
-    with pytest.raises(UserError, match=r"images_001.tar.gz holds 'images/00000099_000.png', which is neither a file nor a folder"):
+    with pytest.raises(
+        UserError, match=r"images_001.tar.gz holds 'images/00000099_000.png', which is neither a file nor a folder"
+    ):
         bring(jobs=1)
     folder = tmp_path / "data"
     assert {path.name for path in folder.iterdir()} == TEXTS | {".lock", "images_001.tar.gz"}
