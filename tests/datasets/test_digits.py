@@ -10,7 +10,9 @@ from datasets import DATASETS
 DIGITS = DATASETS["Digits_LT"]
 
 
-@pytest.mark.parametrize(("train", "counts"), [(True, DIGITS.train_counts), (False, DIGITS.test_counts)])
+@pytest.mark.parametrize(
+    ("train", "counts"), [(True, DIGITS.train_counts), (False, DIGITS.test_counts)], ids=["training", "test"]
+)
 def test_counts_per_class(train, counts):
     data = DIGITS.load("not/needed", train)
     assert tuple(data.class_counts) == counts

@@ -265,7 +265,9 @@ def test_stalled_server_ends_in_one_line(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "fault", [OSError("no route"), RuntimeError("Error:\nno mirror\n"), http.client.IncompleteRead(b"", 9)]
+    "fault",
+    [OSError("no route"), RuntimeError("Error:\nno mirror\n"), http.client.IncompleteRead(b"", 9)],
+    ids=["network", "torchvision", "http"],
 )
 def test_every_fault_of_a_download_is_one_line_and_the_time_out_does_not_outlive_it(fault, monkeypatch, tmp_path):
     timeouts = []

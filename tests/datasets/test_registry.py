@@ -30,6 +30,7 @@ SIZES = [(32, 32), (48, 40), (256, 224)]
             (9861, 801, 316, 1167, 2220, 443, 457, 88, 953, 481, 231, 305, 176, 309, 45),
         ),
     ],
+    ids=["Digits_LT", "FashionMNIST_LT", "ChestXray"],
 )
 def test_published_counts(name, train_counts, test_counts):
     assert DATASETS[name].train_counts == train_counts

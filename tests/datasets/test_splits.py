@@ -93,6 +93,7 @@ def test_class_without_a_training_image_is_named(fraction, chest):
 @pytest.mark.parametrize(
     ("file", "says"),
     [("train_val_list.txt", "no training image of class No Finding, .*Hernia"), ("test_list.txt", "has no test image")],
+    ids=["training", "test"],
 )
 def test_list_with_multi_label_rows_alone_is_an_error(file, says, chest):
     (chest / file).write_text("00000900_000.png\n00000901_000.png")

@@ -48,7 +48,11 @@ def test_hold_out_takes_the_fraction_of_every_class(fraction):
     assert len(kept) + len(held) == len(targets)
 
 
-@pytest.mark.parametrize(("fraction", "expected"), [(0.01, [1, 1, 0, 0]), (0.5, [2, 1, 0, 0]), (0.99, [4, 1, 0, 0])])
+@pytest.mark.parametrize(
+    ("fraction", "expected"),
+    [(0.01, [1, 1, 0, 0]), (0.5, [2, 1, 0, 0]), (0.99, [4, 1, 0, 0])],
+    ids=["little", "half", "most"],
+)
 def test_hold_out_leaves_each_class_an_image_on_both_sides_and_a_class_of_one_whole(fraction, expected):
     targets = np.repeat([0, 1, 2], [5, 2, 1])  # class 3 has none
     _, held = hold_out(targets, 4, fraction, seed=0)
@@ -85,6 +89,7 @@ def test_hold_out_empties_no_class_through_another_class_of_a_patient():
 @pytest.mark.parametrize(
     ("count", "expected"),
     [(1, [1, 1, 1]), (3, [1, 1, 1]), (4, [2, 1, 1]), (6, [3, 2, 1]), (10, [6, 3, 1]), (99, [6, 3, 1])],
+    ids=["one", "classes", "four", "six", "all", "more"],
 )
 def test_spread_goes_round_the_classes(count, expected):
     targets = np.array([0, 0, 0, 1, 0, 2, 1, 1, 0, 0])

@@ -139,7 +139,9 @@ def test_files_that_were_put_there_are_used(mirror, bring, files, tmp_path, ches
 
 
 @pytest.mark.parametrize("name", sorted(TEXTS | ARCHIVES))
-@pytest.mark.parametrize("spoil", [lambda content: content[:-1], lambda content: content[:-1] + b"?"])
+@pytest.mark.parametrize(
+    "spoil", [lambda content: content[:-1], lambda content: content[:-1] + b"?"], ids=["cut", "changed"]
+)
 def test_file_that_was_put_there_and_is_wrong_is_named_and_kept(name, spoil, bring, files, tmp_path):
     wrong = tmp_path / "data" / name
     wrong.parent.mkdir()
@@ -168,7 +170,7 @@ def test_archive_that_has_changed_in_the_manifest_is_fetched_again(mirror, bring
     assert asked(mirror) == {"images_001.tar.gz", "images_002.tar.gz"}
 
 
-@pytest.mark.parametrize(("last", "fetched"), [([20, 40, 60], [2]), ([1, 2, 60], [1, 2, 3])])
+@pytest.mark.parametrize(("last", "fetched"), [([20, 40, 60], [2]), ([1, 2, 60], [1, 2, 3])], ids=["known", "unknown"])
 def test_archives_in_order_are_asked_for_what_is_missing(
     last, fetched, mirror, bring, tmp_path, monkeypatch, chest_folder
 ):

@@ -60,6 +60,7 @@ def test_official_archives_hold_the_images_in_order():
         ("Data_Entry_2017.csv", b"Image Index\xff\xfe", "it is empty, or no text"),
         ("train_val_list.txt", "anything", None),
     ],
+    ids=["good", "part", "too few rows", "other header", "empty", "no text", "list"],
 )
 def test_content_of_the_label_file(name, content, problem, tmp_path):
     path = tmp_path / name
@@ -105,6 +106,30 @@ def test_manifest_gives_texts_and_archives_in_order(tmp_path):
         ([*entries(), entry("Data_Entry_2017_v2020.csv")], "it names 2 label files"),
         ([each for each in entries() if each["name"] != "test_list.txt"], "it names no test_list.txt"),
         (entries()[:3], "it names no archive"),
+    ],
+    ids=[
+        "cut",
+        "deep",
+        "no list",
+        "no object",
+        "unknown key",
+        "no name",
+        "path",
+        "hidden",
+        "file url",
+        "blank in url",
+        "no bytes",
+        "bytes as text",
+        "bytes as truth",
+        "short md5",
+        "sha256 as number",
+        "twice",
+        "one folder",
+        "other archive",
+        "no labels",
+        "two label files",
+        "no test list",
+        "no archive",
     ],
 )
 def test_malformed_manifest_is_named(content, says, tmp_path):

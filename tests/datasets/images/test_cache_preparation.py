@@ -138,6 +138,7 @@ def test_replaced_image_is_taken_in_again(cache_size, tmp_path):
         (range(4), r"4 of 200 training images cannot be read \(00000000_000.png, .*, \.\.\.\), more than"),
         ([200, 201], r"2 of 100 test images .*, more than --bad-images=skip leaves out \(1%\): replace them"),
     ],
+    ids=["three", "four", "test"],
 )
 def test_more_than_a_hundredth_of_a_split_is_an_error(rows, says, tmp_path):
     splits = splits_of(tmp_path)

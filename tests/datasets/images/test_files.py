@@ -34,9 +34,15 @@ def dataset(tmp_path: Path) -> FileDataset:
 @pytest.mark.parametrize(
     "layout",
     [
-        *("{}", "images/{}", "images_001/{}", "images_001/images/{}", "images/images_001/{}"),
-        *("images/images_001/images/{}", "images-1/{}"),
+        "{}",
+        "images/{}",
+        "images_001/{}",
+        "images_001/images/{}",
+        "images/images_001/{}",
+        "images/images_001/images/{}",
+        "images-1/{}",
     ],
+    ids=["flat", "one folder", "numbered", "as unpacked", "nested", "deep", "other number"],
 )
 def test_files_are_found_in_every_layout(layout, tmp_path):
     for name in NAMES[:4]:
