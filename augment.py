@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from datasets import DATASETS
-from datasets.assembly import Splits, load_splits, prepare_data
+from datasets.splits import Splits, load_splits, prepare_data
 from datasets.loading import BatchLoader, EvaluationBatches
 from models.dgcmm import DGCMM, LossWeights
 from models.names import ARCHITECTURES, feature_dim

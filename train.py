@@ -36,7 +36,7 @@ from torch.amp import GradScaler
 from torchvision.utils import make_grid
 
 from datasets import DATASETS
-from datasets.assembly import Splits, load_splits, prepare_data
+from datasets.splits import Splits, load_splits, prepare_data
 from datasets.base import ImageDataset
 from datasets.loading import BatchLoader, EvaluationBatches, TrainBatches
 from models.dgcmm import DGCMM, LossWeights

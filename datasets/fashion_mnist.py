@@ -7,7 +7,6 @@ import shutil
 import socket
 import struct
 import zlib
-from collections.abc import Callable
 from http.client import HTTPException
 from pathlib import Path
 
@@ -15,21 +14,22 @@ import numpy as np
 from torchvision import transforms as T
 from torchvision.datasets import FashionMNIST
 
-from datasets.base import ArrayDataset
+from datasets.base import ArrayDataset, DatasetSpec, Transform
 from datasets.images.files import require_reachable
-from datasets.names import DATASETS
-from datasets.splits import draw_long_tailed
+from datasets.subsets import draw_long_tailed
 from datasets.transforms import Enlarge, evaluation, small_shift
 from utils.errors import UserError
 from utils.locks import folder_lock
 
-INFO = DATASETS["FashionMNIST_LT"]
+CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+TRAIN_COUNTS = (4000, 2000, 1000, 750, 500, 350, 200, 100, 60, 40)
+TEST_COUNTS = (1000,) * 10
 FILES = tuple(f"{prefix}-{kind}-ubyte" for prefix in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
 DOWNLOAD_TIMEOUT_S = 20
 
 
-def load(root: str, train: bool, transform: Callable | None, subset_seed: int) -> ArrayDataset:
-    """The drawn training subset, or the whole test set, from the IDX files in `root` or root/FashionMNIST/raw.
+def load(root: str, train: bool, transform: Transform | None = None, subset_seed: int = 0) -> ArrayDataset:
+    """Draw the training subset, or take the whole test set, from the IDX files in `root` or root/FashionMNIST/raw.
 
     Without all four there, torchvision downloads them to root/FashionMNIST/raw.
     """
@@ -40,17 +40,17 @@ def load(root: str, train: bool, transform: Callable | None, subset_seed: int) -
     targets = _read_idx(folder, f"{prefix}-labels-idx1-ubyte", 1).astype(np.int64)
     if len(images) != len(targets):
         raise UserError(f"{folder}: {len(images)} {prefix} images but {len(targets)} labels: replace the files")
-    if targets.max(initial=0) >= len(INFO.classes):
+    if targets.max(initial=0) >= len(CLASSES):
         raise UserError(f"{folder}: {prefix} label {targets.max()}, but Fashion-MNIST has 0 to 9: replace the files")
     ids = [f"{prefix}/{row:05d}" for row in range(len(targets))]
-    whole = ArrayDataset(images, INFO.classes, targets, ids, transform)
-    return whole.subset(draw_long_tailed(targets, INFO.train_counts, subset_seed)) if train else whole
+    whole = ArrayDataset(images, CLASSES, targets, ids, transform)
+    return whole.subset(draw_long_tailed(targets, TRAIN_COUNTS, subset_seed)) if train else whole
 
 
-def transform(train: bool, new_size: int, crop_size: int) -> Callable:
-    """Padded to size (28 to 32); in training shifted a little and flipped."""
-    extra = [small_shift(crop_size), T.RandomHorizontalFlip()] if train else []
-    return evaluation(Enlarge(new_size), crop_size, *extra)
+def transform(train: bool, new_size: int, crop_size: int) -> Transform:
+    """Pad to size (28 to 32); in training shift a little and flip."""
+    random = [small_shift(crop_size), T.RandomHorizontalFlip()] if train else []
+    return evaluation(Enlarge(new_size), crop_size, *random)
 
 
 def _find(root: Path) -> Path | None:
@@ -66,7 +66,7 @@ def _either(folder: Path, name: str) -> Path:
 
 
 def _download_once(root: Path) -> Path:
-    """One process downloads; who waited for it finds the files."""
+    """Download in one process; who waited for it finds the files."""
     if not root.is_dir():
         raise UserError(
             f"--datadir {root} does not exist: name the folder with the four IDX files of Fashion-MNIST, or create "
@@ -105,7 +105,7 @@ def _download(root: Path) -> Path:
 
 
 def _read_idx(folder: Path, name: str, dimensions: int) -> np.ndarray:
-    """An IDX file of unsigned bytes, plain or gzipped: magic 0x0000080d, d sizes in big-endian, the bytes."""
+    """Read an IDX file of unsigned bytes, plain or gzipped: magic 0x0000080d, d sizes in big-endian, the bytes."""
     path = _either(folder, name)
     try:
         content = path.read_bytes() if path.suffix != ".gz" else gzip.decompress(path.read_bytes())
@@ -116,3 +116,6 @@ def _read_idx(folder: Path, name: str, dimensions: int) -> np.ndarray:
     if magic != 0x800 + dimensions or len(content) != start + math.prod(sizes):
         raise UserError(f"{path} is not a complete IDX file of {dimensions} dimensions: replace or delete it")
     return np.frombuffer(content, dtype=np.uint8, offset=start).reshape(sizes)
+
+
+FASHION_MNIST_LT = DatasetSpec(CLASSES, TRAIN_COUNTS, TEST_COUNTS, load, transform)

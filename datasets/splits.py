@@ -1,74 +1,106 @@
-"""Which images belong to a long-tailed subset, and which are held out of the training data."""
+"""The splits of a run: training, held-out and test part of a data set, each with its transform."""
 
-from collections.abc import Sequence
+import argparse
+import logging
+from typing import NamedTuple
 
-import numpy as np
-
+from datasets import DATASETS
+from datasets.base import ImageDataset
+from datasets.dummy import DummyDataset
+from datasets.images.cache import prepare_images
+from datasets.subsets import hold_out, spread
 from utils.errors import UserError
-from utils.randomness import Stream, permutation
+
+log = logging.getLogger("dgcmm")
 
 
-def draw_long_tailed(targets: np.ndarray, counts: Sequence[int], seed: int) -> np.ndarray:
-    """Draw `counts[c]` images of each class c without replacement.
+class Splits(NamedTuple):
+    """The parts of a data set in one run; `val` is None without a hold-out."""
 
-    Returns:
-        Sorted indices into `targets`, sum(counts) of them; another seed draws another subset.
+    train: ImageDataset
+    val: ImageDataset | None
+    test: ImageDataset
+
+    @property
+    def measured(self) -> tuple[str, ImageDataset]:
+        """Name and data of the split that is measured after each epoch."""
+        return ("test", self.test) if self.val is None else ("val", self.val)
+
+    def spread(self, count: int) -> "Splits":
+        """Keep at most `count` images of each part, going round the classes, to try a machine."""
+        return Splits(*(part and part.subset(spread(part.targets, count)) for part in self))
+
+
+def prepare_data(args: argparse.Namespace) -> None:
+    """Bring the files of a run's data set into `--datadir`; with `--dummy` there are none.
 
     Raises:
-        UserError: a class has fewer images than asked for.
+        UserError: they cannot be brought.
     """
-    chosen = []
-    for label, count in enumerate(counts):
-        members = np.flatnonzero(targets == label)
-        if len(members) < count:
+    if args.dummy:
+        return
+    prepare = DATASETS[args.dataset].prepare
+    if prepare:
+        prepare(
+            args.datadir,
+            manifest=args.dataset_manifest,
+            jobs=args.download_jobs,
+            keep_archives=args.keep_archives,
+            quiet=args.quiet,
+        )
+    elif args.dataset_manifest:
+        raise UserError(f"--dataset-manifest: {args.dataset} has no list of files that it could replace; leave it out")
+
+
+def load_splits(args: argparse.Namespace, augment: bool = True) -> Splits:
+    """Load a run's data set, and hold out a part of its training split if asked to.
+
+    Args:
+        args: dataset, datadir, new_size, crop_size, subset_seed, val_fraction, dummy, cache_size, bad_images and quiet
+            are read.
+        augment: give the training split its random transform; else the evaluation transform.
+
+    Raises:
+        UserError: files are missing or cannot be read, or a class has no training image.
+    """
+    train, test = _load(args, train=True, augment=augment), _load(args, train=False, augment=False)
+    if DATASETS[args.dataset].in_files and not args.dummy:
+        parts = {"training": train, "test": test}
+        train, test = prepare_images(parts, args.cache_size, args.bad_images, args.quiet).values()
+    elif args.cache_size and args.dummy:
+        log.warning("--cache-size %d is not used: --dummy reads no files", args.cache_size)
+    elif args.cache_size:
+        raise UserError(
+            f"--cache-size {args.cache_size}: {args.dataset} is held in memory as it is, leave --cache-size out"
+        )
+    if not len(test):
+        raise UserError(f"{args.dataset} has no test image in {args.datadir}: complete its test list")
+    empty = _absent(train)  # a hold-out leaves each class at least one, so this is looked at once
+    if empty:
+        raise UserError(f"no training image of class {empty} in {args.datadir}: every class needs at least one")
+    val = None
+    if args.val_fraction:
+        kept, held = hold_out(train.targets, len(train.classes), args.val_fraction, args.subset_seed, train.groups)
+        if not len(held):
             raise UserError(
-                f"class {label} has {len(members)} images, the subset needs {count}: the data is incomplete"
+                f"--val-fraction {args.val_fraction}: nothing can be held out of {len(train)} training images"
             )
-        chosen.append(members[permutation(len(members), seed, Stream.SUBSET, label).numpy()[:count]])
-    return np.sort(np.concatenate(chosen))
+        train, val = train.subset(kept), train.subset(held, test.transform)
+    splits = Splits(train, val, test)
+    where, measured = splits.measured
+    if absent := _absent(measured):
+        log.warning("no %s image of class %s: left out of auc, recall 0 in the means", where, absent)
+    return splits
 
 
-def hold_out(
-    targets: np.ndarray, num_classes: int, fraction: float, seed: int, groups: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Split indices into (kept, held out), stratified: about `fraction` of every class is held out.
-
-    A class of one is kept. With `groups`, all images of a group go to the same side, and no class gives more than its
-    share; rare classes are served first, so that head classes take what their patients' rare findings leave. A class
-    of two or more images has at least one on each side, unless each of its groups exceeds the share of some class.
-
-    Returns:
-        Two sorted index arrays.
-    """
-    groups = np.arange(len(targets)) if groups is None else groups
-    counts = np.bincount(targets, minlength=num_classes)
-    shares = np.minimum(np.maximum(np.round(fraction * counts), 1), counts - 1)
-    taken = np.zeros(num_classes, dtype=np.int64)
-    held = np.zeros(len(targets), dtype=np.bool_)
-    members_of = _members(groups)
-    for label in np.argsort(counts, kind="stable"):
-        own = np.unique(groups[targets == label])
-        for group in own[permutation(len(own), seed, Stream.HOLD_OUT, int(label)).numpy()].tolist():
-            members = members_of[group]
-            after = taken + np.bincount(targets[members], minlength=num_classes)
-            if held[members[0]] or np.any((after > taken) & (after > shares)):
-                continue
-            held[members] = True
-            taken = after
-    return np.flatnonzero(~held), np.flatnonzero(held)
+def _load(args: argparse.Namespace, train: bool, augment: bool) -> ImageDataset:
+    spec = DATASETS[args.dataset]
+    transform = spec.transform(augment, args.new_size, args.crop_size)
+    if args.dummy:
+        return DummyDataset(spec, train, transform)
+    return spec.load(args.datadir, train, transform, args.subset_seed)
 
 
-def spread(targets: np.ndarray, count: int) -> np.ndarray:
-    """At most `count` sorted indices that go round the classes, so that each class has some; at least one of each."""
-    rank = np.empty(len(targets), dtype=np.int64)  # how many of its class come before each image
-    for label in np.unique(targets):
-        members = np.flatnonzero(targets == label)
-        rank[members] = np.arange(len(members))
-    order = np.lexsort((targets, rank))
-    return np.sort(order[: max(count, int((rank == 0).sum()))])
-
-
-def _members(groups: np.ndarray) -> dict[int, np.ndarray]:
-    order = np.argsort(groups, kind="stable")
-    names, starts = np.unique(groups[order], return_index=True)
-    return dict(zip(names.tolist(), np.split(order, starts[1:]), strict=True))
+def _absent(data: ImageDataset) -> str:
+    """Name the classes without an image, joined by commas."""
+    return ", ".join(name for name, count in zip(data.classes, data.class_counts, strict=True) if not count)

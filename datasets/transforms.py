@@ -2,8 +2,14 @@
 
 from collections.abc import Callable
 
+import numpy as np
+import torch
 from PIL import Image, ImageOps
+from torch import Tensor
 from torchvision import transforms as T
+from torchvision.transforms import functional as F
+
+from datasets.images.source import ArraySource, GreySource
 
 
 class Enlarge:
@@ -25,6 +31,32 @@ class Enlarge:
         spare = (self.size - image.width, self.size - image.height)
         border = (spare[0] // 2, spare[1] // 2, spare[0] - spare[0] // 2, spare[1] - spare[1] // 2)
         return ImageOps.expand(image, border)
+
+
+class RandomCropAndFlip:
+    """torchvision's RandomResizedCrop, then a flip of every second image, on one grey channel.
+
+    The same pixels as torchvision's two transforms give under the same seed. The crop is drawn before anything is
+    decoded, so a source can leave out what lies outside.
+
+    Args:
+        crop_size: pixels of a side.
+    """
+
+    def __init__(self, crop_size: int) -> None:
+        self.crop = T.RandomResizedCrop(crop_size)
+        self.flip = T.RandomHorizontalFlip()
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """PIL image, whose colour is dropped -> uint8 (1, crop_size, crop_size)."""
+        return self.take(ArraySource(np.asarray(image.convert("L"))))
+
+    def take(self, source: GreySource) -> Tensor:
+        """Crop a source, resize and flip: uint8 (1, crop_size, crop_size)."""
+        shape = torch.empty(1, source.height, source.width, device="meta")
+        part = source.crop(*self.crop.get_params(shape, self.crop.scale, self.crop.ratio))
+        image = F.resize(Image.fromarray(part), self.crop.size)
+        return F.pil_to_tensor(self.flip(image))
 
 
 def evaluation(resize: Callable, crop_size: int, *random: Callable) -> T.Compose:

@@ -109,7 +109,7 @@ def lock_elsewhere() -> Iterator[Callable[[Path], None]]:
 @pytest.fixture(scope="session")
 def chest_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """60 PNGs in ChestXray's layout: 3 of a class for training, 1 for test, some RGBA; rows with two labels too."""
-    from datasets.names import DATASETS
+    from datasets import DATASETS
 
     folder = tmp_path_factory.mktemp("ChestXray")
     (folder / "images").mkdir()

@@ -1,10 +1,11 @@
 """A lock on a folder that several processes may prepare: one works, the others wait and say so."""
 
 import contextlib
-import fcntl
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from utils.errors import UserError
 
@@ -17,7 +18,7 @@ LOCK_NAME = ".lock"
 def folder_lock(folder: Path, purpose: str) -> Iterator[None]:
     """Hold the lock of a folder, which is created if need be; wait, with a line in the log, while another has it.
 
-    A POSIX record lock: it ends with the process that took it, whatever that process has forked.
+    The lock ends with the process that took it; what that process starts inside the block must not outlive it.
 
     Args:
         folder: what is to be prepared by one process at a time.
@@ -26,15 +27,17 @@ def folder_lock(folder: Path, purpose: str) -> Iterator[None]:
     Raises:
         UserError: the folder cannot be written.
     """
+    lock = FileLock(folder / LOCK_NAME)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / LOCK_NAME).open("a")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            log.warning("waiting for another process that has the lock of %s: %s", folder, purpose)
+            lock.acquire()
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror}): name another folder") from error
-    with file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            log.warning("waiting for another process that has the lock of %s: %s", folder, purpose)
-            fcntl.lockf(file, fcntl.LOCK_EX)
+    try:
         yield
+    finally:
+        lock.release()

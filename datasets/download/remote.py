@@ -1,29 +1,56 @@
 """One file from a web server: resumed by byte range, and verified before it gets its name."""
 
-import contextlib
-import email.utils
+import hashlib
 import http.client
 import json
 import os
 import re
 import ssl
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from email.message import Message
 from pathlib import Path
-from typing import Any
 
 from datasets.download.parallel import Cancel
-from datasets.download.published import RemoteFile, problem_of
 from utils.errors import UserError
 from utils.files import unwritable, write_text
 
 CHUNK = 1 << 20
 PASSING_STATUS = (408, 425, 429)  # and all from 500 on
 LONGEST_RETRY_AFTER_S = 300.0
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file to fetch: its size in bytes, and the hex digests that are published of it."""
+
+    name: str
+    url: str
+    size: int
+    md5: str | None = None
+    sha256: str | None = None
+
+
+def problem_of(path: Path, remote: RemoteFile, cancel: Cancel) -> str | None:
+    """Say in words what tells a file from the published one, its size or a hash; None if nothing does."""
+    size = path.stat().st_size
+    if size != remote.size:
+        return f"{size:,} bytes, {remote.size:,} are published"
+    for kind, expected in (("md5", remote.md5), ("sha256", remote.sha256)):
+        if expected and (found := _digest(path, kind, cancel)) != expected:
+            return f"its {kind.upper()} is {found}, {expected} is published"
+    return None
+
+
+def _digest(path: Path, kind: str, cancel: Cancel) -> str:
+    digest = hashlib.new(kind, usedforsecurity=False)
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            cancel.check()
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 class Unavailable(UserError):
@@ -39,14 +66,17 @@ class Patience:
         first_contact: the same for a server that has never answered.
         pause_s: after the first such attempt, in seconds; then twice as long each time,
         longest_pause_s: up to this.
-        stall_s: an attempt ends when nothing arrives for so long.
+        stall_s: an attempt ends when nothing arrives for so long, in seconds, and so soon after Ctrl-C the program
+            ends; after each attempt that brought nothing the next waits twice as long,
+        longest_stall_s: up to this.
     """
 
     attempts: int = 10
     first_contact: int = 3
     pause_s: float = 1.0
     longest_pause_s: float = 60.0
-    stall_s: float = 30.0
+    stall_s: float = 5.0
+    longest_stall_s: float = 30.0
 
 
 class _Fault(Exception):
@@ -71,7 +101,12 @@ class Download:
     """
 
     def __init__(
-        self, remote: RemoteFile, folder: Path, patience: Patience, cancel: Cancel, report: Callable[[int], None]
+        self,
+        remote: RemoteFile,
+        folder: Path,
+        patience: Patience,
+        cancel: Cancel,
+        report: Callable[[int], None] = lambda count: None,
     ) -> None:
         self.remote, self.folder = remote, folder
         self.patience, self.cancel, self.report = patience, cancel, report
@@ -109,7 +144,7 @@ class Download:
         return self._publish()
 
     def _complete(self, check: Callable[[Path], str | None] | None) -> str | None:
-        """Fetch what is missing; what is wrong with the whole, which is then given up."""
+        """Fetch what is missing, and say what is wrong with the whole, which is then given up."""
         self._fetch_rest()
         problem = problem_of(self.part, self.remote, self.cancel) or (check and check(self.part))
         if problem:
@@ -132,21 +167,22 @@ class Download:
         self.part.unlink(missing_ok=True)
         self.part_of.unlink(missing_ok=True)
 
-    def _identity(self) -> dict[str, Any] | None:
-        """Of which object the part is a part; None if that is not known, or it is another one than is wanted."""
+    def _identity(self) -> dict[str, str | int | None]:
+        """Say of which object the part is a part; empty if that is not known, or it is another one than is wanted."""
         try:
             identity = json.loads(self.part_of.read_text())
             known = (identity["url"], identity["size"]) == (self.remote.url, self.remote.size)
         except (OSError, ValueError, TypeError, KeyError):
-            return None
-        return identity if known else None
+            return {}
+        return identity if known else {}
 
     def _fetch_rest(self) -> None:
+        """Ask again until all is here, or patience ends."""
         failures, most = 0, self.have
         while self.have < self.remote.size:
+            fault = _Fault("the connection broke off")
             try:
-                self._attempt()
-                fault = _Fault("the connection broke off")
+                self._attempt(min(self.patience.stall_s * 2**failures, self.patience.longest_stall_s))
             except _Fault as error:
                 fault = error
             failures = 0 if self.have > most else failures + 1
@@ -161,32 +197,33 @@ class Download:
             pause = self.patience.pause_s * 2 ** (failures - 1) if failures else 0.0
             self.cancel.pause(max(min(pause, self.patience.longest_pause_s), fault.retry_after))
 
-    def _attempt(self) -> None:
-        """One request for what is missing; returns when the response ends, for whatever reason."""
-        have, identity = self.have, self._identity() or {}
-        headers = {"User-Agent": "DGCMM", "Accept-Encoding": "identity"}
-        if have:
-            headers["Range"] = f"bytes={have}-"
-            validator = identity.get("etag") or ""
-            if validator.startswith("W/") or not validator:  # a weak one is not allowed here
-                validator = identity.get("last_modified")
-            if validator:
-                headers["If-Range"] = validator
-        request = urllib.request.Request(self.remote.url, headers=headers)
+    def _attempt(self, timeout: float) -> None:
+        """Ask once for what is missing; return when the response ends, for whatever reason."""
+        request = urllib.request.Request(self.remote.url, headers=self._headers())
         try:
-            with urllib.request.urlopen(request, timeout=self.patience.stall_s) as response:
+            with urllib.request.urlopen(request, timeout=timeout) as response:
                 self.contacted = True
-                with self.cancel.watching(response):
-                    self._receive(response, have, identity)
+                self._receive(response)
         except urllib.error.HTTPError as error:
             self.contacted = True
             self._refused(error)
         except (OSError, http.client.HTTPException, UnicodeError) as error:  # the last for a name that no host has
-            self.cancel.check()  # it may have been ended by us
             reason = getattr(error, "reason", error)
             if isinstance(reason, ssl.SSLCertVerificationError):
                 raise Unavailable(f"{self.remote.name}: {self.remote.url} is not to be trusted ({reason})") from error
-            raise _Fault(_words(reason)) from error
+            raise _Fault(" ".join(str(reason).split()) or type(reason).__name__) from error
+
+    def _headers(self) -> dict[str, str]:
+        """Ask for the rest of the object that the part is of, or for the whole one, if it is another by now."""
+        headers = {"User-Agent": "DGCMM", "Accept-Encoding": "identity"}
+        if self.have:
+            headers["Range"] = f"bytes={self.have}-"
+            identity = self._identity()
+            tag = identity.get("etag") or ""
+            validator = identity.get("last_modified") if not tag or tag.startswith("W/") else tag  # a weak one won't do
+            if validator:
+                headers["If-Range"] = validator
+        return headers
 
     def _refused(self, error: urllib.error.HTTPError) -> None:
         error.close()
@@ -195,43 +232,40 @@ class Download:
             self._discard()
         elif error.code not in PASSING_STATUS and error.code < 500:
             raise Unavailable(f"{self.remote.name} cannot be fetched from {self.remote.url} ({reason})") from error
-        raise _Fault(reason, _retry_after(error.headers)) from error
+        asked_for = error.headers["Retry-After"] or ""
+        pause = float(asked_for) if asked_for.isdecimal() else 0.0
+        raise _Fault(reason, min(pause, LONGEST_RETRY_AFTER_S)) from error
 
-    def _receive(self, response: Any, have: int, identity: dict[str, Any]) -> None:
+    def _receive(self, response: http.client.HTTPResponse) -> None:
         """Append the body to the part, or start it anew where the server gives the whole file."""
         found = {"url": self.remote.url, "size": self.remote.size}
         found |= {"etag": response.headers["ETag"], "last_modified": response.headers["Last-Modified"]}
         if response.status == 206:
-            self._require_continuation(response.headers, have, identity, found)
-            first = response.read1(CHUNK)
-        else:
-            first = response.read1(CHUNK)
-            if not first:  # nothing that what is here should be given up for
+            self._require_continuation(response.headers, found)
+        chunk = response.read1(CHUNK)
+        if response.status != 206:
+            if not chunk:  # nothing that what is here should be given up for
                 return
-            self._require_file(response.headers, first)
+            self._require_file(response.headers, chunk)
             self._discard()
-            self._write_identity(found)
-            have = 0
-        self.in_one_piece = have == 0
-        with self._open() as file:
-            while first:
-                self.cancel.check()
-                have += len(first)
-                if have > self.remote.size:
-                    raise self._other_length("more")
-                self._write(file, first)
-                self.report(len(first))
-                first = response.read1(CHUNK)
+            write_text(self.part_of, json.dumps(found))
+        self.in_one_piece = self.have == 0
+        while chunk:
+            self.cancel.check()
+            if self.have + len(chunk) > self.remote.size:
+                raise self._other_length("more")
+            self._append(chunk)
+            self.report(len(chunk))
+            chunk = response.read1(CHUNK)
 
-    def _require_continuation(
-        self, headers: Message, have: int, identity: dict[str, Any], found: dict[str, Any]
-    ) -> None:
-        """Raise unless status 206 gives the bytes from `have` on, of the same object."""
+    def _require_continuation(self, headers: Message, found: dict[str, str | int | None]) -> None:
+        """Raise unless status 206 gives what follows the part, of the same object."""
         span = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", (headers["Content-Range"] or "").strip())
         if span and span[2] not in ("*", str(self.remote.size)):
             raise self._other_length(f"{int(span[2]):,}")
+        identity = self._identity()
         changed = any(identity.get(key) and found[key] and identity[key] != found[key] for key in found)
-        if changed or not span or int(span[1]) != have:
+        if changed or not span or int(span[1]) != self.have:
             self._discard()
             raise _Fault("the file has changed on the server" if changed else "the server gives another range")
 
@@ -251,33 +285,9 @@ class Download:
             "another file; name another source"
         )
 
-    def _write_identity(self, identity: dict[str, Any]) -> None:
-        write_text(self.part_of, json.dumps(identity))
-
-    def _open(self) -> Any:
+    def _append(self, chunk: bytes) -> None:
         try:
-            return self.part.open("ab", buffering=0)
+            with self.part.open("ab") as file:
+                file.write(chunk)
         except OSError as error:
             raise unwritable(self.part, error) from error
-
-    def _write(self, file: Any, chunk: bytes) -> None:
-        view = memoryview(chunk)
-        try:
-            while view:
-                view = view[file.write(view) :]
-        except OSError as error:
-            raise unwritable(self.part, error) from error
-
-
-def _words(reason: object) -> str:
-    """An error in words, for the errors that have none."""
-    return " ".join(str(reason).split()) or type(reason).__name__
-
-
-def _retry_after(headers: Message) -> float:
-    """Seconds that a server asks for, as a number or as a date; 0 if it does not."""
-    text = headers["Retry-After"] or ""
-    seconds = 0.0
-    with contextlib.suppress(ValueError):
-        seconds = float(text) if text.isdecimal() else email.utils.parsedate_to_datetime(text).timestamp() - time.time()
-    return min(max(seconds, 0.0), LONGEST_RETRY_AFTER_S)

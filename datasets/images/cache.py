@@ -1,32 +1,126 @@
-"""A list's images, resized once, in one array on disk that every process and every run shares."""
+"""Images in files before they are read: resized once into a cache on disk, and left out if nobody can read them.
+
+A cache is shared by all processes and runs. One process builds it, others that want it wait; a build that is killed is
+continued, and a finished cache is read without a lock.
+"""
 
 import hashlib
-import io
+import logging
 import os
+import shutil
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from datasets.images.grey import ArraySource, GreySource, resize, whole
+from datasets.images.files import FileDataset
+from datasets.images.png import GreyPng, read_grey
+from datasets.images.source import ArraySource, GreySource, whole
 from utils.errors import UserError
 from utils.files import write_atomically
+from utils.locks import folder_lock
+from utils.logs import progress
 
-FORMAT = 1  # of the files below; another one is another cache
+log = logging.getLogger("dgcmm")
+
+FOLDER = "cache"  # in the data set's folder
+MOST_BAD = 0.01  # share of a split that may be left out
+FORMAT = 1  # of the files of a cache; another one is another cache
 UNSEEN, GOOD, BAD = range(3)  # what an image is: not looked at yet, in the cache, not to be read
 RECORD = np.dtype([("state", "u1"), ("checksum", "<u4")])
-CHUNK = 16  # images a thread takes at once
+CHUNK = 16  # images that a thread takes at once
+
+
+def prepare_images(
+    splits: Mapping[str, FileDataset], cache_size: int, bad_images: str, quiet: bool = False
+) -> dict[str, FileDataset]:
+    """Read the splits from a cache if one is asked for, and leave out their bad images if that is asked for.
+
+    What was found is kept in the data set's folder, so all but the first call are quick.
+
+    Args:
+        splits: by the names that messages give them; all of one folder.
+        cache_size: pixels of a side of the cached images; 0 for no cache.
+        bad_images: 'error', or 'skip', which without a cache decodes every image once.
+        quiet: show no progress.
+
+    Raises:
+        UserError: images cannot be read (more than `MOST_BAD` of a split, with 'skip'), or there is no space.
+    """
+    if not cache_size and bad_images == "error":
+        return dict(splits)
+    folder = next(iter(splits.values())).root / FOLDER
+    caches = {split: ImageCache(folder, data.names, cache_size) for split, data in splits.items()}
+    if any(_has_work(caches[split], data) for split, data in splits.items()):
+        with folder_lock(folder, f"a cache of images ({cache_size or 'check'})"):
+            _require_space(caches)
+            for split, data in splits.items():
+                if _has_work(caches[split], data):  # else another process has done it meanwhile
+                    _build(caches[split], data, split, quiet)
+    prepared = {split: _without_bad(data, caches[split], split, bad_images) for split, data in splits.items()}
+    return {split: data.cached(caches[split]) for split, data in prepared.items()} if cache_size else prepared
+
+
+def _has_work(cache: "ImageCache", data: FileDataset) -> bool:
+    """Tell whether images are left to do, or a bad one has been replaced."""
+    states = cache.states()
+    return bool(np.any(states == UNSEEN)) or any(_readable(data.path(row)) for row in np.flatnonzero(states == BAD))
+
+
+def _readable(path: Path) -> bool:
+    try:
+        read_grey(path)
+    except UserError:
+        return False
+    return True
+
+
+def _build(cache: "ImageCache", data: FileDataset, split: str, quiet: bool) -> None:
+    what = f"cache of {split} images" if cache.size else f"check of {split} images"
+    log.info("%s: %s", what, cache.folder)
+    with progress(None, what, total=cache.count, unit="img", quiet=quiet) as bar:
+        cache.build(lambda row: GreyPng(data.path(row)), bar.update)
+
+
+def _require_space(caches: Mapping[str, "ImageCache"]) -> None:
+    """Before the first byte is written, raise a `UserError` if the disk cannot take all."""
+    cache = next(iter(caches.values()))
+    needed, free = sum(cache.lacking() for cache in caches.values()), shutil.disk_usage(cache.folder.parent).free
+    if needed > free:
+        raise UserError(
+            f"--cache-size {cache.size} needs {needed / 1e9:.1f} GB in {cache.folder.parent}, {free / 1e9:.1f} GB are "
+            "free: free some space, or give a smaller --cache-size"
+        )
+
+
+def _without_bad(data: FileDataset, cache: "ImageCache", split: str, bad_images: str) -> FileDataset:
+    states = cache.states()[data.rows]
+    bad = data.ids[states == BAD].tolist()
+    if not bad:
+        return data
+    what = f"{len(bad)} of {len(data)} {split} images cannot be read ({', '.join(bad[:3])}{', ...' * (len(bad) > 3)})"
+    if bad_images == "error":
+        raise UserError(f"{data.root}: {what}: replace them, or leave them out with --bad-images=skip")
+    if len(bad) > MOST_BAD * len(data):
+        raise UserError(f"{data.root}: {what}, more than --bad-images=skip leaves out ({MOST_BAD:.0%}): replace them")
+    log.warning("%s, and are left out", what)
+    return data.subset(np.flatnonzero(states == GOOD))
+
+
+def resize(pixels: np.ndarray, size: int) -> np.ndarray:
+    """Resize as the evaluation transform does: uint8 (h,w) -> (size, size)."""
+    return np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR))
 
 
 class ImageCache:
     """Images of a list at size x size in `pixels.u8` (N,size,size), and a record of each in `records.npy` (N,).
 
-    An image is in the cache once its record says so, which is written after its pixels; so a build that is killed is
-    continued, and a finished one has no record left to do. The checksum of an image is compared at each read.
-    Nothing is opened before the first read, and an object that is sent to another process takes no pixel along.
+    An image is in the cache once its record says so, which is written after its pixels. The checksum of an image is
+    compared at each read. Nothing is opened before the first read, and an object that is sent to another process takes
+    no pixel along.
 
     Args:
         parent: the folder of all caches of a data set.
@@ -37,44 +131,47 @@ class ImageCache:
     def __init__(self, parent: Path, names: Sequence[str], size: int) -> None:
         key = hashlib.sha256(f"{FORMAT} {size}\n".encode() + "\n".join(names).encode()).hexdigest()[:16]
         self.folder = parent / (f"{size}x{size}-{key}" if size else f"read-{key}")
+        self.pixels, self.records = self.folder / "pixels.u8", self.folder / "records.npy"
         self.count, self.size = len(names), size
         self._opened: tuple[np.ndarray, np.ndarray] | None = None
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return self.__dict__ | {"_opened": None}
 
     def source(self, row: int, name: str) -> ArraySource:
-        """The image of a row, in place.
+        """Give the image of a row, in place.
 
         Raises:
             UserError: the cache is damaged.
         """
         if self._opened is None:
-            pixels = np.memmap(self._pixels, np.uint8, "r", shape=(self.count, self.size, self.size))
-            self._opened = np.asarray(pixels), np.load(self._records)["checksum"]
+            pixels = np.memmap(self.pixels, np.uint8, "r", shape=(self.count, self.size, self.size))
+            self._opened = np.asarray(pixels), np.load(self.records)["checksum"]
         pixels, checksums = self._opened
         if zlib.crc32(pixels[row]) != checksums[row]:
             raise UserError(f"{self.folder} is damaged (image {name}): delete that folder, and it is built again")
         return ArraySource(pixels[row])
 
     def states(self) -> np.ndarray:
-        """What each image is, (N,) of UNSEEN, GOOD, BAD."""
+        """Tell what each image is, (N,) of UNSEEN, GOOD, BAD."""
         try:
-            records = np.load(self._records)
-            whole = records.shape == (self.count,) and records.dtype == RECORD and self._allocated() is not None
+            records, size = np.load(self.records), self.pixels.stat().st_size
+            if (records.shape, records.dtype, size) == ((self.count,), RECORD, self.count * self.size**2):
+                return records["state"]
         except (OSError, ValueError, EOFError):
-            whole = False
-        return records["state"] if whole else np.full(self.count, UNSEEN, dtype=np.uint8)
+            pass  # it is made anew
+        return np.full(self.count, UNSEEN, dtype=np.uint8)
 
     def lacking(self) -> int:
-        """Bytes of disk that the build has yet to take."""
-        return max(self.count * self.size**2 - (self._allocated() or 0), 0)
+        """Count the bytes of disk that the build has yet to take."""
+        taken = self.pixels.stat().st_blocks * 512 if self.pixels.exists() else 0
+        return max(self.count * self.size**2 - taken, 0)
 
     def build(self, open_source: Callable[[int], GreySource], advance: Callable[[int], object]) -> None:
         """Make every image that is not in the cache yet, and check those that are, in as many threads as cores.
 
         Threads are enough: reading, inflating and resizing leave the interpreter to the others. They end with this
-        process, whatever ends it, and after an exception each ends the image it is at.
+        process, whatever ends it, and after an exception each ends the images that it holds.
 
         Args:
             open_source: opens the image of a row; a `UserError` of it makes the image a bad one.
@@ -84,33 +181,44 @@ class ImageCache:
             UserError: the cache cannot be written.
         """
         try:
-            self._create()
-            with self._pixels.open("r+b", buffering=0) as file:
-                self._make_all(file.fileno(), open_source, advance)
+            if not self.states().any():
+                self._create()
+            records = np.load(self.records, mmap_mode="r+")
+            with self.pixels.open("r+b", buffering=0) as file:
+
+                def make(rows: range) -> int:
+                    for row in rows:
+                        if not self._holds(file.fileno(), row, records[row]):
+                            records[row] = self._make(file.fileno(), row, open_source)
+                    return len(rows)
+
+                pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+                try:
+                    starts = range(0, self.count, CHUNK)
+                    for made in pool.map(make, (range(start, min(start + CHUNK, self.count)) for start in starts)):
+                        advance(made)
+                finally:
+                    pool.shutdown(cancel_futures=True)
                 os.fsync(file.fileno())
+            records.flush()
         except OSError as error:
             raise UserError(f"{self.folder} cannot be written ({error.strerror}): free some space there") from error
 
-    def _make_all(self, file: int, open_source: Callable[[int], GreySource], advance: Callable[[int], object]) -> None:
-        records = np.load(self._records, mmap_mode="r+")
+    def _create(self) -> None:
+        """Write both files at their full size, without an image."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self.pixels.open("wb") as file:
+            file.truncate(self.count * self.size**2)
+        write_atomically(self.records, lambda file: np.save(file, np.zeros(self.count, dtype=RECORD)))
 
-        def make(rows: range) -> int:
-            for row in rows:
-                if not (records["state"][row] == GOOD and self._holds(file, row, int(records["checksum"][row]))):
-                    records[row] = self._make(file, row, open_source)
-            return len(rows)
-
-        pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
-        try:
-            chunks = (range(start, min(start + CHUNK, self.count)) for start in range(0, self.count, CHUNK))
-            for made in pool.map(make, chunks):
-                advance(made)
-        finally:
-            pool.shutdown(cancel_futures=True)
-        records.flush()
+    def _holds(self, file: int, row: int, record: np.void) -> bool:
+        """Tell whether an image is there, with the pixels that were written."""
+        if record["state"] != GOOD or not self.size:
+            return record["state"] == GOOD
+        return zlib.crc32(os.pread(file, self.size**2, row * self.size**2)) == record["checksum"]
 
     def _make(self, file: int, row: int, open_source: Callable[[int], GreySource]) -> tuple[int, int]:
-        """Read, resize and store an image; its record."""
+        """Read, resize and store an image, and give its record."""
         try:
             pixels = whole(open_source(row))
         except UserError:
@@ -119,37 +227,6 @@ class ImageCache:
             return GOOD, 0
         content = memoryview(resize(pixels, self.size).tobytes())
         written = 0
-        while written < len(content):
+        while written < len(content):  # a disk that is nearly full takes a part, and then says so
             written += os.pwrite(file, content[written:], row * self.size**2 + written)
         return GOOD, zlib.crc32(content)
-
-    def _holds(self, file: int, row: int, checksum: int) -> bool:
-        """Whether the pixels of a row are those that were written; without pixels there is nothing to compare."""
-        return not self.size or zlib.crc32(os.pread(file, self.size**2, row * self.size**2)) == checksum
-
-    def _create(self) -> None:
-        """Both files at their full size, unless they are there."""
-        if self.states().any():
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with self._pixels.open("wb") as file:
-            file.truncate(self.count * self.size**2)
-        empty = io.BytesIO()
-        np.save(empty, np.zeros(self.count, dtype=RECORD))
-        write_atomically(self._records, lambda file: file.write(empty.getvalue()))
-
-    def _allocated(self) -> int | None:
-        """Bytes of disk that the pixels take by now; None if there is no file of their size."""
-        try:
-            found = self._pixels.stat()
-        except OSError:
-            return None
-        return found.st_blocks * 512 if found.st_size == self.count * self.size**2 else None
-
-    @property
-    def _pixels(self) -> Path:
-        return self.folder / "pixels.u8"
-
-    @property
-    def _records(self) -> Path:
-        return self.folder / "records.npy"

@@ -5,30 +5,31 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from datasets import get_dataset, get_transform
-from datasets.names import DATASETS
+from datasets import DATASETS
 
-INFO = DATASETS["Digits_LT"]
+DIGITS = DATASETS["Digits_LT"]
 
 
-@pytest.mark.parametrize(("train", "counts"), [(True, INFO.train_counts), (False, INFO.test_counts)])
+@pytest.mark.parametrize(
+    ("train", "counts"), [(True, DIGITS.train_counts), (False, DIGITS.test_counts)], ids=["training", "test"]
+)
 def test_counts_per_class(train, counts):
-    data = get_dataset("Digits_LT", "not/needed", train)
+    data = DIGITS.load("not/needed", train)
     assert tuple(data.class_counts) == counts
-    assert data.classes == INFO.classes
+    assert data.classes == DIGITS.classes
     assert data.groups is None
 
 
 @pytest.mark.parametrize("subset_seed", range(5))
 def test_no_image_is_in_both_splits(subset_seed):
-    train, test = (get_dataset("Digits_LT", "", split, subset_seed=subset_seed) for split in (True, False))
+    train, test = (DIGITS.load("", split, subset_seed=subset_seed) for split in (True, False))
     assert not set(train.ids) & set(test.ids)
     assert len(set(train.ids)) == len(train)
 
 
 def test_subset_seed_draws_the_training_images_but_not_the_test_images():
-    train = [get_dataset("Digits_LT", "", True, subset_seed=seed).fingerprint() for seed in (0, 0, 1, 2)]
-    test = [get_dataset("Digits_LT", "", False, subset_seed=seed).fingerprint() for seed in (0, 1)]
+    train = [DIGITS.load("", True, subset_seed=seed).fingerprint() for seed in (0, 0, 1, 2)]
+    test = [DIGITS.load("", False, subset_seed=seed).fingerprint() for seed in (0, 1)]
     assert train[0] == train[1]
     assert len(set(train)) == 3
     assert test[0] == test[1]
@@ -37,7 +38,7 @@ def test_subset_seed_draws_the_training_images_but_not_the_test_images():
 @pytest.mark.parametrize("train", [True, False])
 def test_image_label_and_id_belong_together(train):
     bunch = load_digits()
-    data = get_dataset("Digits_LT", "", train)
+    data = DIGITS.load("", train)
     for index in range(0, len(data), 37):
         image, label, _ = data[index]
         row = int(data.ids[index].removeprefix("digits/"))
@@ -46,9 +47,9 @@ def test_image_label_and_id_belong_together(train):
 
 
 def test_training_shifts_and_never_mirrors():
-    data = get_dataset("Digits_LT", "", True)
-    image, plain = data[0][0], get_transform("Digits_LT", False, 32, 32)(data[0][0])
-    augment = get_transform("Digits_LT", True, 32, 32)
+    data = DIGITS.load("", True)
+    image, plain = data[0][0], DIGITS.transform(False, 32, 32)(data[0][0])
+    augment = DIGITS.transform(True, 32, 32)
     shifts = {
         torch.nn.functional.pad(plain, (2, 2, 2, 2))[:, y : y + 32, x : x + 32].numpy().tobytes()
         for y in range(5)

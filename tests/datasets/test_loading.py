@@ -194,7 +194,11 @@ def test_epoch_that_is_left_early_does_not_leak_into_the_next(workers):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-@pytest.mark.parametrize("message", ["x/5.png cannot be read (cut off): replace it", "utils: a: b", "two\nlines"])
+@pytest.mark.parametrize(
+    "message",
+    ["x/5.png cannot be read (cut off): replace it", "utils: a: b", "two\nlines"],
+    ids=["image", "colons", "two lines"],
+)
 def test_user_error_arrives_as_it_was_raised(message, workers):
     loader = BatchLoader(Unreadable(message), EvaluationBatches(10, 2), workers, pin_memory=False)
     with pytest.raises(UserError) as caught:

@@ -1,93 +1,148 @@
-"""Long-tailed subsets, the hold-out and the spread over classes."""
+"""The splits of a run: held-out part, transforms, and classes that would be empty."""
+
+import csv
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from datasets.splits import draw_long_tailed, hold_out, spread
+from datasets import DATASETS
+from datasets.splits import Splits, load_splits, prepare_data
+from helpers.data import data_args
 from utils.errors import UserError
 
-TARGETS = np.arange(300) % 3
+
+def digits(augment: bool = True, **options: object) -> Splits:
+    return load_splits(data_args("Digits_LT", **options), augment)
 
 
-def patients(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """(targets, groups) of 3000 images of 900 patients: a head class, two rarer ones, one of a single image."""
-    rng = np.random.default_rng(seed)
-    targets = rng.choice(3, 3000, p=[0.85, 0.12, 0.03])
-    return np.append(targets, 3), rng.integers(0, 900, 3001)
+def varies(dataset: object) -> bool:
+    """Whether ten uses of the first image differ."""
+    return len({dataset[0][0].numpy().tobytes() for _ in range(10)}) > 1
 
 
-def test_subset_has_the_asked_counts_without_repetition():
-    chosen = draw_long_tailed(TARGETS, (50, 20, 3), seed=0)
-    assert np.bincount(TARGETS[chosen]).tolist() == [50, 20, 3]
-    assert np.all(np.diff(chosen) > 0)
+@pytest.fixture
+def chest(chest_folder: Path, tmp_path: Path) -> Path:
+    """A copy of `chest_folder` to spoil."""
+    return shutil.copytree(chest_folder, tmp_path / "ChestXray")
 
 
-def test_subset_repeats_with_its_seed_and_differs_between_seeds():
-    chosen = [draw_long_tailed(TARGETS, (50, 20, 3), seed).tolist() for seed in (0, 0, 1, 2, 3, 4)]
-    assert chosen[0] == chosen[1]
-    assert len(set(map(tuple, chosen))) == 5
+def relabel(folder: Path, change: dict[str, str]) -> None:
+    """Replace labels in the label file."""
+    path = folder / "Data_Entry_2017.csv"
+    with path.open(newline="") as file:
+        rows = list(csv.reader(file))
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([row[0], change.get(row[1], row[1]), *row[2:]] for row in rows)
 
 
-def test_classes_are_drawn_independently():
-    chosen = draw_long_tailed(TARGETS, (9, 9, 9), seed=0)
-    ranks = [np.flatnonzero(np.isin(np.flatnonzero(label == TARGETS), chosen)) for label in (0, 1)]
-    assert not np.array_equal(*ranks)
+def test_without_a_hold_out_the_test_split_is_measured():
+    splits = digits()
+    assert tuple(splits.train.class_counts) == DATASETS["Digits_LT"].train_counts
+    assert splits.val is None
+    assert splits.measured == ("test", splits.test)
 
 
-def test_subset_larger_than_its_class_is_refused():
-    with pytest.raises(UserError, match="class 1 has 100 images, the subset needs 101"):
-        draw_long_tailed(TARGETS, (50, 101, 3), seed=0)
+@pytest.mark.parametrize("fraction", [0.1, 0.5])
+def test_hold_out_comes_out_of_the_training_split_alone(fraction):
+    whole, splits = digits(), digits(val_fraction=fraction)
+    assert splits.val.class_counts == [max(round(fraction * count), 1) for count in whole.train.class_counts]
+    assert sorted([*splits.train.ids, *splits.val.ids]) == sorted(whole.train.ids)
+    assert splits.test.fingerprint() == whole.test.fingerprint()
+    assert splits.measured == ("val", splits.val)
 
 
-@pytest.mark.parametrize("fraction", [0.1, 0.25, 0.5])
-def test_hold_out_takes_the_fraction_of_every_class(fraction):
-    targets = np.repeat([0, 1, 2], [400, 100, 20])
-    kept, held = hold_out(targets, 3, fraction, seed=0)
-    assert np.bincount(targets[held]).tolist() == [round(fraction * count) for count in (400, 100, 20)]
-    assert np.array_equal(np.union1d(kept, held), np.arange(len(targets)))
-    assert len(kept) + len(held) == len(targets)
+def test_subset_seed_draws_the_subset_and_the_hold_out():
+    parts = [digits(val_fraction=0.2, subset_seed=seed) for seed in (0, 0, 1)]
+    prints = [(part.train.fingerprint(), part.val.fingerprint()) for part in parts]
+    assert prints[0] == prints[1]
+    assert not set(prints[0]) & set(prints[2])
 
 
-@pytest.mark.parametrize(("fraction", "expected"), [(0.01, [1, 1, 0, 0]), (0.5, [2, 1, 0, 0]), (0.99, [4, 1, 0, 0])])
-def test_hold_out_leaves_each_class_an_image_on_both_sides_and_a_class_of_one_whole(fraction, expected):
-    targets = np.repeat([0, 1, 2], [5, 2, 1])  # class 3 has none
-    _, held = hold_out(targets, 4, fraction, seed=0)
-    assert np.bincount(targets[held], minlength=4).tolist() == expected
+@pytest.mark.parametrize("augment", [True, False])
+def test_only_training_images_are_augmented_and_only_if_asked(augment):
+    splits = digits(val_fraction=0.2, augment=augment)
+    assert varies(splits.train) is augment
+    assert not varies(splits.val)
+    assert not varies(splits.test)
+    assert {part[0][0].shape for part in splits} == {torch.Size([1, 28, 28])}
 
 
-def test_hold_out_repeats_with_its_seed_and_differs_between_seeds():
-    targets, groups = patients()
-    held = [tuple(hold_out(targets, 4, 0.2, seed, groups)[1]) for seed in (0, 0, 1, 2)]
-    assert held[0] == held[1]
-    assert len(set(held)) == 3
+def test_no_patient_of_chest_xray_is_on_both_sides(chest):
+    names = (chest / "train_val_list.txt").read_text().split()[:45]
+    for number, name in enumerate(names):  # the three images of a class are of patients number, number, number + 100
+        new = f"{number // 3 + 100 * (number % 3 == 2) + 1000:08d}_{number % 3:03d}.png"
+        (chest / "images" / name).rename(chest / "images" / new)
+        for file in (chest / "train_val_list.txt", chest / "Data_Entry_2017.csv"):
+            file.write_text(file.read_text().replace(name, new))
+    splits = load_splits(data_args("ChestXray", chest, val_fraction=0.34))
+    assert splits.val.class_counts == [1] * 15
+    assert splits.train.class_counts == [2] * 15
+    assert not np.intersect1d(splits.train.groups, splits.val.groups).size
 
 
-@pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("fraction", [0.1, 0.3])
-def test_hold_out_cuts_no_patient_and_stays_stratified(fraction, seed):
-    targets, groups = patients(seed)
-    kept, held = hold_out(targets, 4, fraction, seed, groups)
-    assert len(kept) + len(held) == len(targets)
-    assert not np.intersect1d(groups[kept], groups[held]).size
-    counts, taken = np.bincount(targets), np.bincount(targets[held], minlength=4)
-    assert taken[3] == 0
-    assert np.all(np.abs(taken - fraction * counts)[:3] <= 3)
-
-
-def test_hold_out_empties_no_class_through_another_class_of_a_patient():
-    targets = np.array([0] * 10 + [1, 1])
-    groups = np.array([0, *range(1, 10), 0, 0])  # patient 0 has all images of class 1
-    kept, held = hold_out(targets, 2, 0.5, seed=0, groups=groups)
-    assert np.bincount(targets[kept]).tolist() == [5, 2]
-    assert np.bincount(targets[held]).tolist() == [5]
+@pytest.mark.parametrize("fraction", [0.0, 0.34])
+def test_class_without_a_training_image_is_named(fraction, chest):
+    relabel(chest, {"Hernia": "Mass|Nodule", "Edema": "Mass|Nodule"})
+    with pytest.raises(UserError, match=r"no training image of class Edema, Hernia in .*: every class needs"):
+        load_splits(data_args("ChestXray", chest, val_fraction=fraction))
 
 
 @pytest.mark.parametrize(
-    ("count", "expected"),
-    [(1, [1, 1, 1]), (3, [1, 1, 1]), (4, [2, 1, 1]), (6, [3, 2, 1]), (10, [6, 3, 1]), (99, [6, 3, 1])],
+    ("file", "says"),
+    [("train_val_list.txt", "no training image of class No Finding, .*Hernia"), ("test_list.txt", "has no test image")],
+    ids=["training", "test"],
 )
-def test_spread_goes_round_the_classes(count, expected):
-    targets = np.array([0, 0, 0, 1, 0, 2, 1, 1, 0, 0])
-    chosen = spread(targets, count)
-    assert np.bincount(targets[chosen]).tolist() == expected
-    assert np.all(np.diff(chosen) > 0)
+def test_list_with_multi_label_rows_alone_is_an_error(file, says, chest):
+    (chest / file).write_text("00000900_000.png\n00000901_000.png")
+    with pytest.raises(UserError, match=says):
+        load_splits(data_args("ChestXray", chest, val_fraction=0.2))
+
+
+def test_class_without_a_test_image_is_named(chest, caplog):
+    with (chest / "Data_Entry_2017.csv").open(newline="") as file:
+        hernias = {row[0] for row in csv.reader(file) if row[1] == "Hernia"}
+    listed = chest / "test_list.txt"
+    caplog.set_level("WARNING", "dgcmm")
+    load_splits(data_args("ChestXray", chest))
+    assert not caplog.messages
+    listed.write_text("\n".join(name for name in listed.read_text().split() if name not in hernias) + "\n")
+    load_splits(data_args("ChestXray", chest))
+    assert caplog.messages == ["no test image of class Hernia: left out of auc, recall 0 in the means"]
+
+
+def test_classes_of_one_image_cannot_be_held_out(chest):
+    names = (chest / "train_val_list.txt").read_text().split()[:45]
+    (chest / "train_val_list.txt").write_text("\n".join(names[::3]))
+    with pytest.raises(UserError, match=r"--val-fraction 0.5: nothing can be held out of 15 training images"):
+        load_splits(data_args("ChestXray", chest, val_fraction=0.5))
+
+
+def test_dummy_needs_no_files_and_has_the_counts_of_the_data_set():
+    splits = load_splits(data_args("FashionMNIST_LT", "not/there", dummy=True, val_fraction=0.1))
+    assert np.array_equal(
+        np.add(splits.train.class_counts, splits.val.class_counts), DATASETS["FashionMNIST_LT"].train_counts
+    )
+    assert tuple(splits.test.class_counts) == DATASETS["FashionMNIST_LT"].test_counts
+    assert splits.train[0][0].shape == (1, 28, 28)
+    assert varies(splits.train)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.2])
+def test_spread_cuts_every_part_and_keeps_every_class(fraction):
+    splits = digits(val_fraction=fraction).spread(25)
+    assert (splits.val is None) is (fraction == 0)
+    for part in filter(None, splits):
+        assert len(part) == 25
+        assert min(part.class_counts) >= 1
+
+
+def test_manifest_for_a_data_set_without_files_to_bring_is_refused():
+    with pytest.raises(UserError, match="--dataset-manifest: Digits_LT has no list"):
+        prepare_data(data_args("Digits_LT", dataset_manifest="x.json"))
+
+
+def test_dummy_images_are_not_brought():
+    prepare_data(data_args("ChestXray", "not/there", dummy=True, dataset_manifest="x.json"))

@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 from torchvision import transforms as T
 
-from datasets.transforms import Enlarge, evaluation, small_shift
+from datasets.images.source import ArraySource
+from datasets.transforms import Enlarge, RandomCropAndFlip, evaluation, small_shift
 
 NOISE = np.random.default_rng(0).integers(1, 256, (28, 28), dtype=np.uint8)  # without black
 
@@ -53,3 +54,50 @@ def test_small_shift_moves_by_up_to_a_sixteenth_each_way(crop_size, most):
     moves = np.array([np.argwhere(image)[0] - crop_size // 2 for image in shifted])
     assert moves.min(axis=0).tolist() == [-most, -most]
     assert moves.max(axis=0).tolist() == [most, most]
+
+
+class Recorded(ArraySource):
+    """Says which part was asked for."""
+
+    def crop(self, top: int, left: int, height: int, width: int) -> np.ndarray:
+        self.part = (height, width)
+        return super().crop(top, left, height, width)
+
+
+@pytest.mark.parametrize(
+    "shape", [(301, 257), (28, 28), (5, 300), (300, 5)], ids=["usual", "small", "too wide", "too high"]
+)
+def test_training_crop_has_the_pixels_of_torchvision(shape):
+    """Also where no crop of a ratio in range fits."""
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    torchvision = T.Compose([T.RandomResizedCrop(48), T.RandomHorizontalFlip(), T.PILToTensor()])
+    transform = RandomCropAndFlip(48)
+    for seed in range(20):
+        torch.manual_seed(seed)
+        expected = torchvision(Image.fromarray(pixels))
+        torch.manual_seed(seed)
+        source = Recorded(pixels)
+        image = transform.take(source)
+        assert (image.shape, image.dtype) == ((1, 48, 48), torch.uint8)
+        assert torch.equal(image, expected)
+        assert source.part[0] <= shape[0]
+        assert source.part[1] <= shape[1]
+
+
+def test_training_crop_asks_a_source_for_no_more_than_the_crop():
+    shares = []
+    for seed in range(100):
+        torch.manual_seed(seed)
+        source = Recorded(np.zeros((200, 200), np.uint8))
+        RandomCropAndFlip(32).take(source)
+        shares.append(source.part[0] * source.part[1] / 200**2)
+    assert 0.07 < min(shares) < 0.2 < 0.45 < np.mean(shares) < 0.6
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+def test_training_crop_drops_the_colour(mode):
+    images = []
+    for image in (Image.fromarray(NOISE), Image.fromarray(NOISE).convert(mode)):
+        torch.manual_seed(3)
+        images.append(RandomCropAndFlip(16)(image))
+    assert torch.equal(*images)

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torchvision
 
-from datasets.names import DATASETS
+from datasets import DATASETS
 from helpers.project import ROOT, SMALL_MODEL
 from utils.cli.rules import complete, parse
 from utils.metrics import NAMES

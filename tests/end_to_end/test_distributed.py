@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from utils.training.engine import evaluate, start_prior, to_device
 
-import datasets.assembly
+import datasets.chestxray
 import train
 from datasets.loading import BatchLoader, EvaluationBatches, TrainBatches
 from helpers import ranks
@@ -313,7 +313,7 @@ def test_finished_run_is_told_to_all_nodes_when_they_are_there(tmp_path, trained
 
 @pytest.mark.parametrize(("flag", "word"), [("--sync-bn", "--sync-bn needs CUDA"), ("--amp=fp16", "needs CUDA")])
 def test_what_the_device_cannot_is_said_before_anything_is_fetched_or_started(flag, word, tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.assembly, "prepare", lambda *_, **__: pytest.fail("fetched"))
+    monkeypatch.setattr(datasets.chestxray, "fetch_missing", lambda *_, **__: pytest.fail("fetched"))
     args, given = parse(train.build_parser(), ["ChestXray", flag, f"--logdir={tmp_path}"])
     with pytest.raises(UserError, match=word):
         train.preflight(TWO, torch.device("cpu"), args, given)
@@ -321,7 +321,7 @@ def test_what_the_device_cannot_is_said_before_anything_is_fetched_or_started(fl
 
 def test_run_folder_that_cannot_be_written_is_said_before_anything_is_fetched(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
-    monkeypatch.setattr(datasets.assembly, "prepare", lambda *_, **__: pytest.fail("fetched"))
+    monkeypatch.setattr(datasets.chestxray, "fetch_missing", lambda *_, **__: pytest.fail("fetched"))
     args, given = parse(train.build_parser(), ["ChestXray", f"--logdir={tmp_path / 'file' / 'run'}"])
     for call, place in ((train.preflight, (TWO, torch.device("cpu"))), (train.work, (World(),))):
         with pytest.raises(UserError, match="file is no folder"):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-import datasets.nih.fetch
+import datasets.chestxray.fetch
 from datasets.download.remote import Patience
 from helpers.mirror import Mirror
 from helpers.project import SMALL_MODEL
@@ -189,7 +189,7 @@ def test_bad_input_is_one_line_and_changes_nothing(
     names = ("Data_Entry_2017.csv", "train_val_list.txt", "test_list.txt", "images_001.zip")
     Mirror(dict.fromkeys(names, b"content")).manifest(files / "closed.json")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(datasets.nih.fetch, "PATIENCE", Patience(pause_s=0.001))
+    monkeypatch.setattr(datasets.chestxray.fetch, "PATIENCE", Patience(pause_s=0.001))
     content = bytearray((trained_digits / "checkpoint.pth").read_bytes())
     content[len(content) // 2] ^= 4
     (files / "damaged.pth").write_bytes(content)

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from datasets.names import DATASETS
-from datasets.nih.source import LABEL_FILES, LISTS
+from datasets import DATASETS
+from datasets.chestxray.source import LABEL_FILES, LISTS
 
 PIECE = 1 << 14
 

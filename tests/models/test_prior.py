@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from datasets.names import DATASETS
+from datasets import DATASETS
 from models.prior import LOG_VAR_LIMIT, GaussianMixturePrior
 from utils.training.optimisation import build_optimizer, default_prior_lr
 

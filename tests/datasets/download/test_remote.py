@@ -3,14 +3,14 @@
 import dataclasses
 import hashlib
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from datasets.download.parallel import Cancel, Cancelled
-from datasets.download.published import RemoteFile
-from datasets.download.remote import Download, Patience, Unavailable, _retry_after
+from datasets.download.remote import Download, Patience, RemoteFile, Unavailable, problem_of
 from helpers.mirror import Answer, Mirror
 from utils.errors import UserError
 
@@ -78,7 +78,7 @@ def test_later_process_continues(mirror, tmp_path):
     assert mirror.sent[NAME] == len(CONTENT)
 
 
-@pytest.mark.parametrize("tag", ['W/"weak"', None])
+@pytest.mark.parametrize("tag", ['W/"weak"', None], ids=["weak", "none"])
 def test_range_is_asked_for_without_a_strong_validator(tag, mirror, tmp_path):
     mirror.tags[NAME] = tag
     mirror.answers[NAME] = [Answer(cut=60_000)]
@@ -98,14 +98,18 @@ def test_server_that_ignores_ranges_and_cuts_is_given_up(mirror, tmp_path):
         download(tmp_path, remote(mirror)).run()
 
 
-@pytest.mark.parametrize("span", ["bytes 7-99999/100000", "bytes 60001-99999/100000", "100", ""])
+@pytest.mark.parametrize(
+    "span",
+    ["bytes 7-99999/100000", "bytes 60001-99999/100000", "100", ""],
+    ids=["earlier", "later", "malformed", "none"],
+)
 def test_another_range_than_asked_for_never_gets_into_the_file(span, mirror, tmp_path):
     wrong = Answer(status=206, headers={"Content-Range": span}, body=OTHER)
     mirror.answers[NAME] = [Answer(cut=60_000), wrong]
     assert download(tmp_path, remote(mirror, md5=None)).run().read_bytes() == CONTENT
 
 
-@pytest.mark.parametrize("honoured", [True, False])
+@pytest.mark.parametrize("honoured", [True, False], ids=["range refused", "other range"])
 def test_object_that_changed_is_fetched_from_its_first_byte(honoured, mirror, tmp_path):
     """With a server that honours If-Range (and answers 200), and with one that gives the new object's range."""
     mirror.answers[NAME] = [Answer(cut=60_000, body=OTHER)]
@@ -139,15 +143,18 @@ def test_file_that_has_shrunk_on_the_server_is_fetched_anew(mirror, tmp_path):
 
 
 def test_complete_part_of_a_killed_process_needs_no_network(mirror, tmp_path):
-    first = download(tmp_path, remote(mirror))
-    first._fetch_rest()
+    def end(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        download(tmp_path, remote(mirror)).run(end)
     mirror.asked.clear()
     assert download(tmp_path, remote(mirror)).run().read_bytes() == CONTENT
     assert mirror.asked == []
 
 
-@pytest.mark.parametrize("body", [CONTENT[:-1], CONTENT + b"x", b"{}"])
-@pytest.mark.parametrize("announced", [True, False])
+@pytest.mark.parametrize("body", [CONTENT[:-1], CONTENT + b"x", b"{}"], ids=["shorter", "longer", "json"])
+@pytest.mark.parametrize("announced", [True, False], ids=["announced", "not announced"])
 def test_wrong_length_is_named(body, announced, mirror, tmp_path):
     mirror.files[NAME] = body
     if not announced:
@@ -171,7 +178,7 @@ def test_content_that_a_check_refuses_is_named(mirror, tmp_path):
     assert parts(tmp_path) == set()
 
 
-@pytest.mark.parametrize("page", [PAGE, b"\xef\xbb\xbf<html>"])
+@pytest.mark.parametrize("page", [PAGE, b"\xef\xbb\xbf<html>"], ids=["page", "with a mark"])
 @pytest.mark.parametrize("have", [0, 60_000])
 def test_page_in_place_of_the_file_is_named_and_what_was_there_is_kept(page, have, mirror, tmp_path):
     mirror.answers[NAME] = [Answer(cut=have)] * bool(have) + [Answer(body=page, ignore_range=True)]
@@ -206,11 +213,12 @@ class Pauses(Cancel):
         self.asked.append(seconds)
 
 
-def test_server_that_names_a_pause_gets_it(mirror, tmp_path):
+@pytest.mark.parametrize(("text", "seconds"), [("7", 7.0), ("soon", 0.001), ("99999", 300.0)])
+def test_server_that_names_a_pause_gets_it(text, seconds, mirror, tmp_path):
     pauses = Pauses()
-    mirror.answers[NAME] = [Answer(status=429, headers={"Retry-After": "7"})]
+    mirror.answers[NAME] = [Answer(status=429, headers={"Retry-After": text})]
     assert download(tmp_path, remote(mirror), cancel=pauses).run().read_bytes() == CONTENT
-    assert pauses.asked == [7.0]
+    assert list(filter(None, pauses.asked)) == [seconds]
 
 
 def test_pauses_grow_up_to_the_longest(mirror, tmp_path):
@@ -218,23 +226,7 @@ def test_pauses_grow_up_to_the_longest(mirror, tmp_path):
     mirror.answers[NAME] = [Answer(status=503)] * 6
     with pytest.raises(Unavailable):
         download(tmp_path, remote(mirror), Patience(6, 3, 1.0, 5.0, 1.0), pauses).run()
-    assert pauses.asked == [1.0, 2.0, 4.0, 5.0, 5.0]
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [
-        (None, 0),
-        ("12", 12),
-        ("soon", 0),
-        ("99999", 300),
-        ("Fri, 02 Jan 1970 00:01:40 GMT", 100),
-        ("Thu, 01 Jan 1970 00:01:40 GMT", 0),
-    ],
-)
-def test_retry_after_is_seconds_or_a_date(text, seconds, monkeypatch):
-    monkeypatch.setattr("datasets.download.remote.time.time", lambda: 24 * 3600.0)
-    assert _retry_after({"Retry-After": text}) == seconds
+    assert list(filter(None, pauses.asked)) == [1.0, 2.0, 4.0, 5.0, 5.0]
 
 
 def test_stall_ends_the_attempt_not_the_download(mirror, tmp_path):
@@ -261,48 +253,59 @@ def test_nobody_listens(tmp_path):
     pauses = Pauses()
     with pytest.raises(Unavailable, match="refused; 2 attempts"):
         download(tmp_path, RemoteFile(NAME, url, 3), cancel=pauses).run()
-    assert len(pauses.asked) == 1
+    assert len(list(filter(None, pauses.asked))) == 1
 
 
-def test_disk_that_takes_nothing_is_named(mirror, tmp_path):
-    (tmp_path / f".{NAME}.part").symlink_to("/dev/full")
-    file = download(tmp_path, remote(mirror))
-    file._discard = lambda: None
-    with pytest.raises(UserError, match="the disk is full: .*free some space and give the same command again"):
-        file.run()
-
-
-def test_part_that_cannot_be_written_is_named(mirror, tmp_path):
-    file = download(tmp_path, remote(mirror))
-    file._discard = lambda: None
-    (tmp_path / f".{NAME}.part").symlink_to("/nowhere/at/all")
-    with pytest.raises(UserError, match=f".{NAME}.part cannot be written .*: choose another folder"):
-        file.run()
+def test_disk_that_takes_no_more_is_named(mirror, tmp_path, file_size_limit):
+    file_size_limit(50_000)
+    with pytest.raises(UserError, match=f".{NAME}.part cannot be written .*: choose another folder, or free"):
+        download(tmp_path, remote(mirror)).run()
     assert len(mirror.asked) == 1
+
+
+def test_next_attempt_waits_longer_for_a_server_that_is_slow_to_answer(mirror, tmp_path):
+    over = threading.Event()
+    mirror.before_piece = lambda: over.wait(0.5)
+    patience = Patience(attempts=9, pause_s=0.001, longest_pause_s=0.001, stall_s=0.05, longest_stall_s=60)
+    mirror.files[NAME] = CONTENT[:1000]
+    assert download(tmp_path, remote(mirror, CONTENT[:1000]), patience).run().read_bytes() == CONTENT[:1000]
+    assert len(mirror.asked) > 1
 
 
 def test_cancelling_ends_a_stalled_download_and_keeps_the_part(mirror, tmp_path):
     over, cancel, arrived = threading.Event(), Cancel(), threading.Event()
     mirror.answers[NAME] = [Answer(cut=60_000, stall=over)]
-    patience = dataclasses.replace(SHORT, stall_s=60)
-
-    def report(count: int) -> None:
-        if Download(remote(mirror), tmp_path, SHORT, cancel, print).have == 60_000:
-            arrived.set()
-
-    ended = []
-
-    def run() -> None:
-        try:
-            download(tmp_path, remote(mirror), patience, cancel, report).run()
-        except Cancelled:
-            ended.append("cancelled")
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    assert arrived.wait(30)
-    cancel()
-    thread.join(20)
+    file = download(tmp_path, remote(mirror), SHORT, cancel, lambda count: file.have == 60_000 and arrived.set())
+    with ThreadPoolExecutor() as pool:
+        job = pool.submit(file.run)
+        assert arrived.wait(30)
+        cancel()
+        with pytest.raises(Cancelled):
+            job.result(timeout=20)
     over.set()
-    assert ended == ["cancelled"]
-    assert download(tmp_path, remote(mirror)).have == 60_000
+    assert file.have == 60_000
+    assert len(mirror.asked) == 1
+
+
+def test_size_and_each_hash_of_a_file_are_compared(tmp_path):
+    path = tmp_path / NAME
+    path.write_bytes(CONTENT)
+    md5, sha256 = hashlib.md5(CONTENT).hexdigest(), hashlib.sha256(CONTENT).hexdigest()
+
+    def problem(size: int, *digests: str | None) -> str | None:
+        return problem_of(path, RemoteFile(NAME, "", size, *digests), Cancel())
+
+    assert problem(len(CONTENT)) is None
+    assert problem(len(CONTENT), md5, sha256) is None
+    assert problem(5) == "100,000 bytes, 5 are published"
+    assert problem(len(CONTENT), sha256, sha256).startswith(f"its MD5 is {md5}")
+    assert problem(len(CONTENT), md5, md5).startswith(f"its SHA256 is {sha256}")
+
+
+def test_comparison_of_a_hash_can_be_cancelled(tmp_path):
+    path = tmp_path / NAME
+    path.write_bytes(CONTENT)
+    cancelled = Cancel()
+    cancelled()
+    with pytest.raises(Cancelled):
+        problem_of(path, RemoteFile(NAME, "", len(CONTENT), hashlib.md5(CONTENT).hexdigest()), cancelled)

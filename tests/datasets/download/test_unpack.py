@@ -52,7 +52,6 @@ def encrypted_zip() -> bytes:
     return bytes(content)
 
 
-ZEROS = {"images/00000009_000.png": bytes(65 << 20)}
 HOSTILE = {
     "parent folder": ("tar.gz", tar_gz(GOOD | {"../00000009_000.png": b"x"}), "leave its folder"),
     "parent folder inside": ("tar.gz", tar_gz(GOOD | {"images/../../00000009_000.png": b"x"}), "leave its folder"),
@@ -60,20 +59,19 @@ HOSTILE = {
     "backslash": ("tar.gz", tar_gz(GOOD | {"..\\00000009_000.png": b"x"}), "leave its folder"),
     "line break": ("tar.gz", tar_gz(GOOD | {"images\n/00000009_000.png": b"x"}), "leave its folder"),
     "folder outside": ("tar.gz", tar_gz(GOOD, entry(tarfile.DIRTYPE, "../outside")), "leave its folder"),
-    "symbolic link": ("tar.gz", tar_gz(GOOD, entry(tarfile.SYMTYPE, target="/etc/passwd")), "a symbolic link"),
-    "link to a folder": ("tar.gz", tar_gz(GOOD, entry(tarfile.SYMTYPE, "images", "..")), "a symbolic link"),
-    "hard link": ("tar.gz", tar_gz(GOOD, entry(tarfile.LNKTYPE, target=f"images/{FIRST}")), "a hard link"),
-    "pipe": ("tar.gz", tar_gz(GOOD, entry(tarfile.FIFOTYPE)), "a pipe"),
-    "character device": ("tar.gz", tar_gz(GOOD, entry(tarfile.CHRTYPE)), "a device"),
-    "block device": ("tar.gz", tar_gz(GOOD, entry(tarfile.BLKTYPE)), "a device"),
-    "sparse file": ("tar.gz", tar_gz(GOOD, entry(tarfile.GNUTYPE_SPARSE)), "sparse file|damaged"),
+    "symbolic link": ("tar.gz", tar_gz(GOOD, entry(tarfile.SYMTYPE, target="/etc/passwd")), "neither a file nor"),
+    "link to a folder": ("tar.gz", tar_gz(GOOD, entry(tarfile.SYMTYPE, "images", "..")), "neither a file nor"),
+    "hard link": ("tar.gz", tar_gz(GOOD, entry(tarfile.LNKTYPE, target=f"images/{FIRST}")), "neither a file nor"),
+    "pipe": ("tar.gz", tar_gz(GOOD, entry(tarfile.FIFOTYPE)), "neither a file nor"),
+    "character device": ("tar.gz", tar_gz(GOOD, entry(tarfile.CHRTYPE)), "neither a file nor"),
+    "block device": ("tar.gz", tar_gz(GOOD, entry(tarfile.BLKTYPE)), "neither a file nor"),
+    "sparse file": ("tar.gz", tar_gz(GOOD, entry(tarfile.GNUTYPE_SPARSE)), "neither a file nor|damaged"),
     "name twice": ("tar.gz", tar_gz(GOOD | {f"images_001/{FIRST}": b"x"}), f"{FIRST} twice"),
     "unexpected name": ("tar.gz", tar_gz(GOOD | {"images/run.sh": b"x"}), "run.sh', which is not expected"),
     "hidden file": ("tar.gz", tar_gz(GOOD | {"images/.bashrc": b"x"}), "not expected"),
-    "bomb": ("tar.gz", tar_gz(GOOD | ZEROS), "more than 4 times its size"),
     "zip: parent folder": ("zip", zipped(GOOD | {"../00000009_000.png": b"x"}), "leave its folder"),
     "zip: absolute path": ("zip", zipped(GOOD | {"/00000009_000.png": b"x"}), "leave its folder"),
-    "zip: symbolic link": ("zip", zip_of_a_link(), "a symbolic link"),
+    "zip: symbolic link": ("zip", zip_of_a_link(), "neither a file nor"),
     "zip: name twice": ("zip", zip_with_a_name_twice(), f"{FIRST} twice"),
     "zip: unexpected name": ("zip", zipped(GOOD | {"images/run.sh": b"x"}), "not expected"),
     "zip: encrypted": ("zip", encrypted_zip(), "damaged"),
@@ -123,24 +121,6 @@ def test_hostile_archive_leaves_nothing(name, tmp_path):
     assert [path.name for path in tmp_path.rglob("*")] == ["inner", f"images_001.{kind}"]
 
 
-def test_bomb_in_a_zip_file(tmp_path):
-    with pytest.raises(UserError, match="more than 4 times its size"):
-        unpacked(tmp_path, "zip", compressed_zip(GOOD | ZEROS))
-    assert [path.name for path in tmp_path.iterdir()] == ["images_001.zip"]
-
-
-def test_bomb_of_entries(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.download.unpack, "MOST_MEMBERS", 4)
-    for kind, content in (("tar.gz", tar_gz(GOOD)), ("zip", zipped(GOOD))):
-        with pytest.raises(UserError, match="more than 4 entries"):
-            unpacked(tmp_path, kind, content)
-
-
-def test_large_archives_may_hold_four_times_their_size(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.download.unpack, "BOMB_FLOOR", 1)
-    assert unpacked(tmp_path, "zip", zipped(GOOD)) == list(IMAGES)
-
-
 NO_ARCHIVES = {
     "empty": b"",
     "PK": b"PK",
@@ -164,7 +144,7 @@ def test_archive_without_an_image_is_damaged(tmp_path):
         unpacked(tmp_path, "zip", zipped({}))
 
 
-@pytest.mark.parametrize(("kind", "content"), [("tar.gz", tar_gz(GOOD)), ("zip", zipped(GOOD))])
+@pytest.mark.parametrize(("kind", "content"), [("tar.gz", tar_gz(GOOD)), ("zip", zipped(GOOD))], ids=["tar.gz", "zip"])
 def test_cut_archive_is_damaged(kind, content, tmp_path):
     for length in range(0, len(content), 97):
         with pytest.raises(UserError, match="is damaged"):

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from datasets.images import cache as cache_module
-from datasets.images.cache import BAD, GOOD, UNSEEN, ImageCache
-from datasets.images.grey import ArraySource, resize
+from datasets.images.cache import BAD, GOOD, UNSEEN, ImageCache, resize
+from datasets.images.source import ArraySource
 from helpers.project import ROOT
 from utils.errors import UserError
 
@@ -104,6 +104,7 @@ def test_another_format_is_another_cache(built, tmp_path, monkeypatch):
         lambda folder: (folder / "pixels.u8").unlink(),
         lambda folder: os.truncate(folder / "pixels.u8", COUNT * SIZE**2 - 1),
     ],
+    ids=["empty records", "cut records", "no records", "other records", "no pixels", "cut pixels"],
 )
 def test_file_that_is_not_whole_is_made_anew(spoil, built, tmp_path):
     spoil(built.folder)

@@ -10,8 +10,8 @@ from PIL import Image
 from torchvision import transforms as T
 
 from datasets.base import SampleKey
-from datasets.images.files import FileDataset, locate
-from datasets.images.grey import RandomCropAndFlip, ResizeAndCentreCrop
+from datasets.images.files import FileDataset, image_paths
+from datasets.transforms import RandomCropAndFlip, evaluation
 from utils.errors import UserError
 
 NAMES = [f"{number:08d}_000.png" for number in range(6)]
@@ -28,22 +28,26 @@ def dataset(tmp_path: Path) -> FileDataset:
     rng = np.random.default_rng(0)
     for name in NAMES:
         Image.fromarray(rng.integers(0, 256, (40, 50), dtype=np.uint8)).save(tmp_path / name)
-    return FileDataset(tmp_path, locate(tmp_path, NAMES)[0], "ab", np.arange(6) % 2, NAMES)
+    return FileDataset(tmp_path, NAMES, "ab", np.arange(6) % 2, NAMES)
 
 
 @pytest.mark.parametrize(
     "layout",
     [
-        *("{}", "images/{}", "images_001/{}", "images_001/images/{}", "images/images_001/{}"),
-        *("images/images_001/images/{}", "images-1/{}"),
+        "{}",
+        "images/{}",
+        "images_001/{}",
+        "images_001/images/{}",
+        "images/images_001/{}",
+        "images/images_001/images/{}",
+        "images-1/{}",
     ],
+    ids=["flat", "one folder", "numbered", "as unpacked", "nested", "deep", "other number"],
 )
 def test_files_are_found_in_every_layout(layout, tmp_path):
     for name in NAMES[:4]:
         touch(tmp_path / layout.format(name))
-    files, missing = locate(tmp_path, NAMES)
-    assert missing == NAMES[4:]
-    assert [files.path(row, NAMES[row]) for row in range(4)] == [tmp_path / layout.format(name) for name in NAMES[:4]]
+    assert image_paths(tmp_path) == {name: layout.format(name) for name in NAMES[:4]}
 
 
 def test_layouts_may_be_mixed_and_the_first_of_two_files_counts(tmp_path):
@@ -51,37 +55,26 @@ def test_layouts_may_be_mixed_and_the_first_of_two_files_counts(tmp_path):
     for place, name in zip(places, NAMES, strict=True):
         touch(tmp_path / f"{place}{name}")
     touch(tmp_path / "images_002" / NAMES[1])
-    files, missing = locate(tmp_path, NAMES)
-    assert not missing
-    assert [files.path(row, name) for row, name in enumerate(NAMES)] == [
-        tmp_path / f"{place}{name}" for place, name in zip(places, NAMES, strict=True)
-    ]
+    assert image_paths(tmp_path) == {name: f"{place}{name}" for place, name in zip(places, NAMES, strict=True)}
 
 
 @pytest.mark.parametrize("place", [".images", "cache", "backup/images", "images.part.png"])
 def test_other_folders_are_not_searched(place, tmp_path):
     touch(tmp_path / place / NAMES[0])
-    assert locate(tmp_path, NAMES[:1])[1] == NAMES[:1]
+    assert NAMES[0] not in image_paths(tmp_path)
 
 
 def test_changed_folder_is_noticed(tmp_path):
     touch(tmp_path / "images" / NAMES[0])
-    assert locate(tmp_path, NAMES[:2])[1] == NAMES[1:2]
+    assert image_paths(tmp_path).keys() == {NAMES[0]}
     touch(tmp_path / "images_001" / NAMES[1])
     (tmp_path / "images" / NAMES[0]).unlink()
-    assert locate(tmp_path, NAMES[:2])[1] == NAMES[:1]
-
-
-def test_name_twice_in_a_list_is_one_file(tmp_path):
-    touch(tmp_path / "images" / NAMES[0])
-    files, missing = locate(tmp_path, [NAMES[0], NAMES[1], NAMES[0]])
-    assert missing == [NAMES[1]]
-    assert files.path(2, NAMES[0]) == files.path(0, NAMES[0]) == tmp_path / "images" / NAMES[0]
+    assert image_paths(tmp_path).keys() == {NAMES[1]}
 
 
 def test_folder_that_cannot_be_listed_is_named(tmp_path):
     with pytest.raises(UserError, match=rf"{tmp_path / 'none'} cannot be listed \(No such file"):
-        locate(tmp_path / "none", NAMES)
+        image_paths(tmp_path / "none")
 
 
 def test_own_transform_is_given_a_pil_image(dataset):
@@ -92,8 +85,9 @@ def test_own_transform_is_given_a_pil_image(dataset):
         assert np.array_equal(image[0].numpy(), np.asarray(original))
 
 
-@pytest.mark.parametrize("transform", [RandomCropAndFlip(24), ResizeAndCentreCrop(32, 24)])
-def test_grey_transform_takes_the_same_from_file_and_from_pil(dataset, transform):
+@pytest.mark.parametrize("train", [True, False], ids=["training", "evaluation"])
+def test_transform_takes_the_same_from_file_and_from_pil(dataset, train):
+    transform = RandomCropAndFlip(24) if train else evaluation(T.Resize((32, 32)), 24)
     key = SampleKey(index=2, seed=7, epoch=3, position=11)
     dataset.transform = transform
     direct = dataset[key][0]

@@ -152,7 +152,9 @@ def test_interlaced_image_is_decoded_whole(tmp_path):
     assert read_grey(path).tolist() == [[10, 20], [30, 40]]
 
 
-@pytest.mark.parametrize("content", [b"", b"<html>", png(Image.fromarray(GREY))[:7]])
+@pytest.mark.parametrize(
+    "content", [b"", b"<html>", png(Image.fromarray(GREY))[:7]], ids=["empty", "page", "signature"]
+)
 def test_what_is_no_png_is_named(content, tmp_path):
     path = tmp_path / "image.png"
     path.write_bytes(content)

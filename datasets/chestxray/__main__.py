@@ -17,14 +17,15 @@ from pathlib import Path
 from torch.utils.data import Dataset
 
 from datasets.chestxray import load, prepare
+from datasets.chestxray.lists import read_list
+from datasets.chestxray.source import LISTS, list_problem
+from datasets.images.cache import prepare_images
 from datasets.images.files import image_paths
 from datasets.images.png import read_grey
-from datasets.images.preparation import prepare_images
 from datasets.loading import BatchLoader, EvaluationBatches, kill_workers
-from datasets.nih.source import LISTS, list_problem
 from utils.cli.arguments import add_data
 from utils.cli.types import count_or_zero
-from utils.errors import UserError
+from utils.errors import UserError, run_script
 from utils.files import write_text
 from utils.logs import progress, start_logging
 
@@ -74,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     folder = Path(args.datadir)
     check_lists(folder, official=args.dataset_manifest is None)
-    splits = {name: load(args.datadir, train, None, 0) for train, name in LISTS.items()}
+    splits = {name: load(args.datadir, train) for train, name in LISTS.items()}
     for name, data in splits.items():
         counts = dict(zip(data.classes, data.class_counts, strict=True))
         log.info("%s: %d images with a single label: %s", name, len(data), counts)
@@ -90,7 +91,7 @@ def check_lists(folder: Path, official: bool) -> None:
     there = image_paths(folder)
     patients = {}
     for train, name in LISTS.items():
-        listed = (folder / name).read_text(encoding="utf-8").split()
+        listed = read_list(folder / name)
         patients[train] = {image.split("_")[0] for image in listed}
         found = sum(image in there for image in listed)
         log.info("%s: %d of %d images are there", name, found, len(listed))
@@ -109,8 +110,8 @@ def check_lists(folder: Path, official: bool) -> None:
 class _Decoded(Dataset):
     """Items are (what is wrong with an image, or '', its index)."""
 
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self.paths = paths
+    def __init__(self, folder: Path) -> None:
+        self.paths = [folder / path for path in sorted(image_paths(folder).values())]
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -129,7 +130,7 @@ def check_images(folder: Path, workers: int, quiet: bool) -> None:
     Raises:
         UserError: some are damaged; they are printed, and listed in `damaged_images.txt`.
     """
-    data = _Decoded(sorted(image_paths(folder).values()))
+    data = _Decoded(folder)
     report = folder / DAMAGED
     report.unlink(missing_ok=True)
     damaged = {}
@@ -151,3 +152,7 @@ def check_images(folder: Path, workers: int, quiet: bool) -> None:
             "command again, which brings them anew"
         )
     log.info("all %d images can be decoded", len(data))
+
+
+if __name__ == "__main__":
+    run_script(main)

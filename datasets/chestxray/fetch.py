@@ -1,24 +1,19 @@
 """Bringing ChestX-ray14 into its folder: what is missing is downloaded, verified and unpacked, by one process."""
 
 import json
+import logging
 import math
 import os
 import shutil
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
-from logging import getLogger
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
-from datasets.download.parallel import Cancel, run_jobs
-from datasets.download.published import RemoteFile, problem_of
-from datasets.download.remote import Download, Patience, Unavailable
-from datasets.download.unpack import unpack
-from datasets.nih.source import (
+from datasets.chestxray.lists import missing_images
+from datasets.chestxray.source import (
     IMAGE_NAME,
     LABEL_FILES,
     LISTS,
@@ -28,12 +23,15 @@ from datasets.nih.source import (
     images_folder,
     read_manifest,
 )
+from datasets.download.parallel import Cancel, run_jobs
+from datasets.download.remote import Download, Patience, RemoteFile, Unavailable, problem_of
+from datasets.download.unpack import unpack
 from utils.errors import UserError
 from utils.files import write_text
 from utils.locks import folder_lock
 from utils.logs import progress
 
-log = getLogger("dgcmm")
+log = logging.getLogger("dgcmm")
 
 MARKER = ".unpacked.json"  # in the folder of an archive's images: the archive is unpacked, and held these images
 UNPACKED_SHARE = 1.05  # of the packed size, rounded up; PNGs do not shrink
@@ -41,14 +39,7 @@ PATIENCE = Patience()
 
 
 def fetch_missing(
-    folder: Path,
-    find_missing: Callable[[Path], list[str] | None],
-    *,
-    manifest: str | None,
-    jobs: int,
-    keep_archives: bool,
-    quiet: bool,
-    download_only: bool = False,
+    folder: Path, manifest: str | None, jobs: int, *, keep_archives: bool, quiet: bool, download_only: bool = False
 ) -> None:
     """Download and unpack what a folder lacks; nothing, and without a lock, if all needed images are there.
 
@@ -57,7 +48,6 @@ def fetch_missing(
 
     Args:
         folder: of the data set, created if need be; one process works in it, others wait.
-        find_missing: from the folder to the needed images that are not there, or None if label file or lists lack.
         manifest: path of a mirror's manifest in place of NIH's list.
         jobs: archives at a time.
         keep_archives: do not delete archives that are unpacked.
@@ -68,12 +58,11 @@ def fetch_missing(
         UserError: what a user can mend; nothing that was good is lost.
     """
     source = read_manifest(Path(manifest)) if manifest else OFFICIAL
-    if find_missing(folder) == []:
+    if missing_images(folder) == []:
         return
     with folder_lock(folder, "it brings ChestX-ray14 into the folder"):
-        fetch = _Fetch(folder, find_missing, source, jobs, keep_archives, download_only, quiet)
         try:
-            fetch.run()
+            _Fetch(folder, source, jobs, keep_archives, quiet, download_only).run()
         except Unavailable as error:
             texts = ", ".join(file.name for file in source.texts)
             raise UserError(
@@ -82,56 +71,37 @@ def fetch_missing(
             ) from error
 
 
-class _Meter:
-    """How many bytes came, counted by all threads."""
-
-    def __init__(self) -> None:
-        self.value = 0
-        self._lock = threading.Lock()
-
-    def __call__(self, count: int) -> None:
-        with self._lock:
-            self.value += count
-
-
+@dataclass(frozen=True)
 class _Fetch:
-    """One process's work on a folder whose lock it has; the arguments are those of `fetch_missing`."""
+    """One process's work on a folder whose lock it has; the fields are the arguments of `fetch_missing`."""
 
-    def __init__(
-        self,
-        folder: Path,
-        find_missing: Callable[[Path], list[str] | None],
-        source: Source,
-        jobs: int,
-        keep_archives: bool,
-        download_only: bool,
-        quiet: bool,
-    ) -> None:
-        self.folder, self.source, self.jobs = folder, source, jobs
-        self.find_missing = find_missing
-        self.keep_archives, self.download_only, self.quiet = keep_archives, download_only, quiet
-        self.cancel = Cancel()
-        self.downloaded, self.unpacked = _Meter(), _Meter()
+    folder: Path
+    source: Source
+    jobs: int
+    keep_archives: bool
+    quiet: bool
+    download_only: bool
+    cancel: Cancel = field(default_factory=Cancel)
 
     def run(self) -> None:
         """Fetch label file and lists, then the archives that may hold what is missing, then all others if need be."""
         self._tidy()
-        missing = self.find_missing(self.folder)
+        missing = missing_images(self.folder)
         if missing == []:  # another process was faster
             return
         texts = [file for file in self.source.texts if not self._verify_text(file)]
         all_may_be_there = missing is None and any(self.folder.rglob("*.png"))  # which only the lists can tell
         self._require_space(texts, () if all_may_be_there else self._lacking(missing))
-        self._run(texts, ())
-        missing = self.find_missing(self.folder)
+        self._bring(texts, ())
+        missing = missing_images(self.folder)
         for only_likely in (True, False):
             archives = self._lacking(missing if only_likely else None)
             if missing and archives:
                 self._require_space((), archives)
-                self._run((), archives)
+                self._bring((), archives)
                 if self.download_only:
                     return
-                missing = self.find_missing(self.folder)
+                missing = missing_images(self.folder)
         if missing:
             raise UserError(
                 f"{self.folder}: {len(missing)} images that the lists name ({', '.join(missing[:3])}, ...) are in none "
@@ -153,7 +123,11 @@ class _Fetch:
                 shutil.rmtree(aside)
 
     def _verify_text(self, file: RemoteFile) -> bool:
-        """Whether a label file or list is there, and good; either name of the label file will do."""
+        """Tell whether a label file or list is there; either name of the label file will do.
+
+        Raises:
+            UserError: it is there, and is not the published one.
+        """
         names = LABEL_FILES if file.name in LABEL_FILES else (file.name,)
         path = next((self.folder / name for name in names if (self.folder / name).is_file()), None)
         if path is None:
@@ -166,12 +140,12 @@ class _Fetch:
         return True
 
     def _lacking(self, missing: Sequence[str] | None) -> list[RemoteFile]:
-        """The archives that are not unpacked, of those that may hold `missing` images, or of all."""
+        """List the archives that are not unpacked, of those that may hold `missing` images, or of all."""
         archives = self.source.archives if missing is None else self.source.holders(missing)
         return [archive for archive in archives if not self._is_unpacked(archive)]
 
     def _is_unpacked(self, archive: RemoteFile) -> bool:
-        """Whether the marker says that this very archive is unpacked, and none of its images has gone since."""
+        """Tell whether this very archive is unpacked, by the marker, and none of its images has gone since."""
         folder = self.folder / images_folder(archive.name)
         held = _marker(folder)
         return bool(held) and held["archive"] == _identity(archive) and set(held["images"]) <= set(os.listdir(folder))
@@ -191,56 +165,46 @@ class _Fetch:
                 "free some space, or name another folder (--datadir)"
             )
 
-    def _download(self, file: RemoteFile) -> Download:
-        return Download(file, self.folder, PATIENCE, self.cancel, self.downloaded)
-
     def _left(self, file: RemoteFile) -> int:
-        """Bytes of a file that are still to be fetched."""
-        return 0 if (self.folder / file.name).is_file() else max(file.size - self._download(file).have, 0)
+        """Count the bytes of a file that are still to be fetched."""
+        if (self.folder / file.name).is_file():
+            return 0
+        return max(file.size - Download(file, self.folder, PATIENCE, self.cancel).have, 0)
 
-    def _run(self, texts: Sequence[RemoteFile], archives: Sequence[RemoteFile]) -> None:
-        tasks = [partial(self._fetch_text, file) for file in texts]
-        tasks += [partial(self._bring, archive) for archive in archives]
-        if not tasks:
+    def _bring(self, texts: Sequence[RemoteFile], archives: Sequence[RemoteFile]) -> None:
+        """Bring all of these, several at a time."""
+        if not texts and not archives:
             return
         left = sum(self._left(file) for file in (*texts, *archives))
-        log.info("ChestX-ray14: %d files to bring, %s to download, into %s", len(tasks), _size(left), self.folder)
-        with self._bars(left, 0 if self.download_only else sum(archive.size for archive in archives)) as tick:
-            run_jobs(tasks, self.jobs, self.cancel, tick)
+        count = len(texts) + len(archives)
+        log.info("ChestX-ray14: %d files to bring, %s to download, into %s", count, _size(left), self.folder)
+        packed = 0 if self.download_only else sum(archive.size for archive in archives)
+        with (
+            progress(None, "downloading", total=left, unit="B", quiet=self.quiet or not left) as downloading,
+            progress(None, "unpacking", total=packed, unit="B", quiet=self.quiet or not packed) as unpacking,
+        ):
+            downloaded, unpacked = partial(_advance, downloading), partial(_advance, unpacking)
+            tasks = [partial(self._bring_text, text, downloaded) for text in texts]
+            tasks += [partial(self._bring_archive, archive, downloaded, unpacked) for archive in archives]
+            run_jobs(tasks, self.jobs, self.cancel)
 
-    @contextmanager
-    def _bars(self, download: int, unpack: int) -> Iterator[Callable[[], None]]:
-        """Progress bars of two totals in bytes; gives what brings them up to date."""
-        bars = []
-        for title, total, meter in (("downloading", download, self.downloaded), ("unpacking", unpack, self.unpacked)):
-            meter.value = 0
-            bars.append((progress(None, title, total=total, unit="B", quiet=self.quiet or not total), meter))
+    def _bring_text(self, text: RemoteFile, downloaded: Callable[[int], None]) -> None:
+        Download(text, self.folder, PATIENCE, self.cancel, downloaded).run(self.source.problem_of_text)
 
-        def tick() -> None:
-            for bar, meter in bars:
-                bar.update(meter.value - bar.n)
-
-        try:
-            yield tick
-        finally:
-            for bar, _ in reversed(bars):
-                bar.close()
-
-    def _fetch_text(self, file: RemoteFile) -> None:
-        self._download(file).run(self.source.problem_of_text)
-
-    def _bring(self, archive: RemoteFile) -> None:
+    def _bring_archive(
+        self, archive: RemoteFile, downloaded: Callable[[int], None], unpacked: Callable[[int], None]
+    ) -> None:
         """Download an archive, or verify the one that is there, and unpack it."""
         path = self.folder / archive.name
         if not path.is_file():
-            self._download(archive).run()
+            Download(archive, self.folder, PATIENCE, self.cancel, downloaded).run()
         elif problem := problem_of(path, archive, self.cancel):
             raise _not_published(path, problem)
         if self.download_only:
             log.info("%s: complete", archive.name)
             return
         aside = self.folder / f".{images_folder(archive.name)}.unpacking"
-        images = unpack(path, aside, IMAGE_NAME, self.cancel, self.unpacked)
+        images = unpack(path, aside, IMAGE_NAME, self.cancel, unpacked)
         write_text(aside / MARKER, json.dumps({"archive": _identity(archive), "images": images}))
         self._publish(path, aside, images)
 
@@ -262,8 +226,8 @@ class _Fetch:
         log.info("%s: %d images unpacked", path.name, len(images))
 
 
-def _marker(folder: Path) -> dict[str, Any] | None:
-    """What a folder's marker says, {"archive": identity, "images": names}; None without a sound one."""
+def _marker(folder: Path) -> dict[str, list] | None:
+    """Read a folder's marker, {"archive": identity, "images": names}; None without a sound one."""
     try:
         held = json.loads((folder / MARKER).read_text())
         return held if held["archive"][0] and held["images"] else None
@@ -271,12 +235,18 @@ def _marker(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def _identity(archive: RemoteFile) -> list:
+def _identity(archive: RemoteFile) -> list[str | int | None]:
     return [archive.name, archive.size, archive.md5, archive.sha256]
 
 
 def _not_published(path: Path, problem: str) -> UserError:
     return UserError(f"{path} is not the published file ({problem}): delete it, and it is fetched; or replace it")
+
+
+def _advance(bar: tqdm, count: int) -> None:
+    """Move a progress bar, from any thread."""
+    with bar.get_lock():
+        bar.update(count)
 
 
 def _size(count: int) -> str:

@@ -11,14 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
-from datasets.assembly import Splits, load_splits
-from datasets.images import preparation
-from datasets.images.files import FileDataset, locate
-from datasets.images.preparation import prepare_images
+from datasets.images import cache
+from datasets.images.cache import prepare_images
+from datasets.images.files import FileDataset
+from datasets.splits import Splits, load_splits
+from helpers.data import data_args
 from helpers.project import ROOT, SMALL_MODEL
 from utils.errors import UserError
 
-SIZES = {"new_size": 32, "crop_size": 28}
 TRAIN, TEST = 200, 100
 
 PLACES = [str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)]  # for a process of its own
@@ -38,10 +38,7 @@ def splits_of(folder: Path) -> dict[str, FileDataset]:
         for name, image in zip(names, pixels, strict=True):
             Image.fromarray(image).save(folder / name)
     parts = {"training": names[:TRAIN], "test": names[TRAIN:]}
-    return {
-        split: FileDataset(folder, locate(folder, part)[0], "ab", np.arange(len(part)) % 2, part)
-        for split, part in parts.items()
-    }
+    return {split: FileDataset(folder, part, "ab", np.arange(len(part)) % 2, part) for split, part in parts.items()}
 
 
 def break_images(folder: Path, rows: list[int]) -> None:
@@ -50,8 +47,8 @@ def break_images(folder: Path, rows: list[int]) -> None:
         path.write_bytes(path.read_bytes()[:60])
 
 
-def load(folder: Path, **options: object) -> Splits:
-    return load_splits("ChestXray", str(folder), **SIZES, quiet=True, **options)
+def load(folder: Path, augment: bool = True, **options: object) -> Splits:
+    return load_splits(data_args("ChestXray", folder, **options), augment)
 
 
 def images_of(data: object) -> torch.Tensor:
@@ -93,14 +90,14 @@ def test_held_out_images_come_from_their_own_rows_of_the_cache(chest):
 def test_second_call_reads_no_file(tmp_path, monkeypatch):
     prepare_images(splits_of(tmp_path), 16, "skip", quiet=True)
     splits = splits_of(tmp_path)
-    monkeypatch.setattr(preparation, "GreyPng", None)
-    monkeypatch.setattr(preparation, "read_grey", None)
+    monkeypatch.setattr(cache, "GreyPng", None)
+    monkeypatch.setattr(cache, "read_grey", None)
     assert len(prepare_images(splits, 16, "skip", quiet=True)["training"]) == TRAIN
 
 
 def test_finished_cache_needs_no_folder_that_can_be_written(tmp_path, monkeypatch):
     prepare_images(splits_of(tmp_path), 16, "error", quiet=True)
-    monkeypatch.setattr(preparation, "folder_lock", None)
+    monkeypatch.setattr(cache, "folder_lock", None)
     assert prepare_images(splits_of(tmp_path), 16, "error", quiet=True)["test"].cache is not None
 
 
@@ -141,6 +138,7 @@ def test_replaced_image_is_taken_in_again(cache_size, tmp_path):
         (range(4), r"4 of 200 training images cannot be read \(00000000_000.png, .*, \.\.\.\), more than"),
         ([200, 201], r"2 of 100 test images .*, more than --bad-images=skip leaves out \(1%\): replace them"),
     ],
+    ids=["three", "four", "test"],
 )
 def test_more_than_a_hundredth_of_a_split_is_an_error(rows, says, tmp_path):
     splits = splits_of(tmp_path)
@@ -159,7 +157,7 @@ def test_cache_without_skip_names_bad_images_and_the_remedy(tmp_path):
 
 
 def test_class_that_loses_its_only_images_is_named(chest, monkeypatch):
-    monkeypatch.setattr(preparation, "MOST_BAD", 1.0)
+    monkeypatch.setattr(cache, "MOST_BAD", 1.0)
     data = load(chest).train
     for row in np.flatnonzero(data.targets == 14).tolist():
         data.path(row).write_bytes(b"")
@@ -183,12 +181,12 @@ def test_one_process_builds_however_many_share_the_folder(tmp_path):
     splits_of(tmp_path)
     code = (
         f"import sys; sys.path[:0] = {PLACES!r}\n"
-        "from test_preparation import *\n"
-        "class Counted(preparation.GreyPng):\n"
+        "from test_cache_preparation import *\n"
+        "class Counted(cache.GreyPng):\n"
         "    def __init__(self, path):\n"
         f"        with open({str(tmp_path / 'opened')!r}, 'a') as file: file.write(f'{{path.name}}\\n')\n"
         "        super().__init__(path)\n"
-        "preparation.GreyPng = Counted\n"
+        "cache.GreyPng = Counted\n"
         f"splits = splits_of(Path({str(tmp_path)!r}))\n"
         "print('ready', flush=True); input()\n"
         "prepared = prepare_images(splits, 16, 'error', quiet=True)\n"
@@ -208,11 +206,11 @@ def test_one_process_builds_however_many_share_the_folder(tmp_path):
 
 def test_data_set_in_memory_refuses_a_cache():
     with pytest.raises(UserError, match="--cache-size 32: Digits_LT is held in memory as it is, leave"):
-        load_splits("Digits_LT", "", **SIZES, cache_size=32)
+        load_splits(data_args("Digits_LT", cache_size=32))
 
 
 def test_dummy_images_need_no_cache(caplog):
-    splits = load_splits("ChestXray", "not/there", **SIZES, dummy=True, cache_size=32, bad_images="skip")
+    splits = load_splits(data_args("ChestXray", "not/there", dummy=True, cache_size=32, bad_images="skip"))
     assert splits.train[0][0].shape == (1, 28, 28)
     assert [record.message for record in caplog.records] == ["--cache-size 32 is not used: --dummy reads no files"]
 

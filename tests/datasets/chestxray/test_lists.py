@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets import get_dataset
-from datasets.names import DATASETS
+from datasets import DATASETS
 from helpers.project import HEADER_2017
 from utils.errors import UserError
 
@@ -30,7 +29,7 @@ def chest(chest_folder: Path, tmp_path: Path) -> Path:
 
 
 def load(folder: Path, train: bool = True):
-    return get_dataset("ChestXray", str(folder), train)
+    return DATASETS["ChestXray"].load(str(folder), train)
 
 
 def edit(path: Path, change: Callable[[str], str]) -> None:
@@ -73,7 +72,7 @@ def test_the_final_line_of_a_list_counts_without_a_newline(chest_folder):
     assert load(chest_folder, train=False).ids[-1] == (chest_folder / TEST_LIST).read_text().split("\n")[-1]
 
 
-@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"], ids=["unix", "windows"])
 def test_a_list_may_end_its_lines_in_any_way(newline, chest):
     expected = load(chest).ids.tolist()
     text = (chest / TRAIN_LIST).read_text()
@@ -92,8 +91,8 @@ def test_groups_are_the_patients(chest):
 
 
 @pytest.mark.parametrize("name", ["Data_Entry_2017.csv", "Data_Entry_2017_v2020.csv"])
-@pytest.mark.parametrize("header", [HEADER_2017, HEADER_2020, "a,b,c"])
-@pytest.mark.parametrize("trailing", [True, False])
+@pytest.mark.parametrize("header", [HEADER_2017, HEADER_2020, "a,b,c"], ids=["2017", "2020", "other"])
+@pytest.mark.parametrize("trailing", [True, False], ids=["final comma", "no final comma"])
 def test_labels_are_read_by_position(name, header, trailing, chest, chest_folder):
     lines = (chest / LABELS).read_text().splitlines()[1:]
     (chest / LABELS).unlink()
@@ -101,7 +100,11 @@ def test_labels_are_read_by_position(name, header, trailing, chest, chest_folder
     assert load(chest).fingerprint() == load(chest_folder).fingerprint()
 
 
-@pytest.mark.parametrize("layout", ["", "images", "images_{:03d}", "images_{:03d}/images", "images/images_{:03d}"])
+@pytest.mark.parametrize(
+    "layout",
+    ["", "images", "images_{:03d}", "images_{:03d}/images", "images/images_{:03d}"],
+    ids=["flat", "one folder", "twelve folders", "as unpacked", "nested"],
+)
 def test_images_are_found_in_every_layout(layout, chest, chest_folder):
     moved = chest / "moved"
     (chest / "images").rename(moved)
@@ -125,6 +128,7 @@ def test_images_are_found_in_every_layout(layout, chest, chest_folder):
         (4, r"4 images \(00000001_000.png, 00000002_000.png, 00000003_000.png, ...\) of 45 listed not found"),
         (45, r"45 images \(00000001_000.png, 00000002_000.png, 00000003_000.png, ...\) of 45 listed not found"),
     ],
+    ids=["one", "three", "four", "all"],
 )
 def test_missing_images_are_counted_and_the_first_named(count, says, chest):
     for name in load(chest).ids[:count]:

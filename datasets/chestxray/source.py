@@ -1,4 +1,4 @@
-"""Where ChestX-ray14 comes from: NIH's files with their sizes and hashes, or a mirror's manifest. Needs no torch."""
+"""Where ChestX-ray14 comes from: NIH's files with their sizes and hashes, or a mirror's manifest."""
 
 import bisect
 import json
@@ -6,9 +6,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from datasets.download.published import RemoteFile
+from datasets.download.remote import RemoteFile
 from datasets.download.unpack import EXTENSIONS
 from utils.errors import UserError
 
@@ -25,11 +24,15 @@ _ARCHIVE = "https://nihcc.box.com/shared/static/"
 _TEXTS = (
     RemoteFile(LABEL_FILES[0], f"{_FILE}219760887468", 9003496),
     RemoteFile(
-        *(LISTS[True], f"{_FILE}256056636701", 1470907),
+        LISTS[True],
+        f"{_FILE}256056636701",
+        1470907,
         sha256="61fbe896321c1c1c8b75f3e4f3a08e4fef6486d95ef8a667c31d4d60dca6cb81",
     ),
     RemoteFile(
-        *(LISTS[False], f"{_FILE}256055473534", 435131),
+        LISTS[False],
+        f"{_FILE}256055473534",
+        435131,
         sha256="38ca5ef7f756092946f57c1a59faca882ed589a1ab1f72590b45dc06c6d5e1cc",
     ),
 )
@@ -53,7 +56,7 @@ _KEYS = ("name", "url", "bytes", *_DIGITS)
 
 
 def list_problem(path: Path, train: bool, count: int) -> str | None:
-    """What tells a list of so many images from NIH's training or test list, in words; None if nothing does."""
+    """Say in words what tells a list of so many images from NIH's training or test list; None if nothing does."""
     return None if count == LISTED[train] else f"{path} names {count} images, NIH's {LISTED[train]}"
 
 
@@ -74,7 +77,7 @@ class Source:
     official: bool = False
 
     def holders(self, images: Sequence[str]) -> tuple[RemoteFile, ...]:
-        """The archives that hold some of these images; all of them where that is not known."""
+        """Name the archives that hold some of these images; all of them where that is not known."""
         if not self.last_images:
             return self.archives
         last = len(self.archives) - 1
@@ -82,7 +85,7 @@ class Source:
         return tuple(self.archives[number] for number in sorted(numbers))
 
     def problem_of_text(self, path: Path) -> str | None:
-        """What is wrong with the content of a label file, in words, or None; only NIH's own has a known one."""
+        """Say in words what is wrong with the content of a label file, or None; only NIH's own has a known one."""
         if not self.official or not path.name.removeprefix(".").startswith(LABEL_FILES[1].removesuffix(".csv")):
             return None
         try:
@@ -107,7 +110,7 @@ OFFICIAL = _official()
 
 
 def read_manifest(path: Path) -> Source:
-    """A mirror's list of files: JSON, [{"name": ..., "url": ..., "bytes": ..., "md5": ..., "sha256": ...}, ...].
+    """Read a mirror's list of files: JSON, [{"name": ..., "url": ..., "bytes": ..., "md5": ..., "sha256": ...}, ...].
 
     Label file, lists and archives are recognised by their names; the hashes may be left out.
 
@@ -129,10 +132,10 @@ def read_manifest(path: Path) -> Source:
 
 
 class _Malformed(Exception):
-    """What is wrong with a manifest, in words."""
+    """Says what is wrong with a manifest."""
 
 
-def _remote_file(number: int, entry: Any) -> RemoteFile:
+def _remote_file(number: int, entry: object) -> RemoteFile:
     if not isinstance(entry, dict):
         raise _Malformed(f"entry {number} is not an object with {', '.join(_KEYS)}")
     unknown = sorted(entry.keys() - set(_KEYS))
@@ -178,6 +181,6 @@ def _source(files: list[RemoteFile]) -> Source:
 
 
 def images_folder(archive: str) -> str:
-    """The folder that an archive's images get: images_001 for images_001.tar.gz."""
+    """Name the folder that an archive's images get: images_001 for images_001.tar.gz."""
     stem = archive.removesuffix(next(extension for extension in EXTENSIONS if archive.endswith(extension)))
     return stem if stem.startswith("images_") else f"images_{stem}"

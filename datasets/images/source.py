@@ -1,0 +1,51 @@
+"""Grey images of which a part can be had, so that nothing is decoded that no one needs."""
+
+from typing import Protocol
+
+import numpy as np
+
+
+class GreySource(Protocol):
+    """A grey image, in a file or in memory.
+
+    Attributes:
+        height, width: in pixels.
+    """
+
+    height: int
+    width: int
+
+    def crop(self, top: int, left: int, height: int, width: int) -> np.ndarray:
+        """Give a part, uint8 (height, width).
+
+        Raises:
+            UserError: it cannot be read.
+        """
+
+
+class ArraySource:
+    """An image in memory, uint8 (h,w)."""
+
+    def __init__(self, pixels: np.ndarray) -> None:
+        self.pixels = pixels
+        self.height, self.width = pixels.shape
+
+    def crop(self, top: int, left: int, height: int, width: int) -> np.ndarray:
+        """Give a view of a part."""
+        return self.pixels[top : top + height, left : left + width]
+
+
+def whole(source: GreySource) -> np.ndarray:
+    """Give all pixels of an image, uint8 (h,w)."""
+    return source.crop(0, 0, source.height, source.width)
+
+
+class SourceCache(Protocol):
+    """Images by their rows in a data set."""
+
+    def source(self, row: int, name: str) -> GreySource:
+        """Open the image of a row; the name is for messages.
+
+        Raises:
+            UserError: it cannot be read.
+        """

@@ -1,1 +1,0 @@
-"""What NIH publishes of ChestX-ray14, and how it gets here."""
