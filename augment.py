@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets.names import DATASETS
-from models.names import ARCHITECTURES, feature_dim
+from models.encoder import ARCHITECTURES, feature_dim
 from utils.cli.arguments import augment_parser, common_parser
 from utils.cli.rules import complete, parse
 from utils.errors import run_script

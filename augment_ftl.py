@@ -13,7 +13,7 @@ from typing import Any
 
 from augment import retrain
 from datasets.names import DATASETS
-from models.names import ARCHITECTURES
+from models.encoder import ARCHITECTURES
 from utils.cli.arguments import augment_parser, common_parser
 from utils.cli.rules import parse
 from utils.cli.types import count

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets.names import DATASETS
-from models.names import ARCHITECTURES, feature_dim
+from models.encoder import ARCHITECTURES, feature_dim
 from utils.cli.arguments import common_parser, train_parser
 from utils.cli.rules import check_training, complete, follow, parse
 from utils.distributed.launch import Launch, check_batch_size, plan_launch

@@ -10,9 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.decoder import VAE3Decoder
-from models.encoder import ResNetEncoder
-from models.names import ARCHITECTURES
-from models.precision import widen
+from models.encoder import ARCHITECTURES, ResNetEncoder
 from models.prior import LOG_VAR_LIMIT, GaussianMixturePrior
 from models.scoring import Scorer
 
@@ -37,11 +35,16 @@ class LossTerms(NamedTuple):
     gmm: Tensor | None
 
 
+def widen(tensor: Tensor) -> Tensor:
+    """Convert to at least float32, for losses and softmaxes whatever the autocast made of their inputs."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
 class DGCMM(nn.Module):
     """Deep Generative Mixture Model (Wang et al., TPAMI 45(3), 2023).
 
     Args:
-        arch: a key of `models.names.ARCHITECTURES`.
+        arch: a key of `models.encoder.ARCHITECTURES`.
         num_classes: K, the number of classes and of the prior's components.
         z_dim: length D of the code.
         image_size: side S of the images.

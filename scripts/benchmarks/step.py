@@ -17,7 +17,7 @@ import torchvision
 
 from datasets.loading import BatchLoader, TrainBatches
 from models.dgcmm import DGCMM, LossWeights
-from models.names import ARCHITECTURES
+from models.encoder import ARCHITECTURES
 from scripts.benchmarks.images import images_in_memory
 from scripts.benchmarks.timing import Ratio, interleave
 from utils.device import autocast

@@ -2,8 +2,6 @@
 
 import argparse
 import re
-import subprocess
-import sys
 
 import pytest
 
@@ -148,14 +146,6 @@ def test_every_flag_is_read(name):
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_every_flag_has_help(name):
     assert all(action.help for action in actions(SCRIPTS[name][0]))
-
-
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_help_does_not_import_torch(name):
-    code = f"import sys, {name}\ntry: {name}.main(['-h'])\nexcept SystemExit: pass\nsys.exit('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "--logdir" in done.stdout
 
 
 def test_epoch_and_worker_are_prefixes_of_one_flag_each():
