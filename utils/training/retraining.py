@@ -3,7 +3,6 @@
 import argparse
 import logging
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,11 @@ from utils.device import autocast
 from utils.distributed.world import World
 from utils.errors import UserError
 from utils.logs import progress
-from utils.threads import threads
 from utils.training.checkpoint import load_checkpoint, load_latest, read_verified, save_checkpoint
 from utils.training.engine import Pass, Predictions, require_finite, take_steps, to_device, warn_of_divergence
 from utils.training.folder import RunFolder
 from utils.training.measurement import Measurement
-from utils.training.noise import ahead, draw
+from utils.training.noise import draw
 from utils.training.optimisation import build_sgd
 from utils.training.resume import require_same_dataset
 from utils.training.run import Run
@@ -214,26 +212,18 @@ class RetrainingRun(Run):
         batches = batches[: self.args.max_steps]
         self.planned_counts = torch.bincount(labels).tolist()
         self.model.classifier.train()
-        total = torch.get_num_threads()
-        drawing = total // self.sampler.threads_per_drawer if self.world.device.type == "cpu" else 0
-        with threads(total - drawing):
-            yield from take_steps(
-                *(self._passes(batches, drawing), [len(source) for source, _ in batches]),
-                *(self.model.classifier, self.optimizer, self.epoch, self.position, self.args, self.world),
-            )
+        yield from take_steps(
+            *(self._passes(batches), [len(source) for source, _ in batches]),
+            *(self.model.classifier, self.optimizer, self.epoch, self.position, self.args, self.world),
+        )
 
-    def _passes(self, batches: list[tuple[Tensor, Tensor]], drawing: int) -> Iterator[Pass]:
-        """Cross-entropy of each batch of (sources, labels) that is left, on fresh codes; `drawing` threads draw."""
-        left = range(self.position.step, len(batches))
-        for step, drawn in zip(left, ahead(partial(self._draw, batches), left, drawing), strict=True):
+    def _passes(self, batches: list[tuple[Tensor, Tensor]]) -> Iterator[Pass]:
+        """Cross-entropy of each batch of (sources, labels) that is left, on fresh codes."""
+        for step in range(self.position.step, len(batches)):
             sources, labels = batches[step]
-            logits = self.sampler.logits(self.model.classifier, drawn, sources, labels)
-            yield Pass([F.cross_entropy(logits, labels)], sources)
-
-    def _draw(self, batches: list[tuple[Tensor, Tensor]], step: int) -> Tensor:
-        sources, _ = batches[step]
-        noise = draw(len(sources), self.model.z_dim, self.args.seed, self.epoch, step, self.world.device)
-        return self.sampler.draw(sources, noise)
+            noise = draw(len(sources), self.model.z_dim, self.args.seed, self.epoch, step, self.world.device)
+            codes = self.sampler.codes(sources, labels, noise)
+            yield Pass([F.cross_entropy(self.model.classifier(codes), labels)], sources)
 
     def end_training(self) -> dict[str, float | None]:
         """The mean loss of the epoch."""
