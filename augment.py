@@ -119,7 +119,14 @@ def prepare(
         **{"cache_size": args.cache_size, "bad_images": args.bad_images, "quiet": args.quiet},
         augment=False,
     )
-    model = DGCMM(*(args.arch, len(splits.train.classes), args.z_dim, args.crop_size, args.generative, args.gmm_assign))
+    model = DGCMM(
+        arch=args.arch,
+        num_classes=len(splits.train.classes),
+        z_dim=args.z_dim,
+        image_size=args.crop_size,
+        generative=args.generative,
+        gmm_assign=args.gmm_assign,
+    )
     load_model_state(model, trained, args.resume)
     about = description(args, splits.train, splits.test)
     if args.max_steps:

@@ -166,8 +166,13 @@ def build(world: Any, args: argparse.Namespace, pretrained: bool) -> tuple[Any, 
     splits = load_data(args)
     with global_seed(args.seed, Stream.INITIALISATION):
         model = DGCMM(
-            *(args.arch, len(splits.train.classes), args.z_dim, args.crop_size),
-            *(args.generative, args.gmm_assign, pretrained),
+            arch=args.arch,
+            num_classes=len(splits.train.classes),
+            z_dim=args.z_dim,
+            image_size=args.crop_size,
+            generative=args.generative,
+            gmm_assign=args.gmm_assign,
+            pretrained=pretrained,
         ).to(world.device)
     if args.sync_bn:
         model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)

@@ -3,7 +3,6 @@
 Shapes: B batch, K labels, D length of a code, H of the features, S side of the image.
 """
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -18,6 +17,27 @@ if TYPE_CHECKING:
 # pairs of image and label at a time: what the decoder makes of them shall stay in a CPU's cache, while the other terms
 # are matrix products, which like many rows
 DECODER_PAIRS, PAIRS = 64, 1024
+
+
+class LabelledSum(NamedTuple):
+    """Something linear in [h, onehot(y)], of length N, for every image and label: it is the sum of two parts."""
+
+    of_images: Tensor  # (B,N)
+    of_labels: Tensor  # (K,N)
+
+    @classmethod
+    def of(cls, head: nn.Linear, features: Tensor) -> "LabelledSum":
+        """Apply a head to h (B,H) and all labels; without columns for labels it has no part of theirs."""
+        length = features.shape[1]
+        return cls(F.linear(features, head.weight[:, :length], head.bias), head.weight[:, length:].T)
+
+    def through(self, layer: nn.Linear) -> "LabelledSum":
+        """Apply a linear layer."""
+        return LabelledSum(layer(self.of_images), F.linear(self.of_labels, layer.weight))
+
+    def at(self, labels: Tensor) -> Tensor:
+        """Add up the pairs of all images with k of the labels, image by image: (B*k,N)."""
+        return (self.of_images[:, None] + self.of_labels[labels]).flatten(0, 1)
 
 
 class Scorer:
@@ -62,7 +82,7 @@ class Scorer:
                 fixed = fixed - self.weights.cls * self._cross_entropies(logits)
             return F.softmax(fixed, dim=1)
 
-    def _cross_entropies(self, logits: "LabelledSum") -> Tensor:
+    def _cross_entropies(self, logits: LabelledSum) -> Tensor:
         """Compute CE(c) of each candidate label c, (B,K)."""
         count = len(logits.of_images)
         columns = [
@@ -86,7 +106,7 @@ class Scorer:
     def _squared_errors(self, features: Tensor, images: Tensor) -> Tensor:
         """Compute the mean over pixels and channels of each candidate's squared error, (B,K)."""
         decoder, count = self.model.decoder, len(images)
-        linear, *rest = decoder.project
+        linear, normalise = decoder.project[0], decoder.project[1:]
         projected = self._mu(features).through(linear)
         # a rendered image y is resized to R y R^T, so |R y R^T - x|^2 = <y, RtR y RtR - 2 Rt x R> + |x|^2: of the
         # large image x two small quantities are left, and in float64 nothing that matters cancels
@@ -94,37 +114,16 @@ class Scorer:
         gram, pulled, norms = resize.T @ resize, resize.T @ wide @ resize, wide.square().sum(dim=(2, 3))
         columns = []
         for labels in self._label_blocks(count, DECODER_PAIRS):
-            start = nn.Sequential(*rest)(projected.at(labels))
-            y = decoder.render(start, labels.repeat(count)).double().unflatten(0, (count, -1))  # (B,k,3,41,41)
+            rendered = decoder.render(normalise(projected.at(labels)), labels.repeat(count))
+            y = rendered.double().unflatten(0, (count, -1))  # (B,k,3,41,41)
             errors = (y * (gram @ y @ gram - 2 * pulled[:, None])).sum(dim=(3, 4)) + norms[:, None]
             columns.append(errors.mean(dim=2) / images[0, 0].numel())
         return torch.cat(columns, dim=1).to(images.dtype)
 
-    def _mu(self, features: Tensor) -> "LabelledSum":
+    def _mu(self, features: Tensor) -> LabelledSum:
         return LabelledSum.of(self.model.mu_head, features)
 
-    def _label_blocks(self, images: int, pairs: int) -> Iterator[Tensor]:
+    def _label_blocks(self, images: int, pairs: int) -> tuple[Tensor, ...]:
         """Split the labels into blocks, with which so many images have about so many pairs."""
         labels = torch.arange(self.model.num_classes, device=self.model.classifier.weight.device)
-        return iter(labels.split(max(pairs // images, 1)))
-
-
-class LabelledSum(NamedTuple):
-    """Something linear in [h, onehot(y)], of length N, for every image and label: it is the sum of two parts."""
-
-    of_images: Tensor  # (B,N)
-    of_labels: Tensor  # (K,N)
-
-    @classmethod
-    def of(cls, head: nn.Linear, features: Tensor) -> "LabelledSum":
-        """Apply a head to h (B,H) and all labels; without columns for labels it has no part of theirs."""
-        length = features.shape[1]
-        return cls(F.linear(features, head.weight[:, :length], head.bias), head.weight[:, length:].T)
-
-    def through(self, layer: nn.Linear) -> "LabelledSum":
-        """Apply a linear layer."""
-        return LabelledSum(layer(self.of_images), F.linear(self.of_labels, layer.weight))
-
-    def at(self, labels: Tensor) -> Tensor:
-        """Add up the pairs of all images with k of the labels, image by image: (B*k,N)."""
-        return (self.of_images[:, None] + self.of_labels[labels]).flatten(0, 1)
+        return labels.split(max(pairs // images, 1))
