@@ -67,7 +67,8 @@ class PosteriorSampler:
         Returns:
             (B,D), a draw from the posterior of each source.
         """
-        return torch.addcmul(self.mu[sources], self.sigma[sources], noise)
+        mu, sigma = (values.index_select(0, sources) for values in (self.mu, self.sigma))
+        return torch.addcmul(mu, sigma, noise)
 
 
 class FeatureTransferSampler(PosteriorSampler):
