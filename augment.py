@@ -21,10 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from datasets import DATASETS
-from datasets.splits import Splits, load_splits, prepare_data
 from datasets.loading import BatchLoader, EvaluationBatches
+from datasets.splits import Splits, load_splits, prepare_data
 from models.dgcmm import DGCMM, LossWeights
-from models.names import ARCHITECTURES, feature_dim
+from models.encoder import ARCHITECTURES, feature_dim
 from models.samplers import PosteriorSampler
 from utils.cli.arguments import augment_parser, common_parser
 from utils.cli.rules import complete, parse
@@ -121,10 +121,10 @@ def retrain(
 def load_trained_model(args: argparse.Namespace, trained: Checkpoint, splits: Splits, world: World) -> DGCMM:
     """Build the trained model on the device of `world`; all but its classifier stays as it is."""
     model = DGCMM(
-        args.arch,
-        len(splits.train.classes),
-        args.z_dim,
-        args.crop_size,
+        arch=args.arch,
+        num_classes=len(splits.train.classes),
+        z_dim=args.z_dim,
+        image_size=args.crop_size,
         generative=args.generative,
         gmm_assign=args.gmm_assign,
     )
@@ -172,8 +172,7 @@ def train_epoch(run: Run, sampler: PosteriorSampler) -> list[int]:
     classifier.train()
     for batch_sources, batch_labels in run.steps(batches[run.position.step :], sizes):
         noise = standard_normal(len(batch_sources), run.model.z_dim, args.seed, run.epoch, run.position.step, device)
-        drawn = sampler.draw(batch_sources, noise)
-        logits = sampler.logits(classifier, drawn, batch_sources, batch_labels)
+        logits = classifier(sampler.codes(batch_sources, batch_labels, noise))
         run.step([F.cross_entropy(logits, batch_labels)], batch_sources)
     return torch.bincount(labels).tolist()
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from augment import Codes, retrain
 from datasets import DATASETS
-from models.names import ARCHITECTURES
+from models.encoder import ARCHITECTURES
 from models.samplers import REP_METHODS, FeatureTransferSampler
 from utils.cli.arguments import augment_parser, common_parser
 from utils.cli.rules import parse

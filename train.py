@@ -36,11 +36,11 @@ from torch.amp import GradScaler
 from torchvision.utils import make_grid
 
 from datasets import DATASETS
-from datasets.splits import Splits, load_splits, prepare_data
 from datasets.base import ImageDataset
 from datasets.loading import BatchLoader, EvaluationBatches, TrainBatches
+from datasets.splits import Splits, load_splits, prepare_data
 from models.dgcmm import DGCMM, LossWeights
-from models.names import ARCHITECTURES, feature_dim
+from models.encoder import ARCHITECTURES, feature_dim
 from utils.cli.arguments import common_parser, train_parser
 from utils.cli.rules import check_training, complete, follow, parse
 from utils.device import autocast, check_device, repeat_exactly, require_compiler, to_device
@@ -360,10 +360,10 @@ def build_model(world: World, args: argparse.Namespace, num_classes: int, pretra
     """Build the model that the arguments describe, on the device of this process."""
     with global_seed(args.seed, Stream.INITIALISATION):
         model = DGCMM(
-            args.arch,
-            num_classes,
-            args.z_dim,
-            args.crop_size,
+            arch=args.arch,
+            num_classes=num_classes,
+            z_dim=args.z_dim,
+            image_size=args.crop_size,
             generative=args.generative,
             gmm_assign=args.gmm_assign,
             pretrained=pretrained,

@@ -1,1 +1,6 @@
 """The Deep Generative Mixture Model: ResNet encoder, VAE3 decoder, Gaussian-mixture prior, and what joins them."""
+
+from models.dgcmm import DGCMM, LossWeights
+from models.encoder import ARCHITECTURES, feature_dim
+
+__all__ = ["ARCHITECTURES", "DGCMM", "LossWeights", "feature_dim"]

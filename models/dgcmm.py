@@ -10,9 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.decoder import VAE3Decoder
-from models.encoder import ResNetEncoder
-from models.names import ARCHITECTURES
-from models.precision import widen
+from models.encoder import ARCHITECTURES, ResNetEncoder
 from models.prior import LOG_VAR_LIMIT, GaussianMixturePrior
 from models.scoring import Scorer
 
@@ -37,11 +35,16 @@ class LossTerms(NamedTuple):
     gmm: Tensor | None
 
 
+def widen(tensor: Tensor) -> Tensor:
+    """Convert to at least float32, for losses and softmaxes whatever the autocast made of their inputs."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
 class DGCMM(nn.Module):
     """Deep Generative Mixture Model (Wang et al., TPAMI 45(3), 2023).
 
     Args:
-        arch: a key of `models.names.ARCHITECTURES`.
+        arch: a key of `models.encoder.ARCHITECTURES`.
         num_classes: K, the number of classes and of the prior's components.
         z_dim: length D of the code.
         image_size: side S of the images.
@@ -56,6 +59,7 @@ class DGCMM(nn.Module):
         num_classes: int,
         z_dim: int,
         image_size: int,
+        *,
         generative: bool = False,
         gmm_assign: str = "posterior",
         pretrained: bool = False,
@@ -85,13 +89,13 @@ class DGCMM(nn.Module):
         self.log_var_head.bias.fill_(INITIAL_LOG_VAR)
 
     def features(self, images: Tensor) -> Tensor:
-        """images (B,1 or 3,S,S) in [0,1] -> h (B,H), float32 or wider whatever the autocast."""
+        """Encode images (B,1 or 3,S,S) in [0,1] as h (B,H), float32 or wider whatever the autocast."""
         return widen(self.encoder(images))
 
     def posterior(self, features: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
-        """q(z|x), or q(z|x,y): h (B,H), labels (B,) -> mu, log_var (B,D), log_var within +-10.
+        """Compute q(z|x), or q(z|x,y) with `generative`: h (B,H), labels (B,) -> mu, log_var (B,D).
 
-        The labels are read with `generative` only.
+        The labels are read with `generative` only; log_var is clamped to +-10.
         """
         if self.generative:
             features = torch.cat([features, F.one_hot(labels, self.num_classes).to(features.dtype)], dim=1)
@@ -99,7 +103,7 @@ class DGCMM(nn.Module):
             return self.mu_head(features), self.log_var_head(features).clamp(-LOG_VAR_LIMIT, LOG_VAR_LIMIT)
 
     def forward(self, images: Tensor, labels: Tensor, noise: Tensor, weights: LossWeights) -> LossTerms:
-        """The loss of a batch: weights.cls CE + weights.reconst MSE + weights.gmm L_gmm.
+        """Compute the loss of a batch, weights.cls CE + weights.reconst MSE + weights.gmm L_gmm, and its terms.
 
         Args:
             images: (B,1 or 3,S,S) in [0,1]; also the target of the reconstruction.
@@ -109,28 +113,24 @@ class DGCMM(nn.Module):
         """
         mu, log_var = self.posterior(self.features(images), labels)
         codes = mu + (0.5 * log_var).exp() * noise
+        cls = reconst = gmm = None
+        if weights.reconst:  # under the autocast: the decoder may be narrower, its error is not
+            reconst = (widen(self.decoder(codes, labels)) - images).square().mean()
         with torch.autocast(images.device.type, enabled=False):
-            cls = F.cross_entropy(self.classifier(codes), labels) if weights.cls else None
-            gmm = self._mixture_terms(mu, log_var, codes, labels).mean() if weights.gmm else None
-        reconst = self._squared_errors(codes, labels, images).mean() if weights.reconst else None
-        terms = (cls, reconst, gmm)
-        weighted = [weight * term for weight, term in zip(weights, terms, strict=True) if term is not None]
-        return LossTerms(torch.stack(weighted).sum(), *terms)
-
-    def _squared_errors(self, codes: Tensor, labels: Tensor, images: Tensor) -> Tensor:
-        """Squared error of the rebuilt image, mean over pixels and channels, float32 or wider: -> (B,)."""
-        rebuilt = widen(self.decoder(codes, labels))
-        return (rebuilt - images).square().mean(dim=(1, 2, 3))
-
-    def _mixture_terms(self, mu: Tensor, log_var: Tensor, codes: Tensor, labels: Tensor) -> Tensor:
-        """L_gmm of each image, (B,)."""
-        return self.prior.mixture_term(mu, log_var, codes, labels if self.gmm_assign == "label" else None)
+            if weights.cls:
+                cls = F.cross_entropy(self.classifier(codes), labels)
+            if weights.gmm:
+                assigned = labels if self.gmm_assign == "label" else None
+                gmm = self.prior.mixture_term(mu, log_var, codes, assigned).mean()
+        terms = zip(weights, (cls, reconst, gmm), strict=True)
+        total = sum(weight * term for weight, term in terms if term is not None)
+        return LossTerms(total, cls, reconst, gmm)
 
     def scorer(self, weights: LossWeights) -> Scorer:
-        """What judges the labels of images by this model, in evaluation and with its weights as they are."""
+        """Return what gives class probabilities by this model, in evaluation."""
         return Scorer(self, weights)
 
     def reconstructions(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Rebuilt images at z = mu under their own labels: (B,1 or 3,S,S), (B,) -> (B,3,S,S) in [0,1]."""
+        """Rebuild images at z = mu under their own labels: (B,1 or 3,S,S), (B,) -> (B,3,S,S) in [0,1]."""
         mu, _ = self.posterior(self.features(images), labels)
         return widen(self.decoder(mu, labels))

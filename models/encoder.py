@@ -11,7 +11,6 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from models.names import FEATURE_DIMS
 from utils.errors import UserError
 from utils.locks import folder_lock
 
@@ -20,11 +19,40 @@ log = logging.getLogger("dgcmm")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 DOWNLOAD_TIMEOUT_S = 20
-# of the network, the disk, the file format, and weights of another network
+# network and disk, a damaged file, weights of another network
 LOADING_ERRORS = (
-    *(OSError, HTTPException),
-    *(RuntimeError, EOFError, KeyError, TypeError, ValueError, UnpicklingError, BadZipFile),
+    OSError,
+    HTTPException,
+    EOFError,
+    UnpicklingError,
+    BadZipFile,
+    RuntimeError,
+    KeyError,
+    TypeError,
+    ValueError,
 )
+
+# torchvision's ResNets, and the length of the feature vector after global average pooling
+FEATURE_DIMS = {
+    "resnet18": 512,
+    "resnet34": 512,
+    "resnet50": 2048,
+    "resnet101": 2048,
+    "resnet152": 2048,
+    "resnext50_32x4d": 2048,
+    "resnext101_32x8d": 2048,
+    "resnext101_64x4d": 2048,
+    "wide_resnet50_2": 2048,
+    "wide_resnet101_2": 2048,
+}
+
+# --arch -> torchvision's name of the encoder; the decoder is VAE3 throughout
+ARCHITECTURES = {"resnet_vae3": "resnet50"} | {f"{name}_vae3": name for name in FEATURE_DIMS}
+
+
+def feature_dim(arch: str) -> int:
+    """Return the length of the feature vector h that the encoder of `arch` gives."""
+    return FEATURE_DIMS[ARCHITECTURES[arch]]
 
 
 class ResNetEncoder(nn.Module):
@@ -34,7 +62,7 @@ class ResNetEncoder(nn.Module):
     checkpoint says by itself what its weights expect.
 
     Args:
-        name: torchvision's name, a key of `models.names.FEATURE_DIMS`.
+        name: torchvision's name, a key of `FEATURE_DIMS`.
         pretrained: start from IMAGENET1K_V1 weights (see `load_pretrained`).
     """
 
@@ -45,12 +73,12 @@ class ResNetEncoder(nn.Module):
         if pretrained:
             load_pretrained(self.resnet, name)
         self.resnet.fc = nn.Identity()
-        self.resnet.to(memory_format=torch.channels_last)  # in which convolutions are fastest, in bfloat16 above all
+        self.resnet.to(memory_format=torch.channels_last)  # the fastest layout for convolutions, in bfloat16 above all
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """images (B,3,S,S), or (B,1,S,S) for grey, in [0,1] -> features h (B,H)."""
+        """Encode images (B,3,S,S), or (B,1,S,S) for grey, in [0,1] as features h (B,H)."""
         normalised = (images - self.mean) / self.std
         return self.resnet(normalised.contiguous(memory_format=torch.channels_last))
 
@@ -58,7 +86,7 @@ class ResNetEncoder(nn.Module):
 def load_pretrained(resnet: nn.Module, name: str) -> None:
     """Load torchvision's IMAGENET1K_V1 weights of ResNet `name`, from torch.hub's cache or, once, from the network.
 
-    One process fetches them, others that want them too wait. Nothing that the file may carry beside the weights is run.
+    One process fetches them while others wait. Loading is weights-only, so code in the file cannot run.
 
     Raises:
         UserError: the file is not in the cache and cannot be fetched, or it does not load; says where to put it.
@@ -84,7 +112,7 @@ def load_pretrained(resnet: nn.Module, name: str) -> None:
 
 
 def _fetch_once(url: str, path: Path) -> None:
-    """Into torch.hub's cache, by one process; torch.hub itself would speak of it on standard output."""
+    """Fetch a file into torch.hub's cache in one process at a time, without torch.hub's lines on standard output."""
     with folder_lock(path.parent, f"it fetches {path.name}"):
         if not path.exists():
             log.info("fetching %s", url)

@@ -2,24 +2,39 @@
 
 Notation of the DGCMM paper (TPAMI 45(3), 2023) in comments: q(z|x) = N(mu, sigma^2) is the encoder's distribution,
 the prior is p(z) = sum_c pi_c N(z; m_c, v_c), gamma_c is the responsibility of component c.
+
+Shapes: B batch, K components, D length of a code.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.energies import EnergiesOfSums, MixtureEnergies, energies
-from models.precision import wide_dtype
-
 LOG_VAR_LIMIT = 10.0
 PROJECTION_MARGIN = 1e-3
 INITIAL_MEAN_STD = 0.1
 
-Pairs = tuple[slice, slice, Tensor]
-CandidateTerms = Callable[[Tensor, Iterable[Pairs]], Tensor]
+
+class Components(NamedTuple):
+    """The components as matrices of float64, with their means shifted to a common centre.
+
+    The energy E_c(z) = sum_d( log v_cd + (z_d - m_cd)^2 / v_cd ) is -2 log N(z; m_c, v_c) less a constant. Its square
+    is expanded, so that it takes two matrix products and no (B,K,D) tensor. A code close to a mean is then a small
+    difference of large terms, hence the shift and float64.
+    """
+
+    centre: Tensor  # (D,), of the means
+    precisions: Tensor  # 1 / v, (K,D)
+    scaled: Tensor  # (m - centre) / v, (K,D)
+    fixed: Tensor  # sum_d( log v + (m - centre)^2 / v ), (K,)
+
+    def energies(self, codes: Tensor) -> Tensor:
+        """Compute E_c of every component at codes z: (B,D) -> (B,K), float64."""
+        shifted = codes.double() - self.centre
+        return shifted.square() @ self.precisions.T - 2 * shifted @ self.scaled.T + self.fixed
 
 
 class GaussianMixturePrior(nn.Module):
@@ -28,9 +43,6 @@ class GaussianMixturePrior(nn.Module):
     Args:
         num_components: K.
         z_dim: D.
-
-    Everything is computed in log space and in at least float32; the distances of all codes to all components, and
-    what keeps them exact, are in `models.energies`.
     """
 
     def __init__(self, num_components: int, z_dim: int) -> None:
@@ -40,17 +52,12 @@ class GaussianMixturePrior(nn.Module):
         self.log_vars = nn.Parameter(torch.zeros(num_components, z_dim))
 
     def log_weights(self) -> Tensor:
-        """log pi, shape (K,)."""
+        """Return log pi, shape (K,)."""
         return F.log_softmax(self.logits, dim=0)
 
     def clamped_log_vars(self) -> Tensor:
-        """log v within +-LOG_VAR_LIMIT, shape (K,D)."""
-        return F.hardtanh(self.log_vars, -LOG_VAR_LIMIT, LOG_VAR_LIMIT)  # a clamp with a leaner backward pass
-
-    def _log_vars_and_precisions(self) -> tuple[Tensor, Tensor]:
-        """log v within its limits, and 1/v: (K,D) each."""
-        log_vars = self.clamped_log_vars()
-        return log_vars, (-log_vars).exp()
+        """Return log v within +-LOG_VAR_LIMIT, shape (K,D)."""
+        return self.log_vars.clamp(-LOG_VAR_LIMIT, LOG_VAR_LIMIT)
 
     @torch.no_grad()
     def project(self) -> None:
@@ -78,24 +85,14 @@ class GaussianMixturePrior(nn.Module):
         self.project()
 
     def log_responsibilities(self, codes: Tensor) -> Tensor:
-        """log gamma_c = log softmax_c( log pi_c + log N(z; m_c, v_c) ): codes z (B,D) -> (B,K), float32 or wider.
+        """Compute log gamma_c = log softmax_c( log pi_c + log N(z; m_c, v_c) ) at codes z: (B,D) -> (B,K).
 
         log pi_c counts once, not once per dimension; the constant of the normal density cancels in the softmax.
         """
-        at_codes = energies(codes, self.means, *self._log_vars_and_precisions())
-        return self._log_gamma(at_codes).to(wide_dtype(codes.dtype))
-
-    def _log_gamma(self, at_codes: Tensor) -> Tensor:
-        return F.log_softmax(self.log_weights().double() - 0.5 * at_codes, dim=-1)
-
-    def kl_to_own(self, mu: Tensor, log_var: Tensor, labels: Tensor) -> Tensor:
-        """KL( N(mu, sigma^2) || N(m_y, v_y) ), summed over D: (B,D), (B,D), labels y (B,) -> (B,)."""
-        means, log_vars = self.means[labels], self.clamped_log_vars()[labels]
-        squares = (log_var.exp() + (mu - means).square()) * (-log_vars).exp()
-        return 0.5 * (log_vars - log_var + squares - 1).sum(dim=1)
+        return self._log_gamma(self._components().energies(codes)).to(codes.dtype)
 
     def mixture_term(self, mu: Tensor, log_var: Tensor, codes: Tensor, labels: Tensor | None = None) -> Tensor:
-        """L_gmm = sum_c gamma_c KL( N(mu, sigma^2) || N(m_c, v_c) ) + KL(gamma || pi), per image.
+        """Compute L_gmm = sum_c gamma_c KL( N(mu, sigma^2) || N(m_c, v_c) ) + KL(gamma || pi) of each image.
 
         Args:
             mu, log_var: the encoder's distribution, (B,D) each.
@@ -107,47 +104,28 @@ class GaussianMixturePrior(nn.Module):
             (B,), in nats, summed over D.
         """
         if labels is not None:
-            return self.kl_to_own(mu, log_var, labels) - self.log_weights()[labels]
-        at_codes, at_mu = MixtureEnergies.apply(codes, mu, log_var.exp(), self.means, self.clamped_log_vars())
-        return self._weigh(at_codes, at_mu, log_var)
+            return self._kl_to_own(mu, log_var, labels) - self.log_weights()[labels]
+        components = self._components()
+        at_codes = components.energies(codes)
+        at_mu = at_codes if codes is mu else components.energies(mu)
+        log_gamma = self._log_gamma(at_codes)
+        # KL of normals = (E_c averaged over N(mu, sigma^2) - sum_d( log sigma^2 + 1 )) / 2
+        spread = log_var.exp().double() @ components.precisions.T
+        kl = 0.5 * (at_mu + spread - (log_var.double() + 1).sum(dim=1, keepdim=True))
+        return (log_gamma.exp() * (kl + log_gamma - self.log_weights())).sum(dim=1).to(mu.dtype)
 
-    def _weigh(self, at_codes: Tensor, at_mu: Tensor, log_var: Tensor) -> Tensor:
-        """L_gmm of the energies at the code and of their mean over N(mu, sigma^2): (...,K) twice, (...,D) -> (...)."""
-        log_gamma = self._log_gamma(at_codes).to(wide_dtype(log_var.dtype))
-        entropy = log_var.sum(dim=-1, keepdim=True, dtype=torch.float64) + log_var.shape[-1]  # of N(mu, sigma^2), twice
-        kl = (0.5 * (at_mu - entropy)).to(log_gamma.dtype)  # KL( N(mu, sigma^2) || N(m_c, v_c) )
-        return (log_gamma.exp() * (kl + log_gamma - self.log_weights())).sum(dim=-1)
+    def _components(self) -> Components:
+        log_vars = self.clamped_log_vars().double()
+        centre = self.means.detach().mean(dim=0).double()  # E_c does not depend on it, so nor do the gradients
+        means, precisions = self.means.double() - centre, (-log_vars).exp()
+        scaled = precisions * means
+        return Components(centre, precisions, scaled, (log_vars + scaled * means).sum(dim=1))
 
-    def terms_of_all(self, rows: Tensor) -> CandidateTerms:
-        """L_gmm of candidate labels with gamma from z = mu, where mu is a code plus the label's row, (K,D).
+    def _log_gamma(self, at_codes: Tensor) -> Tensor:
+        return F.log_softmax(self.log_weights() - 0.5 * at_codes, dim=1)
 
-        Returns:
-            A function of codes (B,D) and of pairs, each time which codes (b), which labels (k) and their log sigma^2
-            (b,k,D): L_gmm, (B,K). What the rows make of the components is made once for all its calls.
-        """
-        log_vars, precisions = self._log_vars_and_precisions()
-        at_sums = EnergiesOfSums(rows, self.means, log_vars, precisions)
-
-        def terms(codes: Tensor, pairs: Iterable[Pairs]) -> Tensor:
-            at_codes, found = at_sums.at_codes(codes), codes.new_empty(len(codes), len(rows))
-            for some, labels, log_var in pairs:
-                at_mu = at_sums(codes[some], at_codes[some], labels)
-                found[some, labels] = self._weigh(at_mu, at_mu + log_var.exp() @ precisions.T, log_var)
-            return found
-
-        return terms
-
-    def terms_of_own(self, rows: Tensor) -> CandidateTerms:
-        """The same with gamma = onehot(label)."""
-        log_vars, precisions = self._log_vars_and_precisions()
-        means, log_weights = self.means - rows, self.log_weights()
-
-        def terms(codes: Tensor, pairs: Iterable[Pairs]) -> Tensor:
-            at_codes = energies(codes, means, log_vars, precisions)  # component c at the code plus row c
-            surprise, found = at_codes - codes.shape[1] - 2 * log_weights, codes.new_empty(at_codes.shape)
-            for some, labels, log_var in pairs:
-                rest = torch.einsum("bkd,kd->bk", log_var.exp(), precisions[labels]) - log_var.sum(dim=2)
-                found[some, labels] = (0.5 * (surprise[some, labels] + rest)).to(found.dtype)
-            return found
-
-        return terms
+    def _kl_to_own(self, mu: Tensor, log_var: Tensor, labels: Tensor) -> Tensor:
+        """Compute KL( N(mu, sigma^2) || N(m_y, v_y) ), summed over D: (B,D), (B,D), labels y (B,) -> (B,)."""
+        means, log_vars = self.means[labels], self.clamped_log_vars()[labels]
+        squares = (log_var.exp() + (mu - means).square()) * (-log_vars).exp()
+        return 0.5 * (log_vars - log_var + squares - 1).sum(dim=1)

@@ -1,15 +1,16 @@
 """Synthetic codes for re-training the classifier: Case 1 (feature transfer) and Case 2 (the posterior).
 
-Both give an epoch as a plan, which training code serves as which class, and turn a batch of the plan into codes and
-into the classifier's logits of them. A code is a fresh draw from N(mu_i, sigma_i^2) at every use.
+Both plan an epoch, which training code serves as which class, and turn a batch of the plan into codes. A code is a
+fresh draw from N(mu_i, sigma_i^2) at every use.
+
+Shapes: N training codes, B batch, K classes, D length of a code.
 """
 
 import logging
 from collections.abc import Callable, Sequence
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from utils.errors import UserError
 from utils.metrics import FEW_SHOT, MANY_SHOT
@@ -17,8 +18,7 @@ from utils.randomness import Stream, permutation
 
 log = logging.getLogger("dgcmm")
 
-ROWS = 256  # codes that are summed up in float64 at a time
-BASIS_BLOCKS = 4  # that the columns of the basis are kept in
+ROWS = 1024  # codes that are summed up in float64 at a time
 
 
 class PosteriorSampler:
@@ -31,8 +31,6 @@ class PosteriorSampler:
         seed: of the plans.
     """
 
-    threads_per_drawer = 2  # one thread in so many draws, where the CPU computes
-
     def __init__(self, mu: Tensor, sigma: Tensor, targets: Tensor, num_classes: int, seed: int) -> None:
         self.mu, self.sigma, self.targets, self.seed = mu, sigma, targets, seed
         self.members = [torch.nonzero(targets.cpu() == c).flatten() for c in range(num_classes)]
@@ -44,7 +42,7 @@ class PosteriorSampler:
                 log.warning("class %d has one training image: all its codes are draws around that one", c)
 
     def plan(self, epoch: int) -> tuple[Tensor, Tensor]:
-        """What an epoch consists of, shuffled: (indices of source codes, class each serves as), (M,) int64."""
+        """List an epoch's codes, shuffled: (indices of source codes, class each serves as), (M,) int64 on the CPU."""
         parts = [self._class_sources(c, epoch) for c in range(len(self.counts))]
         sources = torch.cat(parts)
         labels = torch.arange(len(parts)).repeat_interleave(torch.tensor([len(part) for part in parts]))
@@ -52,27 +50,25 @@ class PosteriorSampler:
         return sources[order], labels[order]
 
     def _class_sources(self, c: int, epoch: int) -> Tensor:
-        """Each image once, then round the shuffled class until there are n_max."""
+        """Take each image once, then go round the shuffled class until there are n_max."""
         return self._round(self.members[c], max(self.counts), epoch, c)
 
     def _round(self, pool: Tensor, number: int, *keys: int) -> Tensor:
         order = permutation(len(pool), self.seed, Stream.AUGMENTATION_PLAN, *keys)
         return pool[order[torch.arange(number) % len(pool)]]
 
-    def draw(self, sources: Tensor, noise: Tensor) -> Tensor:
-        """A draw from the posterior of each source: (B,), standard normal noise (B,D) -> (B,D).
+    def codes(self, sources: Tensor, labels: Tensor, noise: Tensor) -> Tensor:
+        """Make the codes of a batch of the plan.
 
-        It takes the place of the noise: room for another batch, new in each step, costs a CPU more than all else here.
+        Args:
+            sources, labels: of the batch, (B,) int64 on the device of the training codes.
+            noise: standard normal numbers, (B,D).
+
+        Returns:
+            (B,D), a draw from the posterior of each source.
         """
-        return torch.addcmul(self.mu.index_select(0, sources), self.sigma.index_select(0, sources), noise, out=noise)
-
-    def codes(self, drawn: Tensor, sources: Tensor, labels: Tensor) -> Tensor:
-        """Codes of a batch of the plan, sources and labels (B,), from `draw` of its sources: (B,D) -> (B,D)."""
-        return drawn
-
-    def logits(self, classifier: nn.Linear, drawn: Tensor, sources: Tensor, labels: Tensor) -> Tensor:
-        """The classifier's logits of `codes`, (B,K)."""
-        return linear(self.codes(drawn, sources, labels), classifier.weight) + classifier.bias
+        mu, sigma = (values.index_select(0, sources) for values in (self.mu, self.sigma))
+        return torch.addcmul(mu, sigma, noise)
 
 
 class FeatureTransferSampler(PosteriorSampler):
@@ -86,8 +82,6 @@ class FeatureTransferSampler(PosteriorSampler):
         rank: columns of Q; default D/2. Capped at the scatter's numerical rank.
         wanted: from the class counts to the number of codes each class shall have.
     """
-
-    threads_per_drawer = 4  # of two threads both are needed to project
 
     def __init__(
         self,
@@ -106,51 +100,25 @@ class FeatureTransferSampler(PosteriorSampler):
             for others in transfer_sources(self.counts)
         ]
         self.means = class_means(mu, targets, num_classes)
-        self.basis = column_blocks(scatter_basis(mu, self.means, targets, rank))
+        self.basis = scatter_basis(mu, self.means, targets, rank)
 
     def _class_sources(self, c: int, epoch: int) -> Tensor:
-        """Each image once, then as many codes of other classes as are wanted."""
+        """Take each image once, then as many codes of other classes as are wanted."""
         own = self.members[c]
         missing = self.wanted[c] - len(own)
         if missing <= 0 or not len(self.pools[c]):
             return own
         return torch.cat([own, self._round(self.pools[c], missing, epoch, c)])
 
-    def codes(self, drawn: Tensor, sources: Tensor, labels: Tensor) -> Tensor:
-        """As in `PosteriorSampler`, where a source of another class is transferred to its label's class."""
-        origins = self.targets[sources]
-        offsets = self._project(drawn - self.means[origins])
-        return torch.where((origins == labels)[:, None], drawn, self.means[labels] + offsets)
-
-    def logits(self, classifier: nn.Linear, drawn: Tensor, sources: Tensor, labels: Tensor) -> Tensor:
-        """As in `PosteriorSampler`, without making the transferred codes where that is dearer.
-
-        W (m_c + Q Q^T (z - m_y)) = W m_c + (W Q Q^T) (z - m_y): the K rows of the weights are projected, forward and
-        backward, instead of B codes forward only.
-        """
-        classes = classifier.out_features
-        if 2 * classes > len(sources):
-            return super().logits(classifier, drawn, sources, labels)
-        origins = self.targets[sources]
-        weights = torch.cat([classifier.weight, self._project(classifier.weight)])
-        own, transferred = linear(drawn, weights).split(classes, dim=1)
-        arrivals, departures = linear(self.means, weights).split(classes, dim=1)
-        transferred = transferred + arrivals[labels] - departures[origins]
-        return torch.where((origins == labels)[:, None], own, transferred) + classifier.bias
-
-    def _project(self, rows: Tensor) -> Tensor:
-        """x Q Q^T for each row x: (M,D) -> (M,D)."""
-        coordinates = torch.bmm(rows.expand(len(self.basis), *rows.shape), self.basis)
-        return torch.bmm(coordinates, self.basis.mT).sum(dim=0)
-
-
-def linear(rows: Tensor, weights: Tensor) -> Tensor:
-    """x W^T for each row x: (M,D), (K,D) -> (M,K). With the few weights first a CPU takes half as long."""
-    return (weights @ rows.T).T
+    def codes(self, sources: Tensor, labels: Tensor, noise: Tensor) -> Tensor:
+        """Make the codes of a batch as in `PosteriorSampler`; foreign sources are transferred."""
+        drawn, origins = super().codes(sources, labels, noise), self.targets[sources]
+        transferred = self.means[labels] + (drawn - self.means[origins]) @ self.basis @ self.basis.T
+        return torch.where((origins == labels)[:, None], drawn, transferred)
 
 
 def transfer_sources(counts: Sequence[int]) -> list[list[int]]:
-    """The classes whose codes are carried over to each class.
+    """List the classes whose codes are carried over to each class.
 
     A class of more than 100 images: all larger many-shot classes; another: all many-shot classes. If there is no
     many-shot class: all larger classes, with a warning. The largest class gets none.
@@ -164,12 +132,12 @@ def transfer_sources(counts: Sequence[int]) -> list[list[int]]:
 
 
 def to_largest(counts: Sequence[int]) -> list[int]:
-    """`get_rep_nums1`: every class to the size of the largest."""
+    """Want every class as large as the largest (`get_rep_nums1`)."""
     return [max(counts)] * len(counts)
 
 
 def to_next_group(counts: Sequence[int]) -> list[int]:
-    """`get_rep_nums2`: low-shot classes to the smallest median class, median ones to the smallest many-shot class.
+    """Want low-shot classes as large as the smallest median one, those as the smallest many-shot (`get_rep_nums2`).
 
     Where the group above is empty the next larger one counts, and where there is none a class stays as it is.
     """
@@ -189,7 +157,7 @@ REP_METHODS = {"get_rep_nums1": to_largest, "get_rep_nums2": to_next_group}
 
 
 def class_means(mu: Tensor, targets: Tensor, num_classes: int) -> Tensor:
-    """m_c, the mean of mu over each class: (N,D), (N,) -> (K,D)."""
+    """Compute m_c, the mean of mu over each class: (N,D), (N,) -> (K,D)."""
     sums = torch.zeros(num_classes, mu.shape[1], dtype=torch.float64, device=mu.device)
     for codes, labels in zip(mu.split(ROWS), targets.split(ROWS), strict=True):
         sums.index_add_(0, labels, codes.double())
@@ -197,7 +165,7 @@ def class_means(mu: Tensor, targets: Tensor, num_classes: int) -> Tensor:
 
 
 def scatter_basis(mu: Tensor, means: Tensor, targets: Tensor, rank: int | None) -> Tensor:
-    """Q: the leading eigenvectors of the pooled within-class scatter of mu.
+    """Compute Q, the leading eigenvectors of the pooled within-class scatter of mu.
 
     Args:
         mu: (N,D).
@@ -213,9 +181,8 @@ def scatter_basis(mu: Tensor, means: Tensor, targets: Tensor, rank: int | None) 
     scatter = torch.zeros(dim, dim, dtype=torch.float64, device=mu.device)
     for codes, labels in zip(mu.split(ROWS), targets.split(ROWS), strict=True):
         centered = (codes - means[labels]).double()
-        scatter.addmm_(centered.T, centered)
-    vectors, values = scatter.T, scatter.new_empty(dim)
-    torch.linalg.eigh(vectors, out=(values, vectors))  # ascending, and in the scatter's place: it is large
+        scatter += centered.T @ centered
+    values, vectors = torch.linalg.eigh(scatter)  # ascending
     # the rank of the centred codes: singular values are square roots of these, and as exact as the codes
     floor = (max(count, dim) * torch.finfo(mu.dtype).eps) ** 2
     numerical = int((values > values[-1].clamp_min(0) * floor).sum())
@@ -223,12 +190,3 @@ def scatter_basis(mu: Tensor, means: Tensor, targets: Tensor, rank: int | None) 
     reason = "" if used == wanted else f", as many as the scatter of {count} codes has"
     log.info("feature transfer: rank %d of %d%s", used, dim, reason)
     return vectors[:, dim - used :].to(mu.dtype)
-
-
-def column_blocks(basis: Tensor) -> Tensor:
-    """(D,R) -> (BASIS_BLOCKS,D,columns of a block), with columns of zeros to make them even.
-
-    Products of few rows with one wide matrix leave threads idle; with a stack of narrower ones each has work.
-    """
-    even = F.pad(basis, (0, -basis.shape[1] % BASIS_BLOCKS))
-    return torch.stack(even.chunk(BASIS_BLOCKS, dim=1))

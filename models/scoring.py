@@ -1,34 +1,52 @@
-"""By what a label is judged: for every label of every image, in evaluation (z = mu).
+"""Class probabilities: of a plain model by its classifier, of a generative one by scores of every candidate label.
 
 Shapes: B batch, K labels, D length of a code, H of the features, S side of the image.
 """
 
-from collections.abc import Iterator
-from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.candidates import CandidateErrors, blocks
-from models.prior import LOG_VAR_LIMIT, CandidateTerms, Pairs
+from models.prior import LOG_VAR_LIMIT
 
 if TYPE_CHECKING:
     from models.dgcmm import DGCMM, LossWeights
 
-PAIRS = 1024  # of image and label at a time, which bounds the memory to about 100 MB
+# pairs of image and label at a time: what the decoder makes of them shall stay in a CPU's cache, while the other terms
+# are matrix products, which like many rows
+DECODER_PAIRS, PAIRS = 64, 1024
+
+
+class LabelledSum(NamedTuple):
+    """Something linear in [h, onehot(y)], of length N, for every image and label: it is the sum of two parts."""
+
+    of_images: Tensor  # (B,N)
+    of_labels: Tensor  # (K,N)
+
+    @classmethod
+    def of(cls, head: nn.Linear, features: Tensor) -> "LabelledSum":
+        """Apply a head to h (B,H) and all labels; without columns for labels it has no part of theirs."""
+        length = features.shape[1]
+        return cls(F.linear(features, head.weight[:, :length], head.bias), head.weight[:, length:].T)
+
+    def through(self, layer: nn.Linear) -> "LabelledSum":
+        """Apply a linear layer."""
+        return LabelledSum(layer(self.of_images), F.linear(self.of_labels, layer.weight))
+
+    def at(self, labels: Tensor) -> Tensor:
+        """Add up the pairs of all images with k of the labels, image by image: (B*k,N)."""
+        return (self.of_images[:, None] + self.of_labels[labels]).flatten(0, 1)
 
 
 class Scorer:
-    """Class probabilities by a model in evaluation, and what they are made of.
+    """Judge labels of images by a model in evaluation (z = mu).
 
     A plain model's probabilities are those of the classifier at mu. With `generative` they are a softmax over c of
     -(weights.cls CE(c) + weights.reconst MSE_c + weights.gmm L_gmm,c) at mu(x,c), for each candidate label c. The
-    encoder runs once per image, and the heads are linear: label c adds a row of its own to mu and log sigma^2.
-
-    What depends on labels and weights alone is made when it is first needed, and kept: a scorer serves for as long as
-    the weights stay as they are.
+    encoder runs once per image; heads, classifier and the decoder's first layer are linear, so label c adds a row of
+    its own to what they make of the image.
 
     Args:
         model: in evaluation.
@@ -39,7 +57,7 @@ class Scorer:
         self.model, self.weights = model, weights
 
     def evidence(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """What a label is judged by: images (B,1 or 3,S,S) in [0,1] -> h (B,H), and the fixed part (B,K).
+        """Compute what a label is judged by: images (B,1 or 3,S,S) in [0,1] -> h (B,H), and the fixed part (B,K).
 
         The fixed part is what the classifier does not decide: zeros for a plain model, with `generative`
         -(weights.reconst MSE_c + weights.gmm L_gmm,c).
@@ -48,58 +66,64 @@ class Scorer:
         fixed = features.new_zeros(len(images), self.model.num_classes)
         if self.model.generative:
             with torch.autocast(images.device.type, enabled=False):
-                mu = _without_label(self.model.mu_head, features)
                 if self.weights.gmm:
-                    fixed -= self.weights.gmm * self._terms(mu, self._pairs(features))
+                    fixed -= self.weights.gmm * self._mixture_terms(features)
                 if self.weights.reconst:
-                    fixed -= self.weights.reconst * self._errors(mu, images)
+                    fixed -= self.weights.reconst * self._squared_errors(features, images)
         return features, fixed
 
     def probabilities(self, features: Tensor, fixed: Tensor) -> Tensor:
-        """Class probabilities from what `evidence` gave: (B,H), (B,K) -> (B,K), float32 or wider."""
+        """Compute class probabilities from what `evidence` gave: (B,H), (B,K) -> (B,K), float32 or wider."""
         with torch.autocast(features.device.type, enabled=False):
-            logits = self.model.classifier(_without_label(self.model.mu_head, features))
+            logits = self._mu(features).through(self.model.classifier)
             if not self.model.generative:
-                return F.softmax(logits, dim=1)
+                return F.softmax(logits.of_images, dim=1)
             if self.weights.cls:
                 fixed = fixed - self.weights.cls * self._cross_entropies(logits)
             return F.softmax(fixed, dim=1)
 
-    def _pairs(self, features: Tensor) -> Iterator[Pairs]:
-        """log sigma^2 of images under labels, some pairs at a time."""
-        plain, rows = _without_label(self.model.log_var_head, features), self._rows(self.model.log_var_head)
-        for images, labels in blocks(len(features), len(rows), PAIRS):
-            yield images, labels, (plain[images, None] + rows[labels]).clamp_(-LOG_VAR_LIMIT, LOG_VAR_LIMIT)
+    def _cross_entropies(self, logits: LabelledSum) -> Tensor:
+        """Compute CE(c) of each candidate label c, (B,K)."""
+        count = len(logits.of_images)
+        columns = [
+            F.cross_entropy(logits.at(labels), labels.repeat(count), reduction="none").view(count, -1)
+            for labels in self._label_blocks(count, PAIRS)
+        ]
+        return torch.cat(columns, dim=1)
 
-    def _cross_entropies(self, logits: Tensor) -> Tensor:
-        """CE(c) of each candidate label c, whose row adds to all logits (B,K): -> (B,K)."""
-        shifts, found = self._shifts, torch.empty_like(logits)
-        for part in blocks(*logits.shape, PAIRS):
-            images, labels = part
-            found[part] = torch.logsumexp(logits[images, None] + shifts[labels], dim=2)
-        return found.sub_(logits).sub_(shifts.diagonal())
+    def _mixture_terms(self, features: Tensor) -> Tensor:
+        """Compute L_gmm of each candidate label, (B,K)."""
+        model, count = self.model, len(features)
+        all_mu, all_log_var = self._mu(features), LabelledSum.of(model.log_var_head, features)
+        columns = []
+        for labels in self._label_blocks(count, PAIRS):
+            mu = all_mu.at(labels)
+            log_var = all_log_var.at(labels).clamp(-LOG_VAR_LIMIT, LOG_VAR_LIMIT)
+            own = labels.repeat(count) if model.gmm_assign == "label" else None
+            columns.append(model.prior.mixture_term(mu, log_var, mu, own).view(count, -1))
+        return torch.cat(columns, dim=1)
 
-    def _rows(self, head: nn.Linear) -> Tensor:
-        """What each label adds to a linear layer of [h, onehot(y)]: (K,D)."""
-        return head.weight[:, -self.model.num_classes :].T
+    def _squared_errors(self, features: Tensor, images: Tensor) -> Tensor:
+        """Compute the mean over pixels and channels of each candidate's squared error, (B,K)."""
+        decoder, count = self.model.decoder, len(images)
+        linear, normalise = decoder.project[0], decoder.project[1:]
+        projected = self._mu(features).through(linear)
+        # a rendered image y is resized to R y R^T, so |R y R^T - x|^2 = <y, RtR y RtR - 2 Rt x R> + |x|^2: of the
+        # large image x two small quantities are left, and in float64 nothing that matters cancels
+        resize, wide = decoder.resize_matrix(), images.double()
+        gram, pulled, norms = resize.T @ resize, resize.T @ wide @ resize, wide.square().sum(dim=(2, 3))
+        columns = []
+        for labels in self._label_blocks(count, DECODER_PAIRS):
+            rendered = decoder.render(normalise(projected.at(labels)), labels.repeat(count))
+            y = rendered.double().unflatten(0, (count, -1))  # (B,k,3,41,41)
+            errors = (y * (gram @ y @ gram - 2 * pulled[:, None])).sum(dim=(3, 4)) + norms[:, None]
+            columns.append(errors.mean(dim=2) / images[0, 0].numel())
+        return torch.cat(columns, dim=1).to(images.dtype)
 
-    @cached_property
-    def _terms(self) -> CandidateTerms:
-        """L_gmm of codes under all labels."""
-        prior = self.model.prior
-        terms = prior.terms_of_own if self.model.gmm_assign == "label" else prior.terms_of_all
-        return terms(self._rows(self.model.mu_head))
+    def _mu(self, features: Tensor) -> LabelledSum:
+        return LabelledSum.of(self.model.mu_head, features)
 
-    @cached_property
-    def _errors(self) -> CandidateErrors:
-        return CandidateErrors(self.model.decoder, self._rows(self.model.mu_head))
-
-    @cached_property
-    def _shifts(self) -> Tensor:
-        """What each label adds to the classifier's logits, (K,K)."""
-        return self._rows(self.model.mu_head) @ self.model.classifier.weight.T
-
-
-def _without_label(head: nn.Linear, features: Tensor) -> Tensor:
-    """A linear layer of h (B,H), or of [h, onehot(y)] without what the label adds: (B,D)."""
-    return F.linear(features, head.weight[:, : features.shape[1]], head.bias)
+    def _label_blocks(self, images: int, pairs: int) -> tuple[Tensor, ...]:
+        """Split the labels into blocks, with which so many images have about so many pairs."""
+        labels = torch.arange(self.model.num_classes, device=self.model.classifier.weight.device)
+        return labels.split(max(pairs // images, 1))

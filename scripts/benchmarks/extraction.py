@@ -9,6 +9,7 @@ import argparse
 import torch
 import torchvision
 from torch import Tensor
+from utils.training.retraining import extract
 
 from datasets.loading import BatchLoader, EvaluationBatches
 from models.dgcmm import DGCMM
@@ -16,7 +17,6 @@ from scripts.benchmarks.images import images_in_memory
 from scripts.benchmarks.timing import Ratio, interleave
 from utils.device import autocast
 from utils.distributed.world import World
-from utils.training.retraining import extract
 
 ENCODER, SIDE, CLASSES = "resnet50", 224, 15
 PRECISIONS = ("off", "bf16")

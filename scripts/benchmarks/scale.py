@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from utils.training.engine import Position
 
 from scripts.benchmark import measured_on
 from scripts.benchmarks import retraining
@@ -23,7 +24,6 @@ from scripts.benchmarks.memory import peak_of
 from scripts.benchmarks.mixture import term
 from scripts.benchmarks.timing import interleave
 from utils.distributed.world import World
-from utils.training.engine import Position
 
 COMPONENTS = (10, 30, 100, 300, 1000)
 CODES = (10_000, 40_000, 160_000, 640_000, 1_280_000)

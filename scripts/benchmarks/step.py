@@ -14,15 +14,15 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 import torchvision
+from utils.training.engine import Position, forward_passes, take_steps
 
 from datasets.loading import BatchLoader, TrainBatches
 from models.dgcmm import DGCMM, LossWeights
-from models.names import ARCHITECTURES
+from models.encoder import ARCHITECTURES
 from scripts.benchmarks.images import images_in_memory
 from scripts.benchmarks.timing import Ratio, interleave
 from utils.device import autocast
 from utils.distributed.world import World
-from utils.training.engine import Position, forward_passes, take_steps
 from utils.training.optimisation import build_optimizer
 
 CLASSES, DIM = 15, 2048

@@ -8,13 +8,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from utils.training.engine import Position, mean_losses
 
 from helpers.project import SMALL_MODEL
 from scripts.compare_runs import differences
 from utils.training import engine, retraining, run
 from utils.training import step as guard
 from utils.training.checkpoint import digest, load_checkpoint, save_checkpoint
-from utils.training.engine import Position, mean_losses
 from utils.training.run import Run
 
 TRAIN = ["Digits_LT", *SMALL_MODEL, "--batch-size=24", "--epochs=3", "--T-max=2", "--max-steps=3", "--quiet"]

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
+from utils.training.engine import Position, evaluate, forward_passes, mean_losses, start_prior, take_steps
 
 import train
 from datasets.base import ArrayDataset
 from datasets.loading import BatchLoader, EvaluationBatches, TrainBatches
 from models.dgcmm import DGCMM, LossWeights
-from utils.training.engine import Position, evaluate, forward_passes, mean_losses, start_prior, take_steps
 from utils.training.optimisation import build_optimizer
 from utils.training.resume import parallel
 

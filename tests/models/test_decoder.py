@@ -105,6 +105,14 @@ def test_gradient_reaches_the_class_parameters_of_the_labels_alone(decoder, code
             assert (parameter.grad[3] == 0).all()
 
 
+def test_maps_grow_by_the_same_convolution_in_training_and_evaluation(decoder):
+    for convolution, (side, channels) in zip(decoder.convolutions, [(6, 128), (11, 64), (21, 32)], strict=True):
+        maps = torch.randn(B, channels, side, side)
+        expected = F.conv_transpose2d(maps, convolution.weight, convolution.bias, stride=2, padding=1)
+        assert torch.equal(convolution.train()(maps), expected)
+        torch.testing.assert_close(convolution.eval()(maps), expected)
+
+
 def test_evaluation_does_not_look_at_the_rest_of_the_batch(decoder, codes):
     decoder(codes, LABELS)
     decoder.eval()

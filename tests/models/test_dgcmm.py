@@ -17,7 +17,7 @@ ASSIGN = pytest.mark.parametrize("gmm_assign", ["posterior", "label"])
 
 def make_model(generative: bool = False, gmm_assign: str = "posterior") -> DGCMM:
     """A small model that is as if trained: no parameter is at a start value of 0."""
-    model = DGCMM("resnet18_vae3", K, D, S, generative, gmm_assign)
+    model = DGCMM("resnet18_vae3", K, D, S, generative=generative, gmm_assign=gmm_assign)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.startswith(("prior.", "decoder.norms.")):
@@ -109,7 +109,7 @@ def test_every_parameter_learns_from_the_three_terms(images, labels, noise, gene
 @GENERATIVE
 @torch.no_grad()
 def test_codes_start_short_and_equally_wide(images, labels, generative):
-    model = DGCMM("resnet18_vae3", K, D, S, generative)
+    model = DGCMM("resnet18_vae3", K, D, S, generative=generative)
     mu, log_var = model.posterior(model.features(images), labels)
     assert mu.abs().max() < 0.5
     assert (log_var == INITIAL_LOG_VAR).all()

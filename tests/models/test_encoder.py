@@ -15,8 +15,15 @@ import torch
 import torchvision
 from torch import nn
 
-from models.encoder import DOWNLOAD_TIMEOUT_S, IMAGENET_MEAN, IMAGENET_STD, ResNetEncoder
-from models.names import FEATURE_DIMS
+from models.encoder import (
+    ARCHITECTURES,
+    DOWNLOAD_TIMEOUT_S,
+    FEATURE_DIMS,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    ResNetEncoder,
+    feature_dim,
+)
 from utils.errors import UserError
 from utils.logs import start_logging
 
@@ -81,10 +88,20 @@ def damaged_archive() -> bytes:
     return buffer.getvalue().replace(b"weights", b"Weights")
 
 
-@pytest.mark.parametrize("name", FEATURE_DIMS)
-def test_features_have_the_registered_length(name):
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_features_have_the_registered_length(arch):
     with torch.device("meta"):
-        assert ResNetEncoder(name)(torch.empty(2, 3, 64, 64)).shape == (2, FEATURE_DIMS[name])
+        encoder = ResNetEncoder(ARCHITECTURES[arch])
+        assert encoder(torch.empty(2, 3, 64, 64)).shape == (2, feature_dim(arch))
+
+
+def test_resnet_vae3_is_resnet50():
+    assert ARCHITECTURES["resnet_vae3"] == "resnet50"
+    assert feature_dim("resnet_vae3") == 2048
+
+
+def test_every_encoder_has_an_architecture():
+    assert set(ARCHITECTURES.values()) == set(FEATURE_DIMS)
 
 
 def test_network_sees_imagenet_normalised_images():

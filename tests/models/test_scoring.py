@@ -58,6 +58,7 @@ def terms_of(model: DGCMM, features: Tensor, images: Tensor) -> LossWeights:
 @torch.no_grad()
 def test_each_term_equals_its_definition(model, images, term, pairs, monkeypatch):
     monkeypatch.setattr(scoring, "PAIRS", pairs)
+    monkeypatch.setattr(scoring, "DECODER_PAIRS", pairs)
     scorer = model.scorer(LossWeights(0.0, 0.0, 0.0)._replace(**{term: 1.0}))
     features, fixed = scorer.evidence(images)
     expected = getattr(terms_of(model, features, images), term)
@@ -66,6 +67,32 @@ def test_each_term_equals_its_definition(model, images, term, pairs, monkeypatch
         torch.testing.assert_close(scorer.probabilities(features, fixed).double(), (-expected).softmax(1))
     else:
         torch.testing.assert_close(-fixed.double(), expected, rtol=1e-4, atol=0)
+
+
+def assert_squared_errors_exact(model: DGCMM, images: Tensor) -> Tensor:
+    """Compare with the definition, in float64, and return it: (B,K)."""
+    features, fixed = model.scorer(LossWeights(0.0, 1.0, 0.0)).evidence(images)
+    expected = terms_of(model, features, images).reconst
+    torch.testing.assert_close(-fixed.double(), expected, rtol=1e-4, atol=0)
+    return expected
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [20, 41, 64])  # smaller than what the decoder draws, as large, larger
+@torch.no_grad()
+def test_squared_errors_at_any_size(size, channels):
+    assert_squared_errors_exact(trained_like(size), torch.rand(B, channels, size, size))
+
+
+@torch.no_grad()
+def test_squared_errors_of_images_that_are_rebuilt_almost_exactly():
+    """Where the error is the small rest of large terms: 10^-6, as the images are off by 10^-3."""
+    model, label = trained_like(64), torch.full((B,), 3)
+    features = model.features(torch.rand(B, 3, 64, 64))
+    model.features = lambda _images: features
+    mu, _ = model.posterior(features, label)
+    images = model.decoder(mu, label) + 1e-3 * torch.randn(B, 3, 64, 64)
+    assert (assert_squared_errors_exact(model, images)[:, 3] < 2e-6).all()
 
 
 @pytest.mark.parametrize("model", ["posterior", "label"], indirect=True)

@@ -27,7 +27,7 @@ def test_each_target_has_a_ratio(small, monkeypatch):
     options = parser.parse_args(["--retraining-counts", "120", "40", "5", "--retraining-steps=3"])
     options.repeats = 1
     ratios = benchmark.measure(options)
-    assert [(ratio.target, ratio.at_least) for ratio in ratios] == [(10, True), (0.4, True), (3, False), (1.2, False)]
+    assert [(ratio.target, ratio.at_least) for ratio in ratios] == [(3, True), (8, False), (1.2, False)]
     assert all(ratio.ratio > 0 for ratio in ratios)
 
 

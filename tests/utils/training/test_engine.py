@@ -9,14 +9,6 @@ import pytest
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
-
-from datasets.base import ArrayDataset
-from datasets.loading import BatchLoader, EvaluationBatches, TrainBatches
-from models.dgcmm import DGCMM, LossTerms, LossWeights
-from utils.distributed.world import Vote, World
-from utils.errors import UserError
-from utils.training import engine
-from utils.training import step as guard
 from utils.training.engine import (
     Pass,
     Position,
@@ -28,6 +20,14 @@ from utils.training.engine import (
     take_steps,
     to_device,
 )
+
+from datasets.base import ArrayDataset
+from datasets.loading import BatchLoader, EvaluationBatches, TrainBatches
+from models.dgcmm import DGCMM, LossTerms, LossWeights
+from utils.distributed.world import Vote, World
+from utils.errors import UserError
+from utils.training import engine
+from utils.training import step as guard
 from utils.training.optimisation import build_optimizer
 
 WEIGHTS = LossWeights(10.0, 0.1, 0.001)

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-
 from utils.training.noise import AHEAD, ahead, draw
 
 STEPS = 21

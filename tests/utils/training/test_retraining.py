@@ -6,16 +6,15 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from utils.training.engine import Position, to_device
+from utils.training.noise import draw
+from utils.training.retraining import RetrainingRun, extract, take_training_codes
 
 from datasets.base import ArrayDataset
 from datasets.loading import BatchLoader, EvaluationBatches
 from models.dgcmm import DGCMM, LossWeights
 from models.samplers import FeatureTransferSampler, PosteriorSampler
 from utils.distributed.world import World
-from utils.threads import threads
-from utils.training.engine import Position, to_device
-from utils.training.noise import draw
-from utils.training.retraining import RetrainingRun, extract, take_training_codes
 
 WEIGHTS = LossWeights(10.0, 0.1, 0.001)
 ARGS = argparse.Namespace(
@@ -65,34 +64,22 @@ def run_of(sampler_class):
 
 
 @pytest.mark.parametrize("sampler_class", [PosteriorSampler, FeatureTransferSampler])
-@pytest.mark.parametrize("number", [1, 4])
-def test_steps_are_those_of_a_plain_loop_on_any_number_of_threads(sampler_class, number):
+def test_steps_are_those_of_a_plain_loop(sampler_class):
     run = run_of(sampler_class)
     run.epoch = 2
-    with threads(number):
-        assert list(run.train_steps()) == []
-        assert torch.get_num_threads() == number
+    assert list(run.train_steps()) == []
     plain = run_of(sampler_class)
     classifier, sampler = plain.model.classifier, plain.sampler
     optimizer = torch.optim.SGD(classifier.parameters(), ARGS.lr, momentum=ARGS.momentum, weight_decay=ARGS.wd)
     sources, labels = sampler.plan(2)
     for step in range(ARGS.max_steps):
         rows = slice(20 * step, 20 * step + 20)
-        codes = sampler.codes(
-            sampler.draw(sources[rows], draw(20, DIM, ARGS.seed, 2, step)), sources[rows], labels[rows]
-        )
+        codes = sampler.codes(sources[rows], labels[rows], draw(20, DIM, ARGS.seed, 2, step))
         optimizer.zero_grad()
         F.cross_entropy(classifier(codes), labels[rows]).backward()
         optimizer.step()
     torch.testing.assert_close(run.model.classifier.weight, classifier.weight)
     assert run.position == Position(6, 120, run.position.totals)
-
-
-def test_a_use_of_a_code_is_a_draw_of_its_own():
-    run = run_of(PosteriorSampler)
-    batches = [(torch.zeros(20, dtype=int), torch.zeros(20, dtype=int))] * 3
-    codes = torch.cat([run._draw(batches, step) for step in range(3)])
-    assert len(codes.unique(dim=0)) == 60
 
 
 def test_training_codes_are_taken_without_a_copy():
