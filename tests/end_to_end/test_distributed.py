@@ -1,7 +1,6 @@
 """Two gloo processes give the numbers of one, and end together, however one of them ends."""
 
 import contextlib
-import copy
 import os
 import shutil
 import signal
@@ -14,20 +13,20 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from utils.training.engine import evaluate, start_prior, to_device
 
-import datasets.chestxray
 import train
 from datasets.loading import BatchLoader, EvaluationBatches, TrainBatches
 from helpers import ranks
 from helpers.project import ROOT, SMALL_MODEL
 from scripts.compare_runs import differences
 from utils.cli.rules import parse
+from utils.device import to_device
 from utils.distributed.plan import Launch
 from utils.distributed.rendezvous import host_store
 from utils.distributed.spawn import spawn
 from utils.distributed.world import World
 from utils.errors import LostRank, UserError
+from utils.randomness import standard_normal
 from utils.training.checkpoint import load_checkpoint
 from utils.training.optimisation import build_optimizer
 
@@ -68,8 +67,7 @@ def reference(frozen):
         batches.set_epoch(epoch)
         for step, keys in enumerate(batches):
             keys = keys[: len(keys) // 2 * 2]
-            source = ranks_noise(epoch, step)
-            noise = torch.randn(len(keys), 8, generator=source)
+            noise = standard_normal(len(keys), 8, ranks.ARGS.seed, epoch, step)
             optimizer.zero_grad()
             for rank in (0, 1):
                 part = [data[key] for key in keys[rank::2]]
@@ -84,12 +82,6 @@ def reference(frozen):
             model.prior.project()
     model.load_state_dict(statistics[0], strict=False)
     return model
-
-
-def ranks_noise(epoch, step):
-    from utils.randomness import Stream, generator
-
-    return generator(ranks.ARGS.seed, Stream.CODE_NOISE, epoch, step)
 
 
 def assert_same_state(state, model):
@@ -121,13 +113,14 @@ def test_training_with_frozen_batch_norm_equals_one_process_outright(together):
 
     original, ranks.TrainBatches = ranks.TrainBatches, Shared
     try:
-        model, loader, losses = ranks.train_together(World(), data, frozen=True)
+        run, loader, losses = ranks.train_together(World(), data, frozen=True)
     finally:
         ranks.TrainBatches = original
-    assert_same_state(together["frozen"]["state"], model)
+    assert_same_state(together["frozen"]["state"], run.model)
     assert together["frozen"]["losses"] == pytest.approx(losses, rel=1e-6)
-    start_prior(model, loader, 0, ranks.ARGS, World())
-    for name, value in model.prior.state_dict().items():
+    run.epoch = 0
+    train.start_prior(run, loader)
+    for name, value in run.model.prior.state_dict().items():
         torch.testing.assert_close(together["prior"][name], value, rtol=1e-6, atol=1e-9)
 
 
@@ -137,7 +130,7 @@ def test_evaluation_gives_each_image_once_and_what_one_process_gives(together, m
     data = ranks.images()
     model = ranks.small_model(generative=mode == "generative")
     loader = BatchLoader(data, EvaluationBatches(len(data), ranks.BATCH), 0, False)
-    alone = evaluate(model, loader, ranks.WEIGHTS, ranks.ARGS, World())
+    alone = train.evaluate(model, loader, ranks.WEIGHTS, ranks.ARGS, World(), data.class_counts).predictions
     indices, targets, probabilities, components = together[mode]
     assert indices.tolist() == list(range(ranks.COUNT))
     assert targets.tolist() == alone.targets.tolist()
@@ -294,38 +287,54 @@ def test_evaluation_on_two_processes_gives_the_same_predictions(script, tmp_path
         )
 
 
-def test_evaluation_needs_no_batch_that_could_be_trained_on(tmp_path, trained_digits):
-    resume = f"--resume={trained_digits}/checkpoint.pth"
-    args, given = parse(
-        train.build_parser(), ["Digits_LT", "--evaluate", resume, "--batch-size=2", f"--logdir={tmp_path}"]
-    )
-    assert not train.preflight(TWO, torch.device("cpu"), args, given)
+SEVERAL = ["--multiprocessing-distributed", "--ngpus=2", "--dist-timeout=60"]
 
 
-def test_finished_run_is_told_to_all_nodes_when_they_are_there(tmp_path, trained_digits, capsys):
+def test_evaluation_needs_no_batch_that_could_be_trained_on(script, tmp_path, trained_digits):
+    flags = [f"--resume={trained_digits}/checkpoint.pth", "--evaluate", "--batch-size=2", "--max-steps=2"]
+    done = script("train", "Digits_LT", *flags, *SEVERAL, "--workers=0", f"--logdir={tmp_path}")
+    assert done.status == 0, done.err
+
+
+def test_finished_run_is_told_to_all_nodes(tmp_path, trained_digits):
     shutil.copytree(trained_digits, tmp_path, dirs_exist_ok=True)
-    args, given = parse(train.build_parser(), ["Digits_LT", "--resume=auto", f"--logdir={tmp_path}"])
-    assert train.preflight(TWO, torch.device("cpu"), copy.copy(args), given)
-    assert "acsa" in capsys.readouterr().out
-    assert not train.preflight(Launch(4, local_size=2, spawns=True), torch.device("cpu"), args, given)
-    assert not capsys.readouterr().out
+    place = ["--world-size=2", f"--dist-url=tcp://127.0.0.1:{free_port()}", "--dist-timeout=60"]
+    commands = [python("Digits_LT", f"--logdir={tmp_path}", "--resume=auto", f"--rank={r}", *place) for r in (0, 1)]
+    with running(*commands) as processes:
+        ends = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], ends
+    assert "acsa" in ends[0][0]
+    assert "acsa" not in ends[1][0]
 
 
-@pytest.mark.parametrize(("flag", "word"), [("--sync-bn", "--sync-bn needs CUDA"), ("--amp=fp16", "needs CUDA")])
-def test_what_the_device_cannot_is_said_before_anything_is_fetched_or_started(flag, word, tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.chestxray, "fetch_missing", lambda *_, **__: pytest.fail("fetched"))
-    args, given = parse(train.build_parser(), ["ChestXray", flag, f"--logdir={tmp_path}"])
-    with pytest.raises(UserError, match=word):
-        train.preflight(TWO, torch.device("cpu"), args, given)
-
-
-def test_run_folder_that_cannot_be_written_is_said_before_anything_is_fetched(tmp_path, monkeypatch):
+@pytest.mark.parametrize("flags", [[], SEVERAL], ids=["one process", "two processes"])
+@pytest.mark.parametrize(
+    ("wrong", "word"),
+    [
+        (["--sync-bn"], "--sync-bn needs CUDA"),
+        (["--amp=fp16"], "needs CUDA"),
+        (["--logdir={folder}/file/run"], "file is no folder"),
+        (["--resume={folder}/none.pth"], "there is no file"),
+    ],
+    ids=["sync-bn", "fp16", "run folder", "checkpoint"],
+)
+def test_what_cannot_be_is_said_before_data_are_touched(flags, wrong, word, script, tmp_path):
     (tmp_path / "file").touch()
-    monkeypatch.setattr(datasets.chestxray, "fetch_missing", lambda *_, **__: pytest.fail("fetched"))
-    args, given = parse(train.build_parser(), ["ChestXray", f"--logdir={tmp_path / 'file' / 'run'}"])
-    for call, place in ((train.preflight, (TWO, torch.device("cpu"))), (train.work, (World(),))):
-        with pytest.raises(UserError, match="file is no folder"):
-            call(*place, args, given)
+    argv = [flag.format(folder=tmp_path) for flag in ["--logdir={folder}/run", *wrong]]
+    data = tmp_path / "data"
+    done = script("train", "ChestXray", f"--datadir={data}", *argv, *flags, "--batch-size=24")
+    assert done.status == 2, done.err
+    assert word in done.err
+    assert not data.exists()
+    assert not (tmp_path / "run").exists()
+
+
+def test_first_of_a_node_prepares_and_the_others_wait_longer_than_for_a_collective(tmp_path):
+    launch = Launch(2, local_size=2, spawns=True, timeout=1)
+    spawned(ranks.preparing, str(tmp_path), launch=launch)
+    assert [path.name for path in tmp_path.iterdir()] == ["0"]
+    with pytest.raises(UserError, match="^cannot be brought$"):
+        spawned(ranks.preparing, "", launch=TWO)
 
 
 def test_error_that_only_a_process_finds_is_one_line(tmp_path, chest_folder):

@@ -8,23 +8,25 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from utils.training.engine import Position, mean_losses
 
+import augment
+import train
 from helpers.project import SMALL_MODEL
 from scripts.compare_runs import differences
-from utils.training import engine, retraining, run
-from utils.training import step as guard
+from utils import metrics
+from utils.training import run
 from utils.training.checkpoint import digest, load_checkpoint, save_checkpoint
-from utils.training.run import Run
+from utils.training.run import Position, own_position
+from utils.training.step import Stepper
 
 TRAIN = ["Digits_LT", *SMALL_MODEL, "--batch-size=24", "--epochs=3", "--T-max=2", "--max-steps=3", "--quiet"]
 AUGMENT = ["Digits_LT", "--batch-size=50", "--epochs=3", "--T-max=3", "--max-steps=12", "--workers=0", "--quiet"]
 # where a run can be: what is called there
 PLACES = {
-    "step": (guard.Guard, "begin"),
-    "images": (engine, "to_device"),  # of a step, of the prior's start, of an evaluation
-    "codes": (retraining, "to_device"),
-    "measurement": (run.Measurement, "of"),
+    "step": (Stepper, "take"),
+    "images": (train, "to_device"),  # of a step, of the prior's start, of an evaluation, of the pictures
+    "codes": (augment, "to_device"),
+    "measurement": (metrics.Measurement, "of"),
     "save": (run, "save_checkpoint"),
 }
 
@@ -79,14 +81,14 @@ def stop_in_turn(script, name, argv, moments, monkeypatch):
 def measure_as(monkeypatch, *numbers):
     """Let the next measurements find these balanced accuracies."""
     scores = iter(numbers)
-    original = run.Measurement.of.__func__
+    original = metrics.Measurement.of.__func__
 
-    def scripted(cls, predictions, dataset, counts):
-        measured = original(cls, predictions, dataset, counts)
+    def scripted(cls, *args):
+        measured = original(cls, *args)
         measured.numbers["acsa"] = next(scores, measured.numbers["acsa"])
         return measured
 
-    monkeypatch.setattr(run.Measurement, "of", classmethod(scripted))
+    monkeypatch.setattr(metrics.Measurement, "of", classmethod(scripted))
 
 
 @pytest.mark.parametrize(
@@ -128,8 +130,6 @@ def test_training_after_a_crash_equals_uninterrupted(flags, place, call, script,
     assert script("train", *TRAIN, *flags, f"--logdir={whole}").status == 0
     with monkeypatch.context() as patch:
         at_call(patch, place, call, crash)
-        import train
-
         with pytest.raises(Interruption):
             train.main([*TRAIN, *flags, f"--logdir={broken}"])
     found = load_checkpoint(broken / "checkpoint.pth")
@@ -163,8 +163,6 @@ def test_best_epoch_saved_before_a_crash_still_counts(script, tmp_path, monkeypa
     argv = [*TRAIN, "--val-fraction=0.3", f"--logdir={tmp_path}"]
     with monkeypatch.context() as patch:
         at_call(patch, "save", 4, crash)
-        import train
-
         with pytest.raises(Interruption):
             train.main(argv)
     done = script("train", *argv, "--resume=auto")
@@ -220,7 +218,7 @@ def test_workers_do_not_change_a_number(script, tmp_path):
 
 def test_finished_run_prints_its_result_and_trains_nothing(script, tmp_path, trained_digits, monkeypatch):
     shutil.copytree(trained_digits, tmp_path, dirs_exist_ok=True)
-    monkeypatch.setattr(engine, "global_noise", lambda *_: pytest.fail("a step was taken"))
+    monkeypatch.setattr(train, "train_epoch", lambda *_: pytest.fail("an epoch was trained"))
     done = script("train", "Digits_LT", f"--logdir={tmp_path}", "--resume=auto")
     assert done.status == 0
     assert done.result == load_checkpoint(tmp_path / "checkpoint.pth")["result"]
@@ -254,11 +252,8 @@ def test_start_epoch_goes_back(script, tmp_path, trained_digits):
 def test_sums_of_an_epoch_whose_steps_are_done_go_to_one_of_more_processes():
     checkpoint = {"step": 9, "sums": [(72, (72.0, 36.0, 18.0, 9.0))]}
     worlds = [SimpleNamespace(rank=rank, size=2, is_main=rank == 0) for rank in (0, 1)]
-    parts = [Run._own_position(SimpleNamespace(world=world), checkpoint) for world in worlds]
+    parts = [own_position(checkpoint, world) for world in worlds]
     assert parts == [Position(9, 72, (72.0, 36.0, 18.0, 9.0)), Position(9, 0, (0.0,) * 4)]
-    together = SimpleNamespace(gather=lambda _: [(part.seen, part.totals) for part in parts])
-    losses = mean_losses(parts[1], (1.0, 1.0, 1.0), together)
-    assert losses == {"loss": 1.0, "loss_cls": 0.5, "loss_reconst": 0.25, "loss_gmm": 0.125}
 
 
 def test_file_that_was_gone_back_to_is_not_replaced_by_the_damaged_one(script, tmp_path, trained_digits, monkeypatch):

@@ -8,9 +8,9 @@ import shutil
 import pytest
 import torch
 
+import train
 from helpers.project import SMALL_MODEL
 from utils.stopping import Stopped
-from utils.training import resume as training
 from utils.training.checkpoint import load_checkpoint, save_checkpoint
 
 
@@ -69,7 +69,7 @@ def test_evaluation_takes_the_precision_of_the_training_and_replaces_earlier_res
         raise Stopped(15)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "evaluate", stopped)
+        patch.setattr(train, "evaluate", stopped)
         assert script("train", *flags, "--amp=off").status == 143
     assert (tmp_path / "predictions_eval.csv").read_bytes() == earlier
     assert script("train", *flags, "--amp=off").status == 0

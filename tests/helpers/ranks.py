@@ -3,19 +3,21 @@
 import argparse
 import os
 import signal
+import time
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
-from utils.training.engine import Position, evaluate, forward_passes, mean_losses, start_prior, take_steps
 
 import train
 from datasets.base import ArrayDataset
 from datasets.loading import BatchLoader, EvaluationBatches, TrainBatches
+from helpers.runs import run_without_folder
 from models.dgcmm import DGCMM, LossWeights
+from utils.errors import UserError
 from utils.training.optimisation import build_optimizer
-from utils.training.resume import parallel
+from utils.training.run import Position
 
 WEIGHTS = LossWeights(10.0, 0.1, 0.001)
 ARGS = argparse.Namespace(
@@ -51,18 +53,18 @@ def freeze_batch_norm(model):
 
 
 def train_together(world, data, frozen):
-    """20 steps in float64; the model and the mean losses of the last epoch."""
+    """20 steps in float64; the run, its loader and the mean losses of the last epoch."""
     model = small_model()
     if frozen:
         freeze_batch_norm(model)
-    module, optimizer = parallel(model, WEIGHTS, world), build_optimizer(model, ARGS)
     batches = TrainBatches(len(data), BATCH, ARGS.seed, world.rank, world.size)
     loader = BatchLoader(data, batches, 0, False)
-    for epoch in range(EPOCHS):
-        place = (epoch, Position(), ARGS, world)
-        passes = forward_passes(module, loader, WEIGHTS, *place)
-        list(take_steps(passes, batches.sizes, model, optimizer, *place, model.prior.project))
-    return model, loader, mean_losses(place[1], WEIGHTS, world)
+    module, optimizer = train.parallel(model, WEIGHTS, world), build_optimizer(model, ARGS)
+    run = run_without_folder(ARGS, model, optimizer, world)
+    for run.epoch in range(EPOCHS):
+        run.position = Position()
+        train.train_epoch(run, module, loader, WEIGHTS)
+    return run, loader, train.mean_losses(run, WEIGHTS)
 
 
 def equalities(world, folder):
@@ -71,18 +73,21 @@ def equalities(world, folder):
     data = images()
     found = {}
     for name, frozen in (("own statistics", False), ("frozen", True)):
-        model, loader, losses = train_together(world, data, frozen)
-        found[name] = {"state": {key: value.clone() for key, value in model.state_dict().items()}, "losses": losses}
-    start_prior(model, loader, 0, ARGS, world)
-    found["prior"] = model.prior.state_dict()
+        run, loader, losses = train_together(world, data, frozen)
+        state = {key: value.clone() for key, value in run.model.state_dict().items()}
+        found[name] = {"state": state, "losses": losses}
+    run.epoch = 0
+    train.start_prior(run, loader)
+    found["prior"] = run.model.prior.state_dict()
     for generative in (False, True):
         model = small_model(generative=generative)
         if world.rank:  # evaluation must use the main process's statistics
             model.encoder.resnet.bn1.running_mean.add_(1.0)
-        evaluation = EvaluationBatches(len(data), BATCH, world.rank, world.size)
-        predictions = evaluate(model, BatchLoader(data, evaluation, 0, False), WEIGHTS, ARGS, world)
+        loader = BatchLoader(data, EvaluationBatches(len(data), BATCH, world.rank, world.size), 0, False)
+        measured = train.evaluate(model, loader, WEIGHTS, ARGS, world, data.class_counts)
         if world.is_main:
-            found["generative" if generative else "plain"] = [torch.from_numpy(column) for column in predictions]
+            columns = [torch.from_numpy(column) for column in measured.predictions]
+            found["generative" if generative else "plain"] = columns
     if world.is_main:
         torch.save(found, Path(folder) / "found.pth")
 
@@ -93,14 +98,14 @@ def every_weight(world, folder):
     model, optimizer = small_model(), None
     changed = {}
     for name, weights in PHASES.items():
-        module = parallel(model, weights, world)
+        module = train.parallel(model, weights, world)
         optimizer = optimizer or build_optimizer(model, ARGS)
         loader = BatchLoader(data, TrainBatches(16, 8, 0, world.rank, world.size), 0, False)
         before = {key: value.clone() for key, value in model.named_parameters()}
-        for epoch in range(2):
-            place = (epoch, Position(), ARGS, world)
-            passes = forward_passes(module, loader, weights, *place)
-            list(take_steps(passes, loader.batches.sizes, model, optimizer, *place, model.prior.project))
+        run = run_without_folder(ARGS, model, optimizer, world)
+        for run.epoch in range(2):
+            run.position = Position()
+            train.train_epoch(run, module, loader, weights)
         parts = ("encoder", "classifier", "decoder", "prior")
         changed[name] = {
             part: any(not torch.equal(before[k], v) for k, v in model.named_parameters() if k.startswith(part))
@@ -128,6 +133,18 @@ def failing(world, how):
     if world.rank == 1 and how == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     world.gather(world.rank)
+
+
+def preparing(world, folder):
+    """The first process prepares for longer than the time-out, or cannot."""
+
+    def prepare():
+        if not folder:
+            raise UserError("cannot be brought")
+        time.sleep(2)
+        Path(folder, str(world.rank)).touch()
+
+    world.on_each_node(prepare)
 
 
 def poisoned(world, args, given, folder):

@@ -2,9 +2,10 @@
 
 import itertools
 
+import pytest
 import torch
 
-from utils.randomness import Stream, derive_seed, generator, global_seed, permutation
+from utils.randomness import Stream, derive_seed, generator, global_seed, permutation, standard_normal
 
 
 def test_every_key_gives_its_own_seed():
@@ -33,3 +34,20 @@ def test_global_generator_is_put_back():
     assert torch.equal(torch.get_rng_state(), before)
     with global_seed(1, Stream.TRANSFORM, 4):
         assert torch.equal(torch.rand(2), first)
+
+
+def test_no_two_steps_epochs_or_seeds_share_a_number():
+    keys = itertools.product((0, 1), (0, 1), (0, 1))
+    numbers = torch.cat([standard_normal(50, 20, *key).flatten() for key in keys])
+    assert len(numbers.unique()) > 0.99 * len(numbers)  # float32 repeats a few by chance
+
+
+def test_numbers_are_standard_normal():
+    numbers = torch.stack([standard_normal(100, 200, 0, 0, step) for step in range(50)]).double()
+    count = numbers.numel()
+    for power, moment in enumerate([0, 1, 0, 3, 0, 15], start=1):
+        spread = numbers.pow(power).std().item() / count**0.5
+        assert numbers.pow(power).mean().item() == pytest.approx(moment, abs=4 * spread)
+    steps = numbers.flatten(1)
+    correlations = steps @ steps.T / steps.shape[1]
+    assert (correlations - correlations.diag().diag()).abs().max() < 6 / steps.shape[1] ** 0.5

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import train
-from utils import device
 from utils.cli.rules import parse
+from utils.distributed.launch import choose_gpus
 from utils.distributed.plan import Launch, check_batch_size, plan_launch
 from utils.errors import UserError
 
@@ -97,24 +97,24 @@ def cuda(monkeypatch, free_gib):
 def test_gpus_with_the_most_free_memory_are_taken_and_named(monkeypatch, caplog):
     cuda(monkeypatch, [1, 30, 2, 40])
     caplog.set_level("INFO", "dgcmm")
-    assert device.choose_gpus(Launch(2, local_size=2, spawns=True), {}) == [1, 3]
+    assert choose_gpus(Launch(2, local_size=2, spawns=True), {}) == [1, 3]
     assert "1 (30 GiB free), 3 (40 GiB free)" in caplog.text
 
 
 def test_visible_devices_are_respected(monkeypatch):
     cuda(monkeypatch, [1, 30, 2])
-    assert device.choose_gpus(Launch(2, local_size=2, spawns=True), {"CUDA_VISIBLE_DEVICES": "5,6,7"}) == [0, 1]
+    assert choose_gpus(Launch(2, local_size=2, spawns=True), {"CUDA_VISIBLE_DEVICES": "5,6,7"}) == [0, 1]
 
 
 def test_member_takes_the_gpu_of_its_local_rank(monkeypatch):
     cuda(monkeypatch, [1, 1, 1, 1])
-    assert device.choose_gpus(Launch(8, 6, local_size=4, local_rank=2, url="env://"), {}) == [2]
+    assert choose_gpus(Launch(8, 6, local_size=4, local_rank=2, url="env://"), {}) == [2]
 
 
 def test_fewer_gpus_than_processes(monkeypatch):
     cuda(monkeypatch, [1, 1])
     with pytest.raises(UserError, match="CUDA has 2"):
-        device.choose_gpus(Launch(3, local_size=3, spawns=True), {})
+        choose_gpus(Launch(3, local_size=3, spawns=True), {})
 
 
 def test_sync_bn_needs_cuda(script, tmp_path):

@@ -9,7 +9,7 @@ from torch.amp import GradScaler
 
 from utils.distributed.world import World
 from utils.errors import UserError
-from utils.training.step import LOWEST_SCALE, Guard
+from utils.training.step import LOWEST_SCALE, Stepper
 
 
 class Model(nn.Module):
@@ -19,27 +19,24 @@ class Model(nn.Module):
         self.prior = nn.Linear(1, 1)
 
 
-def take(guard, model, optimizer, step, factor=1.0):
+def take(stepper, model, step, factor=1.0):
     loss = (model.weight.sum() + model.prior.weight.sum()) * factor
-    guard.begin(loss, step, torch.tensor([10 + step, 20 + step]))
-    optimizer.zero_grad()
-    guard.backward(loss)
-    return guard.step()
+    return stepper.take(loss, f"epoch 5, step {step + 1}", torch.tensor([10 + step, 20 + step]))
 
 
 def made(late, clip=0.0, scaler=None):
     torch.manual_seed(0)
     model = Model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, fused=late)
-    return model, optimizer, Guard(model, optimizer, clip, 4, World(), scaler, late=late)
+    return model, optimizer, Stepper(model, optimizer, clip, World(), scaler, late=late)
 
 
 @pytest.mark.parametrize("late", [False, True])
 def test_finite_steps_are_those_of_the_optimizer_alone(late):
-    model, optimizer, guard = made(late)
+    model, _, stepper = made(late)
     for step in range(3):
-        assert take(guard, model, optimizer, step) == 0
-    guard.settle()
+        assert take(stepper, model, step) == 0
+    stepper.settle()
     plain, reference, _ = made(False)
     for _ in range(3):
         reference.zero_grad()
@@ -52,41 +49,39 @@ def test_finite_steps_are_those_of_the_optimizer_alone(late):
 @pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize("factor", [math.nan, math.inf])
 def test_bad_loss_changes_no_weight_and_is_named(late, factor):
-    model, optimizer, guard = made(late)
-    take(guard, model, optimizer, 0)
+    model, _, stepper = made(late)
+    take(stepper, model, 0)
     before = model.weight.detach().clone()
     with pytest.raises(UserError, match=r"epoch 5, step 2, rank 0, images \[11, 21\]"):  # noqa: PT012
         for step in (1, 2):
-            take(guard, model, optimizer, step, factor if step == 1 else 1.0)
+            take(stepper, model, step, factor if step == 1 else 1.0)
     assert torch.equal(model.weight, before)
 
 
 @pytest.mark.parametrize("late", [False, True])
 def test_bad_last_step_is_found_before_anything_is_saved(late):
-    model, optimizer, guard = made(late)
+    model, _, stepper = made(late)
     before = model.weight.detach().clone()
     with pytest.raises(UserError, match="step 1"):  # noqa: PT012
-        take(guard, model, optimizer, 0, math.nan)
-        guard.settle()
+        take(stepper, model, 0, math.nan)
+        stepper.settle()
     assert torch.equal(model.weight, before)
 
 
 @pytest.mark.parametrize("late", [False, True])
 def test_finite_loss_with_a_gradient_that_is_not(late):
-    model, _, guard = made(late)
+    model, _, stepper = made(late)
     before = model.weight.detach().clone()
     with pytest.raises(UserError, match="not finite"):  # noqa: PT012
         loss = (model.weight - model.weight.detach()).abs().sqrt().sum()  # slope at 0 is infinite
-        guard.begin(loss, 0, torch.tensor([1]))
-        loss.backward()
-        guard.step()
-        guard.settle()
+        stepper.take(loss, "", torch.tensor([1]))
+        stepper.settle()
     assert torch.equal(model.weight, before)
 
 
 def test_network_is_clipped_and_the_prior_is_not():
-    model, optimizer, guard = made(False, clip=0.5)
-    take(guard, model, optimizer, 0)
+    model, _, stepper = made(False, clip=0.5)
+    take(stepper, model, 0)
     assert model.weight.grad.norm().item() == pytest.approx(0.5, rel=1e-4)
     assert model.prior.weight.grad.item() == 1.0
 
@@ -98,10 +93,10 @@ LATE = pytest.mark.parametrize("late", [False, True])
 def test_scaled_loss_takes_the_same_steps(late):
     models = []
     for scaler in (None, GradScaler("cpu", init_scale=2.0**12)):
-        model, optimizer, guard = made(late, clip=0.5, scaler=scaler)
+        model, _, stepper = made(late, clip=0.5, scaler=scaler)
         for step in range(3):
-            assert take(guard, model, optimizer, step) == 0
-        guard.settle()
+            assert take(stepper, model, step) == 0
+        stepper.settle()
         models.append(model)
     for one, other in zip(*(model.parameters() for model in models), strict=True):
         torch.testing.assert_close(one, other)
@@ -110,32 +105,30 @@ def test_scaled_loss_takes_the_same_steps(late):
 @LATE
 def test_overflow_skips_the_step_and_lowers_the_scale(late):
     scaler = GradScaler("cpu", init_scale=2.0**12)
-    model, optimizer, guard = made(late, scaler=scaler)
+    model, _, stepper = made(late, scaler=scaler)
     before = model.weight.detach().clone()
-    take(guard, model, optimizer, 0, 1e38)  # which the scale carries beyond float32
-    guard.settle()
+    take(stepper, model, 0, 1e38)  # which the scale carries beyond float32
+    stepper.settle()
     assert torch.equal(model.weight, before)
     assert scaler.get_scale() == 2.0**11
-    take(guard, model, optimizer, 1)
-    guard.settle()
+    take(stepper, model, 1)
+    stepper.settle()
     assert not torch.equal(model.weight, before)
 
 
 @LATE
 def test_overflow_at_the_lowest_scale_ends_the_run(late):
-    model, _, guard = made(late, scaler=GradScaler("cpu", init_scale=1.5 * LOWEST_SCALE))
-    guard.begin(model.weight.sum(), 0, torch.tensor([1]))
-    guard.backward((model.weight - model.weight.detach()).abs().sqrt().sum())  # slope at 0 is infinite
-    guard.step()
+    model, _, stepper = made(late, scaler=GradScaler("cpu", init_scale=1.5 * LOWEST_SCALE))
+    stepper.take((model.weight - model.weight.detach()).abs().sqrt().sum(), "", torch.tensor([1]))  # infinite slope
     with pytest.raises(UserError, match="--amp fp16: the gradient overflows"):
-        guard.settle()
+        stepper.settle()
 
 
 @LATE
 def test_scaled_loss_that_is_not_finite_is_named(late):
-    model, optimizer, guard = made(late, scaler=GradScaler("cpu"))
+    model, _, stepper = made(late, scaler=GradScaler("cpu"))
     before = model.weight.detach().clone()
     with pytest.raises(UserError, match="step 1"):  # noqa: PT012
-        take(guard, model, optimizer, 0, math.nan)
-        guard.settle()
+        take(stepper, model, 0, math.nan)
+        stepper.settle()
     assert torch.equal(model.weight, before)

@@ -6,20 +6,22 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from utils.training.engine import Position, to_device
-from utils.training.noise import draw
-from utils.training.retraining import RetrainingRun, extract, take_training_codes
 
+import augment
 from datasets.base import ArrayDataset
 from datasets.loading import BatchLoader, EvaluationBatches
+from helpers.runs import run_without_folder
 from models.dgcmm import DGCMM, LossWeights
 from models.samplers import FeatureTransferSampler, PosteriorSampler
-from utils.distributed.world import World
+from utils.device import to_device
+from utils.randomness import standard_normal
+from utils.training.run import Position
 
 WEIGHTS = LossWeights(10.0, 0.1, 0.001)
 ARGS = argparse.Namespace(
     **{"lr": 0.1, "momentum": 0.9, "wd": 1e-4, "clip_grad": 0.0, "seed": 5, "amp": "off", "max_steps": 6},
     **{"batch_size": 20, "print_freq": 100, "save_every": 0, "quiet": True},
+    **{"weight_cls": 10.0, "weight_reconst": 0.1, "weight_gmm": 0.001},
 )
 COUNTS, DIM = (120, 30, 10), 8
 
@@ -39,7 +41,7 @@ def loader_of(count, batch):
 @pytest.mark.parametrize(("generative", "labelled"), [(False, True), (True, True), (True, False)])
 def test_extracted_codes_are_those_of_each_image_in_order(generative, labelled):
     model, loader = model_of(generative=generative).eval(), loader_of(11, 4)
-    codes = extract(model, loader, labelled, WEIGHTS, ARGS, World())
+    codes = augment.extract(model, loader, labelled, ARGS, torch.device("cpu"))
     images = to_device(torch.stack([loader.dataset[n][0] for n in range(11)]), torch.device("cpu"))
     targets = torch.arange(11) % 3
     with torch.no_grad():
@@ -53,32 +55,31 @@ def test_extracted_codes_are_those_of_each_image_in_order(generative, labelled):
         codes[name].mul_(2)  # an inference tensor would refuse
 
 
-def run_of(sampler_class):
+def sampler_of(sampler_class):
     torch.manual_seed(1)
     targets = torch.arange(3).repeat_interleave(torch.tensor(COUNTS))
-    sampler = sampler_class(torch.randn(160, DIM), torch.rand(160, DIM), targets, 3, ARGS.seed)
-    settings = {"codes": {}, "datasets": {}, "weights": WEIGHTS, "trained_sha256": ""}
-    return RetrainingRun(
-        ARGS, model_of(), None, "test", {"class_counts": COUNTS}, World(), kind="aug", sampler=sampler, **settings
-    )
+    return sampler_class(torch.randn(160, DIM), torch.rand(160, DIM), targets, 3, ARGS.seed)
 
 
 @pytest.mark.parametrize("sampler_class", [PosteriorSampler, FeatureTransferSampler])
 def test_steps_are_those_of_a_plain_loop(sampler_class):
-    run = run_of(sampler_class)
+    sampler, model, plain = sampler_of(sampler_class), model_of(), model_of()
+    settings = {"lr": ARGS.lr, "momentum": ARGS.momentum, "weight_decay": ARGS.wd}
+    model.requires_grad_(False)
+    model.classifier.requires_grad_(True)
+    run = run_without_folder(ARGS, model, torch.optim.SGD(model.classifier.parameters(), **settings))
     run.epoch = 2
-    assert list(run.train_steps()) == []
-    plain = run_of(sampler_class)
-    classifier, sampler = plain.model.classifier, plain.sampler
-    optimizer = torch.optim.SGD(classifier.parameters(), ARGS.lr, momentum=ARGS.momentum, weight_decay=ARGS.wd)
+    assert augment.train_epoch(run, sampler) == [120, 120, 120]
+    optimizer = torch.optim.SGD(plain.classifier.parameters(), **settings)
     sources, labels = sampler.plan(2)
     for step in range(ARGS.max_steps):
         rows = slice(20 * step, 20 * step + 20)
-        codes = sampler.codes(sources[rows], labels[rows], draw(20, DIM, ARGS.seed, 2, step))
+        noise = standard_normal(20, DIM, ARGS.seed, 2, step)
         optimizer.zero_grad()
-        F.cross_entropy(classifier(codes), labels[rows]).backward()
+        codes = sampler.codes(sources[rows], labels[rows], noise)
+        F.cross_entropy(plain.classifier(codes), labels[rows]).backward()
         optimizer.step()
-    torch.testing.assert_close(run.model.classifier.weight, classifier.weight)
+    torch.testing.assert_close(model.classifier.weight, plain.classifier.weight)
     assert run.position == Position(6, 120, run.position.totals)
 
 
@@ -86,7 +87,7 @@ def test_training_codes_are_taken_without_a_copy():
     mu, log_var = torch.randn(4, 2), torch.tensor([[0.0, 2.0]]).repeat(4, 1)
     test = {"targets": torch.zeros(1), "mu": torch.zeros(1, 2), "log_var": torch.zeros(1, 2)}
     codes = {"train": {"targets": torch.arange(4), "mu": mu, "log_var": log_var}, "test": test}
-    training = take_training_codes(codes, torch.device("cpu"))
+    training = augment.take_training_codes(codes, torch.device("cpu"))
     assert training.keys() == {"targets", "mu", "sigma"}
     torch.testing.assert_close(training["sigma"], torch.tensor([[0.0, 1.0]]).exp().repeat(4, 1))
     assert (training["mu"].data_ptr(), training["sigma"].data_ptr()) == (mu.data_ptr(), log_var.data_ptr())

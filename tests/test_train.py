@@ -1,7 +1,6 @@
-"""The loops: what a step sees, and what an epoch and an evaluation give."""
+"""The loops of train.py: what a step sees, and what an epoch and an evaluation give."""
 
 import argparse
-import functools
 import math
 
 import numpy as np
@@ -9,26 +8,20 @@ import pytest
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
-from utils.training.engine import (
-    Pass,
-    Position,
-    evaluate,
-    forward_passes,
-    mean_losses,
-    require_finite,
-    start_prior,
-    take_steps,
-    to_device,
-)
 
+import train
 from datasets.base import ArrayDataset
 from datasets.loading import BatchLoader, EvaluationBatches, TrainBatches
+from helpers.runs import run_without_folder
 from models.dgcmm import DGCMM, LossTerms, LossWeights
+from utils.cli.rules import parse
+from utils.device import to_device
 from utils.distributed.world import Vote, World
 from utils.errors import UserError
-from utils.training import engine
-from utils.training import step as guard
+from utils.metrics import require_finite
+from utils.training import step as step_module
 from utils.training.optimisation import build_optimizer
+from utils.training.run import Position
 
 WEIGHTS = LossWeights(10.0, 0.1, 0.001)
 CPU = torch.device("cpu")
@@ -77,16 +70,21 @@ class Recorder(nn.Module):
 def run(model, data, epoch=0, batch=8, **changes):
     args = argparse.Namespace(**vars(ARGS) | changes)
     loader = BatchLoader(data, TrainBatches(len(data), batch, args.seed), 0, False)
-    optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    return train_epoch(model, loader, optimizer, epoch, args)
+    started = run_without_folder(args, model, torch.optim.SGD(model.parameters(), 0.1))
+    started.epoch = epoch
+    return train_epoch(started, loader)
 
 
-def train_epoch(model, loader, optimizer, epoch, args):
-    place = (epoch, Position(), args, World())
-    passes = forward_passes(model, loader, WEIGHTS, *place)
-    sizes = loader.batches.sizes[: args.max_steps]
-    assert list(take_steps(passes, sizes, model, optimizer, *place, model.prior.project)) == []
-    return mean_losses(place[1], WEIGHTS, World())
+def train_epoch(run, loader):
+    train.train_epoch(run, run.model, loader, WEIGHTS)
+    losses = train.mean_losses(run, WEIGHTS)
+    run.epoch, run.position = run.epoch + 1, Position()
+    return losses
+
+
+def evaluate(model, data, batch):
+    loader = BatchLoader(data, EvaluationBatches(len(data), batch), 0, False)
+    return train.evaluate(model, loader, WEIGHTS, ARGS, World(), data.class_counts).predictions
 
 
 def test_a_step_sees_images_in_0_1_labels_and_noise_of_their_size(data):
@@ -124,8 +122,11 @@ def test_max_steps_ends_the_epoch(data):
     assert len(model.calls) == 2
 
 
-def test_terms_of_weight_0_are_none():
-    losses = mean_losses(Position(1, 4, (8.0, 4.0, 0.0, 2.0)), LossWeights(1.0, 0.0, 2.0), World())
+def test_terms_of_weight_0_are_none(data):
+    model = model_of(data)
+    started = run_without_folder(ARGS, model, torch.optim.SGD(model.parameters(), 0.1))
+    started.position = Position(1, 4, (8.0, 4.0, 0.0, 2.0))
+    losses = train.mean_losses(started, LossWeights(1.0, 0.0, 2.0))
     assert losses == {"loss": 2.0, "loss_cls": 1.0, "loss_reconst": None, "loss_gmm": 0.5}
 
 
@@ -154,10 +155,10 @@ def test_clipping_bounds_the_network_and_leaves_the_prior_alone(data, monkeypatc
 
 def test_training_lowers_the_loss(data):
     model = model_of(data)
-    optimizer = build_optimizer(model, ARGS)
     loader = BatchLoader(data, TrainBatches(len(data), 21, 0), 0, False)
     args = argparse.Namespace(**vars(ARGS) | {"clip_grad": 5.0})
-    losses = [train_epoch(model, loader, optimizer, epoch, args)["loss_cls"] for epoch in range(12)]
+    started = run_without_folder(args, model, build_optimizer(model, args))
+    losses = [train_epoch(started, loader)["loss_cls"] for _ in range(12)]
     assert losses[-1] < 0.5 * losses[0]
 
 
@@ -177,24 +178,24 @@ class Reads(TorchFunctionMode):
 
 
 @pytest.mark.parametrize(("print_freq", "logged"), [(100, 0), (5, 2)])
-def test_steps_of_a_late_guard_wait_for_no_tensor_between_log_lines(print_freq, logged, monkeypatch):
+def test_steps_of_a_gpu_wait_for_no_tensor_between_log_lines(print_freq, logged, monkeypatch):
     # the flag that has arrived on the host, and the vote, which never leaves it, cost no wait
-    monkeypatch.setattr(engine, "Guard", functools.partial(guard.Guard, late=True))
-    monkeypatch.setattr(guard, "_on_its_way", lambda step: step._replace(flag=False))
+    monkeypatch.setattr(step_module, "_on_its_way", lambda flag: flag._replace(bad=False))
     monkeypatch.setattr(Vote, "result", lambda self: (0, False))
     model = nn.Linear(4, 3)
-    optimizer = torch.optim.SGD(model.parameters(), 0.1, fused=True)
     args = argparse.Namespace(**vars(ARGS) | {"print_freq": print_freq})
-    passes = (Pass([model(torch.randn(2, 4)).square().mean()], torch.arange(2)) for _ in range(10))
+    started = run_without_folder(args, model, torch.optim.SGD(model.parameters(), 0.1, fused=True))
+    started._stepper.late = True
     with Reads() as reads:
-        assert list(take_steps(passes, [2] * 10, model, optimizer, 0, Position(), args, World())) == []
+        for images in started.steps([torch.randn(2, 4)] * 10, [2] * 10):
+            started.step([model(images).square().mean()], torch.arange(2))
     assert reads.seen == ["item"] * logged + ["tolist"]  # the totals, once at the end
 
 
 def test_evaluation_is_of_every_image_once_in_evaluation_mode(data):
     model = model_of(data)
     model.train()
-    found = evaluate(model, BatchLoader(data, EvaluationBatches(21, 8), 0, False), WEIGHTS, ARGS, World())
+    found = evaluate(model, data, 8)
     assert found.indices.tolist() == list(range(21))
     assert found.targets.tolist() == data.targets.tolist()
     np.testing.assert_allclose(found.probabilities.sum(axis=1), 1, rtol=1e-5)
@@ -207,17 +208,14 @@ def test_evaluation_is_of_every_image_once_in_evaluation_mode(data):
 
 def test_batch_size_changes_no_prediction(data):
     model = model_of(data)
-    found = [
-        evaluate(model, BatchLoader(data, EvaluationBatches(21, size), 0, False), WEIGHTS, ARGS, World())
-        for size in (4, 21)
-    ]
+    found = [evaluate(model, data, size) for size in (4, 21)]
     np.testing.assert_allclose(found[0].probabilities, found[1].probabilities, rtol=1e-4, atol=1e-6)
 
 
 def test_prior_starts_at_the_classes_codes(data):
     model = model_of(data)
     loader = BatchLoader(data, TrainBatches(len(data), 21, 0), 0, False)
-    start_prior(model, loader, 0, ARGS, World())
+    train.start_prior(run_without_folder(ARGS, model, build_optimizer(model, ARGS)), loader)
     images = to_device(torch.stack([data[index][0] for index in range(21)]), CPU)
     with torch.no_grad():
         mu, log_var = model.eval().posterior(model.features(images), None)
@@ -232,6 +230,16 @@ def test_prior_starts_at_the_classes_codes(data):
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_probability_that_is_not_finite_is_the_users_to_mend(value):
     good, bad = np.full((2, 3), 1 / 3), np.array([[0.5, value, 0.5]])
-    require_finite([good], World())
+    require_finite([good])
     with pytest.raises(UserError, match="probabilities are not finite"):
-        require_finite([good, bad], World())
+        require_finite([good, bad])
+
+
+def test_compilation_keeps_the_names_of_the_weights():
+    flags = ["Digits_LT", "--arch=resnet18_vae3", "--z-dim=8", "--crop-size=32", "--compile"]
+    args, _ = parse(train.build_parser(), flags)
+    compiled = train.build_model(World(), args, 3)
+    assert compiled.encoder.resnet._compiled_call_impl is not None
+    assert compiled.decoder._compiled_call_impl is not None
+    args.compile = False
+    assert list(compiled.state_dict()) == list(train.build_model(World(), args, 3).state_dict())
