@@ -13,6 +13,7 @@ import pytest
 
 from helpers.project import ROOT
 from utils.errors import UserError
+from utils.metrics import Measurement, Predictions
 from utils.training.folder import RunFolder
 
 
@@ -97,7 +98,8 @@ def test_undefined_is_an_empty_cell(tmp_path):
 def test_predictions(tmp_path):
     folder = RunFolder(str(tmp_path))
     probabilities = np.array([[0.25, 0.75], [0.5, 0.5]])
-    folder.write_predictions(np.array(["x", "y"]), np.array([1, 0]), probabilities, ["a, b", "c"])
+    predictions = Predictions(np.array([1, 0]), np.array([1, 0]), probabilities, np.array([0, 0]))
+    folder.write_measurement(Measurement.of(predictions, np.array(["y", "x"]), ["a, b", "c"], [5, 5]), 3, "test")
     with (tmp_path / "predictions.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert rows[0] == {"id": "x", "target": "1", "prediction": "1", "p_a, b": "0.25", "p_c": "0.75"}
