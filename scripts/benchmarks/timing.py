@@ -1,4 +1,4 @@
-"""What the benchmarks share: a ratio with its target, and times that are taken in turns."""
+"""Times that are taken in turns, and the ratio of two of them with its target."""
 
 import statistics
 import time
@@ -8,19 +8,26 @@ from typing import NamedTuple
 import torch
 
 
+class Side(NamedTuple):
+    """One of the two things that are compared: a call, and how many images or codes it deals with."""
+
+    call: Callable[[], object]
+    count: int
+
+
 class Ratio(NamedTuple):
-    """A measured ratio and what it shall be at least, or at most.
+    """A measured ratio, and what it shall be at least, or at most.
 
     Attributes:
         name: of the row, short.
-        detail: the measured figures behind the ratio, with their units.
+        detail: the rates behind the ratio, with their unit.
     """
 
     name: str
-    detail: str
     ratio: float
     target: float
     at_least: bool
+    detail: str
 
     @property
     def met(self) -> bool:
@@ -28,20 +35,39 @@ class Ratio(NamedTuple):
         return self.ratio >= self.target if self.at_least else self.ratio <= self.target
 
 
-def interleave(timed: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median seconds of a call of each, called in turns, so that all see the same machine; the first does not count."""
-    times: dict[str, list[float]] = {name: [] for name in timed}
-    for repeat in range(repeats + 1):
-        for name, call in timed.items():
+def slowdown(name: str, ours: Side, other: Side, at_most: float, repeats: int, unit: str = "images/s") -> Ratio:
+    """Measure how much longer ours takes for an image: time over time, which shall be at most so much."""
+    ratio, detail = _compare(ours, other, repeats, unit)
+    return Ratio(name, ratio, at_most, False, detail)
+
+
+def speedup(name: str, ours: Side, other: Side, at_least: float, repeats: int, unit: str = "images/s") -> Ratio:
+    """Measure how much faster ours is: rate over rate, which shall be at least so much."""
+    ratio, detail = _compare(ours, other, repeats, unit)
+    return Ratio(name, 1 / ratio, at_least, True, detail)
+
+
+def _compare(ours: Side, other: Side, repeats: int, unit: str) -> tuple[float, str]:
+    """Give (the median over the rounds of time over time, for one image each; both median rates)."""
+    rounds = [(a / ours.count, b / other.count) for a, b in turns(repeats, ours.call, other.call)]
+    rates = [1 / statistics.median(seconds) for seconds in zip(*rounds, strict=True)]
+    return statistics.median(a / b for a, b in rounds), f"{rates[0]:,.1f} and {rates[1]:,.1f} {unit}"
+
+
+def turns(repeats: int, *calls: Callable[[], object]) -> list[list[float]]:
+    """Time calls in turns, every second round backwards, so that all see the same machine.
+
+    Returns:
+        Seconds of each call in each of `repeats` rounds; one more round comes first and does not count.
+    """
+    rounds = []
+    for number in range(repeats + 1):
+        seconds = [0.0] * len(calls)
+        for index in range(len(calls))[:: -1 if number % 2 else 1]:
             started = time.perf_counter()
-            call()
-            synchronise()
-            if repeat:
-                times[name].append(time.perf_counter() - started)
-    return {name: statistics.median(taken) for name, taken in times.items()}
-
-
-def synchronise() -> None:
-    """Wait until a GPU has done what it was asked to; a CPU has."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+            calls[index]()
+            if torch.cuda.is_initialized():
+                torch.cuda.synchronize()
+            seconds[index] = time.perf_counter() - started
+        rounds.append(seconds)
+    return rounds[1:]

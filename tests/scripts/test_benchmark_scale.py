@@ -13,11 +13,11 @@ from scripts.benchmarks import retraining, scale
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    values = {"COMPONENTS": (2, 4), "CODES": (40, 80), "DIMS": (4, 8), "CLASSES": 2, "BATCH": 6, "STEPS": 2}
+    values = {"COMPONENTS": (2, 4), "CODES": (40, 80), "DIMS": (4, 8), "CLASSES": 2, "MIXTURE_BATCH": 6, "STEPS": 2}
     for name, value in values.items():
         monkeypatch.setattr(scale, name, value)
-    monkeypatch.setattr(retraining, "BATCH", 10)
-    monkeypatch.setattr(retraining, "IMAGE_SIZE", 32)
+    for module in (scale, retraining):
+        monkeypatch.setattr(module, "BATCH", 10)
     monkeypatch.setattr(scale, "peak_of", lambda call, *arguments: call(*arguments) or 1_000_000)
 
 
@@ -35,3 +35,11 @@ def test_points_are_written_and_drawn(small, tmp_path):
     labels = [line.get_label() for line in axes[1].get_lines()]
     assert labels.count("extrapolated, in proportion to N") == 2
     assert [list(line.get_xdata()) for line in axes[0].get_lines()] == [[2, 4]]
+
+
+def take(size: int) -> None:
+    assert bytearray(b"x") * size
+
+
+def test_peak_is_what_a_call_needs_at_most():
+    assert 90e6 < scale.peak_of(take, 100_000_000) < 120e6
