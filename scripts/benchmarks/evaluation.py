@@ -14,7 +14,16 @@ import train
 from augment import extract
 from datasets.base import ArrayDataset
 from datasets.loading import BatchLoader, EvaluationBatches
-from scripts.benchmarks.setup import CHESTXRAY, CLASSES, CPU, WEIGHTS, BareTraining, ReadyBatches, Sizes, train_args
+from scripts.benchmarks.setup import (
+    CHESTXRAY,
+    CLASSES,
+    CPU,
+    BareTraining,
+    ReadyBatches,
+    Sizes,
+    loss_weights,
+    train_args,
+)
 from scripts.benchmarks.timing import Ratio, Side, slowdown, speedup
 from utils.device import autocast
 from utils.distributed.plan import Launch
@@ -38,7 +47,8 @@ def generative_sides(sizes: Sizes, labels: int, assign: str) -> tuple[Side, Side
     """Make both sides, of one model."""
     args = train_args(sizes, "--generative", f"--gmm-assign={assign}")
     model = train.build_model(World(sizes.device), args, labels).eval()
-    images, scorer = torch.rand(sizes.batch, 1, sizes.side, sizes.side, device=sizes.device), model.scorer(WEIGHTS)
+    scorer = model.scorer(loss_weights(args))
+    images = torch.rand(sizes.batch, 1, sizes.side, sizes.side, device=sizes.device)
 
     @torch.inference_mode()
     def scores() -> None:
@@ -102,7 +112,8 @@ def evaluate_in_turns(world: World, path: Path, sizes: Sizes, repeats: int) -> N
 
     def evaluate(those: World) -> None:
         batches = EvaluationBatches(count, PROCESS_BATCH * those.size, those.rank, those.size)
-        train.evaluate(model, BatchLoader(data, batches, 0, False), WEIGHTS, args, those, data.class_counts)
+        loader = BatchLoader(data, batches, workers=0, pin_memory=False)
+        train.evaluate(model, loader, loss_weights(args), args, those, data.class_counts)
 
     def alone() -> None:
         if world.is_main:

@@ -23,7 +23,6 @@ from utils.training.run import Position, Run
 CPU = torch.device("cpu")
 CHESTXRAY = DATASETS["ChestXray"]
 CLASSES = len(CHESTXRAY.classes)
-WEIGHTS = LossWeights(10.0, 0.1, 0.001)  # the defaults of train.py
 
 
 @dataclass(frozen=True)
@@ -93,6 +92,11 @@ def script_args(parser: argparse.ArgumentParser, sizes: Sizes, *flags: str) -> a
 def train_args(sizes: Sizes, *flags: str) -> argparse.Namespace:
     """Parse a command line of train.py."""
     return script_args(train.build_parser(), sizes, "--prior-lr=1", *flags)
+
+
+def loss_weights(args: argparse.Namespace) -> LossWeights:
+    """Give the weights of the loss terms that the arguments hold."""
+    return LossWeights(args.weight_cls, args.weight_reconst, args.weight_gmm)
 
 
 def next_epoch(run: Run) -> None:
