@@ -6,8 +6,8 @@
     python scripts/benchmark.py --repeats=9          steadier medians
 
 The two sides of a ratio run in turns in one process, and the row has the median of their ratios; behind it stand both
-rates, the project's first. Let nothing else run meanwhile. Without CUDA a ResNet-50 at 224 pixels is measured, with it
-larger batches. On two CPU cores that train 4.5 to 5 images a second in float32 and 12 in bfloat16, minutes:
+rates, the project's first. Let nothing else run meanwhile. With CUDA batches are larger. Minutes, estimated for two CPU
+cores that train a ResNet-50 on 4.5 to 5 images a second in float32 and on 12 in bfloat16:
 
     reading 1/2, step 1, epoch 4, generative 1 to 2, mixture 1/2, extraction 1/2, retraining 2, processes 1
 

@@ -29,10 +29,8 @@ CASE_2_TARGET, CASE_1_TARGET = 3.0, 8.0
 def retraining(sizes: Sizes, repeats: int) -> Iterator[Ratio]:
     """Compare Case 2 with the release's way, and the time of Case 1 with that of Case 2."""
     codes, count = make_codes(sizes.counts, sizes.dim, sizes.device), BATCH * sizes.code_steps
-    release, case_2 = (
-        Side(release_steps(codes, sizes), count),
-        Side(case(sizes, codes, augment.posterior_sampler), count),
-    )
+    release = Side(release_steps(codes, sizes), count)
+    case_2 = Side(case(sizes, codes, augment.posterior_sampler), count)
     yield speedup("retraining: Case 2 / release's way", case_2, release, CASE_2_TARGET, repeats, "codes/s")
     case_1 = Side(case(sizes, codes, augment_ftl.transfer_sampler), count)
     yield slowdown("retraining: time of Case 1 / Case 2", case_1, case_2, CASE_1_TARGET, repeats, "codes/s")
