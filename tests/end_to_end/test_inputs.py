@@ -103,11 +103,6 @@ CASES = {
         ["Digits_LT", "--epochs=3", "--resume=RUN", "--ngpus=3", MP],
         "--batch-size 64",
     ),
-    "checkpoint's steps that nodes cannot share": (
-        "train",
-        ["Digits_LT", "--epochs=3", "--resume=RUN", MP, "--world-size=3", "--rank=0", "--dist-url=tcp://127.0.0.1:1"],
-        "64 images a step, which 3 nodes cannot share",
-    ),
     "cosine that would rise": ("train", [*DIGITS, "--T-max=3", "--lr=1e-6"], "--lr 1e-06 is below 1e-05"),
     "one GPU for two processes": ("train", [*DIGITS, "--ngpus=2", MP, "--gpu=0"], "--gpu 0"),
     "batch norm over processes without CUDA": ("train", [*DIGITS, "--sync-bn"], "--sync-bn"),
