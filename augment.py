@@ -13,7 +13,6 @@ import argparse
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +31,7 @@ from utils.device import autocast, check_device, choose_device, repeat_exactly, 
 from utils.distributed.world import World
 from utils.errors import UserError, run_script
 from utils.logs import progress, start_logging
-from utils.metrics import Measurement, Predictions, require_finite
+from utils.metrics import Measurement, Predictions, Row, require_finite
 from utils.randomness import standard_normal
 from utils.training.checkpoint import load_model_state, read_verified, save_checkpoint
 from utils.training.folder import RunFolder
@@ -134,7 +133,7 @@ def load_trained_model(args: argparse.Namespace, trained: Checkpoint, splits: Sp
     return model.to(world.device)
 
 
-def train_epochs(run: Run, sampler: PosteriorSampler, codes: dict[str, Codes], splits: Splits) -> dict[str, Any]:
+def train_epochs(run: Run, sampler: PosteriorSampler, codes: dict[str, Codes], splits: Splits) -> Row:
     """Re-train the classifier for the epochs that are left, measuring each; returns the result.
 
     Args:

@@ -24,10 +24,8 @@ import itertools
 import logging
 import os
 import time
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -49,7 +47,7 @@ from utils.distributed.plan import check_batch_size, plan_launch
 from utils.distributed.world import World
 from utils.errors import run_script
 from utils.logs import progress, share_warnings, start_logging
-from utils.metrics import Measurement, Predictions, require_finite
+from utils.metrics import Measurement, Predictions, Row, require_finite
 from utils.randomness import Stream, global_seed, standard_normal
 from utils.training.checkpoint import load_model_state
 from utils.training.folder import RunFolder
@@ -119,7 +117,7 @@ def resolve(
     return args, checkpoint
 
 
-def train(world: World, args: argparse.Namespace, checkpoint: Checkpoint | None, folder: RunFolder) -> dict[str, Any]:
+def train(world: World, args: argparse.Namespace, checkpoint: Checkpoint | None, folder: RunFolder) -> Row:
     """Start or continue a training run; returns its result."""
     args.prior_lr = args.prior_lr or default_prior_lr(args.lr, args.weight_gmm)
     with world.errors_together():
@@ -152,11 +150,11 @@ def train(world: World, args: argparse.Namespace, checkpoint: Checkpoint | None,
             folder.write_args(args, data_sha256, (run.epoch, run.position.step) if checkpoint else None, world.size)
             folder.write_subset(splits.train.rows)
             log_facts(run, splits, len(loaders["train"]))
-        share_warnings(world)
+        share_warnings(world.gather, world.is_main)
         return train_epochs(run, loaders)
 
 
-def train_epochs(run: Run, loaders: dict[str, BatchLoader]) -> dict[str, Any]:
+def train_epochs(run: Run, loaders: dict[str, BatchLoader]) -> Row:
     """Train the epochs that are left, measuring each; returns the result.
 
     Args:
@@ -164,14 +162,18 @@ def train_epochs(run: Run, loaders: dict[str, BatchLoader]) -> dict[str, Any]:
         loaders: of the splits 'train', `run.split` and 'test'.
     """
     args, world = run.args, run.world
-    scoring_weights = LossWeights(args.weight_cls, args.weight_reconst, args.weight_gmm)
+
+    def measure(split: str) -> Measurement | None:
+        return evaluate(run.model, loaders[split], args, world, run.about["class_counts"])
+
     module, module_weights, measurement = None, None, None
     with run.open():
         while run.epoch < args.epochs:
             warming = run.epoch < run.state["warmup_end"]
-            weights = LossWeights(args.weight_cls, 0.0, 0.0) if warming else scoring_weights
+            weights = LossWeights(args.weight_cls, 0.0, 0.0) if warming else all_weights(args)
             if weights != module_weights:
-                module, module_weights = parallel(run.model, weights, world), weights
+                run.model.train_under(weights)
+                module, module_weights = world.parallel(run.model), weights
             train_epoch(run, module, loaders["train"], weights)
             losses = mean_losses(run, weights)
             run.warn_of_divergence(losses["loss_cls"], run.about["class_counts"])
@@ -180,18 +182,23 @@ def train_epochs(run: Run, loaders: dict[str, BatchLoader]) -> dict[str, Any]:
             if warming and args.warmup_threshold is not None and losses["loss_cls"] < args.warmup_threshold:
                 run.state["warmup_end"] = run.epoch + 1
                 log.info("warm-up ends early after epoch %d: cross-entropy %.4f", run.epoch + 1, losses["loss_cls"])
-            measurement = measure(run, loaders[run.split], scoring_weights)
+            measurement = measure(run.split)
             if run.board:
                 show_reconstructions(run, loaders[run.split].dataset)
             run.end_epoch(measurement, losses)
-        return run.finish(lambda: measure(run, loaders["test"], scoring_weights), measurement)
+        return run.finish(lambda: measure("test"), measurement)
+
+
+def all_weights(args: argparse.Namespace) -> LossWeights:
+    """Weigh the loss terms as the arguments say: in training after the warm-up, and to score candidate labels."""
+    return LossWeights(args.weight_cls, args.weight_reconst, args.weight_gmm)
 
 
 def train_epoch(run: Run, module: nn.Module, loader: BatchLoader, weights: LossWeights) -> None:
     """Train the steps that are left of the running epoch.
 
     Args:
-        module: the model as `parallel` gave it.
+        module: the model as `World.parallel` gave it.
         loader: batches of images (B,C,S,S) uint8, labels (B,) and ids (B,).
         weights: of the loss terms.
     """
@@ -213,27 +220,6 @@ def mean_losses(run: Run, weights: LossWeights) -> dict[str, float | None]:
     """Return the mean of each term over the epoch's images of all processes; None for one that was not computed."""
     computed = (True, *map(bool, weights))
     return {name: mean if used else None for name, mean, used in zip(TERMS, run.mean_terms(), computed, strict=True)}
-
-
-def parallel(model: DGCMM, weights: LossWeights, world: World) -> nn.Module:
-    """Make the model ready to be trained under `weights`: parts without a loss term ask for no gradient.
-
-    Nobody waits for a gradient that never comes, so no search for unused parameters is needed; batch-norm statistics
-    are not exchanged in each step, the main process's are shared before they are used (`World.broadcast_buffers`).
-
-    Returns:
-        The model itself for one process, else DistributedDataParallel around it.
-    """
-    model.requires_grad_(True)
-    model.classifier.requires_grad_(bool(weights.cls))
-    model.decoder.requires_grad_(bool(weights.reconst))
-    model.prior.requires_grad_(bool(weights.gmm))
-    if world.size == 1:
-        return model
-    devices = [world.device.index] if world.device.type == "cuda" else None
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*broadcast_buffers.*")  # renamed in the newest versions only
-        return nn.parallel.DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
 
 
 @torch.inference_mode()
@@ -275,24 +261,13 @@ def start_prior(run: Run, loader: BatchLoader) -> None:
     run.state["prior_started"] = True
 
 
-def measure(run: Run, loader: BatchLoader, weights: LossWeights) -> Measurement | None:
-    """Measure the run's model on the images of `loader`; None but in the main process."""
-    return evaluate(run.model, loader, weights, run.args, run.world, run.about["class_counts"])
-
-
 @torch.inference_mode()
 def evaluate(
-    model: DGCMM,
-    loader: BatchLoader,
-    weights: LossWeights,
-    args: argparse.Namespace,
-    world: World,
-    train_counts: Sequence[int],
+    model: DGCMM, loader: BatchLoader, args: argparse.Namespace, world: World, train_counts: Sequence[int]
 ) -> Measurement | None:
     """Classify every image of `loader` once; codes are the encoder's mean. The processes share the images.
 
     Args:
-        weights: of the loss terms, by which a generative model scores the candidate labels.
         train_counts: training images per class, (K,).
 
     Returns:
@@ -304,7 +279,7 @@ def evaluate(
     """
     world.broadcast_buffers(model)
     model.eval()
-    scorer = model.scorer(weights)
+    scorer = model.scorer(all_weights(args))
     parts: list[tuple[np.ndarray, ...]] = []
     steps = min(loader.batches.rounds, args.max_steps or loader.batches.rounds)
     batches = itertools.chain(loader, itertools.repeat(None))  # a process may have a batch less than another
@@ -332,7 +307,7 @@ def evaluate(
     return Measurement.of(predictions, loader.dataset.ids, loader.dataset.classes, train_counts)
 
 
-def evaluate_only(world: World, args: argparse.Namespace, checkpoint: Checkpoint, folder: RunFolder) -> dict[str, Any]:
+def evaluate_only(world: World, args: argparse.Namespace, checkpoint: Checkpoint, folder: RunFolder) -> Row:
     """Measure a checkpoint on the test set; writes the *_eval files and returns the result."""
     with world.errors_together():
         splits = load_splits(args)
@@ -340,12 +315,11 @@ def evaluate_only(world: World, args: argparse.Namespace, checkpoint: Checkpoint
         load_model_state(model, checkpoint, args.resume)
         if world.is_main:
             folder.open()
-    share_warnings(world)
-    weights = LossWeights(args.weight_cls, args.weight_reconst, args.weight_gmm)
+    share_warnings(world.gather, world.is_main)
     with folder:
         started = time.perf_counter()
         loader = make_loader(world, args, splits.test)
-        measurement = evaluate(model, loader, weights, args, world, checkpoint["class_counts"])
+        measurement = evaluate(model, loader, args, world, checkpoint["class_counts"])
         if measurement is None:
             return {}
         folder.write_args(args, {"test": splits.test.fingerprint()}, processes=world.size)

@@ -88,6 +88,13 @@ class DGCMM(nn.Module):
         self.log_var_head.weight.zero_()
         self.log_var_head.bias.fill_(INITIAL_LOG_VAR)
 
+    def train_under(self, weights: LossWeights) -> None:
+        """Let parts without a loss term under `weights` ask for no gradient, so that nobody waits for one."""
+        self.requires_grad_(True)
+        self.classifier.requires_grad_(bool(weights.cls))
+        self.decoder.requires_grad_(bool(weights.reconst))
+        self.prior.requires_grad_(bool(weights.gmm))
+
     def features(self, images: Tensor) -> Tensor:
         """Encode images (B,1 or 3,S,S) in [0,1] as h (B,H), float32 or wider whatever the autocast."""
         return widen(self.encoder(images))

@@ -29,6 +29,7 @@ ARGS = argparse.Namespace(
     **{"seed": 0, "amp": "off", "quiet": True, "print_freq": 100},
     **{"max_steps": None, "clip_grad": 0.0, "save_every": 0},
     **{"lr": 5e-3, "prior_lr": 5.0, "momentum": 0.9, "wd": 1e-4},
+    **{"weight_cls": 10.0, "weight_reconst": 0.1, "weight_gmm": 0.001},
 )
 
 
@@ -84,7 +85,7 @@ def train_epoch(run, loader):
 
 def evaluate(model, data, batch):
     loader = BatchLoader(data, EvaluationBatches(len(data), batch), 0, False)
-    return train.evaluate(model, loader, WEIGHTS, ARGS, World(), data.class_counts).predictions
+    return train.evaluate(model, loader, ARGS, World(), data.class_counts).predictions
 
 
 def test_a_step_sees_images_in_0_1_labels_and_noise_of_their_size(data):

@@ -8,9 +8,11 @@ import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import BinaryIO, Protocol, TypeVar
 
 from utils.errors import UserError
+
+T = TypeVar("T")
 
 
 class Sink(Protocol):
@@ -66,7 +68,7 @@ class _Noting:
         """As in the file."""
         self._noting(self._file.flush)
 
-    def _noting(self, call: Callable, *arguments: bytes) -> Any:
+    def _noting(self, call: Callable[..., T], *arguments: bytes) -> T:
         try:
             return call(*arguments)
         except OSError as error:

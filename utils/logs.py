@@ -3,9 +3,8 @@
 import contextlib
 import logging
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
@@ -51,25 +50,20 @@ def start_logging(quiet: bool, rank: int = 0) -> None:
     log.propagate = False
 
 
-def share_warnings(world: Any) -> None:
-    """Have the main process say what the others have warned of so far and it has not; from now on each speaks."""
+def share_warnings(gather: Callable[[list[str]], list[list[str]]], is_main: bool) -> None:
+    """Have the main process say what the others have warned of so far and it has not; from now on each speaks.
+
+    Args:
+        gather: gives the lists of all processes, in the order of their ranks.
+        is_main: whether this is the main process.
+    """
     console = next(handler for handler in log.handlers if isinstance(handler, _Console))
     console.shared = True
-    told = world.gather(console.warnings)
-    for rank, messages in enumerate(told if world.is_main else ()):
+    told = gather(console.warnings)
+    for rank, messages in enumerate(told if is_main else ()):
         for message in messages:
             if message not in told[0]:
                 log.warning("rank %d: %s", rank, message)
-
-
-@contextlib.contextmanager
-def silenced() -> Iterator[None]:
-    """Without log lines: what is done here is done again by a process that will say the same."""
-    log.disabled = True
-    try:
-        yield
-    finally:
-        log.disabled = False
 
 
 class _LogFile(logging.FileHandler):

@@ -18,6 +18,7 @@ NAMES = (
 )
 SHOWN = ("acc", "acsa", "f_ma", "g_ma", "many", "median", "low")
 Metrics = dict[str, float | None]
+Row = dict[str, int | float | str | None]  # of metrics.csv, and the final JSON object
 
 
 class Predictions(NamedTuple):
@@ -41,7 +42,7 @@ class Measurement:
         train_counts: training images per class, (K,).
     """
 
-    numbers: dict[str, int | float | None]
+    numbers: Row
     predictions: Predictions
     ids: np.ndarray
     classes: Sequence[str]
@@ -52,7 +53,7 @@ class Measurement:
         cls, predictions: Predictions, ids: np.ndarray, classes: Sequence[str], train_counts: Sequence[int]
     ) -> "Measurement":
         """Compute all metrics. A component is live if it is the most responsible one for at least one image."""
-        numbers: dict[str, int | float | None] = {
+        numbers: Row = {
             **compute_metrics(predictions.targets, predictions.probabilities, train_counts),
             "live_components": len(set(predictions.components.tolist())),
             "mutual_information": mutual_information(predictions.components, predictions.targets),
@@ -60,7 +61,7 @@ class Measurement:
         return cls(numbers, predictions, ids, classes, train_counts)
 
 
-def shown(numbers: dict[str, int | float | None]) -> str:
+def shown(numbers: Row) -> str:
     """Write the headline metrics in a line."""
     return ", ".join(f"{name} {'-' if numbers[name] is None else format(numbers[name], '.4f')}" for name in SHOWN)
 
@@ -119,7 +120,7 @@ def compute_metrics(targets: np.ndarray, probabilities: np.ndarray, train_counts
 
 def per_class_metrics(
     targets: np.ndarray, probabilities: np.ndarray, train_counts: Sequence[int], classes: Sequence[str]
-) -> list[dict[str, str | int | float | None]]:
+) -> list[Row]:
     """One row per class: name, group, training and measured images, recall, precision, F1, specificity, AUC."""
     labels = np.arange(probabilities.shape[1])
     predictions = probabilities.argmax(axis=1)

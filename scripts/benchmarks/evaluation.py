@@ -113,7 +113,7 @@ def evaluate_in_turns(world: World, path: Path, sizes: Sizes, repeats: int) -> N
     def evaluate(those: World) -> None:
         batches = EvaluationBatches(count, PROCESS_BATCH * those.size, those.rank, those.size)
         loader = BatchLoader(data, batches, workers=0, pin_memory=False)
-        train.evaluate(model, loader, loss_weights(args), args, those, data.class_counts)
+        train.evaluate(model, loader, args, those, data.class_counts)
 
     def alone() -> None:
         if world.is_main:

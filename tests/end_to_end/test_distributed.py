@@ -130,7 +130,7 @@ def test_evaluation_gives_each_image_once_and_what_one_process_gives(together, m
     data = ranks.images()
     model = ranks.small_model(generative=mode == "generative")
     loader = BatchLoader(data, EvaluationBatches(len(data), ranks.BATCH), 0, False)
-    alone = train.evaluate(model, loader, ranks.WEIGHTS, ranks.ARGS, World(), data.class_counts).predictions
+    alone = train.evaluate(model, loader, ranks.ARGS, World(), data.class_counts).predictions
     indices, targets, probabilities, components = together[mode]
     assert indices.tolist() == list(range(ranks.COUNT))
     assert targets.tolist() == alone.targets.tolist()

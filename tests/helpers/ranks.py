@@ -23,6 +23,7 @@ WEIGHTS = LossWeights(10.0, 0.1, 0.001)
 ARGS = argparse.Namespace(
     **{"seed": 3, "amp": "off", "quiet": True, "print_freq": 100, "max_steps": None, "clip_grad": 5.0, "save_every": 0},
     **{"lr": 5e-3, "prior_lr": 5.0, "momentum": 0.9, "wd": 1e-4},
+    **{"weight_cls": 10.0, "weight_reconst": 0.1, "weight_gmm": 0.001},
 )
 COUNT, BATCH, EPOCHS = 37, 8, 4  # 4 batches of 8 and one of 5, which two processes share as 2 and 2; 20 steps
 
@@ -59,7 +60,7 @@ def train_together(world, data, frozen):
         freeze_batch_norm(model)
     batches = TrainBatches(len(data), BATCH, ARGS.seed, world.rank, world.size)
     loader = BatchLoader(data, batches, 0, False)
-    module, optimizer = train.parallel(model, WEIGHTS, world), build_optimizer(model, ARGS)
+    module, optimizer = world.parallel(model), build_optimizer(model, ARGS)
     run = run_without_folder(ARGS, model, optimizer, world)
     for run.epoch in range(EPOCHS):
         run.position = Position()
@@ -84,7 +85,7 @@ def equalities(world, folder):
         if world.rank:  # evaluation must use the main process's statistics
             model.encoder.resnet.bn1.running_mean.add_(1.0)
         loader = BatchLoader(data, EvaluationBatches(len(data), BATCH, world.rank, world.size), 0, False)
-        measured = train.evaluate(model, loader, WEIGHTS, ARGS, world, data.class_counts)
+        measured = train.evaluate(model, loader, ARGS, world, data.class_counts)
         if world.is_main:
             columns = [torch.from_numpy(column) for column in measured.predictions]
             found["generative" if generative else "plain"] = columns
@@ -98,7 +99,8 @@ def every_weight(world, folder):
     model, optimizer = small_model(), None
     changed = {}
     for name, weights in PHASES.items():
-        module = train.parallel(model, weights, world)
+        model.train_under(weights)
+        module = world.parallel(model)
         optimizer = optimizer or build_optimizer(model, ARGS)
         loader = BatchLoader(data, TrainBatches(16, 8, 0, world.rank, world.size), 0, False)
         before = {key: value.clone() for key, value in model.named_parameters()}

@@ -5,7 +5,7 @@ Defaults stand here and nowhere else. Nothing here imports torch.
 
 import argparse
 from collections.abc import Collection
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from utils.cli.types import (
     Milestones,
@@ -192,7 +192,7 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def train_parser(common: argparse.ArgumentParser, **kwargs: Any) -> argparse.ArgumentParser:
+def train_parser(common: argparse.ArgumentParser, **kwargs: str | None) -> argparse.ArgumentParser:
     """The parser of train.py; `kwargs` go to ArgumentParser."""
     parser = _parser(common, **kwargs)
     parser.add_argument(
@@ -279,7 +279,7 @@ def _add_processes(parser: argparse.ArgumentParser) -> None:
     add("--sync-bn", action="store_true", help="batch norm over the batch of all processes; CUDA only")
 
 
-def augment_parser(common: argparse.ArgumentParser, **kwargs: Any) -> argparse.ArgumentParser:
+def augment_parser(common: argparse.ArgumentParser, **kwargs: str | None) -> argparse.ArgumentParser:
     """What the parsers of augment.py and augment_ftl.py share; `kwargs` go to ArgumentParser."""
     parser = _parser(common, **kwargs)
     parser.add_argument(
@@ -292,5 +292,5 @@ def augment_parser(common: argparse.ArgumentParser, **kwargs: Any) -> argparse.A
     return parser
 
 
-def _parser(common: argparse.ArgumentParser, **kwargs: Any) -> argparse.ArgumentParser:
+def _parser(common: argparse.ArgumentParser, **kwargs: str | None) -> argparse.ArgumentParser:
     return Parser(parents=[common], formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)

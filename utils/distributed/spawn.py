@@ -9,8 +9,8 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from multiprocessing import connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
 
 import torch.multiprocessing as mp
 
@@ -26,7 +26,7 @@ GRACE_S = 3.0  # after the first failure the other ranks may say what they saw
 POLL_S = 0.1
 
 
-def spawn(work: Callable, launch: Launch, devices: Sequence[int | None], *arguments: Any) -> None:
+def spawn(work: Callable, launch: Launch, devices: Sequence[int | None], *arguments: object) -> None:
     """Start this node's processes and stay until all have ended.
 
     Signals are passed on to them; the first failure ends them all.
@@ -57,7 +57,7 @@ def spawn(work: Callable, launch: Launch, devices: Sequence[int | None], *argume
         _judge(launch, context.processes, killed, Path(folder))
 
 
-def _wait(processes: Sequence[Any]) -> None:
+def _wait(processes: Sequence[BaseProcess]) -> None:
     """Until all processes have ended well, or one has not; a signal is passed on."""
     passed_on = False
     while any(process.is_alive() for process in processes):
@@ -71,7 +71,7 @@ def _wait(processes: Sequence[Any]) -> None:
             return
 
 
-def _end(processes: Sequence[Any]) -> set[int]:
+def _end(processes: Sequence[BaseProcess]) -> set[int]:
     """Wait a little for the processes that are left, then kill them; returns the indices of those."""
     end = time.monotonic() + (GRACE_S if not stopping.received() else 10 * GRACE_S)
     for process in processes:
@@ -83,7 +83,7 @@ def _end(processes: Sequence[Any]) -> set[int]:
     return killed
 
 
-def _judge(launch: Launch, processes: Sequence[Any], killed: set[int], folder: Path) -> None:
+def _judge(launch: Launch, processes: Sequence[BaseProcess], killed: set[int], folder: Path) -> None:
     """Raise what the ends of the processes amount to."""
     codes = [process.exitcode for process in processes]
     if stopping.received():  # one that had not come so far as to handle the signal was ended by it
@@ -131,7 +131,7 @@ def _rank_main(
     sys.exit(status)
 
 
-def run_member(launch: Launch, gpu: int | None, work: Callable, *arguments: Any) -> None:
+def run_member(launch: Launch, gpu: int | None, work: Callable, *arguments: object) -> None:
     """Be one process of a run whose processes are started by others (torchrun, a scheduler, a hand).
 
     Raises:
@@ -151,7 +151,7 @@ def run_member(launch: Launch, gpu: int | None, work: Callable, *arguments: Any)
 
 
 def run_rank(
-    launch: Launch, local_rank: int, gpu: int | None, port: int | None, work: Callable, *arguments: Any
+    launch: Launch, local_rank: int, gpu: int | None, port: int | None, work: Callable, *arguments: object
 ) -> tuple[int, str | None, str]:
     """Join the process group, call `work(world, *arguments)` and leave the group again.
 
@@ -180,6 +180,6 @@ def run_rank(
     return 0, None, ""
 
 
-def _tell(world: Any, text: str) -> None:
+def _tell(world: Member | None, text: str) -> None:
     if world is not None:
         world.post_failure(text)

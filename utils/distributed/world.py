@@ -5,8 +5,9 @@ import datetime
 import logging
 import socket
 import time
+import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -56,15 +57,15 @@ class World:
     def all_reduce(self, *tensors: Tensor) -> None:
         """Add up each tensor over all processes, in place."""
 
-    def gather(self, value: Any) -> list[Any]:
+    def gather(self, value: T) -> list[T]:
         """The values of all processes, in the order of their ranks, in every process."""
         return [value]
 
-    def gather_main(self, value: Any) -> list[Any] | None:
+    def gather_main(self, value: T) -> list[T] | None:
         """The values of all processes, in the main one; None in the others."""
         return [value]
 
-    def broadcast(self, value: Any) -> Any:
+    def broadcast(self, value: T) -> T:
         """Return the main process's value in every process."""
         return value
 
@@ -83,6 +84,10 @@ class World:
         """Make `call` in the first process of each node; the others wait, however long. Its `UserError` ends all."""
         call()
 
+    def parallel(self, model: nn.Module) -> nn.Module:
+        """Return the model, or several processes' DistributedDataParallel around it, which averages their gradients."""
+        return model
+
     def check_stop(self) -> None:
         """Raise `Stopped` in all processes if any has received a signal."""
         signum, _ = self.vote(bad=False).result()
@@ -98,7 +103,7 @@ class Vote:
         exchange: starts an all-reduce of the maximum, gives what to wait for.
     """
 
-    def __init__(self, signum: int, bad: bool, exchange: Callable[[Tensor], Any] | None = None) -> None:
+    def __init__(self, signum: int, bad: bool, exchange: Callable[[Tensor], dist.Work] | None = None) -> None:
         self._ballot = torch.tensor([signum, int(bad)])
         self._pending = exchange(self._ballot) if exchange else None
 
@@ -165,7 +170,7 @@ class Member(World):
         dist.destroy_process_group()
 
     def vote(self, *, bad: bool) -> Vote:
-        def exchange(ballot: Tensor) -> Any:
+        def exchange(ballot: Tensor) -> dist.Work:
             return dist.all_reduce(ballot, dist.ReduceOp.MAX, group=self.control, async_op=True)
 
         return Vote(stopping.received(), bad, exchange)
@@ -174,17 +179,17 @@ class Member(World):
         for tensor in tensors:
             dist.all_reduce(tensor)
 
-    def gather(self, value: Any) -> list[Any]:
-        values: list[Any] = [None] * self.size
+    def gather(self, value: T) -> list[T]:
+        values: list[T] = [None] * self.size
         dist.all_gather_object(values, value, group=self.control)
         return values
 
-    def gather_main(self, value: Any) -> list[Any] | None:
-        values: list[Any] | None = [None] * self.size if self.is_main else None
+    def gather_main(self, value: T) -> list[T] | None:
+        values: list[T] | None = [None] * self.size if self.is_main else None
         dist.gather_object(value, values, dst=0, group=self.control)
         return values
 
-    def broadcast(self, value: Any) -> Any:
+    def broadcast(self, value: T) -> T:
         box = [value if self.is_main else None]
         dist.broadcast_object_list(box, src=0, group=self.control)
         return box[0]
@@ -232,6 +237,14 @@ class Member(World):
                     raise LostRank(f"rank {rank} failed: {self.store.get(f'failed/{rank}').decode()}")
             time.sleep(POLL_S)
         self._agree([self.store.get(keys[rank]).decode() if rank in keys else None for rank in range(self.size)])
+
+    def parallel(self, model: nn.Module) -> nn.Module:
+        # each parameter asks for a gradient that comes, so no search for unused ones is needed; the statistics of batch
+        # norm are not exchanged in each step, `broadcast_buffers` shares the main process's before they are used
+        devices = [self.device.index] if self.device.type == "cuda" else None
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*broadcast_buffers.*")  # renamed in the newest versions only
+            return nn.parallel.DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
 
     def _agree(self, errors: list[str | None]) -> None:
         """Where there is an error, all processes end with status 2, and the main one says why."""

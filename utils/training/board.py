@@ -4,12 +4,12 @@ import contextlib
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from utils.files import unwritable
+from utils.metrics import Row
 
 
 class Board:
@@ -27,7 +27,7 @@ class Board:
         with self._writing():
             self.writer = SummaryWriter(str(folder), filename_suffix=suffix, purge_step=epochs_done + 1)
 
-    def scalars(self, epoch: int, row: dict[str, Any]) -> None:
+    def scalars(self, epoch: int, row: Row) -> None:
         """Every number of a row of metrics.csv; undefined ones leave a gap."""
         prefix = row["split"]
         with self._writing():

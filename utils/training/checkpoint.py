@@ -20,6 +20,7 @@ from utils.files import keep_as, write_atomically
 
 log = logging.getLogger("dgcmm")
 
+Checkpoint = dict[str, Any]  # tensors and plain containers
 FORMAT = 2  # of the entries that a run needs to continue
 
 
@@ -30,7 +31,7 @@ def digest(content: Any) -> str:
     return state.hexdigest()
 
 
-def _feed(state: Any, value: Any) -> None:
+def _feed(state: "hashlib._Hash", value: Any) -> None:
     if isinstance(value, dict):
         state.update(f"dict {len(value)};".encode())
         for key, item in value.items():
@@ -50,7 +51,7 @@ def _feed(state: Any, value: Any) -> None:
         state.update(f"{type(value).__name__} {len(text)};".encode() + text)
 
 
-def save_checkpoint(path: Path, content: dict[str, Any], previous: Path | None = None) -> None:
+def save_checkpoint(path: Path, content: Checkpoint, previous: Path | None = None) -> None:
     """Write a checkpoint in one piece, with its digest.
 
     Args:
@@ -65,7 +66,7 @@ def save_checkpoint(path: Path, content: dict[str, Any], previous: Path | None =
     write_atomically(path, lambda file: torch.save(content, file))
 
 
-def read_verified(path: Path) -> dict[str, Any]:
+def read_verified(path: Path) -> Checkpoint:
     """Read a file that `save_checkpoint` wrote onto the CPU, without running anything that it may carry.
 
     Raises:
@@ -86,7 +87,7 @@ def read_verified(path: Path) -> dict[str, Any]:
     return content
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
+def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint of train.py or an augmentation; raises a `UserError` as `read_verified` does."""
     content = read_verified(path)
     if "state_dict" not in content:
@@ -96,7 +97,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
-def load_latest(path: Path, previous: Path) -> tuple[dict[str, Any], Path] | None:
+def load_latest(path: Path, previous: Path) -> tuple[Checkpoint, Path] | None:
     """The checkpoint at `path` or, if that is damaged or missing, the one before it, with a warning.
 
     Returns:
@@ -117,7 +118,7 @@ def load_latest(path: Path, previous: Path) -> tuple[dict[str, Any], Path] | Non
         return content, previous
 
 
-def load_model_state(model: torch.nn.Module, checkpoint: dict[str, Any], source: str) -> None:
+def load_model_state(model: torch.nn.Module, checkpoint: Checkpoint, source: str) -> None:
     """Load the weights of a checkpoint into a model built from its arguments.
 
     Raises:

@@ -14,14 +14,13 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from utils.errors import UserError
 from utils.files import write_text
 from utils.logs import end_log_file, log_to_file
-from utils.metrics import Measurement, per_class_metrics
+from utils.metrics import Measurement, Row, per_class_metrics
 from utils.training.checkpoint import plain
 
 log = logging.getLogger("dgcmm")
@@ -43,7 +42,7 @@ class RunFolder:
         self.path = Path(path)
         self.suffix = suffix
         self._lock: io.TextIOBase | None = None
-        self._log: Any = None
+        self._log: logging.Handler | None = None
 
     def file(self, name: str) -> Path:
         """Path of a file of this script, suffix included."""
@@ -127,7 +126,7 @@ class RunFolder:
     def write_args(
         self,
         args: argparse.Namespace,
-        data: dict[str, Any],
+        data: dict[str, str],
         resumed: tuple[int, int] | None = None,
         processes: int = 1,
     ) -> None:
@@ -154,7 +153,7 @@ class RunFolder:
                 log.warning("%s is damaged and written anew, without what it said before: %s", path, error)
         write_text(path, json.dumps(content, indent=2) + "\n")
 
-    def write_rows(self, name: str, rows: Sequence[dict[str, Any]]) -> None:
+    def write_rows(self, name: str, rows: Sequence[Row]) -> None:
         """A CSV file in one piece; the first row's keys are the header, None is an empty cell."""
         buffer = io.StringIO()
         writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
@@ -194,7 +193,7 @@ def _versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
-def code_version() -> dict[str, Any]:
+def code_version() -> dict[str, str | bool | None]:
     """Commit of the code and whether it was changed since; None where this is no git checkout."""
     root = Path(__file__).resolve().parents[2]
     try:

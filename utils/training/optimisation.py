@@ -3,7 +3,6 @@
 import argparse
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import torch
 from torch import nn
@@ -28,7 +27,7 @@ def build_optimizer(model: nn.Module, args: argparse.Namespace) -> SGD:
     return build_sgd(groups, args)
 
 
-def build_sgd(parameters: Iterable[nn.Parameter] | list[dict[str, Any]], args: argparse.Namespace) -> SGD:
+def build_sgd(parameters: Iterable[nn.Parameter] | list[dict[str, object]], args: argparse.Namespace) -> SGD:
     """SGD over parameters or groups of them, fused: on a GPU it skips a bad step by itself (see `step`)."""
     optimizer = SGD(parameters, lr=args.lr, momentum=args.momentum, weight_decay=args.wd, fused=True)
     optimizer.register_step_pre_hook(_start_momenta)

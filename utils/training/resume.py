@@ -3,16 +3,14 @@
 import argparse
 import logging
 from pathlib import Path
-from typing import Any
 
 from utils.cli.rules import DATA_FLAGS, MODEL_FLAGS, OPTIMISER_FLAGS, SCORING_FLAGS, TRAINING_FLAGS, adopt
 from utils.errors import UserError
-from utils.training.checkpoint import FORMAT, load_checkpoint, load_latest, plain
+from utils.metrics import Row
+from utils.training.checkpoint import FORMAT, Checkpoint, load_checkpoint, load_latest, plain
 from utils.training.folder import RunFolder
 
 log = logging.getLogger("dgcmm")
-
-Checkpoint = dict[str, Any]
 
 
 def find_checkpoint(args: argparse.Namespace, given: set[str], folder: RunFolder, nodes: int = 1) -> Checkpoint | None:
@@ -52,7 +50,7 @@ def find_checkpoint(args: argparse.Namespace, given: set[str], folder: RunFolder
     return checkpoint
 
 
-def _for_nodes(checkpoint: Checkpoint, nodes: int, source: str) -> dict[str, Any]:
+def _for_nodes(checkpoint: Checkpoint, nodes: int, source: str) -> Checkpoint:
     """The arguments of a checkpoint with the batch size that gives as many images a step on `nodes` nodes."""
     stored = checkpoint["args"]
     total = stored["batch_size"] * checkpoint["nodes"]
@@ -102,7 +100,7 @@ def find_unfinished(
     return found
 
 
-def finished_result(checkpoint: Checkpoint | None, epochs: int) -> dict[str, Any] | None:
+def finished_result(checkpoint: Checkpoint | None, epochs: int) -> Row | None:
     """Return the stored result, if a checkpoint is that of a run that has none of `epochs` left to train."""
     if checkpoint is None or not checkpoint["result"] or checkpoint["epoch"] < epochs:
         return None
@@ -132,7 +130,7 @@ def require_same_data(stored: dict[str, str], data_sha256: dict[str, str], sourc
 
 def description(
     args: argparse.Namespace, classes: tuple[str, ...], class_counts: list[int], data_sha256: dict[str, str]
-) -> dict[str, Any]:
+) -> Checkpoint:
     """Gather what a checkpoint says of itself: model, data and arguments."""
     return {
         "format": FORMAT,

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -33,10 +33,10 @@ from utils.distributed.world import World
 from utils.errors import UserError
 from utils.files import write_atomically
 from utils.logs import progress
-from utils.metrics import Measurement, shown
+from utils.metrics import Measurement, Row, shown
 from utils.stopping import Stopped
 from utils.training.board import Board
-from utils.training.checkpoint import load_checkpoint, load_model_state, save_checkpoint
+from utils.training.checkpoint import Checkpoint, load_checkpoint, load_model_state, save_checkpoint
 from utils.training.folder import RunFolder
 from utils.training.optimisation import build_scheduler, end_epoch
 from utils.training.step import Stepper
@@ -62,7 +62,7 @@ class Position:
     totals: tuple[float, ...] = (0.0,)
 
 
-def print_result(result: dict[str, Any]) -> None:
+def print_result(result: Row) -> None:
     """Print the last line of a script on standard output: one JSON object, null for what is undefined."""
     print(json.dumps(result, allow_nan=False), flush=True)
 
@@ -98,18 +98,18 @@ class Run:
         optimizer: Optimizer,
         folder: RunFolder,
         split: str,
-        about: dict[str, Any],
+        about: Checkpoint,
         world: World,
         *,
-        state: dict[str, Any] | None = None,
+        state: dict[str, int | bool | str] | None = None,
         scaler: GradScaler | None = None,
     ) -> None:
         self.kind, self.args, self.model, self.optimizer, self.world = kind, args, model, optimizer, world
         self.folder, self.split, self.about = folder, split, about
         self.state, self.scaler = state or {}, scaler
         self.epoch, self.position = 0, Position()
-        self.history: list[dict[str, Any]] = []
-        self.best: dict[str, Any] | None = None
+        self.history: list[Row] = []
+        self.best: Row | None = None
         self.board: Board | None = None
         self._stepper = Stepper(model, optimizer, args.clip_grad, world, scaler)
         self._start_rates = [group["lr"] for group in optimizer.param_groups]
@@ -242,7 +242,7 @@ class Run:
         self.world.check_stop()
         self._started = time.perf_counter()
 
-    def _record(self, row: dict[str, Any], losses: dict[str, float | None]) -> None:
+    def _record(self, row: Row, losses: dict[str, float | None]) -> None:
         """Keep, show and compare the numbers of an epoch."""
         self.history.append(row)
         loss = " ".join(f"{name} {value:.4f}" for name, value in losses.items() if value is not None)
@@ -254,7 +254,7 @@ class Run:
             self.best = {"epoch": self.epoch, "acsa": row["acsa"]}
             save_checkpoint(self.folder.best, self._content(None, [(0, Position().totals)] * self.world.size))
 
-    def finish(self, measure_test: Callable[[], Measurement | None], last: Measurement | None) -> dict[str, Any]:
+    def finish(self, measure_test: Callable[[], Measurement | None], last: Measurement | None) -> Row:
         """Write the headline: the last epoch on the test set or, with a hold-out, the best epoch, measured there once.
 
         Args:
@@ -270,7 +270,7 @@ class Run:
             blank = dict.fromkeys(self.history[-1]) if self.history else {}
         elif not self.world.broadcast(last is not None):
             last = measure_test()
-        result: dict[str, Any] = {}
+        result: Row = {}
         if last is not None:
             rows = list(self.history)
             if self.split == "val":
@@ -293,7 +293,7 @@ class Run:
         finally:
             self.model.load_state_dict(last)
 
-    def _load_best(self) -> dict[str, Any]:
+    def _load_best(self) -> Checkpoint:
         """The best epoch's checkpoint.
 
         After a crash between the saving of the best epoch and of the run, and a continuation on other processes, it can
@@ -308,7 +308,7 @@ class Run:
         self.best = best["best"]
         return {"epoch": best["epoch"], "state_dict": best["state_dict"]}
 
-    def save(self, result: dict[str, Any] | None = None) -> None:
+    def save(self, result: Row | None = None) -> None:
         """Write the checkpoint; all processes contribute their sums of the running epoch."""
         sums = self.world.gather_main((self.position.seen, self.position.totals))
         if sums is not None:
@@ -317,7 +317,7 @@ class Run:
             self._keeps_previous = True
         self._saved = True
 
-    def _content(self, result: dict[str, Any] | None, sums: list[tuple[int, tuple[float, ...]]]) -> dict[str, Any]:
+    def _content(self, result: Row | None, sums: list[tuple[int, tuple[float, ...]]]) -> Checkpoint:
         content = {
             "kind": self.kind,
             "epoch": self.epoch,
@@ -334,7 +334,7 @@ class Run:
         }
         return content | {"scaler": self.scaler.state_dict()} if self.scaler else content
 
-    def restore(self, checkpoint: dict[str, Any], path: Path) -> None:
+    def restore(self, checkpoint: Checkpoint, path: Path) -> None:
         """Continue where `checkpoint` was written, at `path`."""
         load_model_state(self.model, checkpoint, str(path))
         self.optimizer.load_state_dict(checkpoint["optimizer"])
@@ -362,7 +362,7 @@ class Run:
         return f"saved after {done} in {self.folder.checkpoint}; {continuation} continues"
 
 
-def own_position(checkpoint: dict[str, Any], world: World) -> Position:
+def own_position(checkpoint: Checkpoint, world: World) -> Position:
     """Return this process's part of a checkpoint's running epoch; other numbers of processes share it differently."""
     seen, totals = zip(*checkpoint["sums"], strict=True)
     if len(seen) == world.size:
