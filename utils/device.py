@@ -53,19 +53,26 @@ def autocast(device: torch.device, amp: str) -> contextlib.AbstractContextManage
 def has_fast_bfloat16(device: torch.device) -> bool:
     """Tell whether `device` has instructions for bfloat16; without them `--amp bf16` is many times slower than float32.
 
-    A CPU that does not list its instructions in /proc/cpuinfo counts as one without.
+    A CPU that does not list its instructions in /proc/cpuinfo is taken to have them.
     """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     try:
         words = Path("/proc/cpuinfo").read_text().split()
     except OSError:
-        return False
+        return True
     return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(words)  # the last one is Arm's
 
 
 def check_device(device: torch.device, amp: str, sync_bn: bool = False) -> None:
-    """Raise a `UserError` if `device` has not the precision of `--amp`, or no batch norm over all processes."""
+    """Raise a `UserError` if `device` has not the precision of `--amp`, or no batch norm over all processes.
+
+    Warns where it has the precision, but no instructions for it.
+    """
+    if amp == "bf16" and not has_fast_bfloat16(device):
+        log.warning(
+            "--amp bf16: no bfloat16 instructions here, it may take 8 times as long as float32: leave --amp out"
+        )
     if device.type == "cuda":
         return
     if amp == "fp16":

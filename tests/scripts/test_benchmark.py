@@ -2,7 +2,6 @@
 
 import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,8 +13,7 @@ from datasets.splits import load_splits
 from scripts import benchmark
 from scripts.benchmarks import setup, timing
 from scripts.benchmarks.reading import ReleaseImages, endless, write_chestxray, x_ray
-from scripts.benchmarks.setup import CPU, Sizes, train_args
-from utils.device import has_fast_bfloat16
+from scripts.benchmarks.setup import Sizes, train_args
 from utils.distributed.world import World
 
 TINY = Sizes(
@@ -117,19 +115,3 @@ def test_both_sides_read_the_same_files_to_batches_of_one_size(tmp_path):
 def test_images_have_the_size_of_x_rays(tmp_path):
     Image.fromarray(x_ray(1024, seed=0)).save(tmp_path / "x.png")
     assert 450_000 < (tmp_path / "x.png").stat().st_size < 550_000
-
-
-@pytest.mark.parametrize(
-    ("flags", "fast"), [("fpu avx512_bf16", True), ("fpu amx_bf16", True), ("fp asimd bf16", True), ("fpu avx2", False)]
-)
-def test_bfloat16_instructions_are_those_that_the_cpu_lists(flags, fast, monkeypatch):
-    monkeypatch.setattr(Path, "read_text", lambda path: f"model name\t: some CPU\nflags\t\t: {flags}\n")
-    assert has_fast_bfloat16(CPU) == fast
-
-
-def test_a_cpu_that_lists_nothing_counts_as_one_without_bfloat16(monkeypatch):
-    def absent(path: Path) -> str:
-        raise FileNotFoundError(path)
-
-    monkeypatch.setattr(Path, "read_text", absent)
-    assert not has_fast_bfloat16(CPU)

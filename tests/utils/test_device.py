@@ -1,10 +1,12 @@
 """Precisions and compilation: refused where the machine cannot, and without a trace in the checkpoint."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from utils import device
-from utils.device import autocast, check_device, require_compiler
+from utils.device import autocast, check_device, has_fast_bfloat16, require_compiler
 from utils.errors import UserError
 
 CPU = torch.device("cpu")
@@ -27,3 +29,24 @@ def test_compilation_without_a_compiler_is_named(monkeypatch):
     monkeypatch.setattr(device.shutil, "which", lambda _: None)
     with pytest.raises(UserError, match="--compile: there is no C\\+\\+ compiler"):
         require_compiler(CPU)
+
+
+@pytest.mark.parametrize(
+    ("flags", "fast"), [("fpu avx512_bf16", True), ("fpu amx_bf16", True), ("fp asimd bf16", True), ("fpu avx2", False)]
+)
+def test_bfloat16_without_instructions_for_it_is_warned_of(flags, fast, monkeypatch, caplog):
+    monkeypatch.setattr(Path, "read_text", lambda path: f"model name\t: some CPU\nflags\t\t: {flags}\n")
+    assert has_fast_bfloat16(CPU) == fast
+    check_device(CPU, "bf16")
+    assert ("--amp bf16: no bfloat16 instructions here" in caplog.text) == (not fast)
+    check_device(CPU, "off")
+    assert len(caplog.records) == (not fast)
+
+
+def test_a_cpu_that_lists_no_instructions_is_not_warned_of(monkeypatch, caplog):
+    def absent(path: Path) -> str:
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(Path, "read_text", absent)
+    check_device(CPU, "bf16")
+    assert not caplog.text

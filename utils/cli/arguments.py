@@ -56,7 +56,14 @@ def common_parser(datasets: Collection[str], architectures: Collection[str], lr:
     add("--dummy", action="store_true", help="random images with the data set's class counts; needs no data")
     add("--overwrite", action="store_true", help="delete the results that the run folder holds, and start again")
     add("--quiet", action="store_true", help="print warnings and the final JSON line only; log.txt has all")
-    add("-p", "--print-freq", type=count, default=100, metavar="N", help="a log line every N steps (default: 100)")
+    add(
+        "-p",
+        "--print-freq",
+        type=count,
+        default=100,
+        metavar="N",
+        help="a log line every N steps (default: %(default)s)",
+    )
 
     add_data(parser)
     _add_reading(parser)
@@ -75,7 +82,13 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="a mirror's files in place of NIH's: JSON, a list of {name, url, bytes, md5 and/or sha256}",
     )
-    add("--download-jobs", type=count, default=3, metavar="N", help="archives downloaded at a time (default: 3)")
+    add(
+        "--download-jobs",
+        type=count,
+        default=3,
+        metavar="N",
+        help="archives downloaded at a time (default: %(default)s)",
+    )
     add("--keep-archives", action="store_true", help="keep archives that are unpacked; else they are deleted")
 
 
@@ -87,14 +100,14 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
         default=0,
         metavar="PX",
         help="keep the images of ChestXray resized to this side in <datadir>/cache, built once, and read those: 256 "
-        "takes 6 GB; crops of the training then come from the smaller image (default: 0, no cache)",
+        "takes 6 GB; crops of the training then come from the smaller image (default: %(default)s, no cache)",
     )
     add(
         "--bad-images",
         choices=("error", "skip"),
         default="error",
         help="image files that cannot be read: stop, or leave out up to 1%% of a split, found by reading all of them "
-        "once (default: error)",
+        "once (default: %(default)s)",
     )
 
 
@@ -109,42 +122,67 @@ def _add_model(parser: argparse.ArgumentParser, architectures: Collection[str]) 
     )
     add("--h-dim", type=count, metavar="H", help="length of the encoder's features (default: what the encoder gives)")
     add("--z-dim", type=count, metavar="D", help="length of the latent code (default: h-dim)")
-    add("--new-size", type=count, default=256, metavar="PX", help="side that images are resized to (default: 256)")
-    add("--crop-size", type=count, default=224, metavar="PX", help="side of the crop that is used (default: 224)")
+    add(
+        "--new-size",
+        type=count,
+        default=256,
+        metavar="PX",
+        help="side that images are resized to (default: %(default)s)",
+    )
+    add(
+        "--crop-size",
+        type=count,
+        default=224,
+        metavar="PX",
+        help="side of the crop that is used (default: %(default)s)",
+    )
     add("--generative", action="store_true", help="encoder q(z|x,y); the label with the best score is the prediction")
-    add("--subset-seed", type=seed, default=0, metavar="N", help="which subset and hold-out is drawn (default: 0)")
+    add(
+        "--subset-seed",
+        type=seed,
+        default=0,
+        metavar="N",
+        help="which subset and hold-out is drawn (default: %(default)s)",
+    )
 
 
 def _add_optimiser(parser: argparse.ArgumentParser, lr: float) -> None:
     add = parser.add_argument_group("optimisation (SGD)").add_argument
-    add("--epochs", type=count, default=90, metavar="N", help="epochs to run in all (default: 90)")
+    add("--epochs", type=count, default=90, metavar="N", help="epochs to run in all (default: %(default)s)")
     add(
         "-b",
         "--batch-size",
         type=count,
         default=256,
         metavar="N",
-        help="images or codes a step, on one node (default: 256)",
+        help="images or codes a step, on one node (default: %(default)s)",
     )
-    add("--lr", "--learning-rate", type=positive, default=lr, metavar="LR", help=f"learning rate (default: {lr})")
-    add("--momentum", type=unit_open_high, default=0.9, metavar="M", help="momentum in [0,1) (default: 0.9)")
-    add("--wd", "--weight-decay", type=non_negative, default=1e-4, metavar="W", help="weight decay (default: 1e-4)")
+    add("--lr", "--learning-rate", type=positive, default=lr, metavar="LR", help="learning rate (default: %(default)s)")
+    add("--momentum", type=unit_open_high, default=0.9, metavar="M", help="momentum in [0,1) (default: %(default)s)")
+    add(
+        "--wd",
+        "--weight-decay",
+        type=non_negative,
+        default=1e-4,
+        metavar="W",
+        help="weight decay (default: %(default)s)",
+    )
     add(
         "--clip-grad",
         type=non_negative,
         default=5.0,
         metavar="NORM",
-        help="clip the network's gradient to this norm, 0: do not clip (default: 5)",
+        help="clip the network's gradient to this norm, 0: do not clip (default: %(default)s)",
     )
     add(
         "--save-every",
         type=count_or_zero,
         default=0,
         metavar="N",
-        help="save a checkpoint every N steps too, 0: after each epoch only (default: 0)",
+        help="save a checkpoint every N steps too, 0: after each epoch only (default: %(default)s)",
     )
     add("--max-steps", type=count, metavar="N", help="end an epoch, or an evaluation, after N steps (default: all)")
-    add("--seed", type=seed, default=0, metavar="N", help="seed of everything but the subset (default: 0)")
+    add("--seed", type=seed, default=0, metavar="N", help="seed of everything but the subset (default: %(default)s)")
 
     title = "learning-rate schedule, per epoch (none given: StepLR every --step-size)"
     add = parser.add_argument_group(title).add_argument
@@ -162,7 +200,7 @@ def _add_optimiser(parser: argparse.ArgumentParser, lr: float) -> None:
         "--gamma",
         type=number(float, 0, 1, open_low=True),
         default=0.1,
-        help="factor of a step, in (0,1] (default: 0.1)",
+        help="factor of a step, in (0,1] (default: %(default)s)",
     )
     add("--step-size", type=count, metavar="N", help="epochs between steps without another schedule (default: 30)")
 
@@ -175,7 +213,7 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
         type=count_or_zero,
         default=4,
         metavar="N",
-        help="processes of a node that load (default: 4)",
+        help="processes of a node that load (default: %(default)s)",
     )
     add("--gpu", type=count_or_zero, metavar="N", help="number of the GPU (default: the first; without CUDA the CPU)")
     add(
@@ -183,7 +221,7 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
         choices=("off", "bf16", "fp16"),
         default="off",
         help="precision of encoder and decoder: off is float32, fp16 needs CUDA; losses and mixture are never reduced "
-        "(default: off)",
+        "(default: %(default)s)",
     )
     add(
         "--deterministic",
@@ -216,30 +254,36 @@ def train_parser(common: argparse.ArgumentParser, **kwargs: str | None) -> argpa
         type=unit_open_high,
         default=0.0,
         metavar="F",
-        help="hold this share of the training images out, measure epochs on it and keep the best (default: 0)",
+        help="hold this share of the training images out, measure epochs on it, keep the best (default: %(default)s)",
     )
 
     add = parser.add_argument_group("loss").add_argument
-    add("--weight-cls", type=non_negative, default=10.0, metavar="W", help="weight of the cross-entropy (default: 10)")
+    add(
+        "--weight-cls",
+        type=non_negative,
+        default=10.0,
+        metavar="W",
+        help="weight of the cross-entropy (default: %(default)s)",
+    )
     add(
         "--weight-reconst",
         type=non_negative,
         default=0.1,
         metavar="W",
-        help="weight of the squared error (default: 0.1)",
+        help="weight of the squared error (default: %(default)s)",
     )
     add(
         "--weight-gmm",
         type=non_negative,
         default=0.001,
         metavar="W",
-        help="weight of the mixture term (default: 0.001)",
+        help="weight of the mixture term (default: %(default)s)",
     )
     add(
         "--gmm-assign",
         choices=("posterior", "label"),
         default="posterior",
-        help="who assigns a code to a component of the prior: the code itself, or its label (default: posterior)",
+        help="who assigns a code to a component of the prior: the code itself, or its label (default: %(default)s)",
     )
     add("--prior-lr", type=positive, metavar="LR", help="learning rate of the prior (default: lr / weight-gmm)")
     add("--warmup-epochs", type=count_or_zero, default=0, metavar="N", help="first epochs with cross-entropy only")
@@ -255,7 +299,13 @@ def _add_processes(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="start --ngpus processes on this node; --world-size and --rank then count nodes, else processes",
     )
-    add("--ngpus", type=count, default=1, metavar="N", help="GPUs of this node; without CUDA, processes (default: 1)")
+    add(
+        "--ngpus",
+        type=count,
+        default=1,
+        metavar="N",
+        help="GPUs of this node; without CUDA, processes (default: %(default)s)",
+    )
     add("--world-size", type=count, metavar="N", help="number of nodes (default: 1)")
     add("--rank", type=count_or_zero, metavar="N", help="number of this node, from 0 (default: 0)")
     add(
@@ -267,14 +317,14 @@ def _add_processes(parser: argparse.ArgumentParser) -> None:
         "--dist-backend",
         choices=("nccl", "gloo"),
         default="nccl",
-        help="how gradients travel; without CUDA gloo is used (default: nccl)",
+        help="how gradients travel; without CUDA gloo is used (default: %(default)s)",
     )
     add(
         "--dist-timeout",
         type=count,
         default=600,
         metavar="S",
-        help="seconds that a process waits for another before the run ends (default: 600)",
+        help="seconds that a process waits for another before the run ends (default: %(default)s)",
     )
     add("--sync-bn", action="store_true", help="batch norm over the batch of all processes; CUDA only")
 
