@@ -22,9 +22,11 @@ from torch import Tensor
 from datasets import DATASETS
 from datasets.loading import BatchLoader, EvaluationBatches
 from datasets.splits import Splits, load_splits, prepare_data
-from models.dgcmm import DGCMM, LossWeights
+from models.dgcmm import DGCMM
 from models.encoder import ARCHITECTURES, feature_dim
 from models.samplers import PosteriorSampler
+from models.scoring import Scorer
+from train import all_weights
 from utils.cli.arguments import augment_parser, common_parser
 from utils.cli.rules import complete, parse
 from utils.device import autocast, check_device, choose_device, repeat_exactly, to_device
@@ -184,7 +186,7 @@ def classify(model: DGCMM, codes: Codes, args: argparse.Namespace) -> Prediction
         UserError: a probability is not finite.
     """
     model.eval()
-    scorer = model.scorer(LossWeights(args.weight_cls, args.weight_reconst, args.weight_gmm))
+    scorer = Scorer(model, all_weights(args))
     device = model.classifier.weight.device
     names = ("features", "fixed") if model.generative else ("mu",)
     parts = []
@@ -251,7 +253,7 @@ def extract(model: DGCMM, loader: BatchLoader, labelled: bool, args: argparse.Na
         the candidate label, instead 'features' (N,H) and 'fixed' (N,K), see `Scorer.evidence`.
     """
     model.eval()
-    scorer = model.scorer(LossWeights(args.weight_cls, args.weight_reconst, args.weight_gmm))
+    scorer = Scorer(model, all_weights(args))
     by_label = labelled or not model.generative
     names = ("targets", "mu", "log_var") if by_label else ("targets", "features", "fixed")
     codes: Codes = {}

@@ -39,6 +39,7 @@ from datasets.loading import BatchLoader, EvaluationBatches, TrainBatches
 from datasets.splits import Splits, load_splits, prepare_data
 from models.dgcmm import DGCMM, LossWeights
 from models.encoder import ARCHITECTURES, feature_dim
+from models.scoring import Scorer
 from utils.cli.arguments import common_parser, train_parser
 from utils.cli.rules import check_training, complete, follow, parse
 from utils.device import autocast, check_device, repeat_exactly, require_compiler, to_device
@@ -279,7 +280,7 @@ def evaluate(
     """
     world.broadcast_buffers(model)
     model.eval()
-    scorer = model.scorer(all_weights(args))
+    scorer = Scorer(model, all_weights(args))
     parts: list[tuple[np.ndarray, ...]] = []
     steps = min(loader.batches.rounds, args.max_steps or loader.batches.rounds)
     batches = itertools.chain(loader, itertools.repeat(None))  # a process may have a batch less than another

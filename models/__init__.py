@@ -2,5 +2,6 @@
 
 from models.dgcmm import DGCMM, LossWeights
 from models.encoder import ARCHITECTURES, feature_dim
+from models.scoring import Scorer
 
-__all__ = ["ARCHITECTURES", "DGCMM", "LossWeights", "feature_dim"]
+__all__ = ["ARCHITECTURES", "DGCMM", "LossWeights", "Scorer", "feature_dim"]

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from models.decoder import VAE3Decoder
 from models.encoder import ARCHITECTURES, ResNetEncoder
 from models.prior import LOG_VAR_LIMIT, GaussianMixturePrior
-from models.scoring import Scorer
 
 INITIAL_MU_SCALE = 0.1  # of torch's initialisation
 INITIAL_LOG_VAR = -1.0
@@ -132,10 +131,6 @@ class DGCMM(nn.Module):
         terms = zip(weights, (cls, reconst, gmm), strict=True)
         total = sum(weight * term for weight, term in terms if term is not None)
         return LossTerms(total, cls, reconst, gmm)
-
-    def scorer(self, weights: LossWeights) -> Scorer:
-        """Return what gives class probabilities by this model, in evaluation."""
-        return Scorer(self, weights)
 
     def reconstructions(self, images: Tensor, labels: Tensor) -> Tensor:
         """Rebuild images at z = mu under their own labels: (B,1 or 3,S,S), (B,) -> (B,3,S,S) in [0,1]."""

@@ -3,16 +3,14 @@
 Shapes: B batch, K labels, D length of a code, H of the features, S side of the image.
 """
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.dgcmm import DGCMM, LossWeights
 from models.prior import LOG_VAR_LIMIT
-
-if TYPE_CHECKING:
-    from models.dgcmm import DGCMM, LossWeights
 
 # pairs of image and label at a time: what the decoder makes of them shall stay in a CPU's cache, while the other terms
 # are matrix products, which like many rows
@@ -53,7 +51,7 @@ class Scorer:
         weights: of the loss terms; a term of weight 0 is not computed.
     """
 
-    def __init__(self, model: "DGCMM", weights: "LossWeights") -> None:
+    def __init__(self, model: DGCMM, weights: LossWeights) -> None:
         self.model, self.weights = model, weights
 
     def evidence(self, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ from datasets.loading import BatchLoader, EvaluationBatches
 from helpers.runs import run_without_folder
 from models.dgcmm import DGCMM, LossWeights
 from models.samplers import FeatureTransferSampler, PosteriorSampler
+from models.scoring import Scorer
 from utils.device import to_device
 from utils.randomness import standard_normal
 from utils.training.run import Position
@@ -46,7 +47,7 @@ def test_extracted_codes_are_those_of_each_image_in_order(generative, labelled):
     targets = torch.arange(11) % 3
     with torch.no_grad():
         features = model.features(images)
-        pair = model.posterior(features, targets) if labelled else model.scorer(WEIGHTS).evidence(images)
+        pair = model.posterior(features, targets) if labelled else Scorer(model, WEIGHTS).evidence(images)
     names = ("mu", "log_var") if labelled else ("features", "fixed")
     assert list(codes) == ["targets", *names]
     assert torch.equal(codes["targets"], targets)

@@ -14,7 +14,6 @@ from torch import Tensor
 import train
 from datasets import DATASETS
 from datasets.loading import TrainBatches
-from models.dgcmm import LossWeights
 from models.encoder import ARCHITECTURES, feature_dim
 from utils.cli.rules import complete, parse
 from utils.device import autocast, choose_device, has_fast_bfloat16
@@ -92,11 +91,6 @@ def script_args(parser: argparse.ArgumentParser, sizes: Sizes, *flags: str) -> a
 def train_args(sizes: Sizes, *flags: str) -> argparse.Namespace:
     """Parse a command line of train.py."""
     return script_args(train.build_parser(), sizes, "--prior-lr=1", *flags)
-
-
-def loss_weights(args: argparse.Namespace) -> LossWeights:
-    """Give the weights of the loss terms that the arguments hold."""
-    return LossWeights(args.weight_cls, args.weight_reconst, args.weight_gmm)
 
 
 def next_epoch(run: Run) -> None:

@@ -17,7 +17,7 @@ from datasets.loading import BatchLoader
 from datasets.splits import load_splits
 from models.prior import GaussianMixturePrior
 from scripts.benchmarks.reading import ReleaseImages, write_chestxray
-from scripts.benchmarks.setup import CLASSES, BareTraining, ReadyBatches, Sizes, loss_weights, next_epoch, train_args
+from scripts.benchmarks.setup import CLASSES, BareTraining, ReadyBatches, Sizes, next_epoch, train_args
 from scripts.benchmarks.timing import Ratio, Side, slowdown
 from utils.distributed.world import World
 from utils.training.optimisation import build_optimizer
@@ -44,7 +44,7 @@ def project(sizes: Sizes, args: argparse.Namespace, loader: BatchLoader | ReadyB
     run = Run("train", args, model, build_optimizer(model, args), None, "test", {}, world)
 
     def call() -> None:
-        train.train_epoch(run, model, loader, loss_weights(args))
+        train.train_epoch(run, model, loader, train.all_weights(args))
         next_epoch(run)
 
     return call

@@ -10,6 +10,7 @@ from torch import Tensor
 from helpers.trained import D, K, trained_like
 from models import scoring
 from models.dgcmm import DGCMM, LossWeights
+from models.scoring import Scorer
 
 B, S = 3, 32
 ALL = LossWeights(1.0, 10.0, 0.01)
@@ -34,7 +35,7 @@ def images() -> Tensor:
 
 
 def probabilities(model: DGCMM, images: Tensor, weights: LossWeights = ALL) -> Tensor:
-    scorer = model.scorer(weights)
+    scorer = Scorer(model, weights)
     return scorer.probabilities(*scorer.evidence(images))
 
 
@@ -59,7 +60,7 @@ def terms_of(model: DGCMM, features: Tensor, images: Tensor) -> LossWeights:
 def test_each_term_equals_its_definition(model, images, term, pairs, monkeypatch):
     monkeypatch.setattr(scoring, "PAIRS", pairs)
     monkeypatch.setattr(scoring, "DECODER_PAIRS", pairs)
-    scorer = model.scorer(LossWeights(0.0, 0.0, 0.0)._replace(**{term: 1.0}))
+    scorer = Scorer(model, LossWeights(0.0, 0.0, 0.0)._replace(**{term: 1.0}))
     features, fixed = scorer.evidence(images)
     expected = getattr(terms_of(model, features, images), term)
     if term == "cls":
@@ -71,7 +72,7 @@ def test_each_term_equals_its_definition(model, images, term, pairs, monkeypatch
 
 def assert_squared_errors_exact(model: DGCMM, images: Tensor) -> Tensor:
     """Compare with the definition, in float64, and return it: (B,K)."""
-    features, fixed = model.scorer(LossWeights(0.0, 1.0, 0.0)).evidence(images)
+    features, fixed = Scorer(model, LossWeights(0.0, 1.0, 0.0)).evidence(images)
     expected = terms_of(model, features, images).reconst
     torch.testing.assert_close(-fixed.double(), expected, rtol=1e-4, atol=0)
     return expected
@@ -124,7 +125,7 @@ def test_encoder_runs_once_per_image(model, images):
 @MODELS
 @torch.no_grad()
 def test_one_scorer_serves_many_batches(model, images):
-    scorer, others = model.scorer(ALL), torch.rand(2 * B, 1, S, S)
+    scorer, others = Scorer(model, ALL), torch.rand(2 * B, 1, S, S)
     for batch in (images, others, images):
         assert torch.equal(scorer.probabilities(*scorer.evidence(batch)), probabilities(model, batch))
 
@@ -132,9 +133,9 @@ def test_one_scorer_serves_many_batches(model, images):
 @MODELS
 @torch.no_grad()
 def test_retrained_classifier_needs_no_new_scores(model, images):
-    stored, before = model.scorer(ALL).evidence(images), probabilities(model, images)
+    stored, before = Scorer(model, ALL).evidence(images), probabilities(model, images)
     model.classifier.weight.mul_(-1)
-    found = model.scorer(ALL).probabilities(*stored)
+    found = Scorer(model, ALL).probabilities(*stored)
     torch.testing.assert_close(found, probabilities(model, images))
     assert not torch.allclose(found, before)
 
@@ -144,7 +145,7 @@ def test_retrained_classifier_needs_no_new_scores(model, images):
 def test_float32_under_bf16(model, images):
     weights = ALL._replace(reconst=0.0)  # the decoder may round
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        scorer = model.scorer(weights)
+        scorer = Scorer(model, weights)
         features, fixed = scorer.evidence(images)
         found = scorer.probabilities(features, fixed)
     assert {value.dtype for value in (features, fixed, found)} == {torch.float32}
