@@ -138,15 +138,21 @@ def failing(world, how):
 
 
 def preparing(world, folder):
-    """The first process prepares for longer than the time-out, or cannot."""
+    """The first process prepares, or cannot; a collective, which has a time limit, would fail here."""
 
     def prepare():
         if not folder:
             raise UserError("cannot be brought")
-        time.sleep(2)
-        Path(folder, str(world.rank)).touch()
+        time.sleep(1)
+        Path(folder, f"prepared by {world.rank}").touch()
 
-    world.on_each_node(prepare)
+    gather, world.gather = world.gather, None
+    control, world.control = world.control, None
+    try:
+        world.on_each_node(prepare)
+    finally:
+        world.gather, world.control = gather, control
+    Path(folder, f"seen by {world.rank}").touch()
 
 
 def poisoned(world, args, given, folder):

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-import augment_ftl
 from models.samplers import (
     REP_METHODS,
     FeatureTransferSampler,
@@ -267,10 +266,6 @@ def test_largest_class_gets_no_foreign_code():
 )
 def test_rep_nums2_lifts_each_group_to_the_next(counts, wanted):
     assert REP_METHODS["get_rep_nums2"](counts) == wanted
-
-
-def test_every_method_can_be_asked_for():
-    assert set(REP_METHODS) == set(augment_ftl.REP_METHOD_NAMES)
 
 
 @pytest.mark.parametrize("counts", [(500, 80, 5), (3, 7), (4,)])
