@@ -35,11 +35,10 @@ from utils.errors import UserError, run_script
 from utils.logs import progress, start_logging
 from utils.metrics import Measurement, Predictions, Row, require_finite
 from utils.randomness import standard_normal
-from utils.training.checkpoint import load_model_state, read_verified, save_checkpoint
+from utils.training.checkpoint import Checkpoint, load_model_state, read_verified, save_checkpoint
 from utils.training.folder import RunFolder
 from utils.training.optimisation import build_sgd
 from utils.training.resume import (
-    Checkpoint,
     description,
     find_trained,
     find_unfinished,

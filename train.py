@@ -50,10 +50,10 @@ from utils.errors import run_script
 from utils.logs import progress, share_warnings, start_logging
 from utils.metrics import Measurement, Predictions, Row, require_finite
 from utils.randomness import Stream, global_seed, standard_normal
-from utils.training.checkpoint import load_model_state
+from utils.training.checkpoint import Checkpoint, load_model_state
 from utils.training.folder import RunFolder
 from utils.training.optimisation import build_optimizer, default_prior_lr
-from utils.training.resume import Checkpoint, description, find_checkpoint, finished_result, require_same_data
+from utils.training.resume import description, find_checkpoint, finished_result, require_same_data
 from utils.training.run import Run, print_result
 
 log = logging.getLogger("dgcmm")
@@ -72,13 +72,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     args, given = parse(build_parser(), argv)
     plan = plan_launch(args, os.environ)
     if not args.resume:  # else flags that are not given come from the checkpoint
-        check(args, plan.local_size)
+        complete_and_check(args, plan.local_size)
     start_logging(args.quiet, plan.first_rank)
     launch(plan, args.gpu, work, args, given)
 
 
-def check(args: argparse.Namespace, processes: int) -> None:
-    """Complete the arguments, and raise a `UserError` where they contradict each other or leave nothing to do."""
+def complete_and_check(args: argparse.Namespace, processes: int) -> None:
+    """Fill in what one argument leaves to another; raise a `UserError` where they contradict each other."""
     complete(args, feature_dim(args.arch))
     check_training(args)
     check_batch_size(args, processes)
@@ -91,10 +91,11 @@ def work(world: World, args: argparse.Namespace, given: set[str]) -> None:
     if args.deterministic:
         repeat_exactly()
     folder = RunFolder(args.logdir, "_eval" if args.evaluate else "")
-    main_args, checkpoint = world.on_main(lambda: resolve(copy.copy(args), given, folder, world))
+    # the main process reads the checkpoint and completes its arguments; the others, started alike, take both from it
+    resolved, checkpoint = world.on_main(lambda: resolve(copy.copy(args), given, folder, world))
     with world.errors_together():
-        follow(args, world.broadcast(args), main_args, world.rank)
-    args.resume = main_args.resume
+        follow(args, world.broadcast(args), resolved, world.rank)
+    args.resume = resolved.resume
     args.quiet |= not world.is_main
     result = None
     if not args.evaluate and args.start_epoch is None:
@@ -104,7 +105,10 @@ def work(world: World, args: argparse.Namespace, given: set[str]) -> None:
         with world.errors_together():
             check_device(world.device, args.amp, args.sync_bn)
         world.on_each_node(lambda: prepare_data(args))
-        result = (evaluate_only if args.evaluate else train)(world, args, checkpoint, folder)
+        if args.evaluate:
+            result = evaluate_only(world, args, checkpoint, folder)
+        else:
+            result = train(world, args, checkpoint, folder)
     if world.is_main:
         print_result(result)
 
@@ -114,7 +118,7 @@ def resolve(
 ) -> tuple[argparse.Namespace, Checkpoint | None]:
     """Find the checkpoint to continue or to measure, if any; complete and check the arguments with its flags."""
     checkpoint = find_checkpoint(args, given, folder, world.nodes)
-    check(args, world.local_size)
+    complete_and_check(args, world.local_size)
     return args, checkpoint
 
 
@@ -172,7 +176,7 @@ def train_epochs(run: Run, loaders: dict[str, BatchLoader]) -> Row:
         while run.epoch < args.epochs:
             warming = run.epoch < run.state["warmup_end"]
             weights = LossWeights(args.weight_cls, 0.0, 0.0) if warming else all_weights(args)
-            if weights != module_weights:
+            if weights != module_weights:  # other parameters ask for gradients
                 run.model.train_under(weights)
                 module, module_weights = world.parallel(run.model), weights
             train_epoch(run, module, loaders["train"], weights)
@@ -208,9 +212,10 @@ def train_epoch(run: Run, module: nn.Module, loader: BatchLoader, weights: LossW
     loader.batches.set_epoch(run.epoch, run.position.step)
     for images, labels, ids in run.steps(loader, loader.batches.sizes):
         images, labels = to_device(images, world.device), labels.to(world.device, non_blocking=True)
-        # drawn for the batch of all processes, of which each takes its rows: any number of them sees the same noise
-        count, step = loader.batches.sizes[run.position.step], run.position.step
-        noise = standard_normal(count, model.z_dim, args.seed, run.epoch, step, world.device)[world.rank :: world.size]
+        # the noise is drawn for the batch of all processes, and each takes its rows
+        step = run.position.step
+        noise = standard_normal(loader.batches.sizes[step], model.z_dim, args.seed, run.epoch, step, world.device)
+        noise = noise[world.rank :: world.size]
         with autocast(world.device, args.amp):
             terms = module(images, labels, noise, weights)
         run.step(terms, ids)

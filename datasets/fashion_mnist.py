@@ -61,7 +61,7 @@ def _find(root: Path) -> Path | None:
 
 
 def _either(folder: Path, name: str) -> Path:
-    """The plain file if it is there, else the gzipped one."""
+    """Return the plain file if it is there, else the gzipped one."""
     return folder / name if os.path.isfile(folder / name) else folder / f"{name}.gz"
 
 

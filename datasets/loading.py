@@ -48,7 +48,7 @@ class TrainBatches(Sampler[list[SampleKey]]):
             )
 
     def set_epoch(self, epoch: int, first_step: int = 0) -> None:
-        """The next iteration gives the batches of `epoch`, from step `first_step` on."""
+        """Make the next iteration give the batches of `epoch`, from step `first_step` on."""
         self.epoch, self.first_step = epoch, first_step
 
     def __len__(self) -> int:
@@ -153,7 +153,7 @@ def _live_with_the_parent(worker: int) -> None:
 
 
 def kill_workers() -> None:
-    """At exit or after an interruption: a process waits without end for workers that still run.
+    """Kill the workers, at exit or after an interruption: a process waits without end for those that still run.
 
     A polite SIGTERM is lost on them.
     """

@@ -34,8 +34,8 @@ def hold_out(
     """Split indices into (kept, held out), stratified: about `fraction` of every class is held out.
 
     A class of one is kept. With `groups`, all images of a group go to the same side, and no class gives more than its
-    share; rare classes are served first, so that head classes take what their patients' rare findings leave. A class
-    of two or more images has at least one on each side, unless each of its groups exceeds the share of some class.
+    share. Rare classes choose their groups first; what comes along of others counts against their shares. A class of
+    two or more images has at least one on each side, unless each of its groups exceeds the share of some class.
 
     Returns:
         Two sorted index arrays.
@@ -59,7 +59,7 @@ def hold_out(
 
 
 def spread(targets: np.ndarray, count: int) -> np.ndarray:
-    """At most `count` sorted indices that go round the classes, so that each class has some; at least one of each."""
+    """Choose at most `count` sorted indices, round the classes in turn; at least one of each class."""
     rank = np.empty(len(targets), dtype=np.int64)  # how many of its class come before each image
     for label in np.unique(targets):
         members = np.flatnonzero(targets == label)

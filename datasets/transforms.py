@@ -22,7 +22,7 @@ class Enlarge:
         self.size = size
 
     def __call__(self, image: Image.Image) -> Image.Image:
-        """A square PIL image of any size -> (size, size)."""
+        """Enlarge a square PIL image of any size to (size, size)."""
         factor = self.size // max(image.size)
         if factor == 0:
             return image.resize((self.size, self.size), Image.Resampling.BILINEAR)

@@ -89,7 +89,7 @@ def bars(ax: Axes, left: float, bottom: float, heights: tuple[float, ...], full:
 
 
 def draw_encoder(ax: Axes, y: float) -> None:
-    """From the image to the code, and the loss in words below."""
+    """Draw the way from the image to the code, and the loss in words below."""
     picture(ax, 40, y - 70, 140, 2.2, 0.85)
     text(ax, 110, y - 98, "image $x$", 10.5)
     ax.add_patch(Polygon([(225, y + 105), (390, y + 65), (390, y - 65), (225, y - 105)], fc=NETWORK, ec=EDGE))
@@ -115,7 +115,7 @@ def draw_encoder(ax: Axes, y: float) -> None:
 
 
 def draw_branches(ax: Axes, y: float, top: float, low: float) -> None:
-    """From the code to the class probabilities, the rebuilt image and the prior, with the losses on the right."""
+    """Draw the ways from the code to class probabilities, rebuilt image and prior, with the losses on the right."""
     for level in (top, low, y):
         arrow(ax, (905, y), (938, y), (938, level), (975, level))
     box(ax, 975, top - 43, 375, 86)
@@ -146,7 +146,7 @@ def draw_branches(ax: Axes, y: float, top: float, low: float) -> None:
 
 
 def draw_prior(ax: Axes, y: float) -> None:
-    """The Gaussian mixture, a component per class, with the codes of the classes in it."""
+    """Draw the Gaussian mixture, a component per class, with the codes of the classes in it."""
     box(ax, 975, y - 115, 560, 230, SCENE)
     text(ax, 999, y + 88, "Gaussian-mixture prior", 11, weight="bold", ha="left")
     places = ((1090, y - 24), (1250, y - 66), (1247, y + 24), (1357, y - 34), (1375, y + 42))
@@ -159,7 +159,7 @@ def draw_prior(ax: Axes, y: float) -> None:
 
 
 def draw_cases(ax: Axes) -> None:
-    """The two ways to additional codes: Case 2 on the left, Case 1 on the right."""
+    """Draw the two ways to additional codes: Case 2 on the left, Case 1 on the right."""
     posteriors = "fresh draws from the posteriors of\n" r"the tail images:  $\mu_i + \sigma_i\,\varepsilon$"
     transfer = "head-class spread, tail-class mean:\n" r"$m_c + Q\,Q^T (z_j - m_{y_j})$"
     cases = (40, "Case 2", "augment.py", posteriors), (1200, "Case 1", "augment_ftl.py", transfer)
@@ -183,7 +183,7 @@ def draw_cases(ax: Axes) -> None:
 
 
 def draw_retraining(ax: Axes) -> None:
-    """The second row's title and legend, and the classifier that both cases feed."""
+    """Draw the second row's title and legend, and the classifier that both cases feed."""
     ax.plot([40, 1770], [442, 442], color=EDGE, lw=0.8)
     text(ax, 40, 410, "After training", 12, weight="bold", ha="left")
     for x, words, added in ((1178, "code of a training image", False), (1564, "additional code", True)):

@@ -29,7 +29,7 @@ def curve(ax: Axes, points: list[dict[str, Any]], x: str, y: str, colour: str, l
 
 
 def extrapolation(ax: Axes, last: dict[str, Any], y: str, colour: str) -> None:
-    """From the last measured point in proportion to the number of codes."""
+    """Draw a line on from the last measured point, in proportion to the number of codes."""
     if last["codes"] < IMAGENET:
         heights = [last[y], last[y] * IMAGENET / last["codes"]]
         ends, unit = [last["codes"], IMAGENET], UNITS[y][1]

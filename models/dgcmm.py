@@ -88,7 +88,7 @@ class DGCMM(nn.Module):
         self.log_var_head.bias.fill_(INITIAL_LOG_VAR)
 
     def train_under(self, weights: LossWeights) -> None:
-        """Let parts without a loss term under `weights` ask for no gradient, so that nobody waits for one."""
+        """Set requires_grad to False where `weights` gives no loss term: several processes must not wait for it."""
         self.requires_grad_(True)
         self.classifier.requires_grad_(bool(weights.cls))
         self.decoder.requires_grad_(bool(weights.reconst))

@@ -18,14 +18,14 @@ DECODER_PAIRS, PAIRS = 64, 1024
 
 
 class LabelledSum(NamedTuple):
-    """Something linear in [h, onehot(y)], of length N, for every image and label: it is the sum of two parts."""
+    """A linear map of [h, onehot(y)] to length N, kept as an image part and a label part that add up."""
 
     of_images: Tensor  # (B,N)
     of_labels: Tensor  # (K,N)
 
     @classmethod
     def of(cls, head: nn.Linear, features: Tensor) -> "LabelledSum":
-        """Apply a head to h (B,H) and all labels; without columns for labels it has no part of theirs."""
+        """Apply a head to h (B,H) and all labels; for a plain model the label part has no rows."""
         length = features.shape[1]
         return cls(F.linear(features, head.weight[:, :length], head.bias), head.weight[:, length:].T)
 

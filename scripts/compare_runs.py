@@ -60,7 +60,7 @@ def _contents(folder: Path, suffix: str) -> dict[str, str]:
 
 
 def _timeless(value: Any) -> Any:
-    """The value without entries that a clock gave: those with 'time' in their names."""
+    """Leave out of a value the entries that a clock gave: those with 'time' in their names."""
     if isinstance(value, dict):
         return {name: _timeless(item) for name, item in value.items() if "time" not in str(name)}
     return [_timeless(item) for item in value] if isinstance(value, list) else value

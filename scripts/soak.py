@@ -116,7 +116,7 @@ class Setting:
 
 
 def main() -> None:
-    """All chains; the first thing that goes wrong ends it with status 1."""
+    """Run all chains; the first thing that goes wrong ends it with status 1."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("chains", type=int, nargs="?", default=10, help="chains of each signal (default: 10)")
     parser.add_argument("kills", type=int, nargs="?", default=10, help="kills of each chain (default: 10)")

@@ -52,7 +52,7 @@ class Soak:
         return subprocess.Popen(words, env=os.environ | {"no_proxy": "127.0.0.1"})
 
     def _kill(self, flags: list[str], measure: Callable, target: float) -> bool:
-        """Whether the command was still at work when `measure()` passed the target."""
+        """Kill the command; tell whether it was still at work when `measure()` passed the target."""
         before = measure()
         with self._start(flags) as command:
             while command.poll() is None and measure() - before < target:
@@ -62,7 +62,7 @@ class Soak:
         return command.returncode == -9
 
     def complete(self, flags: list[str]) -> None:
-        """The same command again ends well, and the folder holds what it shall."""
+        """Give the same command again: it ends well, and the folder holds what it shall."""
         with self._start(flags) as command:
             command.wait()
         if command.returncode:
@@ -82,7 +82,7 @@ class Soak:
 
 
 def main() -> None:
-    """All phases; the first thing that goes wrong ends it with status 1."""
+    """Run all phases; the first thing that goes wrong ends it with status 1."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("rounds", type=int, nargs="?", default=20, help="kills in each phase (default: 20)")
     parser.add_argument("seed", type=int, nargs="?", default=0, help="of the moments (default: 0)")

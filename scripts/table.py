@@ -17,7 +17,7 @@ ROWS = {"base": "metrics.csv", "Case 1": "metrics_aug_ftl.csv", "Case 2": "metri
 
 
 def last_row(path: Path) -> dict[str, str]:
-    """The last row of a metrics file: the headline."""
+    """Read the last row of a metrics file: the headline."""
     with path.open(newline="") as file:
         row = list(csv.DictReader(file))[-1]
     if row["split"] != "test":
@@ -35,7 +35,7 @@ def cell(values: list[str]) -> str:
 
 
 def table(folders: list[Path]) -> str:
-    """The table as Markdown."""
+    """Write the table as Markdown."""
     width = 15 if len(folders) > 1 else 6
     lines = [
         "|        | " + " | ".join(name.ljust(width) for name in METRICS) + " |",

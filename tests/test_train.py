@@ -2,6 +2,7 @@
 
 import argparse
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -181,7 +182,7 @@ class Reads(TorchFunctionMode):
 @pytest.mark.parametrize(("print_freq", "logged"), [(100, 0), (5, 2)])
 def test_steps_of_a_gpu_wait_for_no_tensor_between_log_lines(print_freq, logged, monkeypatch):
     # the flag that has arrived on the host, and the vote, which never leaves it, cost no wait
-    monkeypatch.setattr(step_module, "_on_its_way", lambda flag: flag._replace(bad=False))
+    monkeypatch.setattr(step_module, "_on_its_way", lambda flag: SimpleNamespace(read=lambda: (False, False)))
     monkeypatch.setattr(Vote, "result", lambda self: (0, False))
     model = nn.Linear(4, 3)
     args = argparse.Namespace(**vars(ARGS) | {"print_freq": print_freq})

@@ -1,4 +1,4 @@
-"""What every script shares: arguments, randomness, checkpoints, metrics, run folders and the training loop.
+"""What every script shares: arguments, randomness, checkpoints, metrics, processes and runs.
 
 Nothing here imports `models` or `datasets`; scripts hand over what is needed.
 """

@@ -46,7 +46,7 @@ def share_cores(local_size: int, environ: Mapping[str, str]) -> None:
 
 
 def autocast(device: torch.device, amp: str) -> contextlib.AbstractContextManager:
-    """The context of the forward pass for `--amp`: 'off' is plain float32, else convolutions use 16 bits."""
+    """Give the context of a forward pass under `--amp`: 'off' is plain float32, else convolutions use 16 bits."""
     return torch.autocast(device.type, dtype=PRECISIONS[amp], enabled=amp != "off")
 
 

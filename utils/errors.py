@@ -17,7 +17,7 @@ class LostRank(Exception):
 
 
 def print_error(text: object) -> None:
-    """The one line on standard error."""
+    """Print the one line on standard error."""
     print("error:", " ".join(str(text).split()), file=sys.stderr)
 
 

@@ -77,7 +77,7 @@ class _Noting:
 
 
 def unwritable(path: Path, error: Exception) -> UserError:
-    """What to say when the disk does not take a file."""
+    """Say that the disk does not take a file, and why."""
     reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
         return UserError(
@@ -114,7 +114,7 @@ def keep_as(path: Path, previous: Path) -> None:
 
 
 def _aside(path: Path) -> Path:
-    """Where this process prepares what will be `path`."""
+    """Name the file in which this process prepares what will be `path`."""
     return path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.part")
 
 

@@ -51,7 +51,7 @@ def start_logging(quiet: bool, rank: int = 0) -> None:
 
 
 def share_warnings(gather: Callable[[list[str]], list[list[str]]], is_main: bool) -> None:
-    """Have the main process say what the others have warned of so far and it has not; from now on each speaks.
+    """Print, in the main process, warnings that only others have had so far; after this each prints its own.
 
     Args:
         gather: gives the lists of all processes, in the order of their ranks.
@@ -101,7 +101,7 @@ def end_log_file(handler: logging.Handler) -> None:
 def progress(
     iterable: Iterable | None, description: str, *, total: int, unit: str, quiet: bool, initial: int = 0
 ) -> tqdm:
-    """A progress bar with rate and time left on standard error; silent with `quiet` or where that is no terminal."""
+    """Show a progress bar on standard error, with rate and time left; nothing with `quiet` or without a terminal."""
     return tqdm(
         iterable,
         desc=description,

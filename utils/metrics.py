@@ -69,7 +69,7 @@ def shown(numbers: Row) -> str:
 def require_finite(probabilities: Sequence[np.ndarray]) -> None:
     """Raise a `UserError` if a class probability is not finite.
 
-    A step's loss tells of the weights before it: what the last step of an epoch has done shows here.
+    The check of the loss sees the weights before a step; what the last step has done is first seen here.
     """
     if not all(np.isfinite(part).all() for part in probabilities):
         raise UserError(
@@ -86,7 +86,7 @@ def shot_group(train_count: int) -> str:
 
 
 def compute_metrics(targets: np.ndarray, probabilities: np.ndarray, train_counts: Sequence[int]) -> Metrics:
-    """All metrics of one evaluation; None where one is undefined.
+    """Compute all metrics of one evaluation; None where one is undefined.
 
     Args:
         targets: (N,) labels.

@@ -25,13 +25,13 @@ class Stream(IntEnum):
 
 
 def derive_seed(seed: int, stream: Stream, *keys: int) -> int:
-    """A 63-bit seed, by numpy's `SeedSequence`: equal keys give equal seeds, and (1,) is not (1, 0)."""
+    """Derive a 63-bit seed by numpy's `SeedSequence`: equal keys give equal seeds, and (1,) is not (1, 0)."""
     low, high = np.random.SeedSequence(seed, spawn_key=(int(stream), *keys)).generate_state(2)
     return (int(high) << 32 | int(low)) & (2**63 - 1)
 
 
 def generator(seed: int, stream: Stream, *keys: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A torch generator of its own for one draw, on `device`."""
+    """Make a torch generator for one draw, on `device`."""
     return torch.Generator(device).manual_seed(derive_seed(seed, stream, *keys))
 
 
@@ -44,7 +44,7 @@ def standard_normal(
 
 
 def permutation(count: int, seed: int, stream: Stream, *keys: int) -> torch.Tensor:
-    """A random order of range(count), shape (count,), int64, on the CPU."""
+    """Draw a random order of range(count): (count,) int64, on the CPU."""
     return torch.randperm(count, generator=generator(seed, stream, *keys))
 
 

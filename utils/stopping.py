@@ -45,7 +45,7 @@ class _StopSignals:
         self.repeat_kills = True
 
     def handle(self, signum: int, frame: FrameType | None) -> None:
-        """The signal handler."""
+        """Handle a signal."""
         if self.signum is not None:
             if self.repeat_kills:
                 for child in multiprocessing.active_children():
@@ -89,5 +89,5 @@ def held() -> Iterator[None]:
 
 
 def received() -> int:
-    """The signal that has come, 0 for none."""
+    """Return the signal that has come, 0 for none."""
     return _signals.signum or 0

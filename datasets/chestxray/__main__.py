@@ -36,7 +36,7 @@ BATCH = 32
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line of this command."""
+    """Build the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m datasets.chestxray",
         description=__doc__,
@@ -97,7 +97,7 @@ def check_lists(folder: Path, official: bool) -> None:
         log.info("%s: %d of %d images are there", name, found, len(listed))
         if official and (problem := list_problem(folder / name, train, len(listed))):
             raise UserError(f"{problem}: replace it, or name the mirror's --dataset-manifest")
-        if found < len(listed):  # those with a single label are there, or nothing could be loaded
+        if found < len(listed):  # `prepare` has made sure of those with a single label
             log.warning("%s: %d images with several labels lack; they are not used", name, len(listed) - found)
     both = sorted(patients[True] & patients[False])
     if both:

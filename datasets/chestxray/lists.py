@@ -9,7 +9,9 @@ from utils.errors import UserError
 
 
 def read_labels(folder: Path) -> dict[str, str]:
-    """Read file name -> labels joined with '|', by position: the header, an entry that no list names, differs.
+    """Read file name -> labels joined with '|'.
+
+    Columns are taken by position, as the header's wording varies; the header is an entry too, which no list names.
 
     Raises:
         UserError: there is no label file, or it cannot be read.

@@ -41,7 +41,7 @@ class GreyPng:
         self.width, self.height = (int.from_bytes(self._content[part], "big") for part in (WIDTH, HEIGHT))
 
     def crop(self, top: int, left: int, height: int, width: int) -> np.ndarray:
-        """A part of the image, uint8 (height, width); rows below it are not decoded, unless the file is interlaced.
+        """Decode a part of the image, uint8 (height, width); only an interlaced file is decoded below it.
 
         Raises:
             UserError: the file is damaged.
@@ -55,7 +55,7 @@ class GreyPng:
         return np.asarray(part if part.mode == "L" else part.convert("L"))
 
     def _upper(self, rows: int) -> Image.Image:
-        """The image with at least so many rows of it.
+        """Decode the image with at least so many rows of it.
 
         Most of the time goes into inflating. ISA-L does it three times as fast as Pillow, which therefore gets the
         rows of plain grey images as deflate's stored blocks, and has their filters left to undo.
@@ -69,7 +69,7 @@ class GreyPng:
         return Image.frombytes("L", (self.width, rows), _stored(inflated), "zip", "L", 0)
 
     def _file(self, rows: int) -> io.BytesIO:
-        """The file, with a header that names so many rows: the decoder stops there."""
+        """Make the file anew, with a header that names so many rows: the decoder stops there."""
         file = io.BytesIO(self._content)
         if rows < self.height and not self._content[INTERLACE]:
             header = bytearray(self._content[HEADER])
@@ -99,7 +99,7 @@ def _stored(content: bytes) -> bytes:
 
 
 def read_grey(path: Path) -> np.ndarray:
-    """All pixels of a PNG file as 8-bit grey, uint8 (h,w), by the rules of `GreyPng`.
+    """Read all pixels of a PNG file as 8-bit grey, uint8 (h,w), by the rules of `GreyPng`.
 
     Raises:
         UserError: the file is missing or damaged.
@@ -109,7 +109,7 @@ def read_grey(path: Path) -> np.ndarray:
 
 
 def _verified_data(content: memoryview) -> list[memoryview]:
-    """The parts of the compressed rows, after the checksum of every chunk; PIL's `verify` copies all it compares.
+    """Return the parts of the compressed rows, each chunk compared with its checksum (PIL's `verify` copies them).
 
     Raises:
         ValueError: it is no PNG, or not as it was written.

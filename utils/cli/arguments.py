@@ -30,7 +30,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def common_parser(datasets: Collection[str], architectures: Collection[str], lr: float) -> argparse.ArgumentParser:
-    """The flags of all three scripts.
+    """Build the flags of all three scripts.
 
     Args:
         datasets, architectures: the names in the registries.
@@ -74,7 +74,7 @@ def common_parser(datasets: Collection[str], architectures: Collection[str], lr:
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
-    """The flags of a data set that brings its own files."""
+    """Add the flags of a data set that brings its own files."""
     add = parser.add_argument_group("data (ChestXray; what --datadir lacks is downloaded)").add_argument
     add(
         "--dataset-manifest",
@@ -231,7 +231,7 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
 
 
 def train_parser(common: argparse.ArgumentParser, **kwargs: str | None) -> argparse.ArgumentParser:
-    """The parser of train.py; `kwargs` go to ArgumentParser."""
+    """Build the parser of train.py; `kwargs` go to ArgumentParser."""
     parser = _parser(common, **kwargs)
     parser.add_argument(
         "--resume",
@@ -330,7 +330,7 @@ def _add_processes(parser: argparse.ArgumentParser) -> None:
 
 
 def augment_parser(common: argparse.ArgumentParser, **kwargs: str | None) -> argparse.ArgumentParser:
-    """What the parsers of augment.py and augment_ftl.py share; `kwargs` go to ArgumentParser."""
+    """Build what the parsers of augment.py and augment_ftl.py share; `kwargs` go to ArgumentParser."""
     parser = _parser(common, **kwargs)
     parser.add_argument(
         "--resume",

@@ -27,7 +27,7 @@ _UNSET = object()
 
 
 def follow(args: argparse.Namespace, main: argparse.Namespace, resolved: argparse.Namespace, rank: int) -> None:
-    """Make this process's arguments those of the main process, but for what is each node's own affair.
+    """Copy the main process's arguments into this process's, except `LOCAL_FLAGS`.
 
     Args:
         args: this process's, as parsed; changed.

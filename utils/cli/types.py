@@ -9,7 +9,7 @@ from typing import Any
 def number(
     kind: type, low: float, high: float = math.inf, *, open_low: bool = False, open_high: bool = False
 ) -> Callable:
-    """An argparse type: a finite number of `kind` in [low, high], bounds left out if open."""
+    """Make an argparse type: a finite number of `kind` in [low, high], bounds left out if open."""
 
     def parse_number(text: str) -> float:
         try:
@@ -32,7 +32,7 @@ def number(
 
 
 def path(text: str) -> str:
-    """An argparse type: a path that is not empty, as a variable that is not set would make it."""
+    """Parse a path (an argparse type); an empty one, which a variable that is not set gives, is refused."""
     if not text:
         raise argparse.ArgumentTypeError("the path is empty")
     return text
@@ -47,7 +47,7 @@ unit_open_high = number(float, 0, 1, open_high=True)
 
 
 def milestones(text: str) -> list[int]:
-    """An argparse type: whole numbers with commas between them."""
+    """Parse whole numbers with commas between them (an argparse type)."""
     return [count(part) for part in text.split(",")]
 
 

@@ -50,7 +50,7 @@ class Launch:
 
 
 def plan_launch(args: argparse.Namespace, environ: Mapping[str, str]) -> Launch:
-    """What the flags and the environment ask for.
+    """Plan the processes that flags and environment ask for.
 
     Raises:
         UserError: they contradict each other.

@@ -26,7 +26,7 @@ def host_store(launch: Launch) -> dist.TCPStore | None:
 
 
 def reach_store(launch: Launch, rank: int, port: int | None, timeout: datetime.timedelta) -> dist.Store:
-    """The store, as the process `rank` sees it, which opens it if it is rank 0 and nobody has.
+    """Reach the store from the process `rank`, which opens it if it is rank 0 and nobody has.
 
     Args:
         port: of the store that `host_store` opened beside this process.

@@ -73,6 +73,7 @@ def _wait(processes: Sequence[BaseProcess]) -> None:
 
 def _end(processes: Sequence[BaseProcess]) -> set[int]:
     """Wait a little for the processes that are left, then kill them; returns the indices of those."""
+    # after a signal all end together, when the main process has saved
     end = time.monotonic() + (GRACE_S if not stopping.received() else 10 * GRACE_S)
     for process in processes:
         process.join(max(end - time.monotonic(), 0))
@@ -99,6 +100,8 @@ def _judge(launch: Launch, processes: Sequence[BaseProcess], killed: set[int], f
         raise LostRank(f"rank {launch.first_rank + index} was killed by {name}: all were ended; --resume=auto goes on")
     if not reports:
         failed = [index for index, code in enumerate(codes) if code != 0]
+        if failed and launch.first_rank and codes[failed[0]] == 2:
+            raise UserError("an error in another process ended the run: see the output of node 0")
         if failed:
             raise LostRank(f"rank {launch.first_rank + failed[0]} ended with status {codes[failed[0]]} without a word")
         return

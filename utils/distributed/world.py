@@ -58,11 +58,11 @@ class World:
         """Add up each tensor over all processes, in place."""
 
     def gather(self, value: T) -> list[T]:
-        """The values of all processes, in the order of their ranks, in every process."""
+        """Return the values of all processes, in the order of their ranks, in every process."""
         return [value]
 
     def gather_main(self, value: T) -> list[T] | None:
-        """The values of all processes, in the main one; None in the others."""
+        """Return the values of all processes in the main one; None in the others."""
         return [value]
 
     def broadcast(self, value: T) -> T:
@@ -247,7 +247,7 @@ class Member(World):
             return nn.parallel.DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
 
     def _agree(self, errors: list[str | None]) -> None:
-        """Where there is an error, all processes end with status 2, and the main one says why."""
+        """End all processes with status 2 where there is an error; the main one says why."""
         found = [(rank, error) for rank, error in enumerate(errors) if error]
         if not found:
             return
@@ -281,7 +281,7 @@ class Member(World):
 
 
 def is_connection_error(error: BaseException) -> bool:
-    """Whether an exception means that another process, or the way to it, is gone."""
+    """Tell whether an exception means that another process, or the way to it, is gone."""
     if isinstance(error, CONNECTION_ERRORS):
         return True
     return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in ("gloo", "nccl", "tcpstore"))

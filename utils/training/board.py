@@ -37,7 +37,7 @@ class Board:
                     self.writer.add_scalar(f"{group}/{name}", value, epoch)
 
     def image(self, epoch: int, name: str, image: Tensor) -> None:
-        """A picture, (3,height,width) in [0,1]."""
+        """Show a picture, (3,height,width) in [0,1]."""
         with self._writing():
             self.writer.add_image(name, image, epoch)
 
@@ -54,7 +54,7 @@ class Board:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """A full disk, which TensorBoard's thread met, as a `UserError`."""
+        """Raise a full disk, which TensorBoard's thread met, as a `UserError`."""
         try:
             yield
         except OSError as error:

@@ -98,7 +98,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def load_latest(path: Path, previous: Path) -> tuple[Checkpoint, Path] | None:
-    """The checkpoint at `path` or, if that is damaged or missing, the one before it, with a warning.
+    """Load the checkpoint at `path` or, if that is damaged or missing, the one before it, with a warning.
 
     Returns:
         The checkpoint and where it was found; None if there is neither file.
@@ -131,5 +131,5 @@ def load_model_state(model: torch.nn.Module, checkpoint: Checkpoint, source: str
 
 
 def plain(value: Any) -> Any:
-    """The value as JSON would give it back: what a checkpoint and args.json may hold."""
+    """Turn a value into what JSON would give back: what a checkpoint and args.json may hold."""
     return json.loads(json.dumps(value, default=str))

@@ -70,7 +70,7 @@ class RunFolder:
         return self.path / self.suffix.strip("_")
 
     def holds_run(self) -> bool:
-        """Whether this script has already left results here."""
+        """Tell whether this script has already left results here."""
         return any(os.path.exists(path) for path in (self.file("metrics.csv"), self.checkpoint, self.previous))
 
     def check_place(self) -> None:
@@ -115,7 +115,7 @@ class RunFolder:
         self.close()
 
     def _clear(self) -> None:
-        """Delete this script's results, and with a training's those that were made from it."""
+        """Delete this script's results; train.py's also delete those of evaluation and augmentation."""
         for suffix in SUFFIXES if not self.suffix else (self.suffix,):
             folder = RunFolder(str(self.path), suffix)
             for path in [folder.file(name) for name in NAMES] + [folder.checkpoint, folder.previous, folder.best]:
@@ -130,7 +130,7 @@ class RunFolder:
         resumed: tuple[int, int] | None = None,
         processes: int = 1,
     ) -> None:
-        """args.json: how this run was started, by which code, on which data; a resumption is added to its list.
+        """Write args.json: how this run was started, by which code, on which data; a resumption is added to its list.
 
         Args:
             resumed: the epochs, and the steps of the next one, after which the run is continued.
@@ -154,7 +154,7 @@ class RunFolder:
         write_text(path, json.dumps(content, indent=2) + "\n")
 
     def write_rows(self, name: str, rows: Sequence[Row]) -> None:
-        """A CSV file in one piece; the first row's keys are the header, None is an empty cell."""
+        """Write a CSV file in one piece; the first row's keys are the header, None is an empty cell."""
         buffer = io.StringIO()
         writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
         writer.writeheader()
@@ -162,11 +162,11 @@ class RunFolder:
         write_text(self.file(name), buffer.getvalue())
 
     def write_subset(self, rows: np.ndarray) -> None:
-        """subset.txt: rows of the source's training split that this run trains on, one a line."""
+        """Write subset.txt: rows of the source's training split that this run trains on, one a line."""
         write_text(self.file("subset.txt"), "".join(f"{row}\n" for row in rows))
 
     def write_measurement(self, measurement: Measurement, epoch: int, split: str) -> None:
-        """metrics_per_class.csv and predictions.csv of an evaluation of `split` after `epoch`."""
+        """Write metrics_per_class.csv and predictions.csv of an evaluation of `split` after `epoch`."""
         found, classes = measurement.predictions, measurement.classes
         rows = per_class_metrics(found.targets, found.probabilities, measurement.train_counts, classes)
         self.write_rows("metrics_per_class.csv", [{"epoch": epoch, "split": split} | row for row in rows])
@@ -175,7 +175,7 @@ class RunFolder:
     def _write_predictions(
         self, ids: np.ndarray, targets: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]
     ) -> None:
-        """predictions.csv: sample id, target, prediction (class numbers), probability of each class."""
+        """Write predictions.csv: sample id, target, prediction (class numbers), probability of each class."""
         predictions = probabilities.argmax(axis=1)
         rows = [
             {"id": name, "target": int(target), "prediction": int(prediction)}

@@ -13,7 +13,7 @@ from utils.cli.rules import COSINE_FLOOR
 
 
 def build_optimizer(model: nn.Module, args: argparse.Namespace) -> SGD:
-    """SGD with two groups: the network, and the mixture prior without weight decay and with its own learning rate.
+    """Build SGD with two groups: the network, and the prior with its own learning rate and no weight decay.
 
     The mixture term's gradient carries weight_gmm, so at the network's learning rate the prior would hardly move;
     `args.prior_lr` undoes that weight (see `default_prior_lr`).
@@ -28,14 +28,14 @@ def build_optimizer(model: nn.Module, args: argparse.Namespace) -> SGD:
 
 
 def build_sgd(parameters: Iterable[nn.Parameter] | list[dict[str, object]], args: argparse.Namespace) -> SGD:
-    """SGD over parameters or groups of them, fused: on a GPU it skips a bad step by itself (see `step`)."""
+    """Build SGD over parameters or groups of them, fused: on a GPU it skips a bad step by itself (see `step`)."""
     optimizer = SGD(parameters, lr=args.lr, momentum=args.momentum, weight_decay=args.wd, fused=True)
     optimizer.register_step_pre_hook(_start_momenta)
     return optimizer
 
 
 def _start_momenta(optimizer: SGD, *_: object) -> None:
-    """Zero momentum for each parameter at its first gradient.
+    """Create a zero momentum buffer when a parameter gets its first gradient.
 
     Parts join in after a warm-up; a fused step fails on a group of which only some parameters have a momentum.
     """
@@ -53,7 +53,7 @@ def default_prior_lr(lr: float, weight_gmm: float) -> float:
 def build_scheduler(
     optimizer: torch.optim.Optimizer, args: argparse.Namespace, start_rates: Sequence[float], epochs_done: int
 ) -> LRScheduler:
-    """The schedule of `--lr-step`, `--milestones`, `--T-max` or `--step-size`, stepped per epoch.
+    """Build the schedule of `--lr-step`, `--milestones`, `--T-max` or `--step-size`, stepped per epoch.
 
     The learning rate is a function of the number of epochs alone, so a resumed run steps a new schedule
     `epochs_done` times, from the groups' `start_rates`, instead of restoring an old one. The cosine rises again after

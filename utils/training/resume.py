@@ -51,7 +51,7 @@ def find_checkpoint(args: argparse.Namespace, given: set[str], folder: RunFolder
 
 
 def _for_nodes(checkpoint: Checkpoint, nodes: int, source: str) -> Checkpoint:
-    """The arguments of a checkpoint with the batch size that gives as many images a step on `nodes` nodes."""
+    """Return the arguments of a checkpoint with the batch size that gives as many images a step on `nodes` nodes."""
     stored = checkpoint["args"]
     total = stored["batch_size"] * checkpoint["nodes"]
     if total % nodes:

@@ -121,7 +121,7 @@ class Run:
 
     @contextlib.contextmanager
     def open(self) -> Iterator[None]:
-        """Train inside the block: a signal is remembered until the run can stop, and then saved before it ends.
+        """Train inside the block: a signal is only noted; where the run can stop, it saves itself and ends.
 
         Raises:
             Stopped: by a signal; what was done is saved.
@@ -138,6 +138,7 @@ class Run:
             except Stopped as stop:
                 if not self._saved:
                     self.save()
+                    self.world.broadcast(None)  # no process ends before the main one has saved
                 raise Stopped(stop.signum, self._farewell()) from stop
         if self.board:
             self.board.close()
@@ -284,7 +285,7 @@ class Run:
         return result
 
     def _measure_best(self, measure_test: Callable[[], Measurement | None]) -> tuple[int, Measurement | None]:
-        """(best epoch, its measurement on the test set); the model is as before."""
+        """Measure the best epoch on the test set: (epoch, measurement); the model is as before."""
         last = {name: value.clone() for name, value in self.model.state_dict().items()}
         best = self.world.on_main(self._load_best)
         load_model_state(self.model, best, str(self.folder.best))
@@ -294,10 +295,10 @@ class Run:
             self.model.load_state_dict(last)
 
     def _load_best(self) -> Checkpoint:
-        """The best epoch's checkpoint.
+        """Load the best epoch's checkpoint.
 
-        After a crash between the saving of the best epoch and of the run, and a continuation on other processes, it can
-        be of an epoch that was better in the first course of the run than any in the second: then that one counts.
+        It may be newer than the run's checkpoint: after a crash between writing the two, the repeated epochs can score
+        lower, if another number of processes repeats them. Then it still counts.
         """
         best = load_checkpoint(self.folder.best)
         if best["data_sha256"] != self.about["data_sha256"] or best["best"]["acsa"] < self.best["acsa"]:
@@ -337,14 +338,15 @@ class Run:
     def restore(self, checkpoint: Checkpoint, path: Path) -> None:
         """Continue where `checkpoint` was written, at `path`."""
         load_model_state(self.model, checkpoint, str(path))
-        self.optimizer.load_state_dict(checkpoint["optimizer"])
+        self.optimizer.load_state_dict(checkpoint["optimizer"])  # its learning rates are replaced by `open`
         self.epoch, self.best = checkpoint["epoch"], checkpoint["best"]
         self.history = list(checkpoint["history"])
         self.position = own_position(checkpoint, self.world)
         self.state = {name: checkpoint[name] for name in self.state}
         if self.scaler and self.scaler.is_enabled():
             self.scaler.load_state_dict(checkpoint["scaler"])
-        self._keeps_previous = path != self.folder.previous  # else the next save would put a damaged file in its place
+        # resumed from the previous file: the last one is damaged or missing, the next save must not keep that instead
+        self._keeps_previous = path != self.folder.previous
         self._best_beside = path.parent / self.folder.best.name
         if self.best and self.world.is_main and not self._best_beside.exists():
             raise UserError(f"{path} has its best epoch in {self._best_beside}, which is missing: put it back")

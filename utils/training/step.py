@@ -22,13 +22,14 @@ class _Flag(NamedTuple):
 
     where: str
     ids: Tensor
-    bad: Tensor  # (), whether its loss or its gradient is not finite
+    bad: Tensor  # (2,), whether its loss, and whether its gradient is not finite
     arrival: torch.cuda.Event | None = None  # of the flag on the host
 
-    def read(self) -> bool:
+    def read(self) -> tuple[bool, bool]:
         if self.arrival is not None:
             self.arrival.synchronize()
-        return bool(self.bad)
+        loss, gradient = self.bad.tolist()
+        return loss, gradient
 
 
 class Stepper:
@@ -80,9 +81,10 @@ class Stepper:
         Raises:
             UserError: something is not finite in any process; no weight has been changed by it.
         """
-        flag = _Flag(where, ids, ~torch.isfinite(loss.detach()))
+        bad_loss = ~torch.isfinite(loss.detach())
+        flag = _Flag(where, ids, torch.stack([bad_loss, torch.zeros_like(bad_loss)]))
         readable = self._unread if self.late else flag  # without waiting for work that has just been queued
-        vote = self.world.vote(bad=readable is not None and readable.read())
+        vote = self.world.vote(bad=readable is not None and any(readable.read()))
         self.optimizer.zero_grad(set_to_none=True)
         (self.scaler.scale(loss) if self.scaler else loss).backward()
         signum, bad = vote.result()
@@ -92,13 +94,13 @@ class Stepper:
             self.scaler.unscale_(self.optimizer)
         overflow = ~torch.isfinite(self._clip())
         if not self.scaler:
-            flag = flag._replace(bad=flag.bad | overflow)
+            flag = flag._replace(bad=torch.stack([bad_loss, overflow]))
         if self.late:
-            self.optimizer.found_inf = flag.bad.float()
+            self.optimizer.found_inf = flag.bad.any().float()
             self._unread = _on_its_way(flag)
-        elif flag.read():
+        elif any(flag.read()):
             self._fail(flag)
-        if self.scaler:  # a loss that is not finite has a gradient that is not
+        if self.scaler:  # which skips a step whose gradient is not finite, as that of such a loss is
             self.scaler.step(self.optimizer)
             self.scaler.update()
         else:
@@ -108,7 +110,7 @@ class Stepper:
     def settle(self) -> None:
         """Make sure that every step so far was finite, before the weights are saved or measured."""
         if self._unread is not None:
-            _, bad = self.world.vote(bad=self._unread.read()).result()
+            _, bad = self.world.vote(bad=any(self._unread.read())).result()
             if bad:
                 self._fail(self._unread)
             self._unread = None
@@ -129,7 +131,9 @@ class Stepper:
     def _fail(self, flag: _Flag) -> None:
         """Say where it happened; all processes come here in the same step."""
         told = self.world.gather((flag.read(), flag.ids.tolist()[:SHOWN_IDS]))
-        rank, ids = next(((rank, ids) for rank, (bad, ids) in enumerate(told) if bad), (0, []))
+        # a process whose own loss is bad comes first: the gradient is averaged, so it is bad in all of them
+        bad, rank = max((bad, -rank) for rank, (bad, _) in enumerate(told))
+        rank, ids = -rank, told[-rank][1] if any(bad) else []
         if not self.world.is_main:
             raise SystemExit(2)
         raise UserError(
@@ -139,7 +143,7 @@ class Stepper:
 
 
 def _on_its_way(flag: _Flag) -> _Flag:
-    """The flag with its value being copied to the host; nothing waits for it here."""
+    """Start to copy a flag's value to the host; nothing waits for it here."""
     if flag.bad.device.type == "cpu":
         return flag
     bad = torch.empty_like(flag.bad, device="cpu", pin_memory=True).copy_(flag.bad, non_blocking=True)
