@@ -39,6 +39,7 @@ from datasets.loading import BatchLoader, EvaluationBatches, TrainBatches
 from datasets.splits import Splits, load_splits, prepare_data
 from models.dgcmm import DGCMM, LossWeights
 from models.encoder import ARCHITECTURES, feature_dim
+from models.prior import ClassMoments
 from models.scoring import Scorer
 from utils.cli.arguments import common_parser, train_parser
 from utils.cli.rules import check_training, complete, follow, parse
@@ -243,9 +244,7 @@ def start_prior(run: Run, loader: BatchLoader) -> None:
     world.broadcast_buffers(model)
     model.eval()
     loader.batches.set_epoch(run.epoch)
-    classes, dim = model.num_classes, model.z_dim
-    counts = torch.zeros(classes, dtype=torch.float64, device=world.device)
-    sums, squares = (torch.zeros(classes, dim, dtype=torch.float64, device=world.device) for _ in range(2))
+    moments = ClassMoments(model.num_classes, model.z_dim, world.device)
     sizes = loader.batches.sizes[: args.max_steps]
     with progress(None, "prior", total=sum(sizes), unit="img", quiet=args.quiet) as bar:
         for images, labels, _ in itertools.islice(loader, len(sizes)):
@@ -253,15 +252,10 @@ def start_prior(run: Run, loader: BatchLoader) -> None:
             labels = labels.to(world.device)
             with autocast(world.device, args.amp):
                 features = model.features(to_device(images, world.device))
-            mu, log_var = (value.double() for value in model.posterior(features, labels))
-            members = nn.functional.one_hot(labels, classes).double()
-            counts += members.sum(dim=0)
-            sums += members.T @ mu
-            squares += members.T @ (mu.square() + log_var.exp())
+            moments.add(*model.posterior(features, labels), labels)
             bar.update(len(images) * world.size)
-    world.all_reduce(counts, sums, squares)
-    means = sums / counts.clamp_min(1)[:, None]
-    model.prior.start(counts, means, squares / counts.clamp_min(1)[:, None] - means.square())
+    world.all_reduce(moments.counts, moments.sums, moments.squares)
+    model.prior.start(moments.counts, *moments.means_and_variances())
     for parameter in model.prior.parameters():
         run.optimizer.state.pop(parameter, None)  # momentum towards where it no longer is
     run.state["prior_started"] = True

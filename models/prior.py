@@ -37,6 +37,34 @@ class Components(NamedTuple):
         return shifted.square() @ self.precisions.T - 2 * shifted @ self.scaled.T + self.fixed
 
 
+class ClassMoments:
+    """Sums over codes z ~ N(mu, sigma^2), class by class in float64, of which each process may have a part.
+
+    Attributes:
+        counts: codes of each class, (K,).
+        sums, squares: of mu, and of mu^2 + sigma^2, (K,D).
+    """
+
+    def __init__(self, num_classes: int, dim: int, device: torch.device) -> None:
+        self.counts = torch.zeros(num_classes, dtype=torch.float64, device=device)
+        self.sums = torch.zeros(num_classes, dim, dtype=torch.float64, device=device)
+        self.squares = torch.zeros_like(self.sums)
+
+    def add(self, mu: Tensor, log_var: Tensor, labels: Tensor) -> None:
+        """Add a batch of codes: mu, log_var (B,D), labels (B,)."""
+        members = F.one_hot(labels, len(self.counts)).double()
+        mu = mu.double()
+        self.counts += members.sum(dim=0)
+        self.sums += members.T @ mu
+        self.squares += members.T @ (mu.square() + log_var.double().exp())
+
+    def means_and_variances(self) -> tuple[Tensor, Tensor]:
+        """Compute the mean and the variance of each class's codes: (K,D), (K,D)."""
+        counts = self.counts.clamp_min(1)[:, None]
+        means = self.sums / counts
+        return means, self.squares / counts - means.square()
+
+
 class GaussianMixturePrior(nn.Module):
     """K diagonal Gaussians over codes of length D, with their weights.
 
