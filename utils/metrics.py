@@ -12,10 +12,6 @@ from sklearn import metrics as skm
 from utils.errors import UserError
 
 MANY_SHOT, FEW_SHOT = 100, 20  # more than MANY_SHOT training images: many; fewer than FEW_SHOT: low; else median
-NAMES = (
-    *("acc", "acsa", "pre_ma", "rec_ma", "spe_ma", "f_ma", "f_mi", "g_ma", "g_mi", "auc"),
-    *("many", "median", "low"),
-)
 SHOWN = ("acc", "acsa", "f_ma", "g_ma", "many", "median", "low")
 Metrics = dict[str, float | None]
 Row = dict[str, int | float | str | None]  # of metrics.csv, and the final JSON object

@@ -12,9 +12,8 @@ import torch
 import torchvision
 
 from datasets import DATASETS
-from helpers.project import ROOT, SMALL_MODEL
+from helpers.project import METRIC_NAMES, ROOT, SMALL_MODEL
 from utils.cli.rules import complete, parse
-from utils.metrics import NAMES
 from utils.training.checkpoint import load_checkpoint
 
 DOCUMENTS = [
@@ -121,8 +120,8 @@ def test_every_way_to_train_and_augment(flags, name, script, tmp_path):
         scored = script("train", "Digits_LT", *run, "--evaluate", f"--resume={path}", "--quiet", "--overwrite")
         assert scored.status == 0, scored.err
         if "--amp=bf16" not in flags:  # codes are extracted in the precision that augment.py is given
-            expected = {name: made.result[name] for name in NAMES}
-            assert {name: scored.result[name] for name in NAMES} == pytest.approx(expected, nan_ok=False)
+            expected = {name: made.result[name] for name in METRIC_NAMES}
+            assert {name: scored.result[name] for name in METRIC_NAMES} == pytest.approx(expected, nan_ok=False)
 
 
 @pytest.mark.parametrize("name", ["ChestXray", "Digits_LT", "FashionMNIST_LT"])
@@ -143,9 +142,15 @@ def test_files_of_a_run(trained_digits):
     with (trained_digits / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["1", "2"]
-    assert set(NAMES) | {"split", "lr", "loss", "loss_gmm", "live_components", "mutual_information", "time"} <= set(
-        rows[0]
-    )
+    assert set(METRIC_NAMES) | {
+        "split",
+        "lr",
+        "loss",
+        "loss_gmm",
+        "live_components",
+        "mutual_information",
+        "time",
+    } <= set(rows[0])
     with (trained_digits / "predictions.csv").open() as file:
         predictions = list(csv.DictReader(file))
     assert len(predictions) == len({row["id"] for row in predictions}) == 400
