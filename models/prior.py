@@ -117,9 +117,16 @@ class GaussianMixturePrior(nn.Module):
 
         log pi_c counts once, not once per dimension; the constant of the normal density cancels in the softmax.
         """
-        return self._log_gamma(self._components().energies(codes)).to(codes.dtype)
+        return self._log_gamma(self.components().energies(codes)).to(codes.dtype)
 
-    def mixture_term(self, mu: Tensor, log_var: Tensor, codes: Tensor, labels: Tensor | None = None) -> Tensor:
+    def mixture_term(
+        self,
+        mu: Tensor,
+        log_var: Tensor,
+        codes: Tensor,
+        labels: Tensor | None = None,
+        components: Components | None = None,
+    ) -> Tensor:
         """Compute L_gmm = sum_c gamma_c KL( N(mu, sigma^2) || N(m_c, v_c) ) + KL(gamma || pi) of each image.
 
         Args:
@@ -127,13 +134,14 @@ class GaussianMixturePrior(nn.Module):
             codes: where the responsibilities are taken: the sampled z in training, mu in evaluation, (B,D).
             labels: None for gamma from `codes` (the gradient flows through it); class indices (B,) for
                 gamma = onehot(y), for which KL(gamma || pi) = -log pi_y.
+            components: what `components` gives, for a caller with several batches.
 
         Returns:
             (B,), in nats, summed over D.
         """
         if labels is not None:
             return self._kl_to_own(mu, log_var, labels) - self.log_weights()[labels]
-        components = self._components()
+        components = components or self.components()
         at_codes = components.energies(codes)
         at_mu = at_codes if codes is mu else components.energies(mu)
         log_gamma = self._log_gamma(at_codes)
@@ -142,7 +150,8 @@ class GaussianMixturePrior(nn.Module):
         kl = 0.5 * (at_mu + spread - (log_var.double() + 1).sum(dim=1, keepdim=True))
         return (log_gamma.exp() * (kl + log_gamma - self.log_weights())).sum(dim=1).to(mu.dtype)
 
-    def _components(self) -> Components:
+    def components(self) -> Components:
+        """Bring the components into the form that energies are computed from."""
         log_vars = self.clamped_log_vars().double()
         centre = self.means.detach().mean(dim=0).double()  # E_c does not depend on it, so nor do the gradients
         means, precisions = self.means.double() - centre, (-log_vars).exp()

@@ -93,12 +93,12 @@ class Scorer:
         """Compute L_gmm of each candidate label, (B,K)."""
         model, count = self.model, len(features)
         all_mu, all_log_var = self._mu(features), LabelledSum.of(model.log_var_head, features)
-        columns = []
+        components, columns = model.prior.components(), []
         for labels in self._label_blocks(count, PAIRS):
             mu = all_mu.at(labels)
             log_var = all_log_var.at(labels).clamp(-LOG_VAR_LIMIT, LOG_VAR_LIMIT)
             own = labels.repeat(count) if model.gmm_assign == "label" else None
-            columns.append(model.prior.mixture_term(mu, log_var, mu, own).view(count, -1))
+            columns.append(model.prior.mixture_term(mu, log_var, mu, own, components).view(count, -1))
         return torch.cat(columns, dim=1)
 
     def _squared_errors(self, features: Tensor, images: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Re-training the classifier on codes, at ChestXray's size.
 
 release           a DataLoader with workers over per-sample tensors, noise for each batch
-Case 1, Case 2    `train_epoch` of augment.py; the plan of the whole epoch counts against the few steps
+Case 1, Case 2    `train_epoch` of augment.py; the plan is made before, as it serves 25 times as many steps
 """
 
 import itertools
@@ -64,7 +64,10 @@ def make_run(sizes: Sizes, codes: augment.Codes, make_sampler: augment.MakeSampl
     model = DGCMM(args.arch, classes, args.z_dim, args.crop_size).requires_grad_(False).to(world.device)
     model.classifier.requires_grad_(True)
     optimizer = build_sgd(model.classifier.parameters(), args)
-    return Run("aug", args, model, optimizer, None, "test", {}, world), make_sampler(codes, classes, args)
+    sampler = make_sampler(codes, classes, args)
+    plan = sampler.plan(0)
+    sampler.plan = lambda epoch: plan
+    return Run("aug", args, model, optimizer, None, "test", {}, world), sampler
 
 
 def release_steps(codes: augment.Codes, sizes: Sizes) -> Callable[[], None]:
