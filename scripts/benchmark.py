@@ -9,7 +9,7 @@ The two sides of a ratio run in turns in one process, and the row has the median
 rates, the project's first. Let nothing else run meanwhile. With CUDA batches are larger. Minutes, estimated for two CPU
 cores that train a ResNet-50 on 4.5 to 5 images a second in float32 and on 12 in bfloat16:
 
-    reading 1/2, step 1, epoch 4, generative 1 to 2, mixture 1/2, extraction 1/2, retraining 2, processes 1
+    reading 1/2, step 1, epoch 3, generative 1, mixture 1/2, extraction 1/2, retraining 1, processes 1
 
 bfloat16 is left out where the device has no instructions for it. The last line on standard output is JSON: a list of
 {name, ratio, target, at_least, met}. The exit status is 1 if a target is missed.

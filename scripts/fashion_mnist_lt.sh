@@ -12,7 +12,7 @@ folders=()
 for seed in ${SEEDS:-0 1 2}; do
   run=$runs/subset$seed
   python train.py FashionMNIST_LT --datadir="$data" --logdir="$run" --arch=resnet18_vae3 --new-size=32 --crop-size=32 \
-    --subset-seed="$seed" --seed="$seed" --epochs=20 --batch-size=100 --lr=5e-3 --clip-grad=5 --T-max=20 \
+    --subset-seed="$seed" --seed="$seed" --epochs=20 --batch-size=100 --lr=5e-3 --T-max=20 \
     --gmm-assign=label --workers=0 --resume=auto "$@"
   for script in augment_ftl.py augment.py; do
     python "$script" FashionMNIST_LT --datadir="$data" --logdir="$run" --resume=auto --seed="$seed" \

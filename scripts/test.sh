@@ -10,4 +10,4 @@ prepare_environment tests/requirements.txt
 ruff check .
 ruff format --check .
 # two tests at a time, each on one core
-OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} python -m pytest -n 2 "$@"
+OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} python -m pytest -n 2 --dist worksteal "$@"
