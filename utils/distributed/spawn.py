@@ -1,6 +1,7 @@
 """The processes of a run, as the command that starts them, or is one of them, sees them."""
 
 import json
+import multiprocessing
 import os
 import signal
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Callable, Sequence
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import NoReturn
 
 import torch.multiprocessing as mp
 
@@ -131,14 +133,14 @@ def _rank_main(
     if kind:
         report = {"time": time.monotonic(), "rank": rank, "kind": kind, "text": text}
         Path(folder, f"{rank}.json").write_text(json.dumps(report))
-    sys.exit(status)
+    if status:
+        _end_now(status)
 
 
 def run_member(launch: Launch, gpu: int | None, work: Callable, *arguments: object) -> None:
     """Be one process of a run whose processes are started by others (torchrun, a scheduler, a hand).
 
-    Raises:
-        SystemExit: it failed, or was stopped; what there is to say has been printed.
+    If it fails, or is stopped, the process ends here, when what there is to say has been printed.
     """
     with stopping.handled(repeat_kills=False):
         status, kind, text = run_rank(launch, launch.local_rank, gpu, None, work, *arguments)
@@ -150,7 +152,7 @@ def run_member(launch: Launch, gpu: int | None, work: Callable, *arguments: obje
     elif kind:
         print_error(text)
     if status:
-        raise SystemExit(status)
+        _end_now(status)
 
 
 def run_rank(
@@ -175,12 +177,23 @@ def run_rank(
         return 1, "lost", str(error)
     except Stopped as stop:
         return stop.status, "stopped", "" if launch.rank_of(local_rank) else stop.note
+    except SystemExit as end:  # the main process says why
+        return int(end.code), None, ""
     except Exception as error:
         if world is not None and is_connection_error(error):
             return 1, "lost", world.who_is_lost()
         _tell(world, f"{type(error).__name__}: {error}")
         return 1, "fault", traceback.format_exc()
     return 0, None, ""
+
+
+def _end_now(status: int) -> NoReturn:
+    """End this process and what it has started, without winding down: torch's threads can abort it on the way."""
+    for child in multiprocessing.active_children():
+        child.kill()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _tell(world: Member | None, text: str) -> None:
