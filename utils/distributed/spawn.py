@@ -1,5 +1,6 @@
 """The processes of a run, as the command that starts them, or is one of them, sees them."""
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -191,8 +192,9 @@ def _end_now(status: int) -> NoReturn:
     """End this process and what it has started, without winding down: torch's threads can abort it on the way."""
     for child in multiprocessing.active_children():
         child.kill()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):  # nobody reads any more
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(status)
 
 
