@@ -31,10 +31,15 @@ class Components(NamedTuple):
     scaled: Tensor  # (m - centre) / v, (K,D)
     fixed: Tensor  # sum_d( log v + (m - centre)^2 / v ), (K,)
 
-    def energies(self, codes: Tensor) -> Tensor:
-        """Compute E_c of every component at codes z: (B,D) -> (B,K), float64."""
+    def energies(self, codes: Tensor, crosses: Tensor | None = None) -> Tensor:
+        """Compute E_c of every component at codes z: (B,D) -> (B,K), float64.
+
+        Args:
+            crosses: (z - centre) scaled^T, (B,K), from a caller that has it for less than a product.
+        """
         shifted = codes.double() - self.centre
-        return shifted.square() @ self.precisions.T - 2 * shifted @ self.scaled.T + self.fixed
+        crosses = shifted @ self.scaled.T if crosses is None else crosses
+        return shifted.square() @ self.precisions.T - 2 * crosses + self.fixed
 
 
 class ClassMoments:
@@ -125,7 +130,6 @@ class GaussianMixturePrior(nn.Module):
         log_var: Tensor,
         codes: Tensor,
         labels: Tensor | None = None,
-        components: Components | None = None,
     ) -> Tensor:
         """Compute L_gmm = sum_c gamma_c KL( N(mu, sigma^2) || N(m_c, v_c) ) + KL(gamma || pi) of each image.
 
@@ -134,21 +138,24 @@ class GaussianMixturePrior(nn.Module):
             codes: where the responsibilities are taken: the sampled z in training, mu in evaluation, (B,D).
             labels: None for gamma from `codes` (the gradient flows through it); class indices (B,) for
                 gamma = onehot(y), for which KL(gamma || pi) = -log pi_y.
-            components: what `components` gives, for a caller with several batches.
 
         Returns:
             (B,), in nats, summed over D.
         """
         if labels is not None:
             return self._kl_to_own(mu, log_var, labels) - self.log_weights()[labels]
-        components = components or self.components()
+        components = self.components()
         at_codes = components.energies(codes)
         at_mu = at_codes if codes is mu else components.energies(mu)
+        return self.posterior_term(components, at_codes, at_mu, log_var)
+
+    def posterior_term(self, components: Components, at_codes: Tensor, at_mu: Tensor, log_var: Tensor) -> Tensor:
+        """Compute L_gmm with gamma from the codes, of their energies and those of mu (B,K): -> (B,), as log_var."""
         log_gamma = self._log_gamma(at_codes)
         # KL of normals = (E_c averaged over N(mu, sigma^2) - sum_d( log sigma^2 + 1 )) / 2
         spread = log_var.exp().double() @ components.precisions.T
         kl = 0.5 * (at_mu + spread - (log_var.double() + 1).sum(dim=1, keepdim=True))
-        return (log_gamma.exp() * (kl + log_gamma - self.log_weights())).sum(dim=1).to(mu.dtype)
+        return (log_gamma.exp() * (kl + log_gamma - self.log_weights())).sum(dim=1).to(log_var.dtype)
 
     def components(self) -> Components:
         """Bring the components into the form that energies are computed from."""

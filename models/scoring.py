@@ -94,11 +94,19 @@ class Scorer:
         model, count = self.model, len(features)
         all_mu, all_log_var = self._mu(features), LabelledSum.of(model.log_var_head, features)
         components, columns = model.prior.components(), []
+        crosses = LabelledSum(  # the energies' part that is linear in mu
+            (all_mu.of_images.double() - components.centre) @ components.scaled.T,
+            all_mu.of_labels.double() @ components.scaled.T,
+        )
         for labels in self._label_blocks(count, PAIRS):
             mu = all_mu.at(labels)
             log_var = all_log_var.at(labels).clamp(-LOG_VAR_LIMIT, LOG_VAR_LIMIT)
-            own = labels.repeat(count) if model.gmm_assign == "label" else None
-            columns.append(model.prior.mixture_term(mu, log_var, mu, own, components).view(count, -1))
+            if model.gmm_assign == "label":
+                terms = model.prior.mixture_term(mu, log_var, mu, labels.repeat(count))
+            else:
+                energies = components.energies(mu, crosses.at(labels))
+                terms = model.prior.posterior_term(components, energies, energies, log_var)
+            columns.append(terms.view(count, -1))
         return torch.cat(columns, dim=1)
 
     def _squared_errors(self, features: Tensor, images: Tensor) -> Tensor:
