@@ -72,7 +72,8 @@ class Recorder(nn.Module):
 def run(model, data, epoch=0, batch=8, **changes):
     args = argparse.Namespace(**vars(ARGS) | changes)
     loader = BatchLoader(data, TrainBatches(len(data), batch, args.seed), 0, False)
-    started = run_without_folder(args, model, torch.optim.SGD(model.parameters(), 0.1))
+    optimizer = build_optimizer(model, args) if hasattr(model, "encoder") else torch.optim.SGD(model.parameters(), 0.1)
+    started = run_without_folder(args, model, optimizer)
     started.epoch = epoch
     return train_epoch(started, loader)
 

@@ -111,7 +111,7 @@ class Run:
         self.history: list[Row] = []
         self.best: Row | None = None
         self.board: Board | None = None
-        self._stepper = Stepper(model, optimizer, args.clip_grad, world, scaler)
+        self._stepper = Stepper(optimizer, args.clip_grad, world, scaler)
         self._start_rates = [group["lr"] for group in optimizer.param_groups]
         self._totals: Tensor | None = None  # of the running epoch, on the device
         self._signum = 0  # the signal that asked the run to stop in its last step

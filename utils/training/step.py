@@ -4,7 +4,7 @@ import logging
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.amp import GradScaler
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
@@ -41,8 +41,8 @@ class Stepper:
     later; averaged gradients are the same in all processes, so all skip.
 
     Args:
-        model: has the parameters. The gradient of a DGCMM's prior is of another scale and is not clipped.
-        optimizer: SGD; a fused one where `late` is set.
+        optimizer: SGD; a fused one where `late` is set. The gradient of a group 'prior' is of another scale, and is not
+            clipped.
         clip_grad: norm that the network's gradient is clipped to, 0 for no clipping.
         world: the processes.
         scaler: of the loss in float16. It skips a step whose gradient overflows in any process, and lowers the scale;
@@ -52,7 +52,6 @@ class Stepper:
 
     def __init__(
         self,
-        model: nn.Module,
         optimizer: torch.optim.Optimizer,
         clip_grad: float,
         world: World,
@@ -61,9 +60,9 @@ class Stepper:
     ) -> None:
         self.scaler = scaler if scaler is not None and scaler.is_enabled() else None
         self.optimizer, self.clip_grad, self.world = optimizer, clip_grad, world
-        named = list(model.named_parameters())
-        self.network = [value for name, value in named if not name.startswith("prior.")]
-        self.prior = [value for name, value in named if name.startswith("prior.")]
+        groups = optimizer.param_groups
+        self.network = [value for group in groups if group.get("name") != "prior" for value in group["params"]]
+        self.prior = [value for group in groups if group.get("name") == "prior" for value in group["params"]]
         self.late = world.device.type == "cuda" if late is None else late
         self._unread: _Flag | None = None
 
@@ -121,11 +120,11 @@ class Stepper:
 
     def _clip(self) -> Tensor:
         """Clip the network's gradient; returns the norm of all gradients, which tells whether they are finite."""
-        network = [value.grad for value in self.network if value.grad is not None]
+        network = [value for value in self.network if value.grad is not None]
         prior = [value.grad for value in self.prior if value.grad is not None]
-        norm = get_total_norm(network)
+        norm = get_total_norm([value.grad for value in network])
         if self.clip_grad:
-            clip_grads_with_norm_([value for value in self.network if value.grad is not None], self.clip_grad, norm)
+            clip_grads_with_norm_(network, self.clip_grad, norm)
         return norm + get_total_norm(prior) if prior else norm
 
     def _fail(self, flag: _Flag) -> None:

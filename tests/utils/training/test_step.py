@@ -27,8 +27,9 @@ def take(stepper, model, step, factor=1.0):
 def made(late, clip=0.0, scaler=None):
     torch.manual_seed(0)
     model = Model()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, fused=late)
-    return model, optimizer, Stepper(model, optimizer, clip, World(), scaler, late=late)
+    groups = [{"params": [model.weight]}, {"params": model.prior.parameters(), "name": "prior"}]
+    optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9, fused=late)
+    return model, optimizer, Stepper(optimizer, clip, World(), scaler, late=late)
 
 
 @pytest.mark.parametrize("late", [False, True])
