@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from datasets.images.files import FileDataset
-from datasets.images.png import GreyPng, read_grey
+from datasets.images.opening import open_grey, read_grey
 from datasets.images.source import ArraySource, GreySource, whole
 from utils.errors import UserError
 from utils.files import write_atomically
@@ -28,7 +28,7 @@ log = logging.getLogger("dgcmm")
 
 FOLDER = "cache"  # in the data set's folder
 MOST_BAD = 0.01  # share of a split that may be left out
-FORMAT = 1  # of the files of a cache; another one is another cache
+FORMAT = 2  # of the files of a cache; another one is another cache
 UNSEEN, GOOD, BAD = range(3)  # what an image is: not looked at yet, in the cache, not to be read
 RECORD = np.dtype([("state", "u1"), ("checksum", "<u4")])
 CHUNK = 16  # images that a thread takes at once
@@ -82,7 +82,7 @@ def _build(cache: "ImageCache", data: FileDataset, split: str, quiet: bool) -> N
     what = f"cache of {split} images" if cache.size else f"check of {split} images"
     log.info("%s: %s", what, cache.folder)
     with progress(None, what, total=cache.count, unit="img", quiet=quiet) as bar:
-        cache.build(lambda row: GreyPng(data.path(row)), bar.update)
+        cache.build(lambda row: open_grey(data.path(row)), bar.update)
 
 
 def _require_space(caches: Mapping[str, "ImageCache"]) -> None:
