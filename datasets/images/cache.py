@@ -35,25 +35,35 @@ CHUNK = 16  # images that a thread takes at once
 
 
 def prepare_images(
-    splits: Mapping[str, FileDataset], cache_size: int, bad_images: str, quiet: bool = False
+    splits: Mapping[str, FileDataset],
+    cache_size: int,
+    bad_images: str,
+    quiet: bool = False,
+    cache_dir: str | None = None,
+    otherwise: Path | None = None,
 ) -> dict[str, FileDataset]:
     """Read the splits from a cache if one is asked for, and leave out their bad images if that is asked for.
 
-    What was found is kept in the data set's folder, so all but the first call are quick.
+    What was found is kept, by default in the data set's folder, so all but the first call are quick.
 
     Args:
         splits: by the names that messages give them; all of one folder.
         cache_size: pixels of a side of the cached images; 0 for no cache.
         bad_images: 'error', or 'skip', which without a cache decodes every image once.
         quiet: show no progress.
+        cache_dir: folder that takes the caches of any data set, in place of the data set's own folder.
+        otherwise: the same where the data set's own folder has no finished cache and cannot be written.
 
     Raises:
         UserError: images cannot be read (more than `MOST_BAD` of a split, with 'skip'), or there is no space.
     """
     if not cache_size and bad_images == "error":
         return dict(splits)
-    folder = next(iter(splits.values())).root / FOLDER
-    caches = {split: ImageCache(folder, data.names, cache_size) for split, data in splits.items()}
+    root = next(iter(splits.values())).root
+    caches = _caches(root / FOLDER if cache_dir is None else _share(Path(cache_dir), root), splits, cache_size)
+    if cache_dir is None and any(_has_work(caches[split], data) for split, data in splits.items()):
+        caches = _where_it_can_be_written(caches, root, otherwise, splits, cache_size)
+    folder = next(iter(caches.values())).folder.parent
     if any(_has_work(caches[split], data) for split, data in splits.items()):
         with folder_lock(folder, f"a cache of images ({cache_size or 'check'})"):
             _require_space(caches)
@@ -62,6 +72,32 @@ def prepare_images(
                     _build(caches[split], data, split, quiet)
     prepared = {split: _without_bad(data, caches[split], split, bad_images) for split, data in splits.items()}
     return {split: data.cached(caches[split]) for split, data in prepared.items()} if cache_size else prepared
+
+
+def _caches(folder: Path, splits: Mapping[str, FileDataset], cache_size: int) -> dict[str, "ImageCache"]:
+    return {split: ImageCache(folder, data.names, cache_size) for split, data in splits.items()}
+
+
+def _share(cache_dir: Path, root: Path) -> Path:
+    """Name the part of a folder of caches that belongs to one folder of images: another may have the same names."""
+    return cache_dir / hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:8]
+
+
+def _where_it_can_be_written(
+    caches: dict[str, "ImageCache"],
+    root: Path,
+    otherwise: Path | None,
+    splits: Mapping[str, FileDataset],
+    cache_size: int,
+) -> dict[str, "ImageCache"]:
+    """Keep the caches of the data set's own folder, or take those of another where that is read-only."""
+    folder = root / FOLDER
+    if os.access(folder if folder.exists() else root, os.W_OK | os.X_OK):
+        return caches
+    if otherwise is None:
+        raise UserError(f"{folder} cannot be written: name a folder that can, --cache-dir")
+    log.warning("%s cannot be written: what is read from %s is kept in %s (--cache-dir)", folder, root, otherwise)
+    return _caches(_share(otherwise, root), splits, cache_size)
 
 
 def _has_work(cache: "ImageCache", data: FileDataset) -> bool:
@@ -92,7 +128,7 @@ def _require_space(caches: Mapping[str, "ImageCache"]) -> None:
     if needed > free:
         raise UserError(
             f"--cache-size {cache.size} needs {needed / 1e9:.1f} GB in {cache.folder.parent}, {free / 1e9:.1f} GB are "
-            "free: free some space, or give a smaller --cache-size"
+            "free: free some space, give a smaller --cache-size, or name another --cache-dir"
         )
 
 
