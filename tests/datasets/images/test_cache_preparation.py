@@ -272,10 +272,13 @@ def test_dummy_images_need_no_cache(caplog):
     assert [record.message for record in caplog.records] == ["--cache-size 32 is not used: --dummy reads no files"]
 
 
-def test_resumed_run_and_augmentation_adopt_the_cache_and_refuse_another(script, chest, tmp_path):
-    log = f"--logdir={tmp_path / 'log'}"
-    train = ["train", "ChestXray", f"--datadir={chest}", log, "--quiet"]
-    first = script(*train, *SMALL_MODEL, "--cache-size=40", "--epochs=1", "--max-steps=1", "--clip-grad=1")
+def test_resumed_run_and_augmentation_adopt_folder_and_cache_and_refuse_another(script, chest, tmp_path, monkeypatch):
+    train = ["train", "ChestXray", f"--logdir={tmp_path / 'log'}", "--quiet"]
+    monkeypatch.chdir(tmp_path)
+    places = [f"--datadir={chest.name}", "--cache-dir=caches"]
+    first = script(*train, *places, *SMALL_MODEL, "--cache-size=40", "--epochs=1", "--max-steps=1", "--clip-grad=1")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
     assert first.status == 0, first.err
     for path in (chest / "images").iterdir():
         path.write_bytes(b"")  # only the cache is left
@@ -286,3 +289,9 @@ def test_resumed_run_and_augmentation_adopt_the_cache_and_refuse_another(script,
     flags = ["--resume=auto", "--epochs=1", "--batch-size=16", "--max-steps=1", "--workers=0"]
     augmented = script("augment", *train[1:], *flags)
     assert augmented.status == 0, augmented.err
+    assert not list((tmp_path / "elsewhere").iterdir())
+    chest.rename(tmp_path / "moved")
+    for name in ("train", "augment"):
+        gone = script(name, *train[1:], "--resume=auto", "--epochs=3")
+        assert f"was trained on {chest}, which is not there: name the data's folder (--datadir)" in gone.error
+    assert not chest.exists()

@@ -158,7 +158,7 @@ UNKNOWN = {"commit": None, "dirty": None}
 
 
 def test_code_that_no_repository_has_is_of_no_commit(code):
-    outer, inner = code
+    outer, _ = code
     assert code_version() == UNKNOWN
     git(outer, "init", "-q")
     (outer / "thesis.tex").touch()

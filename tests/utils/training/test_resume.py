@@ -10,15 +10,8 @@ from utils.errors import UserError
 from utils.training.folder import RunFolder
 from utils.training.resume import find_checkpoint, terms_of_change
 
-STORED = {
-    "epochs": 2,
-    "batch_size": 50,
-    "T_max": 2,
-    "lr_step": None,
-    "step_size": None,
-    "milestones": None,
-    "gamma": 0.1,
-}
+SCHEDULES = {"T_max": 2, "lr_step": None, "step_size": None, "milestones": None}
+STORED = {"epochs": 2, "batch_size": 50, "gamma": 0.1, **SCHEDULES}
 
 
 @pytest.mark.parametrize(("nodes", "batch_size"), [(1, 64), (2, 32), (64, 1)])
