@@ -59,11 +59,8 @@ def prepare_images(
     """
     if not cache_size and bad_images == "error":
         return dict(splits)
-    root = next(iter(splits.values())).root
-    caches = _caches(root / FOLDER if cache_dir is None else _share(Path(cache_dir), root), splits, cache_size)
-    if cache_dir is None and any(_has_work(caches[split], data) for split, data in splits.items()):
-        caches = _where_it_can_be_written(caches, root, otherwise, splits, cache_size)
-    folder = next(iter(caches.values())).folder.parent
+    folder = _place(splits, cache_size, cache_dir, otherwise)
+    caches = {split: ImageCache(folder, data.names, cache_size) for split, data in splits.items()}
     if any(_has_work(caches[split], data) for split, data in splits.items()):
         with folder_lock(folder, f"a cache of images ({cache_size or 'check'})"):
             _require_space(caches)
@@ -74,30 +71,24 @@ def prepare_images(
     return {split: data.cached(caches[split]) for split, data in prepared.items()} if cache_size else prepared
 
 
-def _caches(folder: Path, splits: Mapping[str, FileDataset], cache_size: int) -> dict[str, "ImageCache"]:
-    return {split: ImageCache(folder, data.names, cache_size) for split, data in splits.items()}
+def _place(splits: Mapping[str, FileDataset], cache_size: int, cache_dir: str | None, otherwise: Path | None) -> Path:
+    """Choose the folder of the caches: that of the data set, if it is finished or can be written, or another.
 
-
-def _share(cache_dir: Path, root: Path) -> Path:
-    """Name the part of a folder of caches that belongs to one folder of images: another may have the same names."""
-    return cache_dir / hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:8]
-
-
-def _where_it_can_be_written(
-    caches: dict[str, "ImageCache"],
-    root: Path,
-    otherwise: Path | None,
-    splits: Mapping[str, FileDataset],
-    cache_size: int,
-) -> dict[str, "ImageCache"]:
-    """Keep the caches of the data set's own folder, or take those of another where that is read-only."""
+    In another one the caches lie apart for each folder of images: two data sets may have the same names.
+    """
+    root = next(iter(splits.values())).root
+    share = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:8]
+    if cache_dir is not None:
+        return Path(cache_dir) / share
     folder = root / FOLDER
     if os.access(folder if folder.exists() else root, os.W_OK | os.X_OK):
-        return caches
+        return folder
+    if not any(_has_work(ImageCache(folder, data.names, cache_size), data) for data in splits.values()):
+        return folder
     if otherwise is None:
         raise UserError(f"{folder} cannot be written: name a folder that can, --cache-dir")
     log.warning("%s cannot be written: what is read from %s is kept in %s (--cache-dir)", folder, root, otherwise)
-    return _caches(_share(otherwise, root), splits, cache_size)
+    return otherwise / share
 
 
 def _has_work(cache: "ImageCache", data: FileDataset) -> bool:

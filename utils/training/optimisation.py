@@ -83,9 +83,10 @@ def log_rates(args: argparse.Namespace, epochs_done: int, planned: int | None) -
         epochs_done: after which it starts or goes on.
         planned: epochs that it was to have before; None for a new run.
     """
-    rates = _rates(args)
-    left = range(epochs_done, args.epochs)
     longer = planned is not None and args.epochs > planned
+    if not longer and (args.T_max is None or args.T_max >= args.epochs):
+        return
+    rates, left = _rates(args), range(epochs_done, args.epochs)
     rises = [epoch for epoch in left if epoch and rates[epoch] > rates[epoch - 1]]
     if rises:
         top = max(rises, key=rates.__getitem__)
