@@ -95,7 +95,8 @@ def memory_watched(continuation: str) -> Iterator[None]:
     except (RuntimeError, MemoryError, OSError) as error:
         if not _is_out_of_memory(error):
             raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0]
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = ". ".join(first.split(". ")[:2])  # what happened, and how much was asked for
         then = f"; {continuation} goes on from the last checkpoint with it" if continuation else ""
         raise UserError(f"the memory is used up ({reason}): give a smaller --batch-size{then}") from error
 
