@@ -20,8 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from datasets import DATASETS
+from datasets.base import ImageDataset
 from datasets.loading import BatchLoader, EvaluationBatches
 from datasets.splits import Splits, load_splits, prepare_data
+from datasets.tables import count_of
 from models.dgcmm import DGCMM
 from models.encoder import ARCHITECTURES, feature_dim
 from models.samplers import PosteriorSampler
@@ -29,7 +31,7 @@ from models.scoring import Scorer
 from train import all_weights
 from utils.cli.arguments import augment_parser, common_parser
 from utils.cli.rules import complete, parse
-from utils.device import autocast, check_device, choose_device, repeat_exactly, to_device
+from utils.device import autocast, check_device, choose_device, memory_watched, repeat_exactly, to_device
 from utils.distributed.world import World
 from utils.errors import UserError, run_script
 from utils.logs import progress, start_logging
@@ -37,7 +39,7 @@ from utils.metrics import Measurement, Predictions, Row, require_finite
 from utils.randomness import standard_normal
 from utils.training.checkpoint import Checkpoint, load_model_state, read_verified, save_checkpoint
 from utils.training.folder import RunFolder
-from utils.training.optimisation import build_sgd
+from utils.training.optimisation import build_sgd, log_rates
 from utils.training.resume import (
     description,
     find_trained,
@@ -94,7 +96,7 @@ def retrain(
         repeat_exactly()
     world = World(choose_device(args.gpu))
     check_device(world.device, args.amp)
-    prepare_data(args)
+    prepare_data(args, may_be_new="datadir" in given)
     splits = load_splits(args, augment=False)
     model = load_trained_model(args, trained, splits, world)
     data_sha256 = {"train": splits.train.fingerprint(), "test": splits.test.fingerprint()}
@@ -104,9 +106,11 @@ def retrain(
         del trained[entry]
     if args.max_steps:
         splits = splits.spread(args.max_steps * args.batch_size)
-    with folder.open(overwrite=args.overwrite):
+    with folder.open(overwrite=args.overwrite), memory_watched("the same command"):
         resumed = (unfinished["epoch"], unfinished["step"]) if unfinished else None
-        folder.write_args(args, data_sha256, resumed)
+        before = unfinished["args"] if unfinished else None
+        folder.write_args(args, data_sha256, resumed, before)
+        warn_of_single_images(splits.train)
         codes = load_or_extract(model, splits, trained, args, world)
         sampler = make_sampler(take_training_codes(codes, world.device), len(splits.train.classes), args)
         optimizer = build_sgd(model.classifier.parameters(), args)
@@ -115,7 +119,15 @@ def retrain(
         if unfinished:
             run.restore(unfinished, path)
             log.info("continuing after epoch %d of %d, step %d", run.epoch, args.epochs, run.position.step)
+        log_rates(args, run.epoch, before and before["epochs"])
         print_result(train_epochs(run, sampler, codes, splits))
+
+
+def warn_of_single_images(data: ImageDataset) -> None:
+    """Warn of classes with one training image: what is drawn for them has no other source."""
+    single = [name for name, count in zip(data.classes, data.class_counts, strict=True) if count == 1]
+    if single:
+        log.warning("one training image: all codes are draws around it, for %s", count_of(single, "class", "classes"))
 
 
 def load_trained_model(args: argparse.Namespace, trained: Checkpoint, splits: Splits, world: World) -> DGCMM:

@@ -43,7 +43,7 @@ from models.prior import ClassMoments
 from models.scoring import Scorer
 from utils.cli.arguments import common_parser, train_parser
 from utils.cli.rules import check_training, complete, follow, parse
-from utils.device import autocast, check_device, repeat_exactly, require_compiler, to_device
+from utils.device import autocast, check_device, memory_watched, repeat_exactly, require_compiler, to_device
 from utils.distributed.launch import launch
 from utils.distributed.plan import check_batch_size, plan_launch
 from utils.distributed.world import World
@@ -53,7 +53,7 @@ from utils.metrics import Measurement, Predictions, Row, require_finite
 from utils.randomness import Stream, global_seed, standard_normal
 from utils.training.checkpoint import Checkpoint, load_model_state
 from utils.training.folder import RunFolder
-from utils.training.optimisation import build_optimizer, default_prior_lr
+from utils.training.optimisation import build_optimizer, default_prior_lr, log_rates
 from utils.training.resume import description, find_checkpoint, finished_result, require_same_data
 from utils.training.run import Run, print_result
 
@@ -95,7 +95,7 @@ def work(world: World, args: argparse.Namespace, given: set[str]) -> None:
     # the main process reads the checkpoint and completes its arguments; the others, started alike, take both from it
     resolved, checkpoint = world.on_main(lambda: resolve(copy.copy(args), given, folder, world))
     with world.errors_together():
-        follow(args, world.broadcast(args), resolved, world.rank)
+        follow(args, given, world.broadcast(args), resolved, world.rank)
     args.resume = resolved.resume
     args.quiet |= not world.is_main
     result = None
@@ -105,11 +105,10 @@ def work(world: World, args: argparse.Namespace, given: set[str]) -> None:
         world.on_main(folder.check_place)
         with world.errors_together():
             check_device(world.device, args.amp, args.sync_bn)
-        world.on_each_node(lambda: prepare_data(args))
-        if args.evaluate:
-            result = evaluate_only(world, args, checkpoint, folder)
-        else:
-            result = train(world, args, checkpoint, folder)
+        world.on_each_node(lambda: prepare_data(args, may_be_new="datadir" in given or not args.resume))
+        with memory_watched("" if args.evaluate else "--resume=auto"):
+            run_one = evaluate_only if args.evaluate else train
+            result = run_one(world, args, checkpoint, folder)
     if world.is_main:
         print_result(result)
 
@@ -153,9 +152,12 @@ def train(world: World, args: argparse.Namespace, checkpoint: Checkpoint | None,
         with world.errors_together():
             require_same_data(main_sha256, data_sha256, "rank 0")
         if world.is_main:
-            folder.write_args(args, data_sha256, (run.epoch, run.position.step) if checkpoint else None, world.size)
+            resumed = (run.epoch, run.position.step) if checkpoint else None
+            before = checkpoint["args"] if checkpoint else None
+            folder.write_args(args, data_sha256, resumed, before, world.size)
             folder.write_subset(splits.train.rows)
             log_facts(run, splits, len(loaders["train"]))
+            log_rates(args, run.epoch, before and before["epochs"])
         share_warnings(world.gather, world.is_main)
         return train_epochs(run, loaders)
 

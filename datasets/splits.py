@@ -2,16 +2,23 @@
 
 import argparse
 import logging
+from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
 
 from datasets import DATASETS
 from datasets.base import ImageDataset
 from datasets.dummy import DummyDataset
 from datasets.images.cache import prepare_images
+from datasets.images.inspection import warn_of_grey_levels
 from datasets.subsets import hold_out, spread
+from datasets.tables import count_of
 from utils.errors import UserError
 
 log = logging.getLogger("dgcmm")
+
+SHOWN_CLASSES = 20  # in a message
 
 
 class Splits(NamedTuple):
@@ -31,8 +38,12 @@ class Splits(NamedTuple):
         return Splits(*(part and part.subset(spread(part.targets, count)) for part in self))
 
 
-def prepare_data(args: argparse.Namespace) -> None:
+def prepare_data(args: argparse.Namespace, may_be_new: bool = True) -> None:
     """Bring the files of a run's data set into `--datadir`; with `--dummy` there are none.
+
+    Args:
+        args: dataset, datadir, dataset_manifest, download_jobs, keep_archives, dummy, resume and quiet are read.
+        may_be_new: whether the folder may be made; else it is that of the checkpoint that is resumed.
 
     Raises:
         UserError: they cannot be brought.
@@ -41,6 +52,10 @@ def prepare_data(args: argparse.Namespace) -> None:
         return
     prepare = DATASETS[args.dataset].prepare
     if prepare:
+        if not may_be_new and not Path(args.datadir).is_dir():
+            raise UserError(
+                f"{args.resume} was trained on {args.datadir}, which is not there: name the data's folder (--datadir)"
+            )
         prepare(
             args.datadir,
             manifest=args.dataset_manifest,
@@ -56,8 +71,8 @@ def load_splits(args: argparse.Namespace, augment: bool = True) -> Splits:
     """Load a run's data set, and hold out a part of its training split if asked to.
 
     Args:
-        args: dataset, datadir, new_size, crop_size, subset_seed, val_fraction, dummy, cache_size, bad_images and quiet
-            are read.
+        args: dataset, datadir, new_size, crop_size, subset_seed, val_fraction, dummy, cache_size, cache_dir, logdir,
+            bad_images and quiet are read.
         augment: give the training split its random transform; else the evaluation transform.
 
     Raises:
@@ -66,7 +81,11 @@ def load_splits(args: argparse.Namespace, augment: bool = True) -> Splits:
     train, test = _load(args, train=True, augment=augment), _load(args, train=False, augment=False)
     if DATASETS[args.dataset].in_files and not args.dummy:
         parts = {"training": train, "test": test}
-        train, test = prepare_images(parts, args.cache_size, args.bad_images, args.quiet).values()
+        warn_of_grey_levels(train, "training")
+        warn_of_overlap(train, test)
+        elsewhere = Path(args.logdir) / "cache"
+        parts = prepare_images(parts, args.cache_size, args.bad_images, args.quiet, args.cache_dir, elsewhere)
+        train, test = parts["training"], parts["test"]
     elif args.cache_size and args.dummy:
         log.warning("--cache-size %d is not used: --dummy reads no files", args.cache_size)
     elif args.cache_size:
@@ -75,7 +94,7 @@ def load_splits(args: argparse.Namespace, augment: bool = True) -> Splits:
         )
     if not len(test):
         raise UserError(f"{args.dataset} has no test image in {args.datadir}: complete its test list")
-    empty = _absent(train)  # a hold-out leaves each class at least one, so this is looked at once
+    empty = absent(train)  # a hold-out leaves each class at least one, so this is looked at once
     if empty:
         raise UserError(f"no training image of class {empty} in {args.datadir}: every class needs at least one")
     val = None
@@ -88,9 +107,25 @@ def load_splits(args: argparse.Namespace, augment: bool = True) -> Splits:
         train, val = train.subset(kept), train.subset(held, test.transform)
     splits = Splits(train, val, test)
     where, measured = splits.measured
-    if absent := _absent(measured):
-        log.warning("no %s image of class %s: left out of auc, recall 0 in the means", where, absent)
+    if unmeasured := absent(measured):
+        log.warning("no %s image of class %s: left out of auc, recall 0 in the means", where, unmeasured)
     return splits
+
+
+def warn_of_overlap(train: ImageDataset, test: ImageDataset) -> None:
+    """Warn of test images that training has too, or whose groups it has: they are measured too well.
+
+    Args:
+        train, test: the splits, before a hold-out, with ids that name the same images in both.
+    """
+    same = np.isin(test.ids, train.ids)
+    related = same if train.groups is None or test.groups is None else same | np.isin(test.groups, train.groups)
+    if related.any():
+        log.warning(
+            "%s of %d in the test list are of groups (patients) that training has too, %d of them in both lists: what "
+            "is measured on them is too good, replace the lists",
+            *(count_of(test.ids[related], "image"), len(test), same.sum()),
+        )
 
 
 def _load(args: argparse.Namespace, train: bool, augment: bool) -> ImageDataset:
@@ -101,6 +136,7 @@ def _load(args: argparse.Namespace, train: bool, augment: bool) -> ImageDataset:
     return spec.load(args.datadir, train, transform, args.subset_seed)
 
 
-def _absent(data: ImageDataset) -> str:
-    """Name the classes without an image, joined by commas."""
-    return ", ".join(name for name, count in zip(data.classes, data.class_counts, strict=True) if not count)
+def absent(data: ImageDataset) -> str:
+    """Name the classes without an image, joined by commas; of many the first ones, and how many there are."""
+    names = [name for name, count in zip(data.classes, data.class_counts, strict=True) if not count]
+    return ", ".join(names[:SHOWN_CLASSES]) + (f", ... ({len(names)} in all)" if len(names) > SHOWN_CLASSES else "")

@@ -1,10 +1,11 @@
 """Where a run computes, and in which precision."""
 
 import contextlib
+import errno
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from utils.errors import UserError
 
 log = logging.getLogger("dgcmm")
 
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "alloc_failed")  # as torch says it
 PRECISIONS = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -79,6 +81,29 @@ def check_device(device: torch.device, amp: str, sync_bn: bool = False) -> None:
         raise UserError("--amp fp16 needs CUDA: give --amp bf16, which the CPU has too")
     if sync_bn:
         raise UserError("--sync-bn needs CUDA, the CPU has no such batch norm: leave it out")
+
+
+@contextlib.contextmanager
+def memory_watched(continuation: str) -> Iterator[None]:
+    """Raise as a `UserError` that the memory of the GPU or of the machine is used up.
+
+    Args:
+        continuation: how to go on after that; '' if there is nothing to go on with.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError, OSError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = ". ".join(first.split(". ")[:2])  # what happened, and how much was asked for
+        then = f"; {continuation} goes on from the last checkpoint with it" if continuation else ""
+        raise UserError(f"the memory is used up ({reason}): give a smaller --batch-size{then}") from error
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    known = isinstance(error, torch.OutOfMemoryError | MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
+    return known or any(words in str(error).lower() for words in OUT_OF_MEMORY)
 
 
 def require_compiler(device: torch.device) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from datasets.images.files import FileDataset
-from datasets.images.png import GreyPng, read_grey
+from datasets.images.opening import open_grey, read_grey
 from datasets.images.source import ArraySource, GreySource, whole
 from utils.errors import UserError
 from utils.files import write_atomically
@@ -28,31 +28,38 @@ log = logging.getLogger("dgcmm")
 
 FOLDER = "cache"  # in the data set's folder
 MOST_BAD = 0.01  # share of a split that may be left out
-FORMAT = 1  # of the files of a cache; another one is another cache
+FORMAT = 2  # of the files of a cache; another one is another cache
 UNSEEN, GOOD, BAD = range(3)  # what an image is: not looked at yet, in the cache, not to be read
 RECORD = np.dtype([("state", "u1"), ("checksum", "<u4")])
 CHUNK = 16  # images that a thread takes at once
 
 
 def prepare_images(
-    splits: Mapping[str, FileDataset], cache_size: int, bad_images: str, quiet: bool = False
+    splits: Mapping[str, FileDataset],
+    cache_size: int,
+    bad_images: str,
+    quiet: bool = False,
+    cache_dir: str | None = None,
+    otherwise: Path | None = None,
 ) -> dict[str, FileDataset]:
     """Read the splits from a cache if one is asked for, and leave out their bad images if that is asked for.
 
-    What was found is kept in the data set's folder, so all but the first call are quick.
+    What was found is kept, by default in the data set's folder, so all but the first call are quick.
 
     Args:
         splits: by the names that messages give them; all of one folder.
         cache_size: pixels of a side of the cached images; 0 for no cache.
         bad_images: 'error', or 'skip', which without a cache decodes every image once.
         quiet: show no progress.
+        cache_dir: folder that takes the caches of any data set, in place of the data set's own folder.
+        otherwise: the same where the data set's own folder has no finished cache and cannot be written.
 
     Raises:
         UserError: images cannot be read (more than `MOST_BAD` of a split, with 'skip'), or there is no space.
     """
     if not cache_size and bad_images == "error":
         return dict(splits)
-    folder = next(iter(splits.values())).root / FOLDER
+    folder = _place(splits, cache_size, cache_dir, otherwise)
     caches = {split: ImageCache(folder, data.names, cache_size) for split, data in splits.items()}
     if any(_has_work(caches[split], data) for split, data in splits.items()):
         with folder_lock(folder, f"a cache of images ({cache_size or 'check'})"):
@@ -62,6 +69,26 @@ def prepare_images(
                     _build(caches[split], data, split, quiet)
     prepared = {split: _without_bad(data, caches[split], split, bad_images) for split, data in splits.items()}
     return {split: data.cached(caches[split]) for split, data in prepared.items()} if cache_size else prepared
+
+
+def _place(splits: Mapping[str, FileDataset], cache_size: int, cache_dir: str | None, otherwise: Path | None) -> Path:
+    """Choose the folder of the caches: that of the data set, if it is finished or can be written, or another.
+
+    In another one the caches lie apart for each folder of images: two data sets may have the same names.
+    """
+    root = next(iter(splits.values())).root
+    share = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:8]
+    if cache_dir is not None:
+        return Path(cache_dir) / share
+    folder = root / FOLDER
+    if os.access(folder if folder.exists() else root, os.W_OK | os.X_OK):
+        return folder
+    if not any(_has_work(ImageCache(folder, data.names, cache_size), data) for data in splits.values()):
+        return folder
+    if otherwise is None:
+        raise UserError(f"{folder} cannot be written: name a folder that can, --cache-dir")
+    log.warning("%s cannot be written: what is read from %s is kept in %s (--cache-dir)", folder, root, otherwise)
+    return otherwise / share
 
 
 def _has_work(cache: "ImageCache", data: FileDataset) -> bool:
@@ -82,7 +109,7 @@ def _build(cache: "ImageCache", data: FileDataset, split: str, quiet: bool) -> N
     what = f"cache of {split} images" if cache.size else f"check of {split} images"
     log.info("%s: %s", what, cache.folder)
     with progress(None, what, total=cache.count, unit="img", quiet=quiet) as bar:
-        cache.build(lambda row: GreyPng(data.path(row)), bar.update)
+        cache.build(lambda row: open_grey(data.path(row)), bar.update)
 
 
 def _require_space(caches: Mapping[str, "ImageCache"]) -> None:
@@ -92,7 +119,7 @@ def _require_space(caches: Mapping[str, "ImageCache"]) -> None:
     if needed > free:
         raise UserError(
             f"--cache-size {cache.size} needs {needed / 1e9:.1f} GB in {cache.folder.parent}, {free / 1e9:.1f} GB are "
-            "free: free some space, or give a smaller --cache-size"
+            "free: free some space, give a smaller --cache-size, or name another --cache-dir"
         )
 
 

@@ -40,6 +40,7 @@ CASES = {
     "start after the end": ("train", [*DIGITS, "--start-epoch=1"], "--start-epoch 1"),
     "no step possible": ("train", [*DIGITS, "--batch-size=1"], "no training step"),
     "missing chest folder": ("train", [*CHEST, "--datadir=TMP/none"], "into TMP/none by hand"),
+    "mistyped chest folder": ("train", [*CHEST, "--datadir=TMP/none/none"], "does not exist, nor does TMP/none"),
     "empty chest folder": ("train", [*CHEST, "--datadir=TMP"], "put Data_Entry_2017.csv, train_val_list.txt"),
     "missing manifest": ("train", ["ChestXray", "--dataset-manifest=TMP/none.json"], "TMP/none.json"),
     "manifest of something else": ("train", ["ChestXray", "--dataset-manifest=TMP/image.pth"], "TMP/image.pth is not"),

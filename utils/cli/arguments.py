@@ -103,6 +103,13 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
         "takes 6 GB; crops of the training then come from the smaller image (default: %(default)s, no cache)",
     )
     add(
+        "--cache-dir",
+        type=path,
+        metavar="PATH",
+        help="folder that --cache-size and --bad-images keep what they read in (default: <datadir>/cache; "
+        "<logdir>/cache where that cannot be written)",
+    )
+    add(
         "--bad-images",
         choices=("error", "skip"),
         default="error",

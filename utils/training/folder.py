@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from utils.cli.rules import TRAINING_FLAGS
 from utils.errors import UserError
 from utils.files import write_text
 from utils.logs import end_log_file, log_to_file
@@ -128,13 +129,18 @@ class RunFolder:
         args: argparse.Namespace,
         data: dict[str, str],
         resumed: tuple[int, int] | None = None,
+        before: dict[str, object] | None = None,
         processes: int = 1,
     ) -> None:
         """Write args.json: how this run was started, by which code, on which data; a resumption is added to its list.
 
         Args:
             resumed: the epochs, and the steps of the next one, after which the run is continued.
+            before: the arguments of the checkpoint that is continued; what has changed since is noted.
         """
+        now = plain(vars(args))
+        names = [name for name in TRAINING_FLAGS if name in (before or {}) and name in now]
+        changed = {name: [before[name], now[name]] for name in names if before[name] != now[name]}
         path = self.file("args.json")
         launch = {
             "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
@@ -143,11 +149,15 @@ class RunFolder:
             "versions": _versions(),
             "processes": processes,
         }
-        content = {"arguments": plain(vars(args)), "data": data, **launch, "resumed": []}
+        content = {"arguments": now, "data": data, **launch, "resumed": []}
+        if resumed is not None and not path.exists() and changed:  # of a run in another folder
+            content["resumed"] = [{"after_epoch": resumed[0], "after_step": resumed[1], "changed": changed}]
         if resumed is not None and path.exists():
             try:
                 earlier = json.loads(path.read_text())
-                earlier["resumed"].append({"after_epoch": resumed[0], "after_step": resumed[1], **launch})
+                earlier["resumed"].append(
+                    {"after_epoch": resumed[0], "after_step": resumed[1], "changed": changed, **launch}
+                )
                 content = earlier
             except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
                 log.warning("%s is damaged and written anew, without what it said before: %s", path, error)
@@ -194,15 +204,21 @@ def _versions() -> dict[str, str]:
 
 
 def code_version() -> dict[str, str | bool | None]:
-    """Commit of the code and whether it was changed since; None where this is no git checkout."""
+    """Commit of the code and whether it was changed since; None where no repository has this very code."""
     root = Path(__file__).resolve().parents[2]
     try:
+        _git(
+            root, "ls-files", "--error-unmatch", str(Path(__file__).resolve())
+        )  # else a copy that lies in somebody's repository
         commit = _git(root, "rev-parse", "HEAD")
-        return {"commit": commit, "dirty": bool(_git(root, "status", "--porcelain", "--untracked-files=no"))}
+        return {"commit": commit, "dirty": bool(_git(root, "status", "--porcelain", "--untracked-files=no", "--", "."))}
     except (OSError, subprocess.CalledProcessError):
         return {"commit": None, "dirty": None}
 
 
 def _git(root: Path, *words: str) -> str:
-    done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True)
+    """Ask git about the folder, whatever repository the environment names and whoever owns the folder."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    command = ["git", "-c", f"safe.directory={root}", "-C", str(root), *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     return done.stdout.strip()

@@ -17,6 +17,7 @@ COMMON = [
     "--datadir",
     "--logdir",
     "--dummy",
+    "--cache-dir",
     "--cache-size",
     "--bad-images",
     "--overwrite",
