@@ -20,7 +20,16 @@ from utils.training.step import Stepper
 pytestmark = pytest.mark.gpu
 
 MODEL = [*SMALL_MODEL, "--new-size=32", "--crop-size=32"]
-TRAIN = ["Digits_LT", *MODEL, "--batch-size=64", "--epochs=2", "--T-max=2", "--max-steps=3", "--quiet"]
+TRAIN = [
+    "Digits_LT",
+    *MODEL,
+    "--batch-size=64",
+    "--epochs=2",
+    "--T-max=2",
+    "--batch-size=64",
+    "--max-steps=3",
+    "--quiet",
+]
 AUGMENT = ["Digits_LT", "--batch-size=50", "--epochs=2", "--T-max=3", "--max-steps=8", "--workers=0", "--quiet"]
 
 
@@ -69,7 +78,7 @@ WAYS = {
     "warm-up, hold-out": ["--warmup-epochs=1", "--val-fraction=0.2"],
     "one term": ["--weight-reconst=0", "--weight-gmm=0"],
     "bf16": ["--amp=bf16"],
-    "fp16": ["--amp=fp16", "--epochs=1", "--max-steps=8"],
+    "fp16": ["--amp=fp16", "--epochs=1"],
     "sync-bn": ["--sync-bn"],
 }
 
@@ -81,13 +90,13 @@ def test_every_way_to_train_augment_and_evaluate(way, script, tmp_path, device):
     run = [f"--logdir={tmp_path}", "--workers=0"]
     done = script("train", *TRAIN, *run, *WAYS[way])
     assert done.status == 0, done.err
-    for row in rows(tmp_path / "metrics.csv"):
-        assert all(math.isfinite(float(row[name])) for name in ("loss", "acsa"))
+    assert all(math.isfinite(float(row["loss"])) for row in rows(tmp_path / "metrics.csv") if row["loss"])
     stored = torch.load(tmp_path / "checkpoint.pth", weights_only=True)  # as a machine without a GPU reads it
     assert {tensor.device.type for tensor in tensors(stored)} == {"cpu"}
     assert all(tensor.isfinite().all() for tensor in tensors(stored["state_dict"]))
     repeats = [flag for flag in WAYS[way] if flag == "--deterministic"]
-    scored = script("train", "Digits_LT", *run, *repeats, "-e", f"--resume={tmp_path}/checkpoint.pth", "--quiet")
+    again = ["--evaluate", f"--resume={tmp_path}/checkpoint.pth", "--batch-size=64", "--max-steps=3", "--quiet"]
+    scored = script("train", "Digits_LT", *run, *repeats, *again)
     assert scored.status == 0, scored.err
     expected = {name: done.result[name] for name in METRIC_NAMES}
     tolerance = {"rel": 1e-9} if repeats else {"abs": 0.05}  # of 400 images, some lie between two classes
