@@ -22,6 +22,8 @@ PRECISIONS = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float1
 def choose_device(number: int | None = None) -> torch.device:
     """Return the GPU `number` (default: the first) if CUDA is there, else the CPU, with a warning if one was named.
 
+    That GPU is then CUDA's current one, on which pinned memory and events come to be.
+
     Raises:
         UserError: CUDA is there but not that GPU.
     """
@@ -31,7 +33,9 @@ def choose_device(number: int | None = None) -> torch.device:
         return torch.device("cpu")
     if (number or 0) >= torch.cuda.device_count():
         raise UserError(f"--gpu {number}: CUDA has {torch.cuda.device_count()} GPU(s) here, numbered from 0")
-    return torch.device("cuda", number or 0)
+    device = torch.device("cuda", number or 0)
+    torch.cuda.set_device(device)
+    return device
 
 
 def repeat_exactly() -> None:

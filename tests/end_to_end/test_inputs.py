@@ -1,6 +1,8 @@
 """What a user can get wrong: one line that names it, exit status 2, and nothing changed on disk."""
 
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -8,8 +10,9 @@ import torch
 
 import datasets.chestxray.fetch
 from datasets.download.remote import Patience
+from helpers.limits import limit_files
 from helpers.mirror import Mirror
-from helpers.project import SMALL_MODEL
+from helpers.project import ROOT, SMALL_MODEL
 
 CHEST = ["ChestXray", "--dataset-manifest=TMP/closed.json"]  # of a mirror that nobody has switched on
 MP = "--multiprocessing-distributed"
@@ -235,16 +238,18 @@ def test_overwrite_and_resume_of_the_same_run(script, tmp_path, trained_digits):
     assert snapshot(tmp_path) == before
 
 
-def test_full_disk_keeps_the_run_and_a_continuation_ends_it(script, tmp_path, trained_digits, file_size_limit):
+def test_full_disk_keeps_the_run_and_a_continuation_ends_it(script, tmp_path, trained_digits):
     shutil.copytree(trained_digits, tmp_path, dirs_exist_ok=True)
     before = (tmp_path / "checkpoint.pth").read_bytes()
     argv = ["Digits_LT", "--epochs=3", f"--logdir={tmp_path}", "--resume=auto", "--workers=0"]
-    file_size_limit(len(before) // 2)
-    done = script("train", *argv)
-    assert done.status == 2
-    assert "checkpoint.pth cannot be written" in done.error
+    done = subprocess.run(
+        [sys.executable, "train.py", *argv],
+        **{"cwd": ROOT, "capture_output": True, "text": True},
+        preexec_fn=lambda: limit_files(len(before) // 2),
+    )
+    assert done.returncode == 2
+    assert "checkpoint.pth cannot be written" in done.stderr.splitlines()[-1]
     assert (tmp_path / "checkpoint.pth").read_bytes() == before
-    file_size_limit(-1)
     assert script("train", *argv).result["epoch"] == 3
 
 

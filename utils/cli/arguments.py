@@ -227,8 +227,8 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
         "--amp",
         choices=("off", "bf16", "fp16"),
         default="off",
-        help="precision of encoder and decoder: off is float32, fp16 needs CUDA; losses and mixture are never reduced "
-        "(default: %(default)s)",
+        help="precision of encoder and decoder: off is float32 (a GPU's convolutions: TF32, unless the environment has "
+        "NVIDIA_TF32_OVERRIDE=0), fp16 needs CUDA; losses and mixture are never reduced (default: %(default)s)",
     )
     add(
         "--deterministic",
