@@ -1,17 +1,16 @@
 """ChestXray: NIH ChestX-ray14, the images with a single label, on the official patient-disjoint lists."""
 
+import argparse
 import logging
 from pathlib import Path
 
 import numpy as np
-from torchvision import transforms as T
 
-from datasets.base import DatasetSpec, Transform
+from datasets.base import DatasetSpec, Splits
 from datasets.chestxray.fetch import fetch_missing
 from datasets.chestxray.lists import patient_of, read_labels, read_list
 from datasets.chestxray.source import LISTS, list_problem
 from datasets.images.files import FileDataset, image_paths, require_reachable
-from datasets.transforms import RandomCropAndFlip, evaluation
 from utils.errors import UserError
 
 log = logging.getLogger("dgcmm")
@@ -50,7 +49,12 @@ def prepare(
             log.warning("%s: this is not the official split", problem)
 
 
-def load(root: str, train: bool, transform: Transform | None = None, subset_seed: int = 0) -> FileDataset:
+def load(args: argparse.Namespace) -> Splits:
+    """Load both official lists from `--datadir`."""
+    return Splits(load_list(args.datadir, train=True), None, load_list(args.datadir, train=False))
+
+
+def load_list(root: str, train: bool) -> FileDataset:
     """Load the official training or test list, less the rows with several labels."""
     folder = Path(root)
     require_reachable(folder)
@@ -72,16 +76,20 @@ def load(root: str, train: bool, transform: Transform | None = None, subset_seed
     if missing := [name for name in chosen if name not in there]:
         raise UserError(f"{folder}: {_count(missing)} of {len(chosen)} listed not found: unpack NIH's archives there")
     files = [there[name] for name in chosen]
-    return FileDataset(folder, files, CLASSES, targets, chosen, transform, patients)
-
-
-def transform(train: bool, new_size: int, crop_size: int) -> Transform:
-    """Crop, resize and flip at random in training; else resize, and crop the centre."""
-    return RandomCropAndFlip(crop_size) if train else evaluation(T.Resize((new_size, new_size)), crop_size)
+    return FileDataset(folder, files, CLASSES, targets, chosen, groups=patients)
 
 
 def _count(names: list[str]) -> str:
     return f"{len(names)} images ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
 
 
-CHESTXRAY = DatasetSpec(CLASSES, TRAIN_COUNTS, TEST_COUNTS, load, transform, prepare, in_files=True)
+CHESTXRAY = DatasetSpec(
+    load=load,
+    resize="stretch",
+    train_transform="resized-crop",
+    classes=CLASSES,
+    train_counts=TRAIN_COUNTS,
+    test_counts=TEST_COUNTS,
+    prepare=prepare,
+    in_files=True,
+)

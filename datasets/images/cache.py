@@ -6,6 +6,7 @@ continued, and a finished cache is read without a lock.
 
 import hashlib
 import logging
+import math
 import os
 import shutil
 import zlib
@@ -17,8 +18,8 @@ import numpy as np
 from PIL import Image
 
 from datasets.images.files import FileDataset
-from datasets.images.png import GreyPng, read_grey
-from datasets.images.source import ArraySource, GreySource, whole
+from datasets.images.source import ArraySource, ImageSource, whole
+from datasets.transforms import RESIZES
 from utils.errors import UserError
 from utils.files import write_atomically
 from utils.locks import folder_lock
@@ -35,7 +36,7 @@ CHUNK = 16  # images that a thread takes at once
 
 
 def prepare_images(
-    splits: Mapping[str, FileDataset], cache_size: int, bad_images: str, quiet: bool = False
+    splits: Mapping[str, FileDataset], cache_size: int, bad_images: str, quiet: bool = False, resize: str = "stretch"
 ) -> dict[str, FileDataset]:
     """Read the splits from a cache if one is asked for, and leave out their bad images if that is asked for.
 
@@ -46,6 +47,7 @@ def prepare_images(
         cache_size: pixels of a side of the cached images; 0 for no cache.
         bad_images: 'error', or 'skip', which without a cache decodes every image once.
         quiet: show no progress.
+        resize: how images become square in the cache, a key of `datasets.transforms.RESIZES`.
 
     Raises:
         UserError: images cannot be read (more than `MOST_BAD` of a split, with 'skip'), or there is no space.
@@ -53,7 +55,7 @@ def prepare_images(
     if not cache_size and bad_images == "error":
         return dict(splits)
     folder = next(iter(splits.values())).root / FOLDER
-    caches = {split: ImageCache(folder, data.names, cache_size) for split, data in splits.items()}
+    caches = {split: ImageCache(folder, data.names, cache_size, resize, data.colour) for split, data in splits.items()}
     if any(_has_work(caches[split], data) for split, data in splits.items()):
         with folder_lock(folder, f"a cache of images ({cache_size or 'check'})"):
             _require_space(caches)
@@ -67,12 +69,12 @@ def prepare_images(
 def _has_work(cache: "ImageCache", data: FileDataset) -> bool:
     """Tell whether images are left to do, or a bad one has been replaced."""
     states = cache.states()
-    return bool(np.any(states == UNSEEN)) or any(_readable(data.path(row)) for row in np.flatnonzero(states == BAD))
+    return bool(np.any(states == UNSEEN)) or any(_readable(data, row) for row in np.flatnonzero(states == BAD))
 
 
-def _readable(path: Path) -> bool:
+def _readable(data: FileDataset, row: int) -> bool:
     try:
-        read_grey(path)
+        whole(data.in_file(row))
     except UserError:
         return False
     return True
@@ -82,7 +84,7 @@ def _build(cache: "ImageCache", data: FileDataset, split: str, quiet: bool) -> N
     what = f"cache of {split} images" if cache.size else f"check of {split} images"
     log.info("%s: %s", what, cache.folder)
     with progress(None, what, total=cache.count, unit="img", quiet=quiet) as bar:
-        cache.build(lambda row: GreyPng(data.path(row)), bar.update)
+        cache.build(data.in_file, bar.update)
 
 
 def _require_space(caches: Mapping[str, "ImageCache"]) -> None:
@@ -110,13 +112,8 @@ def _without_bad(data: FileDataset, cache: "ImageCache", split: str, bad_images:
     return data.subset(np.flatnonzero(states == GOOD))
 
 
-def resize(pixels: np.ndarray, size: int) -> np.ndarray:
-    """Resize as the evaluation transform does: uint8 (h,w) -> (size, size)."""
-    return np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR))
-
-
 class ImageCache:
-    """Images of a list at size x size in `pixels.u8` (N,size,size), and a record of each in `records.npy` (N,).
+    """Images of a list at size x size in `pixels.u8` (N,size,size), or (N,size,size,3), and records in `records.npy`.
 
     An image is in the cache once its record says so, which is written after its pixels. The checksum of an image is
     compared at each read. Nothing is opened before the first read, and an object that is sent to another process takes
@@ -126,10 +123,18 @@ class ImageCache:
         parent: the folder of all caches of a data set.
         names: of the images, in order; other names, another size or another format are another cache.
         size: pixels of a side; 0 keeps the records alone, of images that could be decoded.
+        resize: how images become square, a key of `datasets.transforms.RESIZES`.
+        colour: images have three channels.
     """
 
-    def __init__(self, parent: Path, names: Sequence[str], size: int) -> None:
-        key = hashlib.sha256(f"{FORMAT} {size}\n".encode() + "\n".join(names).encode()).hexdigest()[:16]
+    def __init__(
+        self, parent: Path, names: Sequence[str], size: int, resize: str = "stretch", colour: bool = False
+    ) -> None:
+        kind = f" {resize}" * (resize != "stretch" and size > 0) + " colour" * colour
+        key = hashlib.sha256(f"{FORMAT} {size}{kind}\n".encode() + "\n".join(names).encode()).hexdigest()[:16]
+        self.resize = resize
+        self.shape = (size, size, 3) if colour else (size, size)
+        self.bytes = math.prod(self.shape)  # of an image
         self.folder = parent / (f"{size}x{size}-{key}" if size else f"read-{key}")
         self.pixels, self.records = self.folder / "pixels.u8", self.folder / "records.npy"
         self.count, self.size = len(names), size
@@ -145,7 +150,7 @@ class ImageCache:
             UserError: the cache is damaged.
         """
         if self._opened is None:
-            pixels = np.memmap(self.pixels, np.uint8, "r", shape=(self.count, self.size, self.size))
+            pixels = np.memmap(self.pixels, np.uint8, "r", shape=(self.count, *self.shape))
             self._opened = np.asarray(pixels), np.load(self.records)["checksum"]
         pixels, checksums = self._opened
         if zlib.crc32(pixels[row]) != checksums[row]:
@@ -156,7 +161,7 @@ class ImageCache:
         """Tell what each image is, (N,) of UNSEEN, GOOD, BAD."""
         try:
             records, size = np.load(self.records), self.pixels.stat().st_size
-            if (records.shape, records.dtype, size) == ((self.count,), RECORD, self.count * self.size**2):
+            if (records.shape, records.dtype, size) == ((self.count,), RECORD, self.count * self.bytes):
                 return records["state"]
         except (OSError, ValueError, EOFError):
             pass  # it is made anew
@@ -165,9 +170,9 @@ class ImageCache:
     def lacking(self) -> int:
         """Count the bytes of disk that the build has yet to take."""
         taken = self.pixels.stat().st_blocks * 512 if self.pixels.exists() else 0
-        return max(self.count * self.size**2 - taken, 0)
+        return max(self.count * self.bytes - taken, 0)
 
-    def build(self, open_source: Callable[[int], GreySource], advance: Callable[[int], object]) -> None:
+    def build(self, open_source: Callable[[int], ImageSource], advance: Callable[[int], object]) -> None:
         """Make every image that is not in the cache yet, and check those that are, in as many threads as cores.
 
         Threads are enough: reading, inflating and resizing leave the interpreter to the others. They end with this
@@ -208,16 +213,16 @@ class ImageCache:
         """Write both files at their full size, without an image."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with self.pixels.open("wb") as file:
-            file.truncate(self.count * self.size**2)
+            file.truncate(self.count * self.bytes)
         write_atomically(self.records, lambda file: np.save(file, np.zeros(self.count, dtype=RECORD)))
 
     def _holds(self, file: int, row: int, record: np.void) -> bool:
         """Tell whether an image is there, with the pixels that were written."""
         if record["state"] != GOOD or not self.size:
             return record["state"] == GOOD
-        return zlib.crc32(os.pread(file, self.size**2, row * self.size**2)) == record["checksum"]
+        return zlib.crc32(os.pread(file, self.bytes, row * self.bytes)) == record["checksum"]
 
-    def _make(self, file: int, row: int, open_source: Callable[[int], GreySource]) -> tuple[int, int]:
+    def _make(self, file: int, row: int, open_source: Callable[[int], ImageSource]) -> tuple[int, int]:
         """Read, resize and store an image, and give its record."""
         try:
             pixels = whole(open_source(row))
@@ -225,8 +230,8 @@ class ImageCache:
             return BAD, 0
         if not self.size:
             return GOOD, 0
-        content = memoryview(resize(pixels, self.size).tobytes())
+        content = memoryview(RESIZES[self.resize](self.size)(Image.fromarray(pixels)).tobytes())
         written = 0
         while written < len(content):  # a disk that is nearly full takes a part, and then says so
-            written += os.pwrite(file, content[written:], row * self.size**2 + written)
+            written += os.pwrite(file, content[written:], row * self.bytes + written)
         return GOOD, zlib.crc32(content)

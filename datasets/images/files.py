@@ -9,10 +9,11 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from datasets.base import ImageDataset, Transform
+from datasets.base import ImageDataset
+from datasets.images.photo import Photo
 from datasets.images.png import GreyPng
-from datasets.images.source import GreySource, SourceCache, whole
-from datasets.transforms import RandomCropAndFlip
+from datasets.images.source import ImageSource, SourceCache, whole
+from datasets.transforms import RandomCropAndFlip, Transform
 from utils.errors import UserError
 
 IMAGE_FOLDER = "images"  # how the name of a folder with images begins, at every level
@@ -32,11 +33,12 @@ def require_reachable(folder: Path) -> None:
 
 
 class FileDataset(ImageDataset):
-    """Grey PNGs, each decoded when it is read, or read from a cache of resized ones.
+    """Images in files, each decoded when it is read, or read from a cache of resized ones.
 
     Args:
         root: the data set's folder.
         files: paths of the images within it, (N,).
+        colour: files of all usual kinds, read as RGB; else PNGs, read as grey.
         the others: as in `ImageDataset`; the ids are the names of the files.
     """
 
@@ -49,9 +51,10 @@ class FileDataset(ImageDataset):
         ids: Sequence[str],
         transform: Transform | None = None,
         groups: np.ndarray | None = None,
+        colour: bool = False,
     ) -> None:
         super().__init__(classes, targets, ids, transform, groups)
-        self.root = root
+        self.root, self.colour = root, colour
         self.files = np.asarray(files)  # one array: 100,000 paths would take tens of megabytes
         self.names = self.ids  # of the rows of the source; `ids` are those of a subset
         self.cache: SourceCache | None = None
@@ -60,16 +63,24 @@ class FileDataset(ImageDataset):
         """Give the file of a row of the source."""
         return self.root / str(self.files[row])
 
-    def source(self, row: int) -> GreySource:
+    def in_file(self, row: int) -> ImageSource:
+        """Open the file of a row.
+
+        Raises:
+            UserError: it cannot be read; the message names it.
+        """
+        return Photo(self.path(row)) if self.colour else GreyPng(self.path(row))
+
+    def source(self, row: int) -> ImageSource:
         """Open the image of a row, from the cache if there is one.
 
         Raises:
             UserError: it cannot be read; the message names it.
         """
-        return self.cache.source(row, str(self.names[row])) if self.cache else GreyPng(self.path(row))
+        return self.cache.source(row, str(self.names[row])) if self.cache else self.in_file(row)
 
     def read(self, row: int) -> Image.Image:
-        """Read the image of a row as 8-bit grey."""
+        """Read the image of a row, in mode L or RGB."""
         return Image.fromarray(whole(self.source(row)))
 
     def transformed(self, row: int) -> Tensor | Image.Image:

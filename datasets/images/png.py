@@ -17,6 +17,7 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 HEADER = slice(12, 29)
 WIDTH, HEIGHT, KIND, INTERLACE = slice(16, 20), slice(20, 24), slice(24, 29), 28
 STORED_BLOCK = 0xFFFF  # bytes, the most that deflate has in one
+READING_ERRORS = (OSError, SyntaxError, ValueError, isal_zlib.error, Image.DecompressionBombError)
 PLAIN_GREY = bytes([8, 0, 0, 0, 0])  # the KIND of most X-rays: 8 bits, one channel, not interlaced
 
 
@@ -37,7 +38,7 @@ class GreyPng:
         self.path = path
         with self._named():
             self._content = path.read_bytes()
-            self._data = _verified_data(memoryview(self._content))
+            self._data = verified_data(memoryview(self._content))
         self.width, self.height = (int.from_bytes(self._content[part], "big") for part in (WIDTH, HEIGHT))
 
     def crop(self, top: int, left: int, height: int, width: int) -> np.ndarray:
@@ -49,7 +50,7 @@ class GreyPng:
         with self._named(), self._upper(top + height) as image:
             part = image.crop((left, top, left + width, top + height))
         if part.mode.startswith("I"):
-            return (np.asarray(part, dtype=np.float64) / 257).round().astype(np.uint8)
+            return grey_of_16_bits(part)
         if part.mode in ("P", "PA"):
             part = part.convert("RGB")
         return np.asarray(part if part.mode == "L" else part.convert("L"))
@@ -83,7 +84,7 @@ class GreyPng:
     def _named(self) -> Iterator[None]:
         try:
             yield
-        except (OSError, SyntaxError, ValueError, isal_zlib.error, Image.DecompressionBombError) as error:
+        except READING_ERRORS as error:
             raise UserError(f"{self.path} cannot be read ({error}): replace it") from error
 
 
@@ -98,6 +99,11 @@ def _stored(content: bytes) -> bytes:
     return b"".join([*parts, isal_zlib.adler32(content).to_bytes(4, "big")])
 
 
+def grey_of_16_bits(image: Image.Image) -> np.ndarray:
+    """Scale grey levels of 16 bits to uint8 (h,w)."""
+    return (np.asarray(image, dtype=np.float64) / 257).round().astype(np.uint8)
+
+
 def read_grey(path: Path) -> np.ndarray:
     """Read all pixels of a PNG file as 8-bit grey, uint8 (h,w), by the rules of `GreyPng`.
 
@@ -108,7 +114,7 @@ def read_grey(path: Path) -> np.ndarray:
     return source.crop(0, 0, source.height, source.width)
 
 
-def _verified_data(content: memoryview) -> list[memoryview]:
+def verified_data(content: memoryview) -> list[memoryview]:
     """Return the parts of the compressed rows, each chunk compared with its checksum (PIL's `verify` copies them).
 
     Raises:

@@ -1,10 +1,11 @@
 """What an earlier run left: the checkpoint to go on from, and whether it fits the command."""
 
 import argparse
+import itertools
 import logging
 from pathlib import Path
 
-from utils.cli.rules import DATA_FLAGS, MODEL_FLAGS, OPTIMISER_FLAGS, SCORING_FLAGS, TRAINING_FLAGS, adopt
+from utils.cli.rules import DATA_FLAGS, MODEL_FLAGS, OPTIMISER_FLAGS, SCORING_FLAGS, SHAPE_FLAGS, TRAINING_FLAGS, adopt
 from utils.errors import UserError
 from utils.metrics import Row
 from utils.training.checkpoint import FORMAT, Checkpoint, load_checkpoint, load_latest, plain
@@ -43,10 +44,14 @@ def find_checkpoint(args: argparse.Namespace, given: set[str], folder: RunFolder
     checkpoint = checkpoint or load_checkpoint(Path(args.resume))
     if not args.evaluate and checkpoint["kind"] != "train":
         raise UserError(f"{args.resume} comes from an augmentation: it can be evaluated (--evaluate), not trained on")
-    require_same_dataset(args, checkpoint)
-    flags = MODEL_FLAGS + DATA_FLAGS + SCORING_FLAGS + (tuple({"amp"} - given) if args.evaluate else TRAINING_FLAGS)
-    stored = checkpoint["args"] if args.evaluate else _for_nodes(checkpoint, nodes, args.resume)
-    adopt(args, given, stored, flags, args.resume)
+    if not args.evaluate:
+        require_same_dataset(args, checkpoint)
+        stored = _for_nodes(checkpoint, nodes, args.resume)
+        adopt(args, given, stored, MODEL_FLAGS + DATA_FLAGS + SCORING_FLAGS + TRAINING_FLAGS, args.resume)
+        return checkpoint
+    data_flags = DATA_FLAGS if args.dataset == checkpoint["dataset"] else SHAPE_FLAGS
+    flags = MODEL_FLAGS + data_flags + SCORING_FLAGS + tuple({"amp"} - given)
+    adopt(args, given, checkpoint["args"], flags, args.resume)
     return checkpoint
 
 
@@ -113,6 +118,16 @@ def require_same_dataset(args: argparse.Namespace, checkpoint: Checkpoint) -> No
     if checkpoint["dataset"] != args.dataset:
         raise UserError(
             f"{args.resume} was trained on {checkpoint['dataset']}, not on {args.dataset}: name that data set"
+        )
+
+
+def require_same_classes(checkpoint: Checkpoint, classes: tuple[str, ...], source: str) -> None:
+    """Raise a `UserError` if a checkpoint was trained on other classes than those at hand, or in another order."""
+    if (stored := tuple(checkpoint["class_names"])) != classes:
+        one, other = next(pair for pair in itertools.zip_longest(stored, classes) if pair[0] != pair[1])
+        raise UserError(
+            f"{source} was trained on other classes ({len(stored)} of {checkpoint['dataset']}, here {len(classes)}; it "
+            f"has {one!r} where this data has {other!r}): name data with the same classes"
         )
 
 

@@ -90,8 +90,7 @@ def test_held_out_images_come_from_their_own_rows_of_the_cache(chest):
 def test_second_call_reads_no_file(tmp_path, monkeypatch):
     prepare_images(splits_of(tmp_path), 16, "skip", quiet=True)
     splits = splits_of(tmp_path)
-    monkeypatch.setattr(cache, "GreyPng", None)
-    monkeypatch.setattr(cache, "read_grey", None)
+    monkeypatch.setattr(FileDataset, "in_file", None)
     assert len(prepare_images(splits, 16, "skip", quiet=True)["training"]) == TRAIN
 
 
@@ -182,11 +181,11 @@ def test_one_process_builds_however_many_share_the_folder(tmp_path):
     code = (
         f"import sys; sys.path[:0] = {PLACES!r}\n"
         "from test_cache_preparation import *\n"
-        "class Counted(cache.GreyPng):\n"
-        "    def __init__(self, path):\n"
-        f"        with open({str(tmp_path / 'opened')!r}, 'a') as file: file.write(f'{{path.name}}\\n')\n"
-        "        super().__init__(path)\n"
-        "cache.GreyPng = Counted\n"
+        "in_file = FileDataset.in_file\n"
+        "def counted(data, row):\n"
+        f"    with open({str(tmp_path / 'opened')!r}, 'a') as file: file.write(f'{{data.names[row]}}\\n')\n"
+        "    return in_file(data, row)\n"
+        "FileDataset.in_file = counted\n"
         f"splits = splits_of(Path({str(tmp_path)!r}))\n"
         "print('ready', flush=True); input()\n"
         "prepared = prepare_images(splits, 16, 'error', quiet=True)\n"

@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 from torchvision.datasets import FashionMNIST
 
-import datasets.fashion_mnist
 from datasets import DATASETS
+from datasets.base import ImageDataset
+from datasets.download import beside
+from helpers.data import load_part
 from utils.errors import UserError
 from utils.logs import start_logging
 
@@ -25,6 +27,10 @@ FASHION = DATASETS["FashionMNIST_LT"]
 TRAIN_IMAGES, TRAIN_LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 TEST_IMAGES, TEST_LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
 PLACES = ["", "FashionMNIST/raw"]
+
+
+def load(folder: Path, train: bool, **options: object) -> ImageDataset:
+    return load_part("FashionMNIST_LT", folder, train, **options)
 
 
 def idx(array: np.ndarray) -> bytes:
@@ -124,7 +130,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("form", ["files", "packed"])
 def test_counts_per_class_wherever_the_files_lie(form, place, tmp_path, request):
     write(tmp_path / place, request.getfixturevalue(form))
-    train, test = (FASHION.load(str(tmp_path), split) for split in (True, False))
+    train, test = (load(tmp_path, split) for split in (True, False))
     assert tuple(train.class_counts) == FASHION.train_counts
     assert tuple(test.class_counts) == FASHION.test_counts
     assert train.classes == test.classes == FASHION.classes
@@ -133,14 +139,14 @@ def test_counts_per_class_wherever_the_files_lie(form, place, tmp_path, request)
 def test_plain_and_packed_files_may_be_mixed(files, packed, tmp_path):
     write(tmp_path, {TRAIN_IMAGES: files[TRAIN_IMAGES], TEST_LABELS: files[TEST_LABELS]})
     write(tmp_path, {name: packed[name] for name in (f"{TRAIN_LABELS}.gz", f"{TEST_IMAGES}.gz")})
-    assert len(FASHION.load(str(tmp_path), True)) == sum(FASHION.train_counts)
-    assert len(FASHION.load(str(tmp_path), False)) == sum(FASHION.test_counts)
+    assert len(load(tmp_path, True)) == sum(FASHION.train_counts)
+    assert len(load(tmp_path, False)) == sum(FASHION.test_counts)
 
 
 @pytest.mark.parametrize(("train", "prefix", "count"), [(True, "train", 60000), (False, "t10k", 10000)])
 def test_image_label_and_id_belong_together(train, prefix, count, files, tmp_path):
     write(tmp_path, files)
-    data = FASHION.load(str(tmp_path), train)
+    data = load(tmp_path, train)
     for index in range(0, len(data), 500):
         image, label, _ = data[index]
         assert data.ids[index] == f"{prefix}/{row_of(image):05d}"
@@ -152,7 +158,7 @@ def test_subset_seed_draws_the_training_images_but_not_the_test_images(files, tm
     write(tmp_path, files)
 
     def fingerprint(train: bool, seed: int) -> str:
-        return FASHION.load(str(tmp_path), train, subset_seed=seed).fingerprint()
+        return load(tmp_path, train, subset_seed=seed).fingerprint()
 
     train = [fingerprint(True, seed) for seed in (0, 0, 1, 2)]
     assert train[0] == train[1]
@@ -162,7 +168,8 @@ def test_subset_seed_draws_the_training_images_but_not_the_test_images(files, tm
 
 def test_images_are_padded_not_stretched(files, tmp_path):
     write(tmp_path, files)
-    data = FASHION.load(str(tmp_path), False, FASHION.transform(False, 3, 3))
+    data = load(tmp_path, False)
+    data.transform = FASHION.transform(False, 3, 3)
     assert data[9999][0].tolist() == [[[0, 0, 0], [9999 >> 8, 9999 & 255, 0], [0, 0, 0]]]
 
 
@@ -175,7 +182,7 @@ def test_truncated_file_is_named(name, form, length, tmp_path, request):
     content[name] = content[name][:length]
     write(tmp_path, content)
     with pytest.raises(UserError, match=rf"{tmp_path}/{name} .*: replace or delete it"):
-        FASHION.load(str(tmp_path), True)
+        load(tmp_path, True)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +199,7 @@ def test_truncated_file_is_named(name, form, length, tmp_path, request):
 def test_foreign_file_is_refused(name, content, says, files, tmp_path):
     write(tmp_path, files | {name: content})
     with pytest.raises(UserError, match=says):
-        FASHION.load(str(tmp_path), True)
+        load(tmp_path, True)
 
 
 def test_gzip_with_a_wrong_byte_is_named(packed, tmp_path):
@@ -200,7 +207,7 @@ def test_gzip_with_a_wrong_byte_is_named(packed, tmp_path):
     content[len(content) // 2] ^= 1
     write(tmp_path, packed | {f"{TRAIN_LABELS}.gz": bytes(content)})
     with pytest.raises(UserError, match=rf"{tmp_path}/{TRAIN_LABELS}.gz .*: replace or delete it"):
-        FASHION.load(str(tmp_path), True)
+        load(tmp_path, True)
 
 
 @pytest.mark.usefixtures("offline")
@@ -209,17 +216,17 @@ def test_gzip_with_a_wrong_byte_is_named(packed, tmp_path):
 def test_missing_file_is_named_when_nothing_can_be_downloaded(name, place, files, tmp_path):
     write(tmp_path / place, {other: content for other, content in files.items() if other != name})
     with pytest.raises(UserError, match=rf"{name}.* and the download failed \(.+\): put the four IDX files") as caught:
-        FASHION.load(str(tmp_path), True)
+        load(tmp_path, True)
     assert "\n" not in str(caught.value)
 
 
 def test_files_are_downloaded_once_into_the_folder(mirror, packed, tmp_path, capsys):
     for train, counts in ((True, FASHION.train_counts), (False, FASHION.test_counts)):
-        data = FASHION.load(str(tmp_path), train)
+        data = load(tmp_path, train)
         assert tuple(data.class_counts) == counts
     assert set(mirror.asked) == set(packed)
     asked = list(mirror.asked)
-    FASHION.load(str(tmp_path), True)
+    load(tmp_path, True)
     assert mirror.asked == asked
     assert capsys.readouterr().out == ""
 
@@ -227,10 +234,10 @@ def test_files_are_downloaded_once_into_the_folder(mirror, packed, tmp_path, cap
 def test_download_that_broke_off_goes_on_where_it_was(mirror, packed, tmp_path):
     lost = mirror.files.pop(f"{TEST_IMAGES}.gz")
     with pytest.raises(UserError, match=rf"lacks .*{TEST_IMAGES}.* \(.*{TEST_IMAGES}.*404: Not Found\): put the four"):
-        FASHION.load(str(tmp_path), True)
+        load(tmp_path, True)
     mirror.files[f"{TEST_IMAGES}.gz"] = lost
     mirror.asked.clear()
-    assert tuple(FASHION.load(str(tmp_path), True).class_counts) == FASHION.train_counts
+    assert tuple(load(tmp_path, True).class_counts) == FASHION.train_counts
     assert set(mirror.asked) == {f"{TEST_IMAGES}.gz", f"{TEST_LABELS}.gz"}
 
 
@@ -238,13 +245,13 @@ def test_file_that_was_being_unpacked_is_unpacked_again(mirror, packed, tmp_path
     """Until all are complete, nothing lies where another process would look."""
     lost = mirror.files.pop(f"{TEST_LABELS}.gz")
     with pytest.raises(UserError, match="the download failed"):
-        FASHION.load(str(tmp_path), True)
+        load(tmp_path, True)
     assert not (tmp_path / "FashionMNIST").exists()
     (cut,) = tmp_path.rglob(TEST_IMAGES)
     cut.write_bytes(cut.read_bytes()[:1000])
     mirror.files[f"{TEST_LABELS}.gz"] = lost
     mirror.asked.clear()
-    assert tuple(FASHION.load(str(tmp_path), False).class_counts) == FASHION.test_counts
+    assert tuple(load(tmp_path, False).class_counts) == FASHION.test_counts
     assert set(mirror.asked) == {f"{TEST_LABELS}.gz"}
     assert {path.name for path in tmp_path.iterdir() if not path.name.startswith(".")} == {"FashionMNIST"}
 
@@ -252,15 +259,15 @@ def test_file_that_was_being_unpacked_is_unpacked_again(mirror, packed, tmp_path
 def test_download_with_another_checksum_is_refused(mirror, tmp_path):
     mirror.files[f"{TRAIN_LABELS}.gz"] = gzip.compress(idx(labels_of(60000)[::-1].copy()))
     with pytest.raises(UserError, match=r"the download failed \(.*not found or corrupted.*\): put"):
-        FASHION.load(str(tmp_path), True)
+        load(tmp_path, True)
 
 
 def test_stalled_server_ends_in_one_line(monkeypatch, tmp_path):
-    monkeypatch.setattr(datasets.fashion_mnist, "DOWNLOAD_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(beside, "DOWNLOAD_TIMEOUT_S", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         use_mirror(monkeypatch, silent.getsockname()[1])
         with pytest.raises(UserError, match=r"the download failed \(.*timed out.*\): put the four IDX files") as caught:
-            FASHION.load(str(tmp_path), True)
+            load(tmp_path, True)
     assert "\n" not in str(caught.value)
 
 
@@ -272,13 +279,13 @@ def test_stalled_server_ends_in_one_line(monkeypatch, tmp_path):
 def test_every_fault_of_a_download_is_one_line_and_the_time_out_does_not_outlive_it(fault, monkeypatch, tmp_path):
     timeouts = []
 
-    def download(root: str, download: bool) -> None:
+    def download(self: FashionMNIST, root: str, download: bool) -> None:
         timeouts.append(socket.getdefaulttimeout())
         raise fault
 
-    monkeypatch.setattr(datasets.fashion_mnist, "FashionMNIST", download)
+    monkeypatch.setattr(FashionMNIST, "__init__", download)
     with pytest.raises(UserError, match=r"the download failed \(.+\): put") as caught:
-        FASHION.load(str(tmp_path), True)
+        load(tmp_path, True)
     assert "\n" not in str(caught.value)
     assert timeouts == [20]
     assert socket.getdefaulttimeout() is None
@@ -287,7 +294,7 @@ def test_every_fault_of_a_download_is_one_line_and_the_time_out_does_not_outlive
 def test_two_processes_download_each_file_once(mirror, packed, tmp_path, capfd):
     def run() -> None:
         start_logging(quiet=True)
-        FASHION.load(str(tmp_path), True)
+        load(tmp_path, True)
 
     fork = multiprocessing.get_context("fork")
     first, second = fork.Process(target=run), fork.Process(target=run)
