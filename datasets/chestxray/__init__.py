@@ -8,9 +8,11 @@ import numpy as np
 
 from datasets.base import DatasetSpec, Splits
 from datasets.chestxray.fetch import fetch_missing
-from datasets.chestxray.lists import patient_of, read_labels, read_list
+from datasets.chestxray.lists import SEVERAL, patient_of, read_labels, read_list
 from datasets.chestxray.source import LISTS, list_problem
-from datasets.images.files import FileDataset, image_paths, require_reachable
+from datasets.images.files import FileDataset, require_reachable
+from datasets.images.finder import find_images, locate
+from datasets.tables import count_of
 from utils.errors import UserError
 
 log = logging.getLogger("dgcmm")
@@ -39,10 +41,14 @@ TEST_COUNTS = (9861, 801, 316, 1167, 2220, 443, 457, 88, 953, 481, 231, 305, 176
 def prepare(
     root: str, *, manifest: str | None, jobs: int, keep_archives: bool, quiet: bool, download_only: bool = False
 ) -> None:
-    """Bring what the folder lacks, and warn of lists that are not the official ones; see `fetch_missing`."""
+    """Bring what the folder lacks; warn of what is odd in it, and of lists that are not NIH's. See `fetch_missing`."""
     folder = Path(root)
     require_reachable(folder)
-    fetch_missing(folder, manifest, jobs, keep_archives=keep_archives, quiet=quiet, download_only=download_only)
+    contents = fetch_missing(
+        folder, manifest, jobs, keep_archives=keep_archives, quiet=quiet, download_only=download_only
+    )
+    for remark in contents.remarks if contents else ():
+        log.warning("%s", remark)
     for train, name in LISTS.items():
         path = folder / name
         if manifest is None and path.is_file() and (problem := list_problem(path, train, len(read_list(path)))):
@@ -64,23 +70,21 @@ def load_list(root: str, train: bool) -> FileDataset:
     names = read_list(folder / LISTS[train])
     unlabelled = [name for name in names if name not in labels]
     if unlabelled:
-        raise UserError(f"{LISTS[train]}: {_count(unlabelled)} without a row in the label file: replace one of the two")
+        what = count_of(unlabelled, "image")
+        raise UserError(f"{LISTS[train]}: {what} without a row in the label file: replace one of the two")
     class_of = {name: number for number, name in enumerate(CLASSES)}
-    chosen = [name for name in names if "|" not in labels[name]]
+    chosen = [name for name in names if SEVERAL not in labels[name]]
     unknown = sorted({labels[name] for name in chosen} - class_of.keys())
     if unknown:
         raise UserError(f"the label file names {unknown[0]!r}, which is none of the {len(class_of)} classes")
     targets = np.array([class_of[labels[name]] for name in chosen], dtype=np.int64)
     patients = np.array([patient_of(name) for name in chosen])
-    there = image_paths(folder)
+    there = locate(chosen, find_images(folder)).paths
     if missing := [name for name in chosen if name not in there]:
-        raise UserError(f"{folder}: {_count(missing)} of {len(chosen)} listed not found: unpack NIH's archives there")
+        what = count_of(missing, "image")
+        raise UserError(f"{folder}: {what} of {len(chosen)} listed not found: unpack NIH's archives there")
     files = [there[name] for name in chosen]
     return FileDataset(folder, files, CLASSES, targets, chosen, groups=patients)
-
-
-def _count(names: list[str]) -> str:
-    return f"{len(names)} images ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
 
 
 CHESTXRAY = DatasetSpec(

@@ -20,8 +20,8 @@ from datasets.chestxray import load_list, prepare
 from datasets.chestxray.lists import read_list
 from datasets.chestxray.source import LISTS, list_problem
 from datasets.images.cache import prepare_images
-from datasets.images.files import image_paths
-from datasets.images.png import read_grey
+from datasets.images.finder import find_images, locate
+from datasets.images.opening import read_grey
 from datasets.loading import BatchLoader, EvaluationBatches, kill_workers
 from utils.cli.arguments import add_data
 from utils.cli.types import count_or_zero
@@ -88,12 +88,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def check_lists(folder: Path, official: bool) -> None:
     """Raise a `UserError` unless the lists fit each other, the images and, if `official`, the published totals."""
-    there = image_paths(folder)
+    files = find_images(folder)
     patients = {}
     for train, name in LISTS.items():
         listed = read_list(folder / name)
         patients[train] = {image.split("_")[0] for image in listed}
-        found = sum(image in there for image in listed)
+        found = len(locate(listed, files).paths)
         log.info("%s: %d of %d images are there", name, found, len(listed))
         if official and (problem := list_problem(folder / name, train, len(listed))):
             raise UserError(f"{problem}: replace it, or name the mirror's --dataset-manifest")
@@ -111,7 +111,7 @@ class _Decoded(Dataset):
     """Items are (what is wrong with an image, or '', its index)."""
 
     def __init__(self, folder: Path) -> None:
-        self.paths = [folder / path for path in sorted(image_paths(folder).values())]
+        self.paths = [folder / path for path in find_images(folder)]
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -132,7 +132,8 @@ def check_images(folder: Path, workers: int, quiet: bool) -> None:
     """
     data = _Decoded(folder)
     report = folder / DAMAGED
-    report.unlink(missing_ok=True)
+    if report.exists():  # to delete what is not there is an error on a read-only disk
+        report.unlink()
     damaged = {}
     batches = BatchLoader(data, EvaluationBatches(len(data), BATCH), workers, pin_memory=False)
     with progress(None, "decoding", total=len(data), unit="images", quiet=quiet) as bar:
@@ -146,10 +147,13 @@ def check_images(folder: Path, workers: int, quiet: bool) -> None:
     for path in sorted(damaged):
         log.warning("%s", damaged[path])
     if damaged:
-        write_text(report, "".join(f"{path.relative_to(folder)}\n" for path in sorted(damaged)))
+        what = f"{len(damaged)} of {len(data)} images are damaged"
+        try:
+            write_text(report, "".join(f"{path.relative_to(folder)}\n" for path in sorted(damaged)))
+        except UserError as error:
+            raise UserError(f"{what} (named above; {error})") from error
         raise UserError(
-            f"{len(damaged)} of {len(data)} images are damaged: delete those that {report} lists and give the same "
-            "command again, which brings them anew"
+            f"{what}: delete those that {report} lists and give the same command again, which brings them anew"
         )
     log.info("all %d images can be decoded", len(data))
 

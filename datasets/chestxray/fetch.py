@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from datasets.chestxray.lists import missing_images
+from datasets.chestxray.lists import Contents, read_contents
 from datasets.chestxray.source import (
     IMAGE_NAME,
     LABEL_FILES,
@@ -24,8 +24,10 @@ from datasets.chestxray.source import (
     read_manifest,
 )
 from datasets.download.parallel import Cancel, run_jobs
-from datasets.download.remote import Download, Patience, RemoteFile, Unavailable, problem_of
-from datasets.download.unpack import unpack
+from datasets.download.remote import Download, Patience, RemoteFile, Unavailable, problem_of, problem_of_bytes
+from datasets.download.unpack import EXTENSIONS, unpack
+from datasets.images.finder import find_images
+from datasets.tables import count_of, read_text
 from utils.errors import UserError
 from utils.files import write_text
 from utils.locks import folder_lock
@@ -40,35 +42,53 @@ PATIENCE = Patience()
 
 def fetch_missing(
     folder: Path, manifest: str | None, jobs: int, *, keep_archives: bool, quiet: bool, download_only: bool = False
-) -> None:
+) -> Contents | None:
     """Download and unpack what a folder lacks; nothing, and without a lock, if all needed images are there.
 
     An interruption at any moment loses no complete file, and the same call goes on from there: parts of downloads are
     continued, an archive counts as unpacked when its folder of images holds a marker, and both appear by renaming.
 
     Args:
-        folder: of the data set, created if need be; one process works in it, others wait.
+        folder: of the data set, created if its parent is there; one process works in it, others wait.
         manifest: path of a mirror's manifest in place of NIH's list.
         jobs: archives at a time.
         keep_archives: do not delete archives that are unpacked.
         quiet: no progress bars.
         download_only: download and verify the archives, and unpack none.
 
+    Returns:
+        What the folder holds then; None where lists are not there (`download_only`).
+
     Raises:
         UserError: what a user can mend; nothing that was good is lost.
     """
     source = read_manifest(Path(manifest)) if manifest else OFFICIAL
-    if missing_images(folder) == []:
-        return
+    contents = read_contents(folder)
+    if contents and not contents.missing:
+        return contents
+    if not folder.exists():
+        _require_parent(folder, source)
     with folder_lock(folder, "it brings ChestX-ray14 into the folder"):
         try:
             _Fetch(folder, source, jobs, keep_archives, quiet, download_only).run()
+            return read_contents(folder)
         except Unavailable as error:
             texts = ", ".join(file.name for file in source.texts)
             raise UserError(
                 f"{error}: check the network and give the same command again, name a mirror (--dataset-manifest), or "
                 f"put {texts} and the archives from {SITE} into {folder.resolve()} by hand"
             ) from error
+
+
+def _require_parent(folder: Path, source: Source) -> None:
+    """Announce what a new folder will hold; one whose parent does not exist is more likely a slip of the keyboard."""
+    whole, place = _size(sum(file.size for file in (*source.texts, *source.archives))), folder.absolute()
+    if not place.parent.is_dir():
+        raise UserError(
+            f"--datadir {folder} does not exist, nor does {place.parent}: check the path, or create that folder "
+            f"(mkdir -p), and ChestX-ray14 ({whole}) is downloaded"
+        )
+    log.info("--datadir %s is a new folder: ChestX-ray14 (%s) is downloaded into %s", folder, whole, place)
 
 
 @dataclass(frozen=True)
@@ -86,14 +106,15 @@ class _Fetch:
     def run(self) -> None:
         """Fetch label file and lists, then the archives that may hold what is missing, then all others if need be."""
         self._tidy()
-        missing = missing_images(self.folder)
-        if missing == []:  # another process was faster
+        contents = read_contents(self.folder)
+        if contents and not contents.missing:  # another process was faster
             return
         texts = [file for file in self.source.texts if not self._verify_text(file)]
-        all_may_be_there = missing is None and any(self.folder.rglob("*.png"))  # which only the lists can tell
-        self._require_space(texts, () if all_may_be_there else self._lacking(missing))
+        all_may_be_there = contents is None and bool(find_images(self.folder))  # which only the lists can tell
+        self._require_space(texts, () if all_may_be_there else self._lacking(contents and contents.missing))
         self._bring(texts, ())
-        missing = missing_images(self.folder)
+        contents = self._announce(read_contents(self.folder))
+        missing = contents and contents.missing
         for only_likely in (True, False):
             archives = self._lacking(missing if only_likely else None)
             if missing and archives:
@@ -101,12 +122,30 @@ class _Fetch:
                 self._bring((), archives)
                 if self.download_only:
                     return
-                missing = missing_images(self.folder)
+                missing = read_contents(self.folder).missing
         if missing:
             raise UserError(
                 f"{self.folder}: {len(missing)} images that the lists name ({', '.join(missing[:3])}, ...) are in none "
                 "of the archives: the lists and the archives do not belong together"
             )
+
+    def _announce(self, contents: Contents | None) -> Contents | None:
+        """Before the first archive is fetched, say how many images are missing, and what lies there in their place."""
+        if contents is None or not contents.missing:
+            return contents
+        lack = f"{self.folder}: {len(contents.missing)} of {len(contents.needed)} listed images are missing"
+        known = {archive.name for archive in self.source.archives}
+        archives = sorted(path.name for path in self.folder.glob("[!.]*") if path.name.endswith(EXTENSIONS))
+        unknown = [name for name in archives if name not in known]
+        found = [count_of(contents.others, "image")] if contents.others else []
+        found += [count_of(unknown, "archive")] if unknown else []
+        if found:
+            wanted = f"{contents.missing[0]} in {self.source.archives[0].name}"
+            what = f"{' and '.join(found)} are there under names that are not NIH's (like {wanted})"
+            log.warning("%s, and %s: if they hold the same, stop here and rename them", lack, what)
+        else:
+            log.info("%s", lack)
+        return contents
 
     def _tidy(self) -> None:
         """Complete or remove what a killed process left half done."""
@@ -134,10 +173,19 @@ class _Fetch:
             return False
         problem = self.source.problem_of_text(path)
         if file.name in LISTS.values() or not self.source.official:  # copies of NIH's label file differ in bytes
-            problem = problem or (problem_of(path, file, self.cancel) if path.name == file.name else None)
+            problem = problem or (self._problem_of_copy(path, file) if path.name == file.name else None)
         if problem:
             raise _not_published(path, problem)
         return True
+
+    def _problem_of_copy(self, path: Path, file: RemoteFile) -> str | None:
+        """Say what tells a text from the published one; an editor's mark or line ends do not."""
+        problem = problem_of(path, file, self.cancel)
+        if problem is None:
+            return None
+        text = read_text(path, "delete it, and it is fetched").rstrip("\n")
+        copies = ((text + end).encode() for end in ("", "\n"))
+        return None if any(problem_of_bytes(copy, file) is None for copy in copies) else problem
 
     def _lacking(self, missing: Sequence[str] | None) -> list[RemoteFile]:
         """List the archives that are not unpacked, of those that may hold `missing` images, or of all."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from datasets.download.remote import RemoteFile
 from datasets.download.unpack import EXTENSIONS
+from datasets.tables import read_text
 from utils.errors import UserError
 
 SITE = "https://nihcc.app.box.com/v/ChestXray-NIHCC"
@@ -89,9 +90,9 @@ class Source:
         if not self.official or not path.name.removeprefix(".").startswith(LABEL_FILES[1].removesuffix(".csv")):
             return None
         try:
-            header, *rows = path.read_text(encoding="utf-8").splitlines()
-        except ValueError:
-            return "it is empty, or no text"
+            header, *rows = read_text(path, "replace it").removesuffix("\n").split("\n")
+        except UserError:
+            return "it is no text in UTF-8"
         if not header.startswith(LABEL_HEADER):
             return f"its first line does not start with {LABEL_HEADER!r}"
         return None if len(rows) == IMAGES else f"{len(rows):,} rows, {IMAGES:,} are published"
@@ -118,7 +119,7 @@ def read_manifest(path: Path) -> Source:
         UserError: it cannot be read or is not such a list; says where it is wrong.
     """
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
+        entries = json.loads(path.read_bytes())  # in any encoding of Unicode, with a byte order mark or without
     except OSError as error:
         raise UserError(f"--dataset-manifest {path} cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:

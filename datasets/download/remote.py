@@ -35,11 +35,19 @@ class RemoteFile:
 
 def problem_of(path: Path, remote: RemoteFile, cancel: Cancel) -> str | None:
     """Say in words what tells a file from the published one, its size or a hash; None if nothing does."""
-    size = path.stat().st_size
+    return _problem(path.stat().st_size, lambda kind: _digest(path, kind, cancel), remote)
+
+
+def problem_of_bytes(content: bytes, remote: RemoteFile) -> str | None:
+    """Say the same of the content of a file."""
+    return _problem(len(content), lambda kind: hashlib.new(kind, content, usedforsecurity=False).hexdigest(), remote)
+
+
+def _problem(size: int, digest: Callable[[str], str], remote: RemoteFile) -> str | None:
     if size != remote.size:
         return f"{size:,} bytes, {remote.size:,} are published"
     for kind, expected in (("md5", remote.md5), ("sha256", remote.sha256)):
-        if expected and (found := _digest(path, kind, cancel)) != expected:
+        if expected and (found := digest(kind)) != expected:
             return f"its {kind.upper()} is {found}, {expected} is published"
     return None
 

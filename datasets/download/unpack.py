@@ -19,6 +19,7 @@ from utils.files import unwritable
 
 CHUNK = 1 << 20
 EXTENSIONS = (".tar.gz", ".tgz", ".zip")
+LEFT_BY_MACOS = {"__MACOSX", ".DS_Store"}
 # what the readers of damaged gzip, tar and zip files raise, beside OSError; the last three for wrong text, for kinds
 # of zip that are not supported, and for wrong offsets
 ARCHIVE_ERRORS = (EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile)
@@ -33,6 +34,8 @@ def unpack(
     archive: Path, folder: Path, expected: re.Pattern[str], cancel: Cancel, report: Callable[[int], None]
 ) -> list[str]:
     """Unpack a .tar.gz or .zip archive into a new folder, flat: the folders inside the archive are left out.
+
+    So is what macOS adds to an archive of its own: `__MACOSX/images/._NAME.png` for an image.
 
     Args:
         archive: path of the archive; its extension says its kind.
@@ -93,6 +96,8 @@ def _unpack(archive: Path, folder: Path, expected: re.Pattern[str], raw: _Watche
     with io.BufferedReader(raw, CHUNK) as packed:
         for path, size, content in _zip_files(packed) if archive.suffix == ".zip" else _tar_files(packed):
             name = _safe_name(path)
+            if name.startswith("._") or {name, path.partition("/")[0]} & LEFT_BY_MACOS:
+                continue
             if not expected.fullmatch(name):
                 raise _Hostile(f"holds {path!r}, which is not expected")
             if name in names:

@@ -1,8 +1,8 @@
-"""Data sets whose images lie in files: where each one lies, and how it is read."""
+"""Data sets whose images lie in files, and how each one is read."""
 
 import copy
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +10,11 @@ from PIL import Image
 from torch import Tensor
 
 from datasets.base import ImageDataset
+from datasets.images.opening import open_grey
 from datasets.images.photo import Photo
-from datasets.images.png import GreyPng
 from datasets.images.source import ImageSource, SourceCache, whole
 from datasets.transforms import RandomCropAndFlip, Transform
 from utils.errors import UserError
-
-IMAGE_FOLDER = "images"  # how the name of a folder with images begins, at every level
-DEPTH = 3  # levels of such folders: images/images_001/images
-SUFFIX = ".png"
 
 
 def require_reachable(folder: Path) -> None:
@@ -69,7 +65,7 @@ class FileDataset(ImageDataset):
         Raises:
             UserError: it cannot be read; the message names it.
         """
-        return Photo(self.path(row)) if self.colour else GreyPng(self.path(row))
+        return Photo(self.path(row)) if self.colour else open_grey(self.path(row))
 
     def source(self, row: int) -> ImageSource:
         """Open the image of a row, from the cache if there is one.
@@ -94,39 +90,3 @@ class FileDataset(ImageDataset):
         part = copy.copy(self)
         part.cache = cache
         return part
-
-
-def image_paths(root: Path) -> dict[str, str]:
-    """Find images by name, whatever the layout: in a folder, and in those within it whose names begin with 'images'.
-
-    No file is looked at. The first of two files of a name is taken, in the order of their folders.
-
-    Returns:
-        Name of each image -> its path within `root`.
-
-    Raises:
-        UserError: a folder cannot be listed.
-    """
-    found: dict[str, str] = {}
-    for folder, names in _scan(root, "", DEPTH):
-        for name in names:
-            found.setdefault(name, folder + name)
-    return found
-
-
-def _scan(root: Path, folder: str, depth: int) -> Iterator[tuple[str, list[str]]]:
-    """Give each folder, as 'images_001/' within `root`, with the names of the images in it, parents first."""
-    images, inside = [], []
-    try:
-        with os.scandir(root / folder) as entries:
-            for entry in entries:
-                if entry.name.endswith(SUFFIX):
-                    images.append(entry.name)
-                elif depth and entry.name.startswith(IMAGE_FOLDER) and entry.is_dir():
-                    inside.append(entry.name)
-    except OSError as error:
-        place = root / folder
-        raise UserError(f"{place} cannot be listed ({error.strerror}): make it readable, or name another") from error
-    yield folder, images
-    for name in sorted(inside):
-        yield from _scan(root, f"{folder}{name}/", depth - 1)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from datasets.images.png import READING_ERRORS, SIGNATURE, grey_of_16_bits, verified_data
+from datasets.images.png import READING_ERRORS, SIGNATURE, to_grey, verified_data
 from utils.errors import UserError
 
 BACKGROUND = (255, 255, 255)  # behind what is transparent
@@ -17,8 +17,8 @@ BACKGROUND = (255, 255, 255)  # behind what is transparent
 class Photo:
     """An image file as a source of colour pixels, the right way up.
 
-    Grey becomes three equal channels; what is transparent shows white; 16 bits are scaled by 1/257, not cut; a camera
-    that was held askew has said so in the file, which is followed.
+    Grey becomes three equal channels, of 16 bits as `to_grey` says; what is transparent shows white; a camera that was
+    held askew has said so in the file, which is followed.
 
     Args:
         path: the file.
@@ -35,6 +35,8 @@ class Photo:
                 verified_data(memoryview(content))
             self._image = Image.open(io.BytesIO(content))
             ImageOps.exif_transpose(self._image, in_place=True)
+            if self._image.mode == "F" or self._image.mode.startswith("I"):  # all values tell how many bits are used
+                self._image = Image.fromarray(to_grey(self._image))
         self.width, self.height = self._image.size
 
     def crop(self, top: int, left: int, height: int, width: int) -> np.ndarray:
@@ -55,17 +57,8 @@ class Photo:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert an image of any mode to RGB, by the rules of `Photo`.
-
-    Raises:
-        ValueError: its values are neither 8 nor 16 bits.
-    """
-    if image.mode == "F":
-        raise ValueError("its values are 32-bit numbers: 8 or 16 bits can be read")
-    if image.mode.startswith("I"):
-        image = Image.fromarray(grey_of_16_bits(image))
+    """Convert an image of 8 bits to RGB, over `BACKGROUND`."""
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        background = Image.new("RGBA", image.size, (*BACKGROUND, 255))
-        image = Image.alpha_composite(background, image)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (*BACKGROUND, 255)), image)
     return image.convert("RGB")

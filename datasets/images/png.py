@@ -15,17 +15,42 @@ from utils.errors import UserError
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # of the first chunk, after the signature and its length: its name, width, height, 3 bytes, interlace; a checksum
 HEADER = slice(12, 29)
-WIDTH, HEIGHT, KIND, INTERLACE = slice(16, 20), slice(20, 24), slice(24, 29), 28
+WIDTH, HEIGHT, KIND, DEPTH, INTERLACE = slice(16, 20), slice(20, 24), slice(24, 29), 24, 28
 STORED_BLOCK = 0xFFFF  # bytes, the most that deflate has in one
 READING_ERRORS = (OSError, SyntaxError, ValueError, isal_zlib.error, Image.DecompressionBombError)
 PLAIN_GREY = bytes([8, 0, 0, 0, 0])  # the KIND of most X-rays: 8 bits, one channel, not interlaced
+TWELVE_BITS, SIXTEEN_BITS = 2**12 - 1, 2**16 - 1
+
+
+def to_grey(image: Image.Image) -> np.ndarray:
+    """Turn an image into 8-bit grey, uint8 (h,w).
+
+    Grey stays; colour and palette become luminance, transparency is dropped; 16-bit grey is scaled, not cut. Where none
+    of its values is above 4095 it holds the 12 bits of an X-ray detector, and is scaled as such: it would be black.
+
+    Raises:
+        ValueError: it has more than 16 bits.
+    """
+    if image.mode in ("P", "PA"):
+        image = image.convert("RGB")
+    if image.mode == "F" or image.mode.startswith("I"):
+        values = np.asarray(image, dtype=np.float64)
+        if image.mode == "F" or values.min(initial=0) < 0 or values.max(initial=0) > SIXTEEN_BITS:
+            raise ValueError("more than 16 bits")
+        return (values / (most_of(values) / 255)).round().astype(np.uint8)
+    return np.asarray(image if image.mode == "L" else image.convert("L"))
+
+
+def most_of(values: np.ndarray) -> int:
+    """Tell the largest value that the pixels of a 16-bit image can have: of 12 bits where they fit into those."""
+    return TWELVE_BITS if values.max(initial=0) <= TWELVE_BITS else SIXTEEN_BITS
 
 
 class GreyPng:
     """A PNG file as a source of grey pixels.
 
-    Grey stays; colour and palette become luminance, transparency is dropped; 16-bit grey is scaled by 1/257, not cut.
-    The checksums of the whole file are verified first: decoding alone makes noise of some damaged files without a word.
+    Its pixels become grey by the rules of `to_grey`. The checksums of the whole file are verified first: decoding alone
+    makes noise of some damaged files without a word.
 
     Args:
         path: the file.
@@ -42,18 +67,17 @@ class GreyPng:
         self.width, self.height = (int.from_bytes(self._content[part], "big") for part in (WIDTH, HEIGHT))
 
     def crop(self, top: int, left: int, height: int, width: int) -> np.ndarray:
-        """Decode a part of the image, uint8 (height, width); only an interlaced file is decoded below it.
+        """Decode a part of the image, uint8 (height, width); only interlaced and 16-bit files are decoded below it.
 
         Raises:
             UserError: the file is damaged.
         """
-        with self._named(), self._upper(top + height) as image:
-            part = image.crop((left, top, left + width, top + height))
-        if part.mode.startswith("I"):
-            return grey_of_16_bits(part)
-        if part.mode in ("P", "PA"):
-            part = part.convert("RGB")
-        return np.asarray(part if part.mode == "L" else part.convert("L"))
+        with self._named():
+            if self._content[DEPTH] == 16:  # all values together tell how many of the bits are used
+                with self._upper(self.height) as image:
+                    return to_grey(image)[top : top + height, left : left + width]
+            with self._upper(top + height) as image:
+                return to_grey(image.crop((left, top, left + width, top + height)))
 
     def _upper(self, rows: int) -> Image.Image:
         """Decode the image with at least so many rows of it.
@@ -97,21 +121,6 @@ def _stored(content: bytes) -> bytes:
         last, size = start + len(block) == len(content), len(block)
         parts += [bytes([last]) + size.to_bytes(2, "little") + (size ^ 0xFFFF).to_bytes(2, "little"), block]
     return b"".join([*parts, isal_zlib.adler32(content).to_bytes(4, "big")])
-
-
-def grey_of_16_bits(image: Image.Image) -> np.ndarray:
-    """Scale grey levels of 16 bits to uint8 (h,w)."""
-    return (np.asarray(image, dtype=np.float64) / 257).round().astype(np.uint8)
-
-
-def read_grey(path: Path) -> np.ndarray:
-    """Read all pixels of a PNG file as 8-bit grey, uint8 (h,w), by the rules of `GreyPng`.
-
-    Raises:
-        UserError: the file is missing or damaged.
-    """
-    source = GreyPng(path)
-    return source.crop(0, 0, source.height, source.width)
 
 
 def verified_data(content: memoryview) -> list[memoryview]:

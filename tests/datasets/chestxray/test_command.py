@@ -1,5 +1,6 @@
 """The command python -m datasets.chestxray: what it brings, counts and decodes."""
 
+import errno
 import multiprocessing
 import os
 import re
@@ -37,8 +38,9 @@ def check(folder: Path, manifest: Path, *flags: str) -> None:
 
 
 def test_empty_folder_is_brought_and_counted(manifest, tmp_path, capsys):
-    check(tmp_path / "new" / "data", manifest)
+    check(tmp_path / "data", manifest)
     out, err = capsys.readouterr()
+    assert re.search(r"data is a new folder: ChestX-ray14 \([\d.]+kB\) is downloaded into /", out)
     assert "train_val_list.txt: 45 of 47 images are there" in out
     assert "no patient is in both lists" in out
     assert re.search(r"train_val_list.txt: 45 images with a single label: \{'No Finding': 3, .*'Hernia': 3\}", out)
@@ -57,6 +59,22 @@ def test_all_images_can_be_decoded(chest, manifest, capsys):
     check(chest, manifest, "--verify")
     assert "all 60 images can be decoded" in capsys.readouterr().out
     assert not (chest / "damaged_images.txt").exists()
+
+
+def test_read_only_folder_can_be_verified(chest, manifest, monkeypatch, capsys):
+    def refuse(path: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    for image in (chest / "images").glob("0000000*.png"):
+        shutil.copy(image, image.with_name(f"._{image.name}"))
+    monkeypatch.setattr(Path, "unlink", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
+    check(chest, manifest, "--verify", "--workers=0")
+    assert "all 60 images can be decoded" in capsys.readouterr().out
+    (chest / "images" / "00000003_000.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"1 of 60 images are damaged \(named above; .*Read-only"):
+        check(chest, manifest, "--verify", "--workers=0")
+    assert "00000003_000.png cannot be read" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("workers", [0, 2])

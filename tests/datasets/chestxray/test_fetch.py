@@ -18,7 +18,7 @@ import datasets.chestxray.fetch
 from datasets.chestxray import load_list, prepare
 from datasets.chestxray.source import LISTS, Source, read_manifest
 from datasets.download.remote import Patience
-from datasets.images.files import image_paths
+from datasets.images.finder import find_images
 from helpers.mirror import PIECE, Answer, Mirror, packed, tar_gz, write_data_set
 from helpers.project import SMALL_MODEL
 from utils.errors import UserError
@@ -58,6 +58,10 @@ def bring(mirror, tmp_path):
         return tmp_path / "data"
 
     return run
+
+
+def names_of(folder: Path) -> set[str]:
+    return {Path(path).name for path in find_images(folder)}
 
 
 def asked(mirror: Mirror) -> set[str]:
@@ -152,6 +156,43 @@ def test_file_that_was_put_there_and_is_wrong_is_named_and_kept(name, spoil, bri
     bring()
 
 
+@pytest.mark.parametrize("name", ["train_val_list.txt", LABELS])
+def test_text_that_an_editor_has_saved_is_the_published_one(name, mirror, bring, files, tmp_path):
+    (tmp_path / "data").mkdir()
+    text = files[name].decode().rstrip("\n").replace("\r", "")
+    mirror.files[name] = text.encode()  # whose final newline the editor adds
+    (tmp_path / "data" / name).write_bytes(f"\ufeff{text}\n".replace("\n", "\r\n").encode())
+    bring()
+    assert name not in asked(mirror)
+
+
+def test_images_and_archives_under_other_names_are_told_before_the_first_byte(mirror, bring, tmp_path, files, caplog):
+    folder = tmp_path / "data"
+    (folder / "scans").mkdir(parents=True)
+    for name in TEXTS:
+        (folder / name).write_bytes(files[name])
+    (folder / "scans" / "patient 1.png").touch()
+    (folder / "images_01.tar.gz").touch()
+    asked_before = []
+    caplog.handler.addFilter(lambda record: asked_before.append(list(mirror.asked)) or True)
+    caplog.set_level("WARNING", "dgcmm")
+    bring()
+    assert caplog.messages == [
+        f"{folder}: 60 of 60 listed images are missing, and 1 image (scans/patient 1.png) and 1 archive "
+        "(images_01.tar.gz) are there under names that are not NIH's (like 00000001_000.png in images_001.tar.gz): if "
+        "they hold the same, stop here and rename them"
+    ]
+    assert asked_before[0] == []
+
+
+def test_new_folder_needs_its_parent(bring, mirror, tmp_path):
+    manifest = str(mirror.manifest(tmp_path / "manifest.json"))
+    with pytest.raises(UserError, match=r"--datadir .*/none/data does not exist, nor does .*/none: check the path, or"):
+        prepare(str(tmp_path / "none" / "data"), manifest=manifest, jobs=1, keep_archives=False, quiet=True)
+    assert not (tmp_path / "none").exists()
+    assert mirror.asked == []
+
+
 def test_only_the_archive_of_an_image_that_has_gone_is_fetched_again(mirror, bring, chest_folder):
     folder = bring()
     mirror.asked.clear()
@@ -182,7 +223,7 @@ def test_archives_in_order_are_asked_for_what_is_missing(
         (folder / "images" / f"{number:08d}_000.png").unlink()
     bring(monkeypatch)
     assert sorted(name[:10] for name, _ in mirror.asked) == [f"images_{number:03d}" for number in fetched]
-    assert image_paths(folder).keys() == image_paths(chest_folder).keys()
+    assert names_of(folder) == names_of(chest_folder)
 
 
 def test_label_file_of_nih_is_known_by_its_content_not_by_its_size(mirror, bring, tmp_path, monkeypatch, chest_folder):

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from datasets.chestxray import CLASSES, load_list
+from datasets.chestxray.lists import read_contents
 from helpers.project import HEADER_2017
 from utils.errors import UserError
 
@@ -71,22 +72,23 @@ def test_the_final_line_of_a_list_counts_without_a_newline(chest_folder):
     assert load(chest_folder, train=False).ids[-1] == (chest_folder / TEST_LIST).read_text().split("\n")[-1]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 @pytest.mark.parametrize("newline", ["\n", "\r\n"], ids=["unix", "windows"])
-def test_a_list_may_end_its_lines_in_any_way(newline, chest):
-    expected = load(chest).ids.tolist()
-    text = (chest / TRAIN_LIST).read_text()
-    (chest / TRAIN_LIST).write_bytes((text.replace("\n", newline) + newline).encode())
-    assert load(chest).ids.tolist() == expected
+def test_lists_and_labels_may_come_from_any_editor(newline, encoding, chest, chest_folder):
+    for name in (TRAIN_LIST, LABELS):
+        text = (chest / name).read_text()
+        (chest / name).write_bytes((text.rstrip("\n").replace("\n", newline) + newline).encode(encoding))
+    assert load(chest).fingerprint() == load(chest_folder).fingerprint()
 
 
 def test_groups_are_the_patients(chest):
     names = (chest / TRAIN_LIST).read_text().split()[:3]
-    renamed = ["00000013_000.png", "00000013_021.png", "00030805_000.png"]
+    renamed = ["00000813_000.png", "00000813_021.png", "00030805_000.png"]
     for old, new in zip(names, renamed, strict=True):
         (chest / "images" / old).rename(chest / "images" / new)
         for file in (TRAIN_LIST, LABELS):
             edit(chest / file, lambda text, old=old, new=new: text.replace(old, new))
-    assert load(chest).groups[:3].tolist() == [13, 13, 30805]
+    assert load(chest).groups[:3].tolist() == [813, 813, 30805]
 
 
 @pytest.mark.parametrize("name", ["Data_Entry_2017.csv", "Data_Entry_2017_v2020.csv"])
@@ -101,8 +103,8 @@ def test_labels_are_read_by_position(name, header, trailing, chest, chest_folder
 
 @pytest.mark.parametrize(
     "layout",
-    ["", "images", "images_{:03d}", "images_{:03d}/images", "images/images_{:03d}"],
-    ids=["flat", "one folder", "twelve folders", "as unpacked", "nested"],
+    ["", "images", "images_{:03d}", "images_{:03d}/images", "images/images_{:03d}", "image_{:03d}", "data/Images"],
+    ids=["flat", "one folder", "twelve folders", "as unpacked", "nested", "another name", "another place"],
 )
 def test_images_are_found_in_every_layout(layout, chest, chest_folder):
     moved = chest / "moved"
@@ -119,10 +121,36 @@ def test_images_are_found_in_every_layout(layout, chest, chest_folder):
         assert all(np.array_equal(data[index][0], expected[index][0]) for index in range(0, len(data), 7))
 
 
+def test_images_in_another_case_or_format_are_read_and_the_format_is_told(chest, chest_folder):
+    first, second, *_ = sorted((chest / "images").iterdir())
+    first.rename(first.with_suffix(".PNG"))
+    with Image.open(second) as image:
+        image.convert("L").save(second.with_suffix(".bmp"))
+    second.unlink()
+    data, expected = load(chest), load(chest_folder)
+    assert data.fingerprint() == expected.fingerprint()
+    assert all(np.array_equal(data[index][0], expected[index][0]) for index in (0, 1))
+    assert read_contents(chest).remarks == [
+        f"{chest}: 1 image (images/{second.stem}.bmp) in another format than NIH's: read as they are"
+    ]
+
+
+def test_of_what_is_there_twice_the_first_counts_and_it_is_told_where_they_differ(chest, chest_folder):
+    shutil.copytree(chest / "images", chest / "backup")
+    assert read_contents(chest).remarks == []
+    names = load(chest).ids[:2].tolist()
+    (chest / "backup" / names[0]).write_bytes(b"")
+    edit(chest / TRAIN_LIST, lambda text: f"{text}\n{names[1]}")
+    assert load(chest).fingerprint() == load(chest_folder).fingerprint()
+    listed, twice = read_contents(chest).remarks
+    assert listed == f"{chest / TRAIN_LIST} names 1 image ({names[1]}) twice: each counts once"
+    assert twice.endswith(f"there twice and not the same, images/{names[0]} and backup/{names[0]}: the first is read")
+
+
 @pytest.mark.parametrize(
     ("count", "says"),
     [
-        (1, r"1 images \(00000001_000.png\) of 45 listed not found: unpack"),
+        (1, r"1 image \(00000001_000.png\) of 45 listed not found: unpack"),
         (3, r"3 images \(00000001_000.png, 00000002_000.png, 00000003_000.png\) of 45 listed not found"),
         (4, r"4 images \(00000001_000.png, 00000002_000.png, 00000003_000.png, ...\) of 45 listed not found"),
         (45, r"45 images \(00000001_000.png, 00000002_000.png, 00000003_000.png, ...\) of 45 listed not found"),
@@ -142,22 +170,35 @@ def test_missing_images_are_counted_and_the_first_named(count, says, chest):
         (lambda folder: (folder / LABELS).unlink(), "has no Data_Entry_2017_v2020.csv or Data_Entry_2017.csv: put"),
         (
             lambda folder: (folder / LABELS).write_bytes(b"\xff\xfe\x00a,b"),
-            "Data_Entry_2017.csv cannot be read .*: replace",
+            r"Data_Entry_2017.csv cannot be read \(it is UTF-16\): save it as UTF-8, or replace",
         ),
         (
             lambda folder: (folder / LABELS).write_text(""),
             "train_val_list.txt: 47 images .* without a row in the label",
         ),
         (lambda folder: (folder / TRAIN_LIST).unlink(), "train_val_list.txt cannot be read .*: put NIH's list there"),
-        (lambda folder: (folder / TRAIN_LIST).write_bytes(b"\xff\xfe"), "train_val_list.txt cannot be read .*: put"),
+        (
+            lambda folder: (folder / TRAIN_LIST).write_bytes(b"\xff\xfe"),
+            "list.txt cannot be read .it is UTF-16.*, or put",
+        ),
         (lambda folder: (folder / TRAIN_LIST).write_text("\n"), "train_val_list.txt is empty: put NIH's list there"),
         (
             lambda folder: edit(folder / LABELS, lambda text: text.replace("Hernia", "Hernias")),
             "the label file names 'Hernias', which is none of the 15 classes",
         ),
         (
+            lambda folder: edit(folder / LABELS, lambda text: f"{text}00000001_000.png,Mass\n"),
+            r"Data_Entry_2017.csv gives 1 image \(00000001_000.png\) two labels, .* 'No Finding' and 'Mass': keep",
+        ),
+        (
+            lambda folder: (folder / "Data_Entry_2017_v2020.csv").write_text(
+                (folder / LABELS).read_text().replace("00000001_000.png,No Finding", "00000001_000.png,Hernia")
+            ),
+            r"v2020.csv and Data_Entry_2017.csv have not the same label for 1 image \(00000001_000.png\): keep one of",
+        ),
+        (
             lambda folder: edit(folder / TRAIN_LIST, lambda text: f"{text}\n00031000_000.png"),
-            r"train_val_list.txt: 1 images \(00031000_000.png\) without a row in the label file: replace",
+            r"train_val_list.txt: 1 image \(00031000_000.png\) without a row in the label file: replace",
         ),
         (
             lambda folder: [
@@ -168,7 +209,7 @@ def test_missing_images_are_counted_and_the_first_named(count, says, chest):
     ],
     ids=[
         *("no-label-file", "unreadable-labels", "empty-labels", "no-list", "unreadable-list", "empty-list"),
-        *("unknown-class", "image-without-label", "no-patient"),
+        *("unknown-class", "two-labels", "two-label-files", "image-without-label", "no-patient"),
     ],
 )
 def test_what_is_wrong_with_the_folder_is_named(spoil, says, chest):

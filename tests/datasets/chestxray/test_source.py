@@ -56,11 +56,12 @@ def test_official_archives_hold_the_images_in_order():
         (".Data_Entry_2017_v2020.csv.part", "Image Index,Finding Labels\n" + "x\n" * IMAGES, None),
         ("Data_Entry_2017.csv", "Image Index,Finding Labels\n" + "x\n" * 5, "5 rows, 112,120 are published"),
         ("Data_Entry_2017.csv", "Name,Label\n" + "x\n" * IMAGES, "its first line does not start with 'Image Index'"),
-        ("Data_Entry_2017.csv", "", "it is empty, or no text"),
-        ("Data_Entry_2017.csv", b"Image Index\xff\xfe", "it is empty, or no text"),
+        ("Data_Entry_2017.csv", "", "its first line does not start with 'Image Index'"),
+        ("Data_Entry_2017.csv", b"Image Index\xff\xfe", "it is no text in UTF-8"),
+        ("Data_Entry_2017.csv", "\ufeffImage Index,Finding Labels\r\n" + "x\r\n" * IMAGES, None),
         ("train_val_list.txt", "anything", None),
     ],
-    ids=["good", "part", "too few rows", "other header", "empty", "no text", "list"],
+    ids=["good", "part", "too few rows", "other header", "empty", "no text", "of a Windows editor", "list"],
 )
 def test_content_of_the_label_file(name, content, problem, tmp_path):
     path = tmp_path / name

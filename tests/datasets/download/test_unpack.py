@@ -107,6 +107,14 @@ def test_files_are_unpacked_flat(kind, place, tmp_path):
     assert sum(counts) >= (tmp_path / f"images_001.{kind}").stat().st_size
 
 
+@pytest.mark.parametrize("kind", ["tar.gz", "zip"])
+def test_what_macos_adds_to_an_archive_is_left_out(kind, tmp_path):
+    added = ["__MACOSX/images/._" + FIRST, "images/._" + FIRST, "images/.DS_Store", "__MACOSX/notes"]
+    files = dict.fromkeys(added, b"Mac OS X") | {f"images/{name}": content for name, content in IMAGES.items()}
+    assert unpacked(tmp_path, kind, zipped(files) if kind == "zip" else tar_gz(files)) == list(IMAGES)
+    assert contents(tmp_path / "unpacked") == IMAGES
+
+
 def test_folders_in_an_archive_are_nothing_bad(tmp_path):
     assert unpacked(tmp_path, "tar.gz", tar_gz(GOOD, entry(tarfile.DIRTYPE, "images/"))) == list(IMAGES)
 

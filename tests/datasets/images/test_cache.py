@@ -96,7 +96,7 @@ def test_another_list_or_size_is_another_cache(other, built, tmp_path):
 
 
 def test_another_format_is_another_cache(built, tmp_path, monkeypatch):
-    monkeypatch.setattr(cache_module, "FORMAT", 2)
+    monkeypatch.setattr(cache_module, "FORMAT", 0)
     assert ImageCache(tmp_path, NAMES, SIZE).folder != built.folder
 
 

@@ -1,4 +1,4 @@
-"""Data sets in files: found in any layout, read through a transform, and light to send to another process."""
+"""Data sets in files: read through a transform, and light to send to another process."""
 
 import pickle
 from pathlib import Path
@@ -10,16 +10,11 @@ from PIL import Image
 from torchvision import transforms as T
 
 from datasets.base import SampleKey
-from datasets.images.files import FileDataset, image_paths
+from datasets.images.files import FileDataset
 from datasets.transforms import RandomCropAndFlip, evaluation
 from utils.errors import UserError
 
 NAMES = [f"{number:08d}_000.png" for number in range(6)]
-
-
-def touch(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch()
 
 
 @pytest.fixture
@@ -29,52 +24,6 @@ def dataset(tmp_path: Path) -> FileDataset:
     for name in NAMES:
         Image.fromarray(rng.integers(0, 256, (40, 50), dtype=np.uint8)).save(tmp_path / name)
     return FileDataset(tmp_path, NAMES, "ab", np.arange(6) % 2, NAMES)
-
-
-@pytest.mark.parametrize(
-    "layout",
-    [
-        "{}",
-        "images/{}",
-        "images_001/{}",
-        "images_001/images/{}",
-        "images/images_001/{}",
-        "images/images_001/images/{}",
-        "images-1/{}",
-    ],
-    ids=["flat", "one folder", "numbered", "as unpacked", "nested", "deep", "other number"],
-)
-def test_files_are_found_in_every_layout(layout, tmp_path):
-    for name in NAMES[:4]:
-        touch(tmp_path / layout.format(name))
-    assert image_paths(tmp_path) == {name: layout.format(name) for name in NAMES[:4]}
-
-
-def test_layouts_may_be_mixed_and_the_first_of_two_files_counts(tmp_path):
-    places = ["images_002/", "images_001/images/", "", "images/", "images_001/", "images_002/"]
-    for place, name in zip(places, NAMES, strict=True):
-        touch(tmp_path / f"{place}{name}")
-    touch(tmp_path / "images_002" / NAMES[1])
-    assert image_paths(tmp_path) == {name: f"{place}{name}" for place, name in zip(places, NAMES, strict=True)}
-
-
-@pytest.mark.parametrize("place", [".images", "cache", "backup/images", "images.part.png"])
-def test_other_folders_are_not_searched(place, tmp_path):
-    touch(tmp_path / place / NAMES[0])
-    assert NAMES[0] not in image_paths(tmp_path)
-
-
-def test_changed_folder_is_noticed(tmp_path):
-    touch(tmp_path / "images" / NAMES[0])
-    assert image_paths(tmp_path).keys() == {NAMES[0]}
-    touch(tmp_path / "images_001" / NAMES[1])
-    (tmp_path / "images" / NAMES[0]).unlink()
-    assert image_paths(tmp_path).keys() == {NAMES[1]}
-
-
-def test_folder_that_cannot_be_listed_is_named(tmp_path):
-    with pytest.raises(UserError, match=rf"{tmp_path / 'none'} cannot be listed \(No such file"):
-        image_paths(tmp_path / "none")
 
 
 def test_own_transform_is_given_a_pil_image(dataset):

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.images.png import SIGNATURE, GreyPng, read_grey
+from datasets.images.opening import read_grey
+from datasets.images.png import SIGNATURE, GreyPng
 from utils.errors import UserError
 
 GREY = np.random.default_rng(0).integers(0, 256, (12, 12), dtype=np.uint8)
@@ -40,7 +41,7 @@ def test_every_8_bit_mode_becomes_its_luminance(mode, tmp_path):
 
 def test_colour_and_a_colour_palette_become_the_same_luminance(tmp_path):
     colour = Image.fromarray(np.random.default_rng(1).integers(0, 256, (4, 4, 3), dtype=np.uint8))
-    for name, image in {"colour": colour, "palette": colour.quantize(256)}.items():
+    for name, image in {"colour.png": colour, "palette.png": colour.quantize(256)}.items():
         (tmp_path / name).write_bytes(png(image))
         assert np.array_equal(read_grey(tmp_path / name), image.convert("RGB").convert("L"))
 
@@ -56,6 +57,17 @@ def test_16_bits_are_scaled_not_cut(tmp_path):
     path = tmp_path / "image.png"
     path.write_bytes(png(Image.fromarray(values)))
     assert read_grey(path).tolist() == [[0, 1, 117], [128, 253, 255]]
+
+
+def test_12_bits_in_16_keep_their_contrast_in_every_part(tmp_path):
+    values = np.array([[0, 16, 1000], [2056, 4000, 4095]], dtype=np.uint16)
+    path = tmp_path / "image.png"
+    path.write_bytes(png(Image.fromarray(values)))
+    assert read_grey(path).tolist() == [[0, 1, 62], [128, 249, 255]]
+    assert GreyPng(path).crop(0, 1, 1, 2).tolist() == [[1, 62]]
+    path.write_bytes(png(Image.fromarray(np.where(values == 4095, 4096, values).astype(np.uint16))))
+    assert read_grey(path).tolist() == [[0, 0, 4], [8, 16, 16]]
+    assert GreyPng(path).crop(0, 1, 1, 2).tolist() == [[0, 4]]
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "I;16"])

@@ -1,0 +1,115 @@
+"""Image files below a folder: found in any layout, and those that a list names found among them.
+
+No file is opened, and but for links none is looked at: 100,000 names on a network take seconds, not minutes.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from utils.errors import UserError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+# what systems leave on a disk: copies of attributes, thumbnails, what was deleted
+NOT_OURS = ("__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information")
+
+
+def find_images(root: Path) -> list[str]:
+    """List the image files below a folder as paths within it, in the same order on every machine.
+
+    Links are followed, a folder is listed once. Names with a dot in front are left out, the `._NAME.png` of macOS among
+    them, and so are the folders `NOT_OURS`. The files of a folder come before those of its folders, by their names.
+
+    Raises:
+        UserError: a folder cannot be listed.
+    """
+    return [path for paths in _scan(root, "", set()) for path in paths]
+
+
+def _scan(root: Path, folder: str, seen: set[tuple[int, int]]) -> Iterator[list[str]]:
+    """Give the images of each folder, as 'images_001/NAME' within `root`, parents first."""
+    images, inside = [], []
+    place = root / folder
+    try:
+        status = os.stat(place)
+        if (status.st_dev, status.st_ino) in seen:  # a link led back here
+            return
+        seen.add((status.st_dev, status.st_ino))
+        with os.scandir(place) as entries:
+            for entry in entries:
+                if entry.name.startswith(".") or entry.name in NOT_OURS:
+                    continue
+                if is_image_name(entry.name):
+                    images.append(entry.name)
+                elif entry.is_dir():
+                    inside.append(entry.name)
+    except OSError as error:
+        raise UserError(f"{place} cannot be listed ({error.strerror}): make it readable, or name another") from error
+    yield [folder + name for name in sorted(images)]
+    for name in sorted(inside):
+        yield from _scan(root, f"{folder}{name}/", seen)
+
+
+def is_image_name(name: str) -> bool:
+    """Tell whether a file is an image by the ending of its name, in any case."""
+    return name.lower().endswith(SUFFIXES)
+
+
+class Located(NamedTuple):
+    """Where the images that a list names are.
+
+    Attributes:
+        paths: path of each that is there, by the name in the list.
+        twice: (path that counts, another one) of those that are there twice.
+        converted: paths of those in another format than the list says, 'a.jpg' for 'a.png'.
+    """
+
+    paths: dict[str, str]
+    twice: list[tuple[str, str]]
+    converted: list[str]
+
+
+def locate(names: Iterable[str], files: Iterable[str]) -> Located:
+    """Find the images that a list names without their folders.
+
+    A file of that very name counts first, then one whose ending is written in another case, then one of another
+    format; among equals one that lies in no folder or in one whose name begins with 'image', then the first.
+
+    Args:
+        names: as the list has them.
+        files: paths, as `find_images` gives them.
+    """
+    by_stem: dict[str, list[str]] = {}
+    for path in files:
+        by_stem.setdefault(_stem(_name(path)), []).append(path)
+    located = Located({}, [], [])
+    for name in names:
+        candidates = by_stem.get(_stem(name))
+        if not candidates or name in located.paths:
+            continue
+        kinds = [_difference(name, _name(path)) for path in candidates]
+        equals = [path for path, kind in zip(candidates, kinds, strict=True) if kind == min(kinds)]
+        equals.sort(key=lambda path: "/" in path and not path.lower().startswith("image"))
+        located.paths[name] = equals[0]
+        if len(equals) > 1:
+            located.twice.append((equals[0], equals[1]))
+        if min(kinds) == _FORMAT:
+            located.converted.append(equals[0])
+    return located
+
+
+_FORMAT = 2
+
+
+def _difference(name: str, other: str) -> int:
+    """Say in what two names of one stem differ: 0 nothing, 1 the case of the ending, 2 the format."""
+    return 0 if name == other else 1 if name.lower() == other.lower() else _FORMAT
+
+
+def _name(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+def _stem(name: str) -> str:
+    return name.rpartition(".")[0]

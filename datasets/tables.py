@@ -1,0 +1,103 @@
+"""Lists of names and tables in text files as people have them: saved by any editor, joined, edited by hand."""
+
+import codecs
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from utils.errors import UserError
+
+# UTF-32 before UTF-16, whose mark it begins with
+FOREIGN_MARKS = {
+    codecs.BOM_UTF32_LE: "UTF-32",
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
+DELIMITERS = ",;\t"  # the last two: spreadsheets, by the country that they are set to
+SHOWN = 3  # names in a message
+
+
+def read_text(path: Path, remedy: str) -> str:
+    r"""Read a UTF-8 text, with a byte order mark or without, whatever its lines end in: here they end in \n.
+
+    Args:
+        path: the file.
+        remedy: what to do about a file that cannot be read, for the message.
+
+    Raises:
+        UserError: it is missing, in another encoding, or no text; says which.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): {remedy}") from error
+    foreign = next((name for mark, name in FOREIGN_MARKS.items() if content.startswith(mark)), None)
+    if foreign is None and b"\0" in content:
+        foreign = "UTF-16 without a mark, or no text"
+    if foreign:
+        raise UserError(f"{path} cannot be read (it is {foreign}): save it as UTF-8, or {remedy}")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        what = f"byte {error.start} is not UTF-8"
+        raise UserError(f"{path} cannot be read ({what}): save it as UTF-8, or {remedy}") from error
+    return io.StringIO(text, newline=None).read()
+
+
+def read_names(path: Path, remedy: str) -> list[str]:
+    """Read a list with a name on each line, without the blanks around it; empty lines are left out.
+
+    Raises:
+        UserError: as `read_text`.
+    """
+    return [name for line in read_text(path, remedy).split("\n") if (name := line.strip())]
+
+
+def read_table(path: Path, remedy: str) -> list[list[str]]:
+    """Read the rows of a CSV file, the header among them; its first line tells comma, semicolon or tab.
+
+    Raises:
+        UserError: as `read_text`, or it is no table.
+    """
+    text = read_text(path, remedy)
+    header = text.partition("\n")[0]
+    delimiter = max(DELIMITERS, key=header.count)
+    try:
+        return [row for row in csv.reader(io.StringIO(text), delimiter=delimiter) if row]
+    except csv.Error as error:
+        raise UserError(f"{path} cannot be read ({error}): {remedy}") from error
+
+
+def repeated(names: Iterable[str]) -> list[str]:
+    """List the names that occur more than once, in the order of their first places."""
+    return [name for name, count in Counter(names).items() if count > 1]
+
+
+def one_label_each(rows: Iterable[tuple[str, str]], source: Path) -> dict[str, str]:
+    """Make name -> label of rows in which a name may occur again with the same label.
+
+    Raises:
+        UserError: a name has two labels; which of them is right, nobody but the user knows.
+    """
+    labels: dict[str, str] = {}
+    others: dict[str, str] = {}
+    for name, label in rows:
+        if labels.setdefault(name, label) != label:
+            others.setdefault(name, label)
+    if others:
+        name, other = next(iter(others.items()))
+        raise UserError(
+            f"{source} gives {count_of(others, 'image')} two labels, {name} {labels[name]!r} and {other!r}: keep one "
+            "row of each"
+        )
+    return labels
+
+
+def count_of(names: Iterable[str], thing: str) -> str:
+    """Say how many things there are, and the first few: '5 images (a, b, c, ...)'."""
+    names = list(names)
+    shown = ", ".join(map(str, names[:SHOWN])) + (", ..." if len(names) > SHOWN else "")
+    return f"{len(names)} {thing}{'s' if len(names) != 1 else ''} ({shown})"
