@@ -29,8 +29,17 @@ def require_reachable(folder: Path) -> None:
         raise UserError(f"--datadir {folder} cannot be read ({error.strerror}): see its permissions") from error
 
 
+def images_root(datadir: str) -> Path:
+    """Return the folder of a data set in files, or raise a `UserError` if it is not there."""
+    root = Path(datadir)
+    require_reachable(root)
+    if not root.is_dir():
+        raise UserError(f"--datadir {root} does not exist: name the folder that holds the images")
+    return root
+
+
 def missing_files(root: Path, paths: Sequence[str]) -> list[str]:
-    """List the paths within `root` at which no file is; each folder is listed once, which is quick on a network too."""
+    """List the paths within `root` at which no file is, sorted; each folder is listed once, quick on a network too."""
     missing = []
     for folder, inside in itertools.groupby(sorted(paths), key=lambda path: path.rpartition("/")[0]):
         try:

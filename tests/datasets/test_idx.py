@@ -3,14 +3,11 @@
 import gzip
 import hashlib
 import http.client
-import http.server
 import multiprocessing
 import socket
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -20,6 +17,7 @@ from datasets import DATASETS
 from datasets.base import ImageDataset
 from datasets.download import beside
 from helpers.data import load_part
+from helpers.served import Server, serving
 from utils.errors import UserError
 from utils.logs import start_logging
 
@@ -71,46 +69,14 @@ def write(folder: Path, files: dict[str, bytes]) -> None:
         (folder / name).write_bytes(content)
 
 
-class Server(NamedTuple):
-    """A mirror of the gzipped files: what it has, what it was asked for, and whether it answers now or waits."""
-
-    files: dict[str, bytes]
-    asked: list[str]
-    open: threading.Event
-
-
 @pytest.fixture
 def mirror(packed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """A server on this machine that torchvision takes for the mirror of Fashion-MNIST."""
-    server = Server(dict(packed), [], threading.Event())
-    server.open.set()
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            name = self.path.removeprefix("/")
-            server.asked.append(name)
-            server.open.wait(60)
-            if name not in server.files:
-                self.send_error(404)
-                return
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(server.files[name])))
-            self.end_headers()
-            self.wfile.write(server.files[name])
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listener:
-        thread = threading.Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        use_mirror(monkeypatch, listener.server_port)
+    with serving(packed) as server:
+        use_mirror(monkeypatch, server.port)
         md5 = {name: hashlib.md5(content, usedforsecurity=False).hexdigest() for name, content in packed.items()}
         monkeypatch.setattr(FashionMNIST, "resources", list(md5.items()))
         yield server
-        server.open.set()
-        listener.shutdown()
-        thread.join()
 
 
 def use_mirror(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
@@ -124,6 +90,15 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     use_mirror(monkeypatch, port)
+
+
+def test_mnist_is_the_same_in_its_own_folder(files, tmp_path):
+    """Counts of its test set are those of the files; here Fashion-MNIST's."""
+    write(tmp_path / "MNIST/raw", files)
+    train = load_part("MNIST_LT", tmp_path, True)
+    assert tuple(train.class_counts) == FASHION.train_counts
+    assert train.classes == tuple("0123456789")
+    assert sum(DATASETS["MNIST_LT"].test_counts) == len(load_part("MNIST_LT", tmp_path, False)) == 10_000
 
 
 @pytest.mark.parametrize("place", PLACES)
