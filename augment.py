@@ -20,10 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from datasets import DATASETS
-from datasets.base import ImageDataset
+from datasets.base import ImageDataset, Splits
 from datasets.loading import BatchLoader, EvaluationBatches
-from datasets.splits import Splits, load_splits, prepare_data
+from datasets.splits import complete_data, load_splits, prepare_data
 from datasets.tables import count_of
+from datasets.transforms import TRAIN_TRANSFORMS
 from models.dgcmm import DGCMM
 from models.encoder import ARCHITECTURES, feature_dim
 from models.samplers import PosteriorSampler
@@ -57,7 +58,8 @@ MakeSampler = Callable[[Codes, int, argparse.Namespace], PosteriorSampler]
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the command line of augment.py."""
-    return augment_parser(common_parser(DATASETS, ARCHITECTURES, lr=1e-2), prog="augment.py", description=__doc__)
+    common = common_parser(DATASETS, ARCHITECTURES, TRAIN_TRANSFORMS, lr=1e-2)
+    return augment_parser(common, prog="augment.py", description=__doc__)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -86,6 +88,7 @@ def retrain(
     folder = RunFolder(args.logdir, f"_{kind}")
     trained = find_trained(args, given, folder)
     complete(args, feature_dim(args.arch))
+    complete_data(args)
     found = find_unfinished(args, given, folder, trained, flags)
     unfinished, path = found or (None, folder.checkpoint)
     if result := finished_result(unfinished, args.epochs):
@@ -227,7 +230,7 @@ def load_or_extract(
     name, measured = splits.measured
     parts = {"train": splits.train, name: measured, "test": splits.test}
     data = {name: part.fingerprint() for name, part in parts.items()}
-    sizes = {name: getattr(args, name) for name in ("new_size", "crop_size", "cache_size", "amp")}
+    sizes = {name: getattr(args, name) for name in ("new_size", "crop_size", "train_transform", "cache_size", "amp")}
     key = {"checkpoint": trained["sha256"], "data": data, **sizes}
     path = Path(args.resume).with_name(f"{Path(args.resume).stem}_codes.pth")
     if path.exists():

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from augment import Codes, retrain
 from datasets import DATASETS
+from datasets.transforms import TRAIN_TRANSFORMS
 from models.encoder import ARCHITECTURES
 from models.samplers import REP_METHODS, FeatureTransferSampler
 from utils.cli.arguments import augment_parser, common_parser
@@ -24,7 +25,7 @@ FLAGS = ("rep_method", "ftl_rank")
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the command line of augment_ftl.py."""
-    common = common_parser(DATASETS, ARCHITECTURES, lr=1e-2)
+    common = common_parser(DATASETS, ARCHITECTURES, TRAIN_TRANSFORMS, lr=1e-2)
     parser = augment_parser(common, prog="augment_ftl.py", description=__doc__)
     parser.add_argument(
         "--rep-method",

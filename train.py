@@ -34,9 +34,10 @@ from torch.amp import GradScaler
 from torchvision.utils import make_grid
 
 from datasets import DATASETS
-from datasets.base import ImageDataset
+from datasets.base import ImageDataset, Splits
 from datasets.loading import BatchLoader, EvaluationBatches, TrainBatches
-from datasets.splits import Splits, load_splits, prepare_data
+from datasets.splits import complete_data, describe_classes, load_splits, prepare_data
+from datasets.transforms import TRAIN_TRANSFORMS
 from models.dgcmm import DGCMM, LossWeights
 from models.encoder import ARCHITECTURES, feature_dim
 from models.prior import ClassMoments
@@ -54,7 +55,7 @@ from utils.randomness import Stream, global_seed, standard_normal
 from utils.training.checkpoint import Checkpoint, load_model_state
 from utils.training.folder import RunFolder
 from utils.training.optimisation import build_optimizer, default_prior_lr, log_rates
-from utils.training.resume import description, find_checkpoint, finished_result, require_same_data
+from utils.training.resume import description, find_checkpoint, finished_result, require_same_classes, require_same_data
 from utils.training.run import Run, print_result
 
 log = logging.getLogger("dgcmm")
@@ -65,7 +66,8 @@ TERMS = ("loss", "loss_cls", "loss_reconst", "loss_gmm")
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the command line of train.py."""
-    return train_parser(common_parser(DATASETS, ARCHITECTURES, lr=5e-3), prog="train.py", description=__doc__)
+    common = common_parser(DATASETS, ARCHITECTURES, TRAIN_TRANSFORMS, lr=5e-3)
+    return train_parser(common, prog="train.py", description=__doc__)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -81,6 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def complete_and_check(args: argparse.Namespace, processes: int) -> None:
     """Fill in what one argument leaves to another; raise a `UserError` where they contradict each other."""
     complete(args, feature_dim(args.arch))
+    complete_data(args)
     check_training(args)
     check_batch_size(args, processes)
 
@@ -119,6 +122,8 @@ def resolve(
     """Find the checkpoint to continue or to measure, if any; complete and check the arguments with its flags."""
     checkpoint = find_checkpoint(args, given, folder, world.nodes)
     complete_and_check(args, world.local_size)
+    if args.evaluate and DATASETS[args.dataset].classes:  # before anything is downloaded
+        require_same_classes(checkpoint, DATASETS[args.dataset].classes, args.resume)
     return args, checkpoint
 
 
@@ -313,6 +318,7 @@ def evaluate_only(world: World, args: argparse.Namespace, checkpoint: Checkpoint
     """Measure a checkpoint on the test set; writes the *_eval files and returns the result."""
     with world.errors_together():
         splits = load_splits(args)
+        require_same_classes(checkpoint, splits.train.classes, args.resume)
         model = build_model(world, args, len(splits.train.classes))
         load_model_state(model, checkpoint, args.resume)
         if world.is_main:
@@ -386,7 +392,8 @@ def log_facts(run: Run, splits: Splits, steps: int) -> None:
         log.warning("--batch-size %d: only %d training images, all in one batch", args.batch_size, len(splits.train))
     held = f", {len(splits.val)} held out" if splits.val else ""
     log.info("%s: %d training images%s, %d test images", args.dataset, len(splits.train), held, len(splits.test))
-    log.info("images per class: %s", dict(zip(splits.train.classes, splits.train.class_counts, strict=True)))
+    for line in describe_classes(splits.train.classes, splits.train.class_counts):
+        log.info("%s", line)
     millions = sum(parameter.numel() for parameter in run.model.parameters()) / 1e6
     log.info("%s: %.1f million parameters on %s, amp %s", args.arch, millions, world.device, args.amp)
     if world.size > 1:

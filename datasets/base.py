@@ -1,5 +1,6 @@
 """What all data sets are: images behind rows, with labels, ids and a transform whose draws are keyed."""
 
+import argparse
 import copy
 import hashlib
 from collections.abc import Callable, Sequence
@@ -11,9 +12,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from datasets.subsets import spread
+from datasets.transforms import Transform, make_transform
 from utils.randomness import Stream, global_seed
-
-Transform = Callable[[Image.Image], Tensor]
 
 
 class SampleKey(NamedTuple):
@@ -98,7 +99,7 @@ class ImageDataset(Dataset):
 
 
 class ArrayDataset(ImageDataset):
-    """Grey images that lie in one uint8 array (N,h,w); the other arguments are those of `ImageDataset`."""
+    """Images in one uint8 array, grey (N,h,w) or colour (N,h,w,3); the other arguments are those of `ImageDataset`."""
 
     def __init__(
         self,
@@ -113,23 +114,36 @@ class ArrayDataset(ImageDataset):
         self.images = images
 
     def read(self, row: int) -> Image.Image:
-        """Give the grey image of a row."""
+        """Give the image of a row, in mode L or RGB."""
         return Image.fromarray(self.images[row])
 
 
-class Load(Protocol):
-    """How the training or test split of a data set is loaded."""
+class Splits(NamedTuple):
+    """The parts of a data set; `val` is None where there is no validation set, or nothing is held out for one."""
 
-    def __call__(
-        self, root: str, train: bool, transform: Transform | None = None, subset_seed: int = 0
-    ) -> ImageDataset:
-        """Load a split.
+    train: ImageDataset
+    val: ImageDataset | None
+    test: ImageDataset
+
+    @property
+    def measured(self) -> tuple[str, ImageDataset]:
+        """Name and data of the split that is measured after each epoch."""
+        return ("test", self.test) if self.val is None else ("val", self.val)
+
+    def spread(self, count: int) -> "Splits":
+        """Keep at most `count` images of each part, going round the classes, to try a machine."""
+        return Splits(*(part and part.subset(spread(part.targets, count)) for part in self))
+
+
+class Load(Protocol):
+    """How a data set is loaded."""
+
+    def __call__(self, args: argparse.Namespace) -> Splits:
+        """Load the splits, whose items are PIL images (mode L or RGB): they have no transform yet.
 
         Args:
-            root: the folder that holds the files; data sets that come with a package ignore it.
-            train: the training split, else the test split.
-            transform: from a PIL image to what the items hold; None gives the PIL image.
-            subset_seed: which long-tailed subset is drawn, where the data set draws one.
+            args: `datadir`, which data sets that come with a package ignore; `subset_seed` says which long-tailed
+                subset is drawn, where one is drawn; `imbalance_factor`, `csv` and `names` are the data set's own.
 
         Raises:
             UserError: the files are missing, damaged or not what the data set needs.
@@ -159,18 +173,42 @@ class DatasetSpec:
     """A data set as the registry has it.
 
     Attributes:
-        classes: class names in label order.
-        train_counts, test_counts: images per class of the full splits.
-        load: gives a split.
-        transform: (train, new_size, crop_size) -> the split's own transform, to uint8 (1 or 3, crop_size, crop_size).
+        load: gives the splits.
+        resize: how an image becomes a square one, a key of `datasets.transforms.RESIZES`.
+        train_transform: what `--train-transform` is by default, one of `datasets.transforms.TRAIN_TRANSFORMS`.
+        classes: class names in label order; () where only the files tell.
+        train_counts, test_counts: images per class of the full splits; () where only the files tell.
+        long_tail: images per class for an `--imbalance-factor`; None where the data set has no such choice.
+            `train_counts` are those of the default, `DEFAULT_IMBALANCE`.
         prepare: brings the files, by a list that a manifest can replace; None where there is nothing to bring.
         in_files: each image is a file of its own (`FileDataset`): it can be cached, and it can be a bad one.
+        colour: images have three channels.
+        own: takes `--names`: the labels are the user's.
+        table: takes `--csv`.
+        shift: a training image is shifted by up to this share of its side, 1/16 or another.
     """
 
-    classes: tuple[str, ...]
-    train_counts: tuple[int, ...]
-    test_counts: tuple[int, ...]
     load: Load
-    transform: Callable[[bool, int, int], Transform]
+    resize: str
+    train_transform: str
+    classes: tuple[str, ...] = ()
+    train_counts: tuple[int, ...] = ()
+    test_counts: tuple[int, ...] = ()
+    long_tail: Callable[[float], tuple[int, ...]] | None = None
     prepare: Prepare | None = None
     in_files: bool = False
+    colour: bool = False
+    own: bool = False
+    table: bool = False
+    shift: float = 1 / 16
+
+    def transform(self, train: bool, new_size: int, crop_size: int, kind: str | None = None) -> Transform:
+        """Make the transform of a split, from a PIL image to uint8 (1 or 3, crop_size, crop_size).
+
+        Args:
+            train: with the random part, which `kind` names (default: the data set's own).
+        """
+        return make_transform(kind or self.train_transform, train, self.resize, new_size, crop_size, self.shift)
+
+
+DEFAULT_IMBALANCE = 100.0

@@ -2,40 +2,48 @@
 
 import argparse
 import logging
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from datasets import DATASETS
-from datasets.base import ImageDataset
+from datasets.base import DEFAULT_IMBALANCE, DatasetSpec, ImageDataset, Splits
 from datasets.dummy import DummyDataset
 from datasets.images.cache import prepare_images
 from datasets.images.inspection import warn_of_grey_levels
-from datasets.subsets import hold_out, spread
+from datasets.subsets import hold_out
 from datasets.tables import count_of
+from datasets.transforms import resize_under
 from utils.errors import UserError
+from utils.metrics import shot_group
 
 log = logging.getLogger("dgcmm")
 
-SHOWN_CLASSES = 20  # in a message
+LISTED_CLASSES = 20  # in a message; of more only the largest and the smallest, or the first ones
 
 
-class Splits(NamedTuple):
-    """The parts of a data set in one run; `val` is None without a hold-out."""
+def complete_data(args: argparse.Namespace) -> None:
+    """Fill in what the data set decides where no flag does, before anything is loaded.
 
-    train: ImageDataset
-    val: ImageDataset | None
-    test: ImageDataset
-
-    @property
-    def measured(self) -> tuple[str, ImageDataset]:
-        """Name and data of the split that is measured after each epoch."""
-        return ("test", self.test) if self.val is None else ("val", self.val)
-
-    def spread(self, count: int) -> "Splits":
-        """Keep at most `count` images of each part, going round the classes, to try a machine."""
-        return Splits(*(part and part.subset(spread(part.targets, count)) for part in self))
+    Raises:
+        UserError: a flag is given that the data set does not have, or one is lacking that it needs.
+    """
+    spec, name = DATASETS[args.dataset], args.dataset
+    args.train_transform = args.train_transform or spec.train_transform
+    if spec.long_tail:
+        args.imbalance_factor = args.imbalance_factor or DEFAULT_IMBALANCE
+    elif args.imbalance_factor is not None:
+        raise UserError(f"--imbalance-factor {args.imbalance_factor:g}: {name} has counts of its own, leave it out")
+    if args.csv and not spec.table:
+        raise UserError(f"--csv {args.csv}: {name} reads no table, leave it out (the data set CSV does)")
+    if args.names and not spec.own:
+        raise UserError(f"--names {args.names}: the classes of {name} have their names, leave it out")
+    if spec.table and not args.csv and not args.dummy:
+        raise UserError(f"{name} needs --csv: name the file with the columns path and label")
+    if args.dummy and not spec.classes:
+        raise UserError(f"--dummy: only its files tell the classes of {name}; try the machine with another data set")
 
 
 def prepare_data(args: argparse.Namespace, may_be_new: bool = True) -> None:
@@ -71,40 +79,42 @@ def load_splits(args: argparse.Namespace, augment: bool = True) -> Splits:
     """Load a run's data set, and hold out a part of its training split if asked to.
 
     Args:
-        args: dataset, datadir, new_size, crop_size, subset_seed, val_fraction, dummy, cache_size, cache_dir, logdir,
-            bad_images and quiet are read.
+        args: dataset, datadir, new_size, crop_size, train_transform, subset_seed, val_fraction, dummy, cache_size,
+            cache_dir, logdir, bad_images, quiet and the data set's own flags are read; completed by `complete_data`.
         augment: give the training split its random transform; else the evaluation transform.
 
     Raises:
         UserError: files are missing or cannot be read, or a class has no training image.
     """
-    train, test = _load(args, train=True, augment=augment), _load(args, train=False, augment=False)
-    if DATASETS[args.dataset].in_files and not args.dummy:
-        parts = {"training": train, "test": test}
-        warn_of_grey_levels(train, "training")
-        warn_of_overlap(train, test)
-        elsewhere = Path(args.logdir) / "cache"
-        parts = prepare_images(parts, args.cache_size, args.bad_images, args.quiet, args.cache_dir, elsewhere)
-        train, test = parts["training"], parts["test"]
+    spec = DATASETS[args.dataset]
+    splits = _dummy(spec, args) if args.dummy else spec.load(args)
+    if spec.in_files and not args.dummy:
+        splits = _prepared(splits, args, resize_under(args.train_transform, spec.resize))
     elif args.cache_size and args.dummy:
         log.warning("--cache-size %d is not used: --dummy reads no files", args.cache_size)
     elif args.cache_size:
         raise UserError(
             f"--cache-size {args.cache_size}: {args.dataset} is held in memory as it is, leave --cache-size out"
         )
+    train, val, test = splits
     if not len(test):
         raise UserError(f"{args.dataset} has no test image in {args.datadir}: complete its test list")
     empty = absent(train)  # a hold-out leaves each class at least one, so this is looked at once
     if empty:
         raise UserError(f"no training image of class {empty} in {args.datadir}: every class needs at least one")
-    val = None
+    if args.val_fraction and val is not None:
+        raise UserError(f"--val-fraction {args.val_fraction}: the data has a validation set of its own, leave it out")
     if args.val_fraction:
         kept, held = hold_out(train.targets, len(train.classes), args.val_fraction, args.subset_seed, train.groups)
         if not len(held):
             raise UserError(
                 f"--val-fraction {args.val_fraction}: nothing can be held out of {len(train)} training images"
             )
-        train, val = train.subset(kept), train.subset(held, test.transform)
+        train, val = train.subset(kept), train.subset(held)
+    for part in (train, val, test):
+        if part is not None:
+            random = augment and part is train
+            part.transform = spec.transform(random, args.new_size, args.crop_size, args.train_transform)
     splits = Splits(train, val, test)
     where, measured = splits.measured
     if unmeasured := absent(measured):
@@ -128,15 +138,46 @@ def warn_of_overlap(train: ImageDataset, test: ImageDataset) -> None:
         )
 
 
-def _load(args: argparse.Namespace, train: bool, augment: bool) -> ImageDataset:
-    spec = DATASETS[args.dataset]
-    transform = spec.transform(augment, args.new_size, args.crop_size)
-    if args.dummy:
-        return DummyDataset(spec, train, transform)
-    return spec.load(args.datadir, train, transform, args.subset_seed)
+def _dummy(spec: DatasetSpec, args: argparse.Namespace) -> Splits:
+    counts = spec.long_tail(args.imbalance_factor) if spec.long_tail else spec.train_counts
+    parts = [DummyDataset(spec.classes, split, spec.colour) for split in (counts, spec.test_counts)]
+    return Splits(parts[0], None, parts[1])
+
+
+def _prepared(splits: Splits, args: argparse.Namespace, resize: str) -> Splits:
+    """Read images from the cache, or leave bad ones out, if asked to."""
+    parts = {"training": splits.train, "validation": splits.val, "test": splits.test}
+    parts = {name: part for name, part in parts.items() if part is not None}
+    warn_of_grey_levels(splits.train, "training")
+    warn_of_overlap(splits.train, splits.test)
+    elsewhere = Path(args.logdir) / "cache"
+    parts = prepare_images(parts, args.cache_size, args.bad_images, args.quiet, args.cache_dir, elsewhere, resize)
+    return Splits(parts["training"], parts.get("validation"), parts["test"])
+
+
+def describe_classes(classes: Sequence[str], counts: Sequence[int]) -> list[str]:
+    """Say in lines how many training images the classes have, and how imbalanced they are.
+
+    Args:
+        classes: names, (K,); of many only the largest and the smallest are listed.
+        counts: training images of each, (K,).
+    """
+    order = np.argsort(counts, kind="stable")[::-1]
+    shown = [f"{classes[c]} {counts[c]}" for c in range(len(classes))]
+    if len(classes) > LISTED_CLASSES:
+        ends = LISTED_CLASSES // 2
+        shown = [shown[c] for c in order[:ends]] + ["..."] + [shown[c] for c in order[-ends:]]
+    largest, smallest = int(order[0]), int(order[-1])
+    groups = Counter(shot_group(count) for count in counts)
+    return [
+        f"images per class: {', '.join(shown)}",
+        f"imbalance: {len(classes)} classes, largest {classes[largest]} {counts[largest]}, smallest "
+        f"{classes[smallest]} {counts[smallest]}, ratio {counts[largest] / max(counts[smallest], 1):.4g}; "
+        + ", ".join(f"{groups[group]} {group}" for group in ("many", "median", "low")),
+    ]
 
 
 def absent(data: ImageDataset) -> str:
     """Name the classes without an image, joined by commas; of many the first ones, and how many there are."""
     names = [name for name, count in zip(data.classes, data.class_counts, strict=True) if not count]
-    return ", ".join(names[:SHOWN_CLASSES]) + (f", ... ({len(names)} in all)" if len(names) > SHOWN_CLASSES else "")
+    return ", ".join(names[:LISTED_CLASSES]) + (f", ... ({len(names)} in all)" if len(names) > LISTED_CLASSES else "")

@@ -8,6 +8,15 @@ from utils.errors import UserError
 from utils.randomness import Stream, permutation
 
 
+def exponential_counts(largest: int, num_classes: int, factor: float) -> tuple[int, ...]:
+    """Give the images per class of an exponential profile, from `largest` down to `largest / factor`.
+
+    n_i = int(n_max mu^(i/(K-1))) with mu = 1 / factor, cut and not rounded (Cao et al., NeurIPS 2019, LDAM-DRW's
+    imbalance_cifar.py).
+    """
+    return tuple(int(largest * (1 / factor) ** (label / (num_classes - 1))) for label in range(num_classes))
+
+
 def draw_long_tailed(targets: np.ndarray, counts: Sequence[int], seed: int) -> np.ndarray:
     """Draw `counts[c]` images of each class c without replacement.
 

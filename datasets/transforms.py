@@ -1,6 +1,7 @@
 """Transforms that several data sets share; each gives uint8, the model scales and normalises."""
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -9,23 +10,40 @@ from torch import Tensor
 from torchvision import transforms as T
 from torchvision.transforms import functional as F
 
-from datasets.images.source import ArraySource, GreySource
+from datasets.images.source import ArraySource, ImageSource
+
+Transform = Callable[[Image.Image], Tensor]
+Resize = Callable[[Image.Image], Image.Image]
+
+
+def stretch(size: int) -> Resize:
+    """Resize to (size, size), whatever the shape was."""
+    return T.Resize((size, size))
+
+
+def centre(size: int) -> Resize:
+    """Resize so that the shorter side is `size`, and keep the central square, as is usual for photographs."""
+    return T.Compose([T.Resize(size), T.CenterCrop(size)])
 
 
 class Enlarge:
     """Enlarge a small image by the largest whole factor that fits into `size`, and pad the rest with black.
 
     Pixels stay what they were: 28 becomes 32 by padding alone, and 256 by a factor of 9 and 2 pixels of padding.
+
+    Args:
+        size: pixels of a side.
+        shrink: makes an image (size, size) that is too large for that.
     """
 
-    def __init__(self, size: int) -> None:
-        self.size = size
+    def __init__(self, size: int, shrink: Callable[[int], Resize] = stretch) -> None:
+        self.size, self.shrink = size, shrink(size)
 
     def __call__(self, image: Image.Image) -> Image.Image:
-        """Enlarge a square PIL image of any size to (size, size)."""
+        """Enlarge a PIL image of any size to (size, size)."""
         factor = self.size // max(image.size)
         if factor == 0:
-            return image.resize((self.size, self.size), Image.Resampling.BILINEAR)
+            return self.shrink(image)
         if factor > 1:
             image = image.resize((image.width * factor, image.height * factor), Image.Resampling.BILINEAR)
         spare = (self.size - image.width, self.size - image.height)
@@ -33,8 +51,48 @@ class Enlarge:
         return ImageOps.expand(image, border)
 
 
+# how an image becomes a square one: for the evaluation, and for a cache
+RESIZES: dict[str, Callable[[int], Resize]] = {
+    "stretch": stretch,
+    "centre": centre,
+    "pad": Enlarge,
+    "pad or centre": partial(Enlarge, shrink=centre),
+}
+TRAIN_TRANSFORMS = ("resized-crop", "shift-flip", "shift", "none")
+
+
+def resize_under(kind: str, own: str) -> str:
+    """Name the resize that goes with a training transform: images that are shifted are padded, not blown up.
+
+    Args:
+        kind: one of `TRAIN_TRANSFORMS`.
+        own: the resize of the data set.
+    """
+    if not kind.startswith("shift"):
+        return own
+    return "pad or centre" if own == "centre" else "pad"
+
+
+def make_transform(kind: str, train: bool, own: str, new_size: int, crop_size: int, shift: float) -> Transform:
+    """Make the transform of a split, to uint8 (1 or 3, crop_size, crop_size).
+
+    Args:
+        kind: one of `TRAIN_TRANSFORMS`.
+        train: with the random part.
+        own: the resize of the data set, a key of `RESIZES`.
+        new_size, crop_size: what images are resized to, and the side of the crop.
+        shift: the most that an image is shifted by, as a share of the crop.
+    """
+    if train and kind == "resized-crop":
+        return RandomCropAndFlip(crop_size)
+    random: list[Callable] = []
+    if train and kind.startswith("shift"):
+        random = [small_shift(crop_size, shift)] + [T.RandomHorizontalFlip()] * (kind == "shift-flip")
+    return evaluation(RESIZES[resize_under(kind, own)](new_size), crop_size, *random)
+
+
 class RandomCropAndFlip:
-    """torchvision's RandomResizedCrop, then a flip of every second image, on one grey channel.
+    """torchvision's RandomResizedCrop, then a flip of every second image.
 
     The same pixels as torchvision's two transforms give under the same seed. The crop is drawn before anything is
     decoded, so a source can leave out what lies outside.
@@ -48,22 +106,22 @@ class RandomCropAndFlip:
         self.flip = T.RandomHorizontalFlip()
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """PIL image, whose colour is dropped -> uint8 (1, crop_size, crop_size)."""
-        return self.take(ArraySource(np.asarray(image.convert("L"))))
+        """PIL image, mode L or RGB -> uint8 (1 or 3, crop_size, crop_size)."""
+        return self.take(ArraySource(np.asarray(image)))
 
-    def take(self, source: GreySource) -> Tensor:
-        """Crop a source, resize and flip: uint8 (1, crop_size, crop_size)."""
+    def take(self, source: ImageSource) -> Tensor:
+        """Crop a source, resize and flip: uint8 (1 or 3, crop_size, crop_size)."""
         shape = torch.empty(1, source.height, source.width, device="meta")
         part = source.crop(*self.crop.get_params(shape, self.crop.scale, self.crop.ratio))
         image = F.resize(Image.fromarray(part), self.crop.size)
         return F.pil_to_tensor(self.flip(image))
 
 
-def evaluation(resize: Callable, crop_size: int, *random: Callable) -> T.Compose:
+def evaluation(resize: Resize, crop_size: int, *random: Callable) -> T.Compose:
     """`resize`, centre crop, `random` transforms if any, uint8 tensor (C, crop_size, crop_size)."""
     return T.Compose([resize, T.CenterCrop(crop_size), *random, T.PILToTensor()])
 
 
-def small_shift(crop_size: int) -> T.RandomCrop:
-    """Shift by up to a sixteenth of the image (2 pixels of 32) each way, black coming in at the edge."""
-    return T.RandomCrop(crop_size, padding=max(crop_size // 16, 1))
+def small_shift(crop_size: int, share: float = 1 / 16) -> T.RandomCrop:
+    """Shift by up to a share of the image (a sixteenth: 2 pixels of 32) each way, black coming in at the edge."""
+    return T.RandomCrop(crop_size, padding=max(int(crop_size * share), 1))

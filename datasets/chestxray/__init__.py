@@ -1,19 +1,18 @@
 """ChestXray: NIH ChestX-ray14, the images with a single label, on the official patient-disjoint lists."""
 
+import argparse
 import logging
 from pathlib import Path
 
 import numpy as np
-from torchvision import transforms as T
 
-from datasets.base import DatasetSpec, Transform
+from datasets.base import DatasetSpec, Splits
 from datasets.chestxray.fetch import fetch_missing
 from datasets.chestxray.lists import SEVERAL, patient_of, read_labels, read_list
 from datasets.chestxray.source import LISTS, list_problem
 from datasets.images.files import FileDataset, require_reachable
 from datasets.images.finder import find_images, locate
 from datasets.tables import count_of
-from datasets.transforms import RandomCropAndFlip, evaluation
 from utils.errors import UserError
 
 log = logging.getLogger("dgcmm")
@@ -56,7 +55,12 @@ def prepare(
             log.warning("%s: this is not the official split", problem)
 
 
-def load(root: str, train: bool, transform: Transform | None = None, subset_seed: int = 0) -> FileDataset:
+def load(args: argparse.Namespace) -> Splits:
+    """Load both official lists from `--datadir`."""
+    return Splits(load_list(args.datadir, train=True), None, load_list(args.datadir, train=False))
+
+
+def load_list(root: str, train: bool) -> FileDataset:
     """Load the official training or test list, less the rows with several labels."""
     folder = Path(root)
     require_reachable(folder)
@@ -80,12 +84,16 @@ def load(root: str, train: bool, transform: Transform | None = None, subset_seed
         what = count_of(missing, "image")
         raise UserError(f"{folder}: {what} of {len(chosen)} listed not found: unpack NIH's archives there")
     files = [there[name] for name in chosen]
-    return FileDataset(folder, files, CLASSES, targets, chosen, transform, patients)
+    return FileDataset(folder, files, CLASSES, targets, chosen, groups=patients)
 
 
-def transform(train: bool, new_size: int, crop_size: int) -> Transform:
-    """Crop, resize and flip at random in training; else resize, and crop the centre."""
-    return RandomCropAndFlip(crop_size) if train else evaluation(T.Resize((new_size, new_size)), crop_size)
-
-
-CHESTXRAY = DatasetSpec(CLASSES, TRAIN_COUNTS, TEST_COUNTS, load, transform, prepare, in_files=True)
+CHESTXRAY = DatasetSpec(
+    load=load,
+    resize="stretch",
+    train_transform="resized-crop",
+    classes=CLASSES,
+    train_counts=TRAIN_COUNTS,
+    test_counts=TEST_COUNTS,
+    prepare=prepare,
+    in_files=True,
+)

@@ -6,6 +6,7 @@ continued, and a finished cache is read without a lock.
 
 import hashlib
 import logging
+import math
 import os
 import shutil
 import zlib
@@ -17,8 +18,8 @@ import numpy as np
 from PIL import Image
 
 from datasets.images.files import FileDataset
-from datasets.images.opening import open_grey, read_grey
-from datasets.images.source import ArraySource, GreySource, whole
+from datasets.images.source import ArraySource, ImageSource, whole
+from datasets.transforms import RESIZES
 from utils.errors import UserError
 from utils.files import write_atomically
 from utils.locks import folder_lock
@@ -41,6 +42,7 @@ def prepare_images(
     quiet: bool = False,
     cache_dir: str | None = None,
     otherwise: Path | None = None,
+    resize: str = "stretch",
 ) -> dict[str, FileDataset]:
     """Read the splits from a cache if one is asked for, and leave out their bad images if that is asked for.
 
@@ -53,14 +55,15 @@ def prepare_images(
         quiet: show no progress.
         cache_dir: folder that takes the caches of any data set, in place of the data set's own folder.
         otherwise: the same where the data set's own folder has no finished cache and cannot be written.
+        resize: how images become square in the cache, a key of `datasets.transforms.RESIZES`.
 
     Raises:
         UserError: images cannot be read (more than `MOST_BAD` of a split, with 'skip'), or there is no space.
     """
     if not cache_size and bad_images == "error":
         return dict(splits)
-    folder = _place(splits, cache_size, cache_dir, otherwise)
-    caches = {split: ImageCache(folder, data.names, cache_size) for split, data in splits.items()}
+    folder = _place(splits, cache_size, cache_dir, otherwise, resize)
+    caches = _caches(folder, splits, cache_size, resize)
     if any(_has_work(caches[split], data) for split, data in splits.items()):
         with folder_lock(folder, f"a cache of images ({cache_size or 'check'})"):
             _require_space(caches)
@@ -71,7 +74,13 @@ def prepare_images(
     return {split: data.cached(caches[split]) for split, data in prepared.items()} if cache_size else prepared
 
 
-def _place(splits: Mapping[str, FileDataset], cache_size: int, cache_dir: str | None, otherwise: Path | None) -> Path:
+def _caches(folder: Path, splits: Mapping[str, FileDataset], cache_size: int, resize: str) -> dict[str, "ImageCache"]:
+    return {split: ImageCache(folder, data.names, cache_size, resize, data.colour) for split, data in splits.items()}
+
+
+def _place(
+    splits: Mapping[str, FileDataset], cache_size: int, cache_dir: str | None, otherwise: Path | None, resize: str
+) -> Path:
     """Choose the folder of the caches: that of the data set, if it is finished or can be written, or another.
 
     In another one the caches lie apart for each folder of images: two data sets may have the same names.
@@ -83,7 +92,8 @@ def _place(splits: Mapping[str, FileDataset], cache_size: int, cache_dir: str | 
     folder = root / FOLDER
     if os.access(folder if folder.exists() else root, os.W_OK | os.X_OK):
         return folder
-    if not any(_has_work(ImageCache(folder, data.names, cache_size), data) for data in splits.values()):
+    caches = _caches(folder, splits, cache_size, resize)
+    if not any(_has_work(caches[split], data) for split, data in splits.items()):
         return folder
     if otherwise is None:
         raise UserError(f"{folder} cannot be written: name a folder that can, --cache-dir")
@@ -94,12 +104,12 @@ def _place(splits: Mapping[str, FileDataset], cache_size: int, cache_dir: str | 
 def _has_work(cache: "ImageCache", data: FileDataset) -> bool:
     """Tell whether images are left to do, or a bad one has been replaced."""
     states = cache.states()
-    return bool(np.any(states == UNSEEN)) or any(_readable(data.path(row)) for row in np.flatnonzero(states == BAD))
+    return bool(np.any(states == UNSEEN)) or any(_readable(data, row) for row in np.flatnonzero(states == BAD))
 
 
-def _readable(path: Path) -> bool:
+def _readable(data: FileDataset, row: int) -> bool:
     try:
-        read_grey(path)
+        whole(data.in_file(row))
     except UserError:
         return False
     return True
@@ -109,7 +119,7 @@ def _build(cache: "ImageCache", data: FileDataset, split: str, quiet: bool) -> N
     what = f"cache of {split} images" if cache.size else f"check of {split} images"
     log.info("%s: %s", what, cache.folder)
     with progress(None, what, total=cache.count, unit="img", quiet=quiet) as bar:
-        cache.build(lambda row: open_grey(data.path(row)), bar.update)
+        cache.build(data.in_file, bar.update)
 
 
 def _require_space(caches: Mapping[str, "ImageCache"]) -> None:
@@ -137,13 +147,8 @@ def _without_bad(data: FileDataset, cache: "ImageCache", split: str, bad_images:
     return data.subset(np.flatnonzero(states == GOOD))
 
 
-def resize(pixels: np.ndarray, size: int) -> np.ndarray:
-    """Resize as the evaluation transform does: uint8 (h,w) -> (size, size)."""
-    return np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR))
-
-
 class ImageCache:
-    """Images of a list at size x size in `pixels.u8` (N,size,size), and a record of each in `records.npy` (N,).
+    """Images of a list at size x size in `pixels.u8` (N,size,size), or (N,size,size,3), and records in `records.npy`.
 
     An image is in the cache once its record says so, which is written after its pixels. The checksum of an image is
     compared at each read. Nothing is opened before the first read, and an object that is sent to another process takes
@@ -153,10 +158,18 @@ class ImageCache:
         parent: the folder of all caches of a data set.
         names: of the images, in order; other names, another size or another format are another cache.
         size: pixels of a side; 0 keeps the records alone, of images that could be decoded.
+        resize: how images become square, a key of `datasets.transforms.RESIZES`.
+        colour: images have three channels.
     """
 
-    def __init__(self, parent: Path, names: Sequence[str], size: int) -> None:
-        key = hashlib.sha256(f"{FORMAT} {size}\n".encode() + "\n".join(names).encode()).hexdigest()[:16]
+    def __init__(
+        self, parent: Path, names: Sequence[str], size: int, resize: str = "stretch", colour: bool = False
+    ) -> None:
+        kind = f" {resize}" * (resize != "stretch" and size > 0) + " colour" * colour
+        key = hashlib.sha256(f"{FORMAT} {size}{kind}\n".encode() + "\n".join(names).encode()).hexdigest()[:16]
+        self.resize = resize
+        self.shape = (size, size, 3) if colour else (size, size)
+        self.bytes = math.prod(self.shape)  # of an image
         self.folder = parent / (f"{size}x{size}-{key}" if size else f"read-{key}")
         self.pixels, self.records = self.folder / "pixels.u8", self.folder / "records.npy"
         self.count, self.size = len(names), size
@@ -172,7 +185,7 @@ class ImageCache:
             UserError: the cache is damaged.
         """
         if self._opened is None:
-            pixels = np.memmap(self.pixels, np.uint8, "r", shape=(self.count, self.size, self.size))
+            pixels = np.memmap(self.pixels, np.uint8, "r", shape=(self.count, *self.shape))
             self._opened = np.asarray(pixels), np.load(self.records)["checksum"]
         pixels, checksums = self._opened
         if zlib.crc32(pixels[row]) != checksums[row]:
@@ -183,7 +196,7 @@ class ImageCache:
         """Tell what each image is, (N,) of UNSEEN, GOOD, BAD."""
         try:
             records, size = np.load(self.records), self.pixels.stat().st_size
-            if (records.shape, records.dtype, size) == ((self.count,), RECORD, self.count * self.size**2):
+            if (records.shape, records.dtype, size) == ((self.count,), RECORD, self.count * self.bytes):
                 return records["state"]
         except (OSError, ValueError, EOFError):
             pass  # it is made anew
@@ -192,9 +205,9 @@ class ImageCache:
     def lacking(self) -> int:
         """Count the bytes of disk that the build has yet to take."""
         taken = self.pixels.stat().st_blocks * 512 if self.pixels.exists() else 0
-        return max(self.count * self.size**2 - taken, 0)
+        return max(self.count * self.bytes - taken, 0)
 
-    def build(self, open_source: Callable[[int], GreySource], advance: Callable[[int], object]) -> None:
+    def build(self, open_source: Callable[[int], ImageSource], advance: Callable[[int], object]) -> None:
         """Make every image that is not in the cache yet, and check those that are, in as many threads as cores.
 
         Threads are enough: reading, inflating and resizing leave the interpreter to the others. They end with this
@@ -235,16 +248,16 @@ class ImageCache:
         """Write both files at their full size, without an image."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with self.pixels.open("wb") as file:
-            file.truncate(self.count * self.size**2)
+            file.truncate(self.count * self.bytes)
         write_atomically(self.records, lambda file: np.save(file, np.zeros(self.count, dtype=RECORD)))
 
     def _holds(self, file: int, row: int, record: np.void) -> bool:
         """Tell whether an image is there, with the pixels that were written."""
         if record["state"] != GOOD or not self.size:
             return record["state"] == GOOD
-        return zlib.crc32(os.pread(file, self.size**2, row * self.size**2)) == record["checksum"]
+        return zlib.crc32(os.pread(file, self.bytes, row * self.bytes)) == record["checksum"]
 
-    def _make(self, file: int, row: int, open_source: Callable[[int], GreySource]) -> tuple[int, int]:
+    def _make(self, file: int, row: int, open_source: Callable[[int], ImageSource]) -> tuple[int, int]:
         """Read, resize and store an image, and give its record."""
         try:
             pixels = whole(open_source(row))
@@ -252,8 +265,8 @@ class ImageCache:
             return BAD, 0
         if not self.size:
             return GOOD, 0
-        content = memoryview(resize(pixels, self.size).tobytes())
+        content = memoryview(RESIZES[self.resize](self.size)(Image.fromarray(pixels)).tobytes())
         written = 0
         while written < len(content):  # a disk that is nearly full takes a part, and then says so
-            written += os.pwrite(file, content[written:], row * self.size**2 + written)
+            written += os.pwrite(file, content[written:], row * self.bytes + written)
         return GOOD, zlib.crc32(content)

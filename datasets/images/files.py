@@ -1,6 +1,7 @@
 """Data sets whose images lie in files, and how each one is read."""
 
 import copy
+import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,10 +10,11 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from datasets.base import ImageDataset, Transform
+from datasets.base import ImageDataset
 from datasets.images.opening import open_grey
-from datasets.images.source import GreySource, SourceCache, whole
-from datasets.transforms import RandomCropAndFlip
+from datasets.images.photo import Photo
+from datasets.images.source import ImageSource, SourceCache, whole
+from datasets.transforms import RandomCropAndFlip, Transform
 from utils.errors import UserError
 
 
@@ -27,12 +29,34 @@ def require_reachable(folder: Path) -> None:
         raise UserError(f"--datadir {folder} cannot be read ({error.strerror}): see its permissions") from error
 
 
+def images_root(datadir: str) -> Path:
+    """Return the folder of a data set in files, or raise a `UserError` if it is not there."""
+    root = Path(datadir)
+    require_reachable(root)
+    if not root.is_dir():
+        raise UserError(f"--datadir {root} does not exist: name the folder that holds the images")
+    return root
+
+
+def missing_files(root: Path, paths: Sequence[str]) -> list[str]:
+    """List the paths within `root` at which no file is, sorted; each folder is listed once, quick on a network too."""
+    missing = []
+    for folder, inside in itertools.groupby(sorted(paths), key=lambda path: path.rpartition("/")[0]):
+        try:
+            there = set(os.listdir(root / folder))
+        except OSError:
+            there = set()
+        missing += [path for path in inside if path.rpartition("/")[2] not in there]
+    return missing
+
+
 class FileDataset(ImageDataset):
-    """Grey images in files, each decoded when it is read, or read from a cache of resized ones.
+    """Images in files, each decoded when it is read, or read from a cache of resized ones.
 
     Args:
         root: the data set's folder.
         files: paths of the images within it, (N,).
+        colour: files of all usual kinds, read as RGB; else PNGs, read as grey.
         the others: as in `ImageDataset`; the ids are the names of the files.
     """
 
@@ -45,9 +69,10 @@ class FileDataset(ImageDataset):
         ids: Sequence[str],
         transform: Transform | None = None,
         groups: np.ndarray | None = None,
+        colour: bool = False,
     ) -> None:
         super().__init__(classes, targets, ids, transform, groups)
-        self.root = root
+        self.root, self.colour = root, colour
         self.files = np.asarray(files)  # one array: 100,000 paths would take tens of megabytes
         self.names = self.ids  # of the rows of the source; `ids` are those of a subset
         self.cache: SourceCache | None = None
@@ -56,16 +81,24 @@ class FileDataset(ImageDataset):
         """Give the file of a row of the source."""
         return self.root / str(self.files[row])
 
-    def source(self, row: int) -> GreySource:
+    def in_file(self, row: int) -> ImageSource:
+        """Open the file of a row.
+
+        Raises:
+            UserError: it cannot be read; the message names it.
+        """
+        return Photo(self.path(row)) if self.colour else open_grey(self.path(row))
+
+    def source(self, row: int) -> ImageSource:
         """Open the image of a row, from the cache if there is one.
 
         Raises:
             UserError: it cannot be read; the message names it.
         """
-        return self.cache.source(row, str(self.names[row])) if self.cache else open_grey(self.path(row))
+        return self.cache.source(row, str(self.names[row])) if self.cache else self.in_file(row)
 
     def read(self, row: int) -> Image.Image:
-        """Read the image of a row as 8-bit grey."""
+        """Read the image of a row, in mode L or RGB."""
         return Image.fromarray(whole(self.source(row)))
 
     def transformed(self, row: int) -> Tensor | Image.Image:

@@ -20,10 +20,14 @@ DARK = 64  # of 255: below this lie 14 of 16 bits, and what a converter has sque
 def warn_of_grey_levels(data: FileDataset, split: str) -> None:
     """Warn if a split's images are read as 12 bits, or are almost black; those that cannot be read are left out.
 
+    Nothing is said of images in colour, which come from cameras.
+
     Args:
         data: the images.
         split: what messages call them.
     """
+    if data.colour:
+        return
     brightest, twelve = [], 0
     for row in data.rows[np.unique(np.linspace(0, len(data) - 1, LOOKED_AT).astype(int))] if len(data) else ():
         path = data.path(int(row))

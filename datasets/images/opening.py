@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from datasets.images.png import GreyPng, to_grey
-from datasets.images.source import ArraySource, GreySource, whole
+from datasets.images.png import READING_ERRORS, GreyPng, to_grey
+from datasets.images.source import ArraySource, ImageSource, whole
 from utils.errors import UserError
 
 
-def open_grey(path: Path) -> GreySource:
+def open_grey(path: Path) -> ImageSource:
     """Open an image file: a PNG is decoded where it is needed, any other format at once.
 
     Raises:
@@ -21,7 +21,7 @@ def open_grey(path: Path) -> GreySource:
     try:
         with Image.open(path) as image:
             return ArraySource(to_grey(image))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except READING_ERRORS as error:
         raise UserError(f"{path} cannot be read ({error}): replace it") from error
 
 

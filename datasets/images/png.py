@@ -17,6 +17,7 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 HEADER = slice(12, 29)
 WIDTH, HEIGHT, KIND, DEPTH, INTERLACE = slice(16, 20), slice(20, 24), slice(24, 29), 24, 28
 STORED_BLOCK = 0xFFFF  # bytes, the most that deflate has in one
+READING_ERRORS = (OSError, SyntaxError, ValueError, isal_zlib.error, Image.DecompressionBombError)
 PLAIN_GREY = bytes([8, 0, 0, 0, 0])  # the KIND of most X-rays: 8 bits, one channel, not interlaced
 TWELVE_BITS, SIXTEEN_BITS = 2**12 - 1, 2**16 - 1
 
@@ -62,7 +63,7 @@ class GreyPng:
         self.path = path
         with self._named():
             self._content = path.read_bytes()
-            self._data = _verified_data(memoryview(self._content))
+            self._data = verified_data(memoryview(self._content))
         self.width, self.height = (int.from_bytes(self._content[part], "big") for part in (WIDTH, HEIGHT))
 
     def crop(self, top: int, left: int, height: int, width: int) -> np.ndarray:
@@ -107,7 +108,7 @@ class GreyPng:
     def _named(self) -> Iterator[None]:
         try:
             yield
-        except (OSError, SyntaxError, ValueError, isal_zlib.error, Image.DecompressionBombError) as error:
+        except READING_ERRORS as error:
             raise UserError(f"{self.path} cannot be read ({error}): replace it") from error
 
 
@@ -122,7 +123,7 @@ def _stored(content: bytes) -> bytes:
     return b"".join([*parts, isal_zlib.adler32(content).to_bytes(4, "big")])
 
 
-def _verified_data(content: memoryview) -> list[memoryview]:
+def verified_data(content: memoryview) -> list[memoryview]:
     """Return the parts of the compressed rows, each chunk compared with its checksum (PIL's `verify` copies them).
 
     Raises:

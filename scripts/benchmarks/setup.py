@@ -14,6 +14,7 @@ from torch import Tensor
 import train
 from datasets import DATASETS
 from datasets.loading import TrainBatches
+from datasets.splits import complete_data
 from models.encoder import ARCHITECTURES, feature_dim
 from utils.cli.rules import complete, parse
 from utils.device import autocast, choose_device, has_fast_bfloat16
@@ -87,6 +88,7 @@ def script_args(parser: argparse.ArgumentParser, sizes: Sizes, *flags: str) -> a
     model = (f"--arch={sizes.arch}", f"--z-dim={sizes.dim}", f"--new-size={sizes.resized}", f"--crop-size={sizes.side}")
     args, _ = parse(parser, ["ChestXray", "--quiet", "--lr=1e-3", *model, *flags])
     complete(args, feature_dim(args.arch))
+    complete_data(args)
     return args
 
 

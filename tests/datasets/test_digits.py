@@ -6,6 +6,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from datasets import DATASETS
+from helpers.data import load_part
 
 DIGITS = DATASETS["Digits_LT"]
 
@@ -14,7 +15,7 @@ DIGITS = DATASETS["Digits_LT"]
     ("train", "counts"), [(True, DIGITS.train_counts), (False, DIGITS.test_counts)], ids=["training", "test"]
 )
 def test_counts_per_class(train, counts):
-    data = DIGITS.load("not/needed", train)
+    data = load_part("Digits_LT", "", train)
     assert tuple(data.class_counts) == counts
     assert data.classes == DIGITS.classes
     assert data.groups is None
@@ -22,14 +23,14 @@ def test_counts_per_class(train, counts):
 
 @pytest.mark.parametrize("subset_seed", range(5))
 def test_no_image_is_in_both_splits(subset_seed):
-    train, test = (DIGITS.load("", split, subset_seed=subset_seed) for split in (True, False))
+    train, test = (load_part("Digits_LT", "", split, subset_seed=subset_seed) for split in (True, False))
     assert not set(train.ids) & set(test.ids)
     assert len(set(train.ids)) == len(train)
 
 
 def test_subset_seed_draws_the_training_images_but_not_the_test_images():
-    train = [DIGITS.load("", True, subset_seed=seed).fingerprint() for seed in (0, 0, 1, 2)]
-    test = [DIGITS.load("", False, subset_seed=seed).fingerprint() for seed in (0, 1)]
+    train = [load_part("Digits_LT", "", True, subset_seed=seed).fingerprint() for seed in (0, 0, 1, 2)]
+    test = [load_part("Digits_LT", "", False, subset_seed=seed).fingerprint() for seed in (0, 1)]
     assert train[0] == train[1]
     assert len(set(train)) == 3
     assert test[0] == test[1]
@@ -38,7 +39,7 @@ def test_subset_seed_draws_the_training_images_but_not_the_test_images():
 @pytest.mark.parametrize("train", [True, False])
 def test_image_label_and_id_belong_together(train):
     bunch = load_digits()
-    data = DIGITS.load("", train)
+    data = load_part("Digits_LT", "", train)
     for index in range(0, len(data), 37):
         image, label, _ = data[index]
         row = int(data.ids[index].removeprefix("digits/"))
@@ -47,7 +48,7 @@ def test_image_label_and_id_belong_together(train):
 
 
 def test_training_shifts_and_never_mirrors():
-    data = DIGITS.load("", True)
+    data = load_part("Digits_LT", "", True)
     image, plain = data[0][0], DIGITS.transform(False, 32, 32)(data[0][0])
     augment = DIGITS.transform(True, 32, 32)
     shifts = {

@@ -5,28 +5,34 @@ import pytest
 import torch
 
 from datasets import DATASETS
+from datasets.base import Splits
 from datasets.dummy import DummyDataset
+from datasets.splits import load_splits
+from helpers.data import data_args
 
 
-@pytest.mark.parametrize("name", DATASETS)
-@pytest.mark.parametrize("train", [True, False])
-def test_classes_and_counts_are_those_of_the_data_set(name, train):
-    spec = DATASETS[name]
-    data = DummyDataset(spec, train)
-    assert data.classes == spec.classes
-    assert tuple(data.class_counts) == (spec.train_counts if train else spec.test_counts)
-    assert len(set(data.ids)) == len(data)
+def dummy(name: str, **options: object) -> Splits:
+    return load_splits(data_args(name, "not/there", dummy=True, **options))
 
 
-def test_image_of_a_row_repeats_and_rows_differ():
-    data, again = (DummyDataset(DATASETS["ChestXray"], True) for _ in range(2))
+@pytest.mark.parametrize("name", [name for name, spec in DATASETS.items() if spec.classes])
+def test_classes_and_counts_are_those_of_the_data_set(name):
+    spec, splits = DATASETS[name], dummy(name)
+    for part, counts in ((splits.train, spec.train_counts), (splits.test, spec.test_counts)):
+        assert part.classes == spec.classes
+        assert tuple(part.class_counts) == counts
+        assert len(set(part.ids)) == len(part)
+
+
+@pytest.mark.parametrize("colour", [True, False])
+def test_image_of_a_row_repeats_and_rows_differ(colour):
+    data, again = (DummyDataset("abc", (3, 2, 1), colour) for _ in range(2))
     assert np.array_equal(data[5][0], again[5][0])
-    assert not np.array_equal(data[5][0], data[6][0])
+    assert not np.array_equal(data[5][0], data[4][0])
     assert data[5][0].size == (256, 256)
+    assert data[5][0].mode == ("RGB" if colour else "L")
 
 
 def test_images_go_through_the_transform():
-    spec = DATASETS["ChestXray"]
-    data = DummyDataset(spec, False, spec.transform(False, 64, 56))
-    image, label, index = data[0]
+    image, label, index = dummy("ChestXray", new_size=64, crop_size=56).test[0]
     assert (image.shape, image.dtype, label, index) == ((1, 56, 56), torch.uint8, 0, 0)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from datasets import DATASETS
 from datasets.splits import load_splits, prepare_data
-from helpers.data import data_args
+from helpers.data import data_args, load_part
 from utils.errors import UserError
 
 SIZES = [(32, 32), (48, 40), (256, 224)]
@@ -73,7 +73,7 @@ def test_only_the_training_transform_draws(name, train):
 @pytest.mark.parametrize("train", [True, False])
 def test_a_folder_that_is_not_there_is_named(name, train, tmp_path):
     with pytest.raises(UserError, match=rf"--datadir {tmp_path}/none does not exist: name the folder"):
-        DATASETS[name].load(str(tmp_path / "none"), train)
+        load_part(name, tmp_path / "none", train)
 
 
 @contextlib.contextmanager

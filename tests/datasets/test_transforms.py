@@ -7,7 +7,7 @@ from PIL import Image
 from torchvision import transforms as T
 
 from datasets.images.source import ArraySource
-from datasets.transforms import Enlarge, RandomCropAndFlip, evaluation, small_shift
+from datasets.transforms import Enlarge, RandomCropAndFlip, evaluation, make_transform, small_shift
 
 NOISE = np.random.default_rng(0).integers(1, 256, (28, 28), dtype=np.uint8)  # without black
 
@@ -94,10 +94,38 @@ def test_training_crop_asks_a_source_for_no_more_than_the_crop():
     assert 0.07 < min(shares) < 0.2 < 0.45 < np.mean(shares) < 0.6
 
 
-@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
-def test_training_crop_drops_the_colour(mode):
-    images = []
-    for image in (Image.fromarray(NOISE), Image.fromarray(NOISE).convert(mode)):
+def test_training_crop_keeps_the_colour():
+    """The pixels of torchvision in three channels, and the same crop as of a grey image."""
+    colour = Image.fromarray(np.random.default_rng(1).integers(0, 256, (40, 50, 3), dtype=np.uint8))
+    torchvision = T.Compose([T.RandomResizedCrop(16), T.RandomHorizontalFlip(), T.PILToTensor()])
+    pixels = []
+    for transform in (torchvision, RandomCropAndFlip(16)):
         torch.manual_seed(3)
-        images.append(RandomCropAndFlip(16)(image))
-    assert torch.equal(*images)
+        pixels.append(transform(colour))
+    assert pixels[0].shape == (3, 16, 16)
+    assert torch.equal(*pixels)
+
+
+WIDE = Image.fromarray(np.random.default_rng(2).integers(1, 256, (20, 40, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize("kind", ["none", "resized-crop", "shift", "shift-flip"])
+@pytest.mark.parametrize("own", ["stretch", "centre", "pad"])
+def test_evaluation_sees_the_whole_image_or_its_centre_and_pads_what_is_shifted(kind, own):
+    def seen(new_size: int) -> torch.Tensor:
+        return make_transform(kind, False, own, new_size, new_size, 1 / 16)(WIDE)
+
+    whole, middle = T.Resize((10, 10))(WIDE), T.Compose([T.Resize(10), T.CenterCrop(10)])(WIDE)
+    assert torch.equal(seen(10), T.PILToTensor()(middle if own == "centre" else whole))
+    padded = own == "pad" or kind.startswith("shift")
+    assert bool((seen(50) == 0).all(dim=0).any()) is padded
+    if padded:
+        assert torch.equal(seen(50)[:, 15:35, 5:45], T.PILToTensor()(WIDE))
+
+
+@pytest.mark.parametrize(("kind", "flips"), [("shift", False), ("shift-flip", True)])
+def test_shift_flips_only_if_it_says_so(kind, flips):
+    left = Image.fromarray(np.pad(np.full((32, 4), 200, np.uint8), ((0, 0), (0, 28))))
+    transform = make_transform(kind, True, "pad", 32, 32, 1 / 16)
+    sides = {bool(transform(left)[0, :, 16:].any()) for _ in range(40)}
+    assert sides == ({True, False} if flips else {False})

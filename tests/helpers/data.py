@@ -2,6 +2,10 @@
 
 import argparse
 
+from datasets import DATASETS
+from datasets.base import ImageDataset
+from datasets.splits import complete_data
+
 DEFAULTS = {
     "new_size": 32,
     "crop_size": 28,
@@ -17,9 +21,21 @@ DEFAULTS = {
     "dataset_manifest": None,
     "download_jobs": 2,
     "keep_archives": False,
+    "train_transform": None,
+    "imbalance_factor": None,
+    "csv": None,
+    "names": None,
 }
 
 
 def data_args(dataset: str, datadir: object = "", **options: object) -> argparse.Namespace:
     """What the scripts parse, for small images."""
-    return argparse.Namespace(dataset=dataset, datadir=str(datadir), **(DEFAULTS | options))
+    args = argparse.Namespace(dataset=dataset, datadir=str(datadir), **(DEFAULTS | options))
+    complete_data(args)
+    return args
+
+
+def load_part(dataset: str, datadir: object, train: bool, **options: object) -> ImageDataset:
+    """The training or test split as the data set loads it, without a transform."""
+    splits = DATASETS[dataset].load(data_args(dataset, datadir, **options))
+    return splits.train if train else splits.test

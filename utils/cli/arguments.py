@@ -29,11 +29,13 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message} (-h lists the flags)\n")
 
 
-def common_parser(datasets: Collection[str], architectures: Collection[str], lr: float) -> argparse.ArgumentParser:
+def common_parser(
+    datasets: Collection[str], architectures: Collection[str], transforms: Collection[str], lr: float
+) -> argparse.ArgumentParser:
     """Build the flags of all three scripts.
 
     Args:
-        datasets, architectures: the names in the registries.
+        datasets, architectures, transforms: the names in the registries.
         lr: the script's default learning rate.
     """
     parser = argparse.ArgumentParser(add_help=False)
@@ -66,7 +68,7 @@ def common_parser(datasets: Collection[str], architectures: Collection[str], lr:
     )
 
     add_data(parser)
-    _add_reading(parser)
+    _add_reading(parser, transforms)
     _add_model(parser, architectures)
     _add_optimiser(parser, lr)
     _add_machine(parser)
@@ -92,15 +94,44 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     add("--keep-archives", action="store_true", help="keep archives that are unpacked; else they are deleted")
 
 
-def _add_reading(parser: argparse.ArgumentParser) -> None:
+def _add_reading(parser: argparse.ArgumentParser, transforms: Collection[str]) -> None:
     add = parser.add_argument_group("reading (left out with a checkpoint: the checkpoint's)").add_argument
+    add(
+        "--csv",
+        type=path,
+        metavar="FILE",
+        help="table of the data set CSV, looked for in --datadir too: columns path (or file, image; within --datadir) "
+        "and label, and if there are such split (train, val, test) and group (a patient: never on both sides of a "
+        "hold-out)",
+    )
+    add(
+        "--names",
+        type=path,
+        metavar="FILE",
+        help="names of the classes of ImageFolder, CSV and ImageNet: on each line a label (folder, wnid) and its name; "
+        "the order of the lines is that of the classes (default: the labels are the names)",
+    )
+    add(
+        "--imbalance-factor",
+        type=number(float, 1),
+        metavar="F",
+        help="largest over smallest class of CIFAR10_LT and CIFAR100_LT (default: 100)",
+    )
+    add(
+        "--train-transform",
+        choices=tuple(transforms),
+        help="resized-crop: a random part, resized, flipped; shift-flip: shifted by up to 1/16 (CIFAR: 1/8) and "
+        "flipped; shift: not flipped (digits, text); none: as in the evaluation. Small images are padded for the "
+        "shifts, in the evaluation too, else resized (default: the data set's own)",
+    )
     add(
         "--cache-size",
         type=count_or_zero,
         default=0,
         metavar="PX",
-        help="keep the images of ChestXray resized to this side in <datadir>/cache, built once, and read those: 256 "
-        "takes 6 GB; crops of the training then come from the smaller image (default: %(default)s, no cache)",
+        help="keep images that lie in files resized to this side in <datadir>/cache, built once, and read those: 256 "
+        "takes 66 kB an image (6 GB for ChestXray), three times that in colour; crops of the training then come from "
+        "the smaller image, of photographs from its central square (default: %(default)s, no cache)",
     )
     add(
         "--cache-dir",

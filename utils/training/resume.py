@@ -1,6 +1,7 @@
 """What an earlier run left: the checkpoint to go on from, and whether it fits the command."""
 
 import argparse
+import itertools
 import logging
 import os
 from pathlib import Path
@@ -12,6 +13,7 @@ from utils.cli.rules import (
     PLACE_FLAGS,
     SCHEDULE_FLAGS,
     SCORING_FLAGS,
+    SHAPE_FLAGS,
     TRAINING_FLAGS,
     adopt,
     adopt_places,
@@ -62,15 +64,19 @@ def find_checkpoint(args: argparse.Namespace, given: set[str], folder: RunFolder
     checkpoint = checkpoint or load_checkpoint(Path(args.resume))
     if not args.evaluate and checkpoint["kind"] != "train":
         raise UserError(f"{args.resume} comes from an augmentation: it can be evaluated (--evaluate), not trained on")
-    require_same_dataset(args, checkpoint)
-    flags = MODEL_FLAGS + DATA_FLAGS + SCORING_FLAGS
-    _adopt_places(args, given, checkpoint["args"], args.resume)
     if args.evaluate:
-        adopt(args, given, checkpoint["args"], flags + tuple({"amp"} - given), args.resume)
+        same = args.dataset == checkpoint["dataset"]
+        if same:
+            _adopt_places(args, given, checkpoint["args"], args.resume)
+        flags = MODEL_FLAGS + (DATA_FLAGS if same else SHAPE_FLAGS) + SCORING_FLAGS + tuple({"amp"} - given)
+        adopt(args, given, checkpoint["args"], flags, args.resume)
         return checkpoint
+    require_same_dataset(args, checkpoint)
+    _adopt_places(args, given, checkpoint["args"], args.resume)
     terms = terms_of_change(args, given, checkpoint)
     stored = _for_nodes(checkpoint, nodes, args.resume, "batch_size" in given and terms["batch_size"] == "")
-    adopt(args, given, stored, flags + TRAINING_FLAGS, args.resume, terms=terms)
+    flags = MODEL_FLAGS + DATA_FLAGS + SCORING_FLAGS + TRAINING_FLAGS
+    adopt(args, given, stored, flags, args.resume, terms=terms)
     _warn_of_changes(args, stored, args.resume, checkpoint["epoch"] if args.start_epoch is None else args.start_epoch)
     return checkpoint
 
@@ -181,6 +187,16 @@ def require_same_dataset(args: argparse.Namespace, checkpoint: Checkpoint) -> No
     if checkpoint["dataset"] != args.dataset:
         raise UserError(
             f"{args.resume} was trained on {checkpoint['dataset']}, not on {args.dataset}: name that data set"
+        )
+
+
+def require_same_classes(checkpoint: Checkpoint, classes: tuple[str, ...], source: str) -> None:
+    """Raise a `UserError` if a checkpoint was trained on other classes than those at hand, or in another order."""
+    if (stored := tuple(checkpoint["class_names"])) != classes:
+        one, other = next(pair for pair in itertools.zip_longest(stored, classes) if pair[0] != pair[1])
+        raise UserError(
+            f"{source} was trained on other classes ({len(stored)} of {checkpoint['dataset']}, here {len(classes)}; it "
+            f"has {one!r} where this data has {other!r}): name data with the same classes"
         )
 
 

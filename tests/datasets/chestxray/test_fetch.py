@@ -15,8 +15,7 @@ from pathlib import Path
 import pytest
 
 import datasets.chestxray.fetch
-from datasets import DATASETS
-from datasets.chestxray import prepare
+from datasets.chestxray import load_list, prepare
 from datasets.chestxray.source import LISTS, Source, read_manifest
 from datasets.download.remote import Patience
 from datasets.images.finder import find_images
@@ -82,7 +81,7 @@ def test_empty_folder_is_filled_and_then_left_alone(mirror, bring, chest_folder)
     folder = bring()
     require_complete(folder, chest_folder)
     assert asked(mirror) == TEXTS | ARCHIVES
-    assert len(DATASETS["ChestXray"].load(str(folder), True)) == 45
+    assert len(load_list(str(folder), True)) == 45
     mirror.asked.clear()
     bring()
     assert mirror.asked == []

@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets import DATASETS
+from datasets.chestxray import CLASSES, load_list
 from datasets.chestxray.lists import read_contents
 from helpers.project import HEADER_2017
 from utils.errors import UserError
 
-CLASSES = DATASETS["ChestXray"].classes
 HEADER_2020 = (
     "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Sex,View Position,"
     "OriginalImageWidth,OriginalImageHeight,OriginalImagePixelSpacing_x,OriginalImagePixelSpacing_y"
@@ -30,7 +29,7 @@ def chest(chest_folder: Path, tmp_path: Path) -> Path:
 
 
 def load(folder: Path, train: bool = True):
-    return DATASETS["ChestXray"].load(str(folder), train)
+    return load_list(str(folder), train)
 
 
 def edit(path: Path, change: Callable[[str], str]) -> None:

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from datasets.images import cache as cache_module
-from datasets.images.cache import BAD, GOOD, UNSEEN, ImageCache, resize
+from datasets.images.cache import BAD, GOOD, UNSEEN, ImageCache
 from datasets.images.source import ArraySource
 from helpers.project import ROOT
 from utils.errors import UserError
@@ -23,6 +24,11 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (COUNT, 24, 30), dtype=np.uin
 NAMES = [f"{row}.png" for row in range(COUNT)]
 
 PLACES = [str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)]  # for a process of its own
+
+
+def resize(pixels: np.ndarray, size: int) -> np.ndarray:
+    """As the evaluation does."""
+    return np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR))
 
 
 def ignore(count: int) -> None:

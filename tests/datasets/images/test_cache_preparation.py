@@ -91,8 +91,7 @@ def test_held_out_images_come_from_their_own_rows_of_the_cache(chest):
 def test_second_call_reads_no_file(tmp_path, monkeypatch):
     prepare_images(splits_of(tmp_path), 16, "skip", quiet=True)
     splits = splits_of(tmp_path)
-    monkeypatch.setattr(cache, "open_grey", None)
-    monkeypatch.setattr(cache, "read_grey", None)
+    monkeypatch.setattr(FileDataset, "in_file", None)
     assert len(prepare_images(splits, 16, "skip", quiet=True)["training"]) == TRAIN
 
 
@@ -239,11 +238,11 @@ def test_one_process_builds_however_many_share_the_folder(tmp_path):
     code = (
         f"import sys; sys.path[:0] = {PLACES!r}\n"
         "from test_cache_preparation import *\n"
-        "original = cache.open_grey\n"
-        "def counted(path):\n"
-        f"    with open({str(tmp_path / 'opened')!r}, 'a') as file: file.write(f'{{path.name}}\\n')\n"
-        "    return original(path)\n"
-        "cache.open_grey = counted\n"
+        "in_file = FileDataset.in_file\n"
+        "def counted(data, row):\n"
+        f"    with open({str(tmp_path / 'opened')!r}, 'a') as file: file.write(f'{{data.names[row]}}\\n')\n"
+        "    return in_file(data, row)\n"
+        "FileDataset.in_file = counted\n"
         f"splits = splits_of(Path({str(tmp_path)!r}))\n"
         "print('ready', flush=True); input()\n"
         "prepared = prepare_images(splits, 16, 'error', quiet=True)\n"

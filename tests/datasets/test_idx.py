@@ -3,21 +3,21 @@
 import gzip
 import hashlib
 import http.client
-import http.server
 import multiprocessing
 import socket
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 from torchvision.datasets import FashionMNIST
 
-import datasets.fashion_mnist
 from datasets import DATASETS
+from datasets.base import ImageDataset
+from datasets.download import beside
+from helpers.data import load_part
+from helpers.served import Server, serving
 from utils.errors import UserError
 from utils.logs import start_logging
 
@@ -25,6 +25,10 @@ FASHION = DATASETS["FashionMNIST_LT"]
 TRAIN_IMAGES, TRAIN_LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 TEST_IMAGES, TEST_LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
 PLACES = ["", "FashionMNIST/raw"]
+
+
+def load(folder: Path, train: bool, **options: object) -> ImageDataset:
+    return load_part("FashionMNIST_LT", folder, train, **options)
 
 
 def idx(array: np.ndarray) -> bytes:
@@ -65,46 +69,14 @@ def write(folder: Path, files: dict[str, bytes]) -> None:
         (folder / name).write_bytes(content)
 
 
-class Server(NamedTuple):
-    """A mirror of the gzipped files: what it has, what it was asked for, and whether it answers now or waits."""
-
-    files: dict[str, bytes]
-    asked: list[str]
-    open: threading.Event
-
-
 @pytest.fixture
 def mirror(packed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """A server on this machine that torchvision takes for the mirror of Fashion-MNIST."""
-    server = Server(dict(packed), [], threading.Event())
-    server.open.set()
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            name = self.path.removeprefix("/")
-            server.asked.append(name)
-            server.open.wait(60)
-            if name not in server.files:
-                self.send_error(404)
-                return
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(server.files[name])))
-            self.end_headers()
-            self.wfile.write(server.files[name])
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listener:
-        thread = threading.Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        use_mirror(monkeypatch, listener.server_port)
+    with serving(packed) as server:
+        use_mirror(monkeypatch, server.port)
         md5 = {name: hashlib.md5(content, usedforsecurity=False).hexdigest() for name, content in packed.items()}
         monkeypatch.setattr(FashionMNIST, "resources", list(md5.items()))
         yield server
-        server.open.set()
-        listener.shutdown()
-        thread.join()
 
 
 def use_mirror(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
@@ -120,11 +92,20 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     use_mirror(monkeypatch, port)
 
 
+def test_mnist_is_the_same_in_its_own_folder(files, tmp_path):
+    """Counts of its test set are those of the files; here Fashion-MNIST's."""
+    write(tmp_path / "MNIST/raw", files)
+    train = load_part("MNIST_LT", tmp_path, True)
+    assert tuple(train.class_counts) == FASHION.train_counts
+    assert train.classes == tuple("0123456789")
+    assert sum(DATASETS["MNIST_LT"].test_counts) == len(load_part("MNIST_LT", tmp_path, False)) == 10_000
+
+
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("form", ["files", "packed"])
 def test_counts_per_class_wherever_the_files_lie(form, place, tmp_path, request):
     write(tmp_path / place, request.getfixturevalue(form))
-    train, test = (FASHION.load(str(tmp_path), split) for split in (True, False))
+    train, test = (load(tmp_path, split) for split in (True, False))
     assert tuple(train.class_counts) == FASHION.train_counts
     assert tuple(test.class_counts) == FASHION.test_counts
     assert train.classes == test.classes == FASHION.classes
@@ -133,14 +114,14 @@ def test_counts_per_class_wherever_the_files_lie(form, place, tmp_path, request)
 def test_plain_and_packed_files_may_be_mixed(files, packed, tmp_path):
     write(tmp_path, {TRAIN_IMAGES: files[TRAIN_IMAGES], TEST_LABELS: files[TEST_LABELS]})
     write(tmp_path, {name: packed[name] for name in (f"{TRAIN_LABELS}.gz", f"{TEST_IMAGES}.gz")})
-    assert len(FASHION.load(str(tmp_path), True)) == sum(FASHION.train_counts)
-    assert len(FASHION.load(str(tmp_path), False)) == sum(FASHION.test_counts)
+    assert len(load(tmp_path, True)) == sum(FASHION.train_counts)
+    assert len(load(tmp_path, False)) == sum(FASHION.test_counts)
 
 
 @pytest.mark.parametrize(("train", "prefix", "count"), [(True, "train", 60000), (False, "t10k", 10000)])
 def test_image_label_and_id_belong_together(train, prefix, count, files, tmp_path):
     write(tmp_path, files)
-    data = FASHION.load(str(tmp_path), train)
+    data = load(tmp_path, train)
     for index in range(0, len(data), 500):
         image, label, _ = data[index]
         assert data.ids[index] == f"{prefix}/{row_of(image):05d}"
@@ -152,7 +133,7 @@ def test_subset_seed_draws_the_training_images_but_not_the_test_images(files, tm
     write(tmp_path, files)
 
     def fingerprint(train: bool, seed: int) -> str:
-        return FASHION.load(str(tmp_path), train, subset_seed=seed).fingerprint()
+        return load(tmp_path, train, subset_seed=seed).fingerprint()
 
     train = [fingerprint(True, seed) for seed in (0, 0, 1, 2)]
     assert train[0] == train[1]
@@ -162,7 +143,8 @@ def test_subset_seed_draws_the_training_images_but_not_the_test_images(files, tm
 
 def test_images_are_padded_not_stretched(files, tmp_path):
     write(tmp_path, files)
-    data = FASHION.load(str(tmp_path), False, FASHION.transform(False, 3, 3))
+    data = load(tmp_path, False)
+    data.transform = FASHION.transform(False, 3, 3)
     assert data[9999][0].tolist() == [[[0, 0, 0], [9999 >> 8, 9999 & 255, 0], [0, 0, 0]]]
 
 
@@ -175,7 +157,7 @@ def test_truncated_file_is_named(name, form, length, tmp_path, request):
     content[name] = content[name][:length]
     write(tmp_path, content)
     with pytest.raises(UserError, match=rf"{tmp_path}/{name} .*: replace or delete it"):
-        FASHION.load(str(tmp_path), True)
+        load(tmp_path, True)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +174,7 @@ def test_truncated_file_is_named(name, form, length, tmp_path, request):
 def test_foreign_file_is_refused(name, content, says, files, tmp_path):
     write(tmp_path, files | {name: content})
     with pytest.raises(UserError, match=says):
-        FASHION.load(str(tmp_path), True)
+        load(tmp_path, True)
 
 
 def test_gzip_with_a_wrong_byte_is_named(packed, tmp_path):
@@ -200,7 +182,7 @@ def test_gzip_with_a_wrong_byte_is_named(packed, tmp_path):
     content[len(content) // 2] ^= 1
     write(tmp_path, packed | {f"{TRAIN_LABELS}.gz": bytes(content)})
     with pytest.raises(UserError, match=rf"{tmp_path}/{TRAIN_LABELS}.gz .*: replace or delete it"):
-        FASHION.load(str(tmp_path), True)
+        load(tmp_path, True)
 
 
 @pytest.mark.usefixtures("offline")
@@ -209,17 +191,17 @@ def test_gzip_with_a_wrong_byte_is_named(packed, tmp_path):
 def test_missing_file_is_named_when_nothing_can_be_downloaded(name, place, files, tmp_path):
     write(tmp_path / place, {other: content for other, content in files.items() if other != name})
     with pytest.raises(UserError, match=rf"{name}.* and the download failed \(.+\): put the four IDX files") as caught:
-        FASHION.load(str(tmp_path), True)
+        load(tmp_path, True)
     assert "\n" not in str(caught.value)
 
 
 def test_files_are_downloaded_once_into_the_folder(mirror, packed, tmp_path, capsys):
     for train, counts in ((True, FASHION.train_counts), (False, FASHION.test_counts)):
-        data = FASHION.load(str(tmp_path), train)
+        data = load(tmp_path, train)
         assert tuple(data.class_counts) == counts
     assert set(mirror.asked) == set(packed)
     asked = list(mirror.asked)
-    FASHION.load(str(tmp_path), True)
+    load(tmp_path, True)
     assert mirror.asked == asked
     assert capsys.readouterr().out == ""
 
@@ -227,10 +209,10 @@ def test_files_are_downloaded_once_into_the_folder(mirror, packed, tmp_path, cap
 def test_download_that_broke_off_goes_on_where_it_was(mirror, packed, tmp_path):
     lost = mirror.files.pop(f"{TEST_IMAGES}.gz")
     with pytest.raises(UserError, match=rf"lacks .*{TEST_IMAGES}.* \(.*{TEST_IMAGES}.*404: Not Found\): put the four"):
-        FASHION.load(str(tmp_path), True)
+        load(tmp_path, True)
     mirror.files[f"{TEST_IMAGES}.gz"] = lost
     mirror.asked.clear()
-    assert tuple(FASHION.load(str(tmp_path), True).class_counts) == FASHION.train_counts
+    assert tuple(load(tmp_path, True).class_counts) == FASHION.train_counts
     assert set(mirror.asked) == {f"{TEST_IMAGES}.gz", f"{TEST_LABELS}.gz"}
 
 
@@ -238,13 +220,13 @@ def test_file_that_was_being_unpacked_is_unpacked_again(mirror, packed, tmp_path
     """Until all are complete, nothing lies where another process would look."""
     lost = mirror.files.pop(f"{TEST_LABELS}.gz")
     with pytest.raises(UserError, match="the download failed"):
-        FASHION.load(str(tmp_path), True)
+        load(tmp_path, True)
     assert not (tmp_path / "FashionMNIST").exists()
     (cut,) = tmp_path.rglob(TEST_IMAGES)
     cut.write_bytes(cut.read_bytes()[:1000])
     mirror.files[f"{TEST_LABELS}.gz"] = lost
     mirror.asked.clear()
-    assert tuple(FASHION.load(str(tmp_path), False).class_counts) == FASHION.test_counts
+    assert tuple(load(tmp_path, False).class_counts) == FASHION.test_counts
     assert set(mirror.asked) == {f"{TEST_LABELS}.gz"}
     assert {path.name for path in tmp_path.iterdir() if not path.name.startswith(".")} == {"FashionMNIST"}
 
@@ -252,15 +234,15 @@ def test_file_that_was_being_unpacked_is_unpacked_again(mirror, packed, tmp_path
 def test_download_with_another_checksum_is_refused(mirror, tmp_path):
     mirror.files[f"{TRAIN_LABELS}.gz"] = gzip.compress(idx(labels_of(60000)[::-1].copy()))
     with pytest.raises(UserError, match=r"the download failed \(.*not found or corrupted.*\): put"):
-        FASHION.load(str(tmp_path), True)
+        load(tmp_path, True)
 
 
 def test_stalled_server_ends_in_one_line(monkeypatch, tmp_path):
-    monkeypatch.setattr(datasets.fashion_mnist, "DOWNLOAD_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(beside, "DOWNLOAD_TIMEOUT_S", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         use_mirror(monkeypatch, silent.getsockname()[1])
         with pytest.raises(UserError, match=r"the download failed \(.*timed out.*\): put the four IDX files") as caught:
-            FASHION.load(str(tmp_path), True)
+            load(tmp_path, True)
     assert "\n" not in str(caught.value)
 
 
@@ -272,13 +254,13 @@ def test_stalled_server_ends_in_one_line(monkeypatch, tmp_path):
 def test_every_fault_of_a_download_is_one_line_and_the_time_out_does_not_outlive_it(fault, monkeypatch, tmp_path):
     timeouts = []
 
-    def download(root: str, download: bool) -> None:
+    def download(self: FashionMNIST, root: str, download: bool) -> None:
         timeouts.append(socket.getdefaulttimeout())
         raise fault
 
-    monkeypatch.setattr(datasets.fashion_mnist, "FashionMNIST", download)
+    monkeypatch.setattr(FashionMNIST, "__init__", download)
     with pytest.raises(UserError, match=r"the download failed \(.+\): put") as caught:
-        FASHION.load(str(tmp_path), True)
+        load(tmp_path, True)
     assert "\n" not in str(caught.value)
     assert timeouts == [20]
     assert socket.getdefaulttimeout() is None
@@ -287,7 +269,7 @@ def test_every_fault_of_a_download_is_one_line_and_the_time_out_does_not_outlive
 def test_two_processes_download_each_file_once(mirror, packed, tmp_path, capfd):
     def run() -> None:
         start_logging(quiet=True)
-        FASHION.load(str(tmp_path), True)
+        load(tmp_path, True)
 
     fork = multiprocessing.get_context("fork")
     first, second = fork.Process(target=run), fork.Process(target=run)

@@ -1,0 +1,88 @@
+"""CIFAR10 and CIFAR100, whole, and with an exponential long tail: CIFAR10_LT and CIFAR100_LT."""
+
+import argparse
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from torchvision.datasets import CIFAR10 as TorchvisionCIFAR10
+from torchvision.datasets import CIFAR100 as TorchvisionCIFAR100
+from torchvision.datasets.utils import check_integrity
+
+from datasets.base import DEFAULT_IMBALANCE, ArrayDataset, DatasetSpec, Splits
+from datasets.download.beside import Collection, find_or_download
+from datasets.subsets import draw_long_tailed, exponential_counts
+from utils.errors import UserError
+
+CLASSES_10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+_NAMES = """
+apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
+caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant flatfish
+forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle
+mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy porcupine
+possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider squirrel streetcar
+sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle wardrobe whale
+willow_tree wolf woman worm
+"""
+CLASSES_100 = tuple(_NAMES.split())
+TRAIN, TEST = 50_000, 10_000  # images
+SHIFT = 1 / 8  # 4 pixels of 32, as is usual for CIFAR
+
+
+def load(args: argparse.Namespace, kind: type[TorchvisionCIFAR10], classes: tuple[str, ...], long_tail: bool) -> Splits:
+    """Read the batches in `--datadir`, or where torchvision puts them, which downloads them if they are not there.
+
+    Args:
+        long_tail: draw the training images by `imbalance_factor` and `subset_seed`; else take all.
+    """
+    folder = find_or_download(Path(args.datadir), _collection(kind))
+    train, test = (_read(folder, kind, classes, split) for split in (True, False))
+    if long_tail:
+        counts = exponential_counts(TRAIN // len(classes), len(classes), args.imbalance_factor)
+        train = train.subset(draw_long_tailed(train.targets, counts, args.subset_seed))
+    return Splits(train, None, test)
+
+
+def _files(kind: type[TorchvisionCIFAR10]) -> dict[str, str]:
+    """Name the files with their MD5."""
+    return dict(kind.train_list + kind.test_list) | {kind.meta["filename"]: kind.meta["md5"]}
+
+
+def _collection(kind: type[TorchvisionCIFAR10]) -> Collection:
+    return Collection(
+        name=kind.__name__,
+        files=tuple(_files(kind)),
+        folder=kind.base_folder,
+        download=lambda root: kind(root, download=True),
+        remedy=f"put {kind.filename} from {kind.url} there",
+        archives=(kind.filename,),
+    )
+
+
+def _read(folder: Path, kind: type[TorchvisionCIFAR10], classes: tuple[str, ...], train: bool) -> ArrayDataset:
+    if damaged := [name for name, md5 in _files(kind).items() if not check_integrity(folder / name, md5)]:
+        raise UserError(f"{folder}: not as published: {', '.join(damaged)}; delete them, and they are fetched")
+    in_place = type(kind.__name__, (kind,), {"base_folder": ""})  # the folder may have any name
+    found = in_place(str(folder), train=train)
+    ids = [f"{'train' if train else 'test'}/{row:05d}" for row in range(len(found.targets))]
+    return ArrayDataset(np.ascontiguousarray(found.data), classes, np.array(found.targets), ids)
+
+
+def _spec(kind: type[TorchvisionCIFAR10], classes: tuple[str, ...], long_tail: bool) -> DatasetSpec:
+    num_classes = len(classes)
+    counts = partial(exponential_counts, TRAIN // num_classes, num_classes)
+    return DatasetSpec(
+        load=partial(load, kind=kind, classes=classes, long_tail=long_tail),
+        resize="pad",
+        train_transform="shift-flip",
+        classes=classes,
+        train_counts=counts(DEFAULT_IMBALANCE if long_tail else 1),
+        test_counts=(TEST // num_classes,) * num_classes,
+        long_tail=counts if long_tail else None,
+        colour=True,
+        shift=SHIFT,
+    )
+
+
+CIFAR10, CIFAR10_LT = (_spec(TorchvisionCIFAR10, CLASSES_10, long_tail) for long_tail in (False, True))
+CIFAR100, CIFAR100_LT = (_spec(TorchvisionCIFAR100, CLASSES_100, long_tail) for long_tail in (False, True))

@@ -1,0 +1,100 @@
+"""Files that torchvision downloads: fetched beside where they belong, and put there when they are complete."""
+
+import shutil
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+
+from datasets.images.files import require_reachable
+from utils.errors import UserError
+from utils.locks import folder_lock
+
+DOWNLOAD_TIMEOUT_S = 20
+
+
+@dataclass(frozen=True)
+class Collection:
+    """The files of a data set that torchvision can download.
+
+    Attributes:
+        name: of the data set, for messages.
+        files: names of the files that are read.
+        folder: where torchvision puts them, within its root; they may also lie in the root itself.
+        download: has torchvision download them into a root.
+        remedy: says which files to put there by hand, and where they come from.
+        archives: what torchvision unpacks; one that lies in the root, put there by hand, is not downloaded.
+        forms: endings under which a file may lie there, '' among them.
+    """
+
+    name: str
+    files: Sequence[str]
+    folder: str
+    download: Callable[[str], object]
+    remedy: str
+    archives: Sequence[str] = ()
+    forms: Sequence[str] = ("",)
+
+    def find(self, root: Path) -> Path | None:
+        """Return the folder that holds all files, or None."""
+        places = (root, root / self.folder)
+        return next((place for place in places if not self.lacking(place)), None)
+
+    def lacking(self, place: Path) -> list[str]:
+        """List the files that a folder does not have, in any form."""
+        return [name for name in self.files if not self.path(place, name).is_file()]
+
+    def path(self, place: Path, name: str) -> Path:
+        """Return the path of a file in the first form that is there, else the plain one."""
+        forms = [place / f"{name}{form}" for form in self.forms]
+        return next((path for path in forms if path.is_file()), forms[0])
+
+
+def find_or_download(root: Path, collection: Collection) -> Path:
+    """Return the folder of a collection's files, downloaded by one process if need be; others wait for it.
+
+    An archive that came before a download was interrupted is not fetched again.
+
+    Raises:
+        UserError: the folder is not there, or files are lacking and cannot be downloaded; says what to put there.
+    """
+    require_reachable(root)
+    if found := collection.find(root):
+        return found
+    if not root.is_dir():
+        raise UserError(
+            f"--datadir {root} does not exist: name the folder with the files of {collection.name}, or create it "
+            "(mkdir -p) and they are downloaded there"
+        )
+    with folder_lock(root, f"it downloads {collection.name}"):
+        return collection.find(root) or _download(root, collection)
+
+
+def _download(root: Path, collection: Collection) -> Path:
+    beside, folder = root / f"{collection.name.replace('-', '')}.part", root / collection.folder
+    parts = [beside / collection.folder / name for name in collection.files]
+    if len(collection.forms) > 1:
+        for part in parts:
+            part.unlink(missing_ok=True)  # torchvision takes any unpacked file for a whole one
+    beside.mkdir(exist_ok=True)
+    for name in collection.archives:
+        if (root / name).is_file():
+            shutil.copyfile(root / name, beside / name)  # torchvision overwrites a damaged one
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)
+    try:
+        collection.download(str(beside))
+    except (OSError, RuntimeError, HTTPException, EOFError) as error:
+        place = max((root, folder), key=lambda place: len(collection.files) - len(collection.lacking(place)))
+        lacking = ", ".join(collection.lacking(place))
+        raise UserError(
+            f"{place} lacks {lacking}, and the download failed ({' '.join(str(error).split())}): {collection.remedy}"
+        ) from error
+    finally:
+        socket.setdefaulttimeout(timeout)
+    folder.mkdir(parents=True, exist_ok=True)
+    for part in parts:
+        part.replace(folder / part.name)
+    shutil.rmtree(beside)
+    return folder

@@ -1,0 +1,92 @@
+"""Image files of all usual kinds as 8-bit colour."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datasets.images.photo import Photo
+from datasets.images.source import whole
+from utils.errors import UserError
+
+RNG = np.random.default_rng(0)
+COLOUR = RNG.integers(0, 256, (24, 30, 3), dtype=np.uint8)
+GREY = RNG.integers(0, 256, (24, 30), dtype=np.uint8)
+WIDE = (GREY.astype(np.uint16) * 257).astype(np.uint16)
+
+
+def saved(path: Path, image: Image.Image, **options: object) -> np.ndarray:
+    image.save(path, **options)
+    return whole(Photo(path))
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.tif", "a.webp", "without_ending"])
+def test_colour_stays(name, tmp_path):
+    options = {"lossless": True} if name == "a.webp" else {"format": "png"} if "." not in name else {}
+    assert np.array_equal(saved(tmp_path / name, Image.fromarray(COLOUR), **options), COLOUR)
+
+
+def test_jpeg_is_nearly_what_was_written(tmp_path):
+    smooth = np.broadcast_to(np.arange(0, 240, 8, dtype=np.uint8)[None, :, None], (24, 30, 3)).copy()
+    assert np.abs(saved(tmp_path / "a.jpg", Image.fromarray(smooth), quality=95).astype(int) - smooth).max() < 6
+
+
+@pytest.mark.parametrize("ending", ["png", "tif"])
+@pytest.mark.parametrize("pixels", [GREY, WIDE], ids=["8 bits", "16 bits"])
+def test_grey_becomes_three_equal_channels(pixels, ending, tmp_path):
+    found = saved(tmp_path / f"a.{ending}", Image.fromarray(pixels))
+    assert np.array_equal(found, np.repeat(GREY[:, :, None], 3, axis=2))
+
+
+def test_twelve_bits_in_sixteen_are_scaled_whole_however_small_the_part(tmp_path):
+    Image.fromarray(GREY.astype(np.uint16) * 16).save(tmp_path / "a.png")
+    part = Photo(tmp_path / "a.png").crop(2, 3, 4, 5)
+    assert np.abs(part[:, :, 0].astype(int) - GREY[2:6, 3:8]).max() <= 1
+
+
+def test_transparency_shows_white(tmp_path):
+    alpha = np.full((24, 30, 1), 255, np.uint8)
+    alpha[:, :10] = 0
+    found = saved(tmp_path / "a.png", Image.fromarray(np.concatenate([COLOUR, alpha], axis=2)))
+    assert (found[:, :10] == 255).all()
+    assert np.array_equal(found[:, 10:], COLOUR[:, 10:])
+
+
+@pytest.mark.parametrize("mode", ["P", "1", "LA", "CMYK"])
+def test_other_modes_are_converted(mode, tmp_path):
+    image = Image.fromarray(COLOUR).convert(mode)
+    found = saved(tmp_path / ("a.tif" if mode == "CMYK" else "a.png"), image)
+    assert np.array_equal(found, np.asarray(image.convert("RGB")))
+
+
+def test_camera_held_askew(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees to see it upright
+    found = saved(tmp_path / "a.png", Image.fromarray(COLOUR), exif=exif)
+    assert np.array_equal(found, np.rot90(COLOUR, -1))
+
+
+def test_part_of_an_image(tmp_path):
+    Image.fromarray(COLOUR).save(tmp_path / "a.png")
+    source = Photo(tmp_path / "a.png")
+    assert (source.height, source.width) == (24, 30)
+    assert np.array_equal(source.crop(3, 5, 10, 7), COLOUR[3:13, 5:12])
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tif", "a.webp", "a.bmp"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "other", "missing"])
+def test_damaged_file_is_named(name, damage, tmp_path):
+    path = tmp_path / name
+    Image.fromarray(COLOUR).save(path)
+    content = path.read_bytes()
+    path.write_bytes({"cut": content[: len(content) // 2], "empty": b"", "other": b"<html>"}.get(damage, content))
+    if damage == "missing":
+        path.unlink()
+    with pytest.raises(UserError, match=rf"{path} cannot be read \(.+\): replace it"):
+        whole(Photo(path))
+
+
+def test_values_of_32_bits_are_refused(tmp_path):
+    with pytest.raises(UserError, match="cannot be read"):
+        saved(tmp_path / "a.tif", Image.fromarray(COLOUR[:, :, 0].astype(np.float32)))

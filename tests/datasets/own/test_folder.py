@@ -1,0 +1,214 @@
+"""ImageFolder and ImageNet: what is found in class folders, in which order, and what is refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datasets.splits import load_splits
+from helpers.data import data_args
+from utils.errors import UserError
+
+
+def write(root: Path, *names: str) -> Path:
+    """Write small images of noise, each another one."""
+    for number, name in enumerate(names):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 256, (12, 10, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(path, format={".jpg": "jpeg"}.get(path.suffix.lower()))
+    return root
+
+
+def load(root: Path, name: str = "ImageFolder", **options: object):
+    return load_splits(data_args(name, root, **options), augment=False)
+
+
+TREE = (
+    *("train/cat/1.png", "train/cat/0.PNG", "train/cat/deep/er/2.Jpg", "train/dog/1.bmp", "train/dog/2.webp"),
+    *("test/cat/9.tif", "test/dog/8.TIFF", "test/dog/7.jpeg"),
+)
+
+
+def test_classes_images_and_order(tmp_path):
+    splits = load(write(tmp_path, *TREE))
+    assert splits.train.classes == splits.test.classes == ("cat", "dog")
+    assert splits.val is None
+    expected = ["train/cat/0.PNG", "train/cat/1.png", "train/cat/deep/er/2.Jpg", "train/dog/1.bmp", "train/dog/2.webp"]
+    assert splits.train.ids.tolist() == expected
+    assert splits.train.targets.tolist() == [0, 0, 0, 1, 1]
+    assert splits.test.ids.tolist() == ["test/cat/9.tif", "test/dog/7.jpeg", "test/dog/8.TIFF"]
+    assert {part[index][0].shape for part in (splits.train, splits.test) for index in range(len(part))} == {(3, 28, 28)}
+
+
+def test_labels_that_are_numbers_are_in_their_order(tmp_path):
+    root = write(tmp_path, *(f"{part}/{label}/{part}.png" for part in ("train", "test") for label in (10, 9, 1, 0)))
+    assert load(root).train.classes == ("0", "1", "9", "10")
+
+
+@pytest.mark.parametrize(
+    ("parts", "val", "test"),
+    [
+        (("train", "val"), 0, 4),
+        (("Training", "validation", "TEST"), 4, 4),
+        (("train",), 0, 2),  # a fifth of each class, and one at least
+        (("",), 0, 2),
+    ],
+)
+def test_parts_that_are_there(parts, val, test, tmp_path):
+    names = [f"{part}/{label}/{number}.png".lstrip("/") for part in parts for label in "ab" for number in range(2)]
+    if len(parts) == 1:
+        names += [f"{parts[0]}/{label}/{number}.png".lstrip("/") for label in "ab" for number in range(2, 5)]
+    splits = load(write(tmp_path, *names))
+    assert len(splits.test) == test
+    assert len(splits.val or ()) == val
+    assert len(splits.train) == len(names) - val - test
+    assert not set(splits.train.ids) & set(splits.test.ids)
+
+
+def test_drawn_test_set_is_another_for_another_seed_and_apart_from_the_hold_out(tmp_path):
+    root = write(tmp_path, *(f"{label}/{number}.png" for label in "ab" for number in range(20)))
+    first, again, other = (load(root, subset_seed=seed, val_fraction=0.25) for seed in (0, 0, 1))
+    assert first.test.fingerprint() == again.test.fingerprint() != other.test.fingerprint()
+    parts = [set(part.ids) for part in first]
+    assert [len(part) for part in parts] == [24, 8, 8]
+    assert len(set.union(*parts)) == 40
+
+
+def test_links_are_followed_and_what_systems_leave_is_not_there(tmp_path, caplog):
+    caplog.set_level("INFO", "dgcmm")
+    root = write(tmp_path / "data", "train/a/1.png", "train/b/1.png", "test/a/1.png", "test/b/1.png")
+    (root / "train/c").symlink_to(write(tmp_path / "elsewhere", "x.png"))
+    (root / "train/a/up").symlink_to(root / "train/a")  # round in a circle
+    for name in ("train/a/._1.png", "train/.ipynb_checkpoints/1.png", "train/__MACOSX/1.png", "cache/.lock"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_bytes(b"no image")
+    (root / "train/a/notes.txt").touch()
+    (root / "train/a/phone.heic").touch()
+    (root / "models").mkdir()
+    splits = load(root)
+    assert splits.train.ids.tolist() == ["train/a/1.png", "train/b/1.png", "train/c/x.png"]
+    said = "\n".join(caplog.messages)
+    assert "left out: models, beside test, train" in said
+    assert "left out 2 files that are no images: 1 .heic, 1 .txt (JPEG" in said
+    assert "a single training image: 3 such classes (a, b, c)" in said
+    assert "no test image of class c" in said
+
+
+def spoil(root: Path, change: str) -> None:
+    if change == "empty class":
+        (root / "train/fox").mkdir()
+    elif change == "no image in a class":
+        (root / "train/fox").mkdir()
+        (root / "train/fox/1.heic").touch()
+    elif change == "test only":
+        write(root, "test/fox/1.png", "test/fox/2.png")
+    elif change == "linked":
+        (root / "test/fox").symlink_to(root / "train/cat")
+    elif change == "two names":
+        write(root, "val/cat/1.png", "valid/cat/1.png")
+    elif change == "no train":
+        (root / "train").rename(root / "val")
+    elif change == "no class folder":
+        for path in root.rglob("*.*"):
+            path.unlink()
+        for path in sorted(root.rglob("*"), reverse=True):
+            path.rmdir()
+        write(root, "1.png")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("empty class", r"train/fox has no image \(it is empty\): put some there"),
+        ("no image in a class", r"train/fox has no image \(it has 1 .heic; JPEG, .* are read\): put some there"),
+        ("test only", r"label 'fox' occurs in test only \(2 images\)"),
+        ("linked", r"test/fox and train/cat are one folder \(a link\)"),
+        ("two names", "has val and valid, both for val: rename one"),
+        ("no train", "has test, val but no train: put the training images into train/CLASS/"),
+        ("no class folder", "has no class folder: put images into train/CLASS/"),
+    ],
+)
+def test_bad_tree_is_one_line(change, says, tmp_path):
+    spoil(write(tmp_path, *TREE), change)
+    with pytest.raises(UserError, match=says) as caught:
+        load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_one_class_cannot_be_told_from_others(tmp_path):
+    with pytest.raises(UserError, match="has one class, 'a': two at least are needed"):
+        load(write(tmp_path, "train/a/1.png", "train/a/2.png", "test/a/1.png"))
+
+
+def test_hold_out_beside_a_validation_set_is_refused(tmp_path):
+    root = write(tmp_path, *(f"{part}/{label}/1.png" for part in ("train", "val", "test") for label in "ab"))
+    with pytest.raises(UserError, match="--val-fraction 0.5: the data has a validation set of its own"):
+        load(root, val_fraction=0.5)
+
+
+@pytest.mark.parametrize("cache_size", [0, 30])
+def test_unreadable_image_is_named_or_left_out(cache_size, tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.images.cache.MOST_BAD", 0.3)
+    root = write(tmp_path, *TREE)
+    bad = root / "train/cat/deep/er/2.Jpg"
+    bad.write_bytes(bad.read_bytes()[:200])
+    splits = load(root, bad_images="skip", cache_size=cache_size, new_size=28)
+    assert bad.relative_to(root).as_posix() not in splits.train.ids
+    assert len(splits.train) == 4
+    with pytest.raises(UserError, match=r"2.Jpg.* cannot be read|cannot be read \(train/cat/deep/er/2.Jpg\)"):
+        [part[index] for part in [load(root, cache_size=cache_size, new_size=28).train] for index in range(len(part))]
+
+
+@pytest.mark.parametrize("kind", [None, "shift"])
+def test_evaluation_is_the_same_from_a_cache_of_its_size(kind, tmp_path):
+    """In colour, of wide and of small images."""
+    root = write(tmp_path, *TREE)
+    Image.fromarray(np.random.default_rng(9).integers(0, 256, (50, 91, 3), dtype=np.uint8)).save(
+        root / "test/cat/z.png"
+    )
+    plain, cached = (load(root, cache_size=size, train_transform=kind) for size in (0, 32))
+    assert cached.test.cache is not None
+    for index in range(len(plain.test)):
+        assert np.array_equal(plain.test[index][0], cached.test[index][0])
+
+
+def test_names_order_and_name_the_classes(tmp_path):
+    root = write(tmp_path / "data", *TREE)
+    names = tmp_path / "names.txt"
+    names.write_text("dog\tCanis familiaris\ncat, a cat\n", encoding="utf-8-sig")
+    splits = load(root, names=str(names))
+    assert splits.train.classes == ("Canis familiaris", "a cat")
+    assert splits.train.targets.tolist() == [1, 1, 1, 0, 0]
+    for text, says in (
+        ("dog\n", "lacks 'cat'; 1 label"),
+        ("dog\ncat\nfox", "names 'fox'; 1 label"),
+        ("dog\ndog\ncat", "names 'dog' twice"),
+        ("dog pet\ncat pet", "gives two labels the name 'pet'"),
+    ):
+        names.write_text(text)
+        with pytest.raises(UserError, match=says):
+            load(root, names=str(names))
+
+
+def test_thousands_of_classes(tmp_path):
+    image = write(tmp_path, "x.png") / "x.png"
+    for number in range(2_000):
+        folder = tmp_path / "data" / f"{number:05d}"
+        folder.mkdir(parents=True)
+        (folder / "1.png").hardlink_to(image)
+        if number < 2:
+            (folder / "2.png").hardlink_to(image)
+    splits = load(tmp_path / "data")
+    assert len(splits.train.classes) == 2_000
+    assert (len(splits.train), len(splits.test)) == (2_000, 2)
+
+
+def test_imagenet_is_train_and_val_and_says_what_lacks(tmp_path, caplog):
+    root = write(tmp_path, *(f"{part}/{wnid}/{part}.JPEG" for part in ("train", "val") for wnid in ("n02", "n01")))
+    (root / "test").mkdir()  # ILSVRC's, without labels
+    splits = load(root, "ImageNet")
+    assert splits.train.classes == ("n01", "n02")
+    assert splits.test.ids.tolist() == ["val/n01/val.JPEG", "val/n02/val.JPEG"]
+    assert any("train has 2 images, 1281167 are published" in message for message in caplog.messages)

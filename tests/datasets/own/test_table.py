@@ -1,0 +1,137 @@
+"""CSV: a table of one's own images, as people have them, and what is refused."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from datasets.loading import BatchLoader, TrainBatches
+from datasets.splits import load_splits
+from helpers.data import data_args
+from utils.errors import UserError
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Twelve images in a folder, of which any table can be made."""
+    (tmp_path / "data/sub").mkdir(parents=True)
+    for number in range(12):
+        pixels = np.random.default_rng(number).integers(0, 256, (12, 10), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"data/sub/{number}.png")
+    return tmp_path / "data"
+
+
+def load(root: Path, text: str, **options: object):
+    (root / "labels.csv").write_text(text)
+    return load_splits(data_args("CSV", root, csv="labels.csv", **options), augment=False)
+
+
+def table(*rows: tuple[object, ...], header: str = "path,label,split") -> str:
+    return "\n".join([header, *(",".join(map(str, row)) for row in rows)])
+
+
+SPLIT = [(f"sub/{n}.png", "ab"[n % 2], "train" if n < 8 else "test") for n in range(12)]
+
+
+def test_order_labels_and_splits_are_those_of_the_rows(data):
+    splits = load(data, table(*SPLIT[::-1]))
+    assert splits.train.ids.tolist() == [f"sub/{n}.png" for n in range(7, -1, -1)]
+    assert splits.train.targets.tolist() == [n % 2 for n in range(7, -1, -1)]
+    assert len(splits.test) == 4
+    assert splits.train[0][0].shape == (3, 28, 28)
+
+
+@pytest.mark.parametrize("header", ["File,LABEL,Split", "image;label;split", "id\tlabel\tsplit\tpath"])
+def test_spellings_of_the_columns(header, data):
+    sign = next(sign for sign in ";\t," if sign in header)
+    rows = [(f"./{path}", label, {"train": "Training"}.get(part, part)) for path, label, part in SPLIT]
+    rows = [("x", label, part, path) for path, label, part in rows] if "id" in header else rows
+    assert len(load(data, "\n".join([header, *(sign.join(row) for row in rows)])).train) == 8
+
+
+def test_absolute_paths_and_a_table_elsewhere(data, tmp_path):
+    (tmp_path / "table.csv").write_text(table(*((data / path, *rest) for path, *rest in SPLIT)))
+    splits = load_splits(data_args("CSV", data, csv=str(tmp_path / "table.csv")))
+    assert splits.train.ids[0] == "sub/0.png"
+
+
+def test_without_splits_a_part_is_drawn_and_no_group_is_on_two_sides(data):
+    rows = [(f"sub/{n}.png", "ab"[n % 2], f"patient{n // 4}" if n < 8 else "") for n in range(12)]
+    splits = load(data, table(*rows, header="path,label,group"), val_fraction=0.3)
+    groups = {name: group or name for name, _, group in rows}
+    sides = [{groups[name] for name in part.ids} for part in splits]
+    assert sum(map(len, sides)) == len(set.union(*sides)) == 6
+    assert sum(map(len, splits)) == 12
+
+
+def test_validation_rows_are_measured_and_do_not_train(data):
+    rows = [(path, label, "val" if n in (6, 7) else part) for n, (path, label, part) in enumerate(SPLIT)]
+    splits = load(data, table(*rows))
+    assert splits.measured[0] == "val"
+    assert [len(part) for part in splits] == [6, 2, 4]
+
+
+def test_what_is_odd_is_told(data, caplog):
+    grouped = [(*row, f"g{number % 11}") for number, row in enumerate(SPLIT)]  # the first and the last are of one
+    odd = [grouped[3], ("sub/./3.png", *grouped[3][1:]), ("", "a", "train", ""), ("sub/0.png",)]
+    text = table(*grouped, *odd, header="path,label,split,group")
+    assert len(load(data, text).train) == 8
+    assert [m.split("labels.csv")[-1] for m in caplog.messages] == [
+        ": left out 2 rows (row 16, row 17) without a path or a label",
+        ": 1 image (sub/3.png) named more than once, and used once",
+        "1 group (g0) in training and in another split: results may be too good",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "has no column path or file or image, but nothing: name the columns so"),
+        (table(*SPLIT, header="path,class,split"), "has no column label, but path, class, split"),
+        (table(*SPLIT, header="x,label,split"), "has no column path or file or image, but x, label, split"),
+        (table(*SPLIT, ("sub/3.png", "a", "train")), "gives sub/3.png two labels, 'b' and 'a': keep one row"),
+        (table(*SPLIT, ("sub/3.png", "b", "test")), "gives sub/3.png two splits, 'train' and 'test'"),
+        (table(*SPLIT, ("../x.png", "a", "train")), r"row 14: ../x.png lies outside of --datadir"),
+        (table(*SPLIT, ("/etc/x.png", "a", "train")), r"row 14: /etc/x.png lies outside of --datadir"),
+        (table(*SPLIT, ("sub/x.png", "a", "train")), r"1 image \(sub/x.png\) of 13 listed not found"),
+        (table(*SPLIT, ("sub/3.png", "b", "fold3")), "row 14: split 'fold3' is none of train, val, test"),
+        (table(*SPLIT, ("sub/3.png", "b", "")), "row 14: split '' is none of train, val, test"),
+        (table(*SPLIT[:10], ("sub/11.png", "c", "test")), r"label 'c' occurs in test only \(1 images\)"),
+        (table(*((path, "a", part) for path, _, part in SPLIT)), "has one class, 'a': two at least"),
+        (table(*((path, label, "test") for path, label, _ in SPLIT)), "has no training image"),
+        (table(), "has no training image"),
+    ],
+)
+def test_bad_table_is_one_line(text, says, data):
+    with pytest.raises(UserError, match=says) as caught:
+        load(data, text)
+    assert "\n" not in str(caught.value)
+
+
+def test_table_that_is_not_there_is_named(data):
+    with pytest.raises(UserError, match=r"none.csv cannot be read \(No such file or directory\): name the table"):
+        load_splits(data_args("CSV", data, csv="none.csv"))
+
+
+@pytest.mark.parametrize("kind", ["shift", "none"])
+def test_batches_of_a_drawn_subset_written_out_are_the_same(kind, tmp_path):
+    """Bit for bit, grey and in three equal channels; 8 pixels become 32 by a whole factor in both."""
+    digits = load_splits(data_args("Digits_LT", train_transform=kind), augment=False)
+    rows = []
+    for part, name in ((digits.train, "train"), (digits.test, "test")):
+        for index, row in enumerate(part.rows):
+            path = f"{part.ids[index].replace('/', '_')}.png"
+            part.read(int(row)).save(tmp_path / path)
+            rows.append((path, part.targets[index], name))
+    with (tmp_path / "labels.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("path", "label", "split"), *rows])
+    args = data_args("CSV", tmp_path, csv="labels.csv", train_transform=kind)
+    sides = [load_splits(each).train for each in (data_args("Digits_LT", train_transform=kind), args)]
+    assert sides[0].classes == sides[1].classes
+    loaders = [BatchLoader(side, TrainBatches(len(side), 32, seed=5), 0, False) for side in sides]
+    for (grey, *rest), (colour, *others) in zip(*loaders, strict=True):
+        assert torch.equal(grey.expand(-1, 3, -1, -1), colour)
+        assert all(torch.equal(one, other) for one, other in zip(rest, others, strict=True))
