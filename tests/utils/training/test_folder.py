@@ -115,3 +115,11 @@ def test_arguments_keep_the_first_start_and_list_resumptions(tmp_path):
     assert [(launch["after_epoch"], launch["after_step"]) for launch in content["resumed"]] == [(3, 7)]
     assert (content["processes"], content["resumed"][0]["processes"]) == (1, 2)
     assert {"torch", "python", "scikit-learn"} <= set(content["versions"])
+
+
+def test_package_without_metadata_has_no_version(tmp_path, monkeypatch):
+    monkeypatch.setattr("utils.training.folder.PACKAGES", ("numpy", "a-package-of-ones-own"))
+    RunFolder(str(tmp_path)).write_args(argparse.Namespace(lr=0.1), {})
+    versions = json.loads((tmp_path / "args.json").read_text())["versions"]
+    assert versions["a-package-of-ones-own"] is None
+    assert versions["numpy"] == np.__version__
