@@ -11,6 +11,7 @@ The last line on standard output is a JSON object with the final metrics.
 
 import argparse
 import logging
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from train import all_weights
 from utils.cli.arguments import augment_parser, common_parser
 from utils.cli.rules import complete, parse
 from utils.device import autocast, check_device, choose_device, memory_watched, repeat_exactly, to_device
+from utils.distributed.plan import spare_rank
 from utils.distributed.world import World
 from utils.errors import UserError, run_script
 from utils.logs import progress, start_logging
@@ -85,6 +87,9 @@ def retrain(
         flags: names of the flags that only this augmentation has.
     """
     start_logging(args.quiet)
+    if rank := spare_rank(os.environ):
+        log.warning("rank %d has nothing to do: re-training is for one process, rank 0", rank)
+        return
     folder = RunFolder(args.logdir, f"_{kind}")
     trained = find_trained(args, given, folder)
     complete(args, feature_dim(args.arch))

@@ -164,7 +164,9 @@ def train(world: World, args: argparse.Namespace, checkpoint: Checkpoint | None,
             log_facts(run, splits, len(loaders["train"]))
             log_rates(args, run.epoch, before and before["epochs"])
         share_warnings(world.gather, world.is_main)
-        return train_epochs(run, loaders)
+        result = train_epochs(run, loaders)
+        warn_of_dead_components(result, run.model.num_classes, args)
+        return result
 
 
 def train_epochs(run: Run, loaders: dict[str, BatchLoader]) -> Row:
@@ -200,6 +202,22 @@ def train_epochs(run: Run, loaders: dict[str, BatchLoader]) -> Row:
                 show_reconstructions(run, loaders[run.split].dataset)
             run.end_epoch(measurement, losses)
         return run.finish(lambda: measure("test"), measurement)
+
+
+def warn_of_dead_components(result: Row, components: int, args: argparse.Namespace) -> None:
+    """Warn if fewer than half of the prior's components live: some may die, but then most classes share one.
+
+    Args:
+        result: of the training; empty but in the main process.
+        components: of the prior, live or not.
+    """
+    live = result.get("live_components")
+    if live is None or 2 * live >= components or not args.weight_gmm or args.max_steps:
+        return
+    remedy = f"a higher --prior-lr (now {args.prior_lr:g})"
+    if args.gmm_assign != "label":
+        remedy = f"--gmm-assign=label, or with {remedy}"
+    log.warning("only %d of %d components of the prior live: start anew with %s", live, components, remedy)
 
 
 def all_weights(args: argparse.Namespace) -> LossWeights:

@@ -55,7 +55,7 @@ class Scorer:
     def __init__(self, model: DGCMM, weights: LossWeights) -> None:
         self.model, self.weights = model, weights
         if model.generative:
-            self._basis, self._triangle = torch.linalg.qr(model.decoder.resize_matrix)
+            self._basis, self._triangle = torch.linalg.qr(model.decoder.resize_matrix.double())
 
     def evidence(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Compute what a label is judged by: images (B,1 or 3,S,S) in [0,1] -> h (B,H), and the fixed part (B,K).

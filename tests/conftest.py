@@ -91,7 +91,7 @@ def script(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Ca
 @pytest.fixture
 def lock_elsewhere() -> Iterator[Callable[[Path], None]]:
     """Have another process lock a file until the test ends."""
-    code = "import fcntl, sys; f = open(sys.argv[1], 'a'); fcntl.lockf(f, fcntl.LOCK_EX); print(1, flush=True); input()"
+    code = "import filelock, sys\nwith filelock.FileLock(sys.argv[1]): print(1, flush=True); input()"
     holders = []
 
     def lock(path: Path) -> None:

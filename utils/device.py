@@ -45,6 +45,11 @@ def repeat_exactly() -> None:
     torch.backends.cudnn.benchmark = False
 
 
+def usable_cores() -> int:
+    """Count the cores that this process may use; where the system does not tell (macOS), all."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def share_cores(local_size: int, environ: Mapping[str, str]) -> None:
     """On a CPU, split its cores among the processes of a node, unless OMP_NUM_THREADS says how many each has."""
     if local_size > 1 and "OMP_NUM_THREADS" not in environ and not torch.cuda.is_available():

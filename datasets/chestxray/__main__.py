@@ -22,7 +22,8 @@ from datasets.chestxray.source import LISTS, list_problem
 from datasets.images.cache import prepare_images
 from datasets.images.finder import find_images, locate
 from datasets.images.opening import read_grey
-from datasets.loading import BatchLoader, EvaluationBatches, kill_workers
+from datasets.loading import BatchLoader, EvaluationBatches
+from datasets.workers import kill_workers
 from utils.cli.arguments import add_data
 from utils.cli.types import count_or_zero
 from utils.errors import UserError, run_script

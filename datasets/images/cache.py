@@ -20,6 +20,7 @@ from PIL import Image
 from datasets.images.files import FileDataset
 from datasets.images.source import ArraySource, ImageSource, whole
 from datasets.transforms import RESIZES
+from utils.device import usable_cores
 from utils.errors import UserError
 from utils.files import write_atomically
 from utils.locks import folder_lock
@@ -232,7 +233,7 @@ class ImageCache:
                             records[row] = self._make(file.fileno(), row, open_source)
                     return len(rows)
 
-                pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+                pool = ThreadPoolExecutor(usable_cores())
                 try:
                     starts = range(0, self.count, CHUNK)
                     for made in pool.map(make, (range(start, min(start + CHUNK, self.count)) for start in starts)):

@@ -1,5 +1,6 @@
 """Times that are taken in turns, and the ratio of two of them with its target."""
 
+import gc
 import statistics
 import time
 from collections.abc import Callable
@@ -62,6 +63,7 @@ def peak_memory(call: Callable[[], object]) -> int | None:
     """Make a call and give the most bytes that torch held on the GPU meanwhile; None without one."""
     if not torch.cuda.is_initialized():
         return None
+    gc.collect()  # what earlier rows have left
     torch.cuda.reset_peak_memory_stats()
     call()
     torch.cuda.synchronize()

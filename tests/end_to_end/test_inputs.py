@@ -28,6 +28,8 @@ CASES = {
     "no data set": ("train", [], "DIR"),
     "unknown data set": ("train", ["Digits"], "'Digits'"),
     "unknown flag": ("train", [*DIGITS, "--lrr=1"], "--lrr"),
+    "flag of the old launcher": ("train", [*DIGITS, "--local-rank=0"], "start with torchrun"),
+    "flag of an older launcher": ("augment", [*DIGITS, "--resume=RUN", "--local_rank=0"], "start with torchrun"),
     "unknown arch": ("train", [*DIGITS, "--arch=vgg"], "'vgg'"),
     "wrong h-dim": ("train", [*DIGITS, "--h-dim=2048"], "--h-dim 2048"),
     "unknown assignment": ("train", [*DIGITS, "--gmm-assign=code"], "'code'"),
@@ -258,6 +260,15 @@ def test_folder_of_a_process_at_work(script, tmp_path, lock_elsewhere):
     done = script("train", *DIGITS, f"--logdir={tmp_path}")
     assert done.status == 2
     assert "another process" in done.error
+
+
+def test_augmentation_is_for_one_of_the_processes_that_torchrun_started(script, tmp_path, trained_digits, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    done = script("augment", "Digits_LT", f"--resume={trained_digits}/checkpoint.pth", f"--logdir={tmp_path / 'log'}")
+    assert (done.status, done.out) == (0, "")
+    assert done.err == "warning: rank 1 has nothing to do: re-training is for one process, rank 0\n"
+    assert not (tmp_path / "log").exists()
 
 
 def test_class_without_training_images(script, tmp_path, chest_folder):

@@ -7,10 +7,19 @@ import pytest
 import torch
 
 from utils import device
-from utils.device import autocast, check_device, has_fast_bfloat16, memory_watched, require_compiler
+from utils.device import autocast, check_device, choose_device, has_fast_bfloat16, memory_watched, require_compiler
 from utils.errors import UserError
 
 CPU = torch.device("cpu")
+
+
+def test_chosen_gpu_becomes_the_current_one(monkeypatch):
+    current = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    assert choose_device(1) == torch.device("cuda", 1)
+    assert current == [torch.device("cuda", 1)]
 
 
 @pytest.mark.parametrize(("amp", "dtype"), [("off", torch.float32), ("bf16", torch.bfloat16)])

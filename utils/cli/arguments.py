@@ -4,6 +4,7 @@ Defaults stand here and nowhere else. Nothing here imports torch.
 """
 
 import argparse
+import re
 from collections.abc import Collection
 from typing import NoReturn
 
@@ -20,13 +21,18 @@ from utils.cli.types import (
     unit_open_high,
 )
 
+LAUNCHER_FLAG = re.compile(r"--local[-_]rank\b")
+
 
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong, without the usage before it, and end with status 2."""
-        self.exit(2, f"error: {message} (-h lists the flags)\n")
+        hint = "-h lists the flags"
+        if LAUNCHER_FLAG.search(message):
+            hint = "torch.distributed.launch adds it: start with torchrun, or give the launcher --use-env"
+        self.exit(2, f"error: {message} ({hint})\n")
 
 
 def common_parser(

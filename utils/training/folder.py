@@ -3,7 +3,6 @@
 import argparse
 import csv
 import datetime
-import fcntl
 import importlib.metadata
 import io
 import json
@@ -16,10 +15,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from filelock import BaseFileLock, Timeout
 
 from utils.cli.rules import TRAINING_FLAGS
 from utils.errors import UserError
 from utils.files import write_text
+from utils.locks import LOCK_NAME, take_lock
 from utils.logs import end_log_file, log_to_file
 from utils.metrics import Measurement, Row, per_class_metrics
 from utils.training.checkpoint import plain
@@ -42,7 +43,7 @@ class RunFolder:
     def __init__(self, path: str, suffix: str = "") -> None:
         self.path = Path(path)
         self.suffix = suffix
-        self._lock: io.TextIOBase | None = None
+        self._lock: BaseFileLock | None = None
         self._log: logging.Handler | None = None
 
     def file(self, name: str) -> Path:
@@ -87,15 +88,12 @@ class RunFolder:
         Raises:
             UserError: it cannot be written, or another process is at work in it.
         """
-        lock_path = self.path / f".lock{self.suffix}"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = lock_path.open("a")
-            # a record lock ends with this process; one of flock would live on in loading processes that outlive it
-            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock = take_lock(self.path / f"{LOCK_NAME}{self.suffix}")
             if overwrite:
                 self._clear()
-        except BlockingIOError as error:
+        except Timeout as error:
             raise UserError(f"--logdir {self.path}: another process is at work there; wait, or name another") from error
         except OSError as error:
             raise UserError(f"--logdir {self.path} cannot be written ({error.strerror}): name another") from error
@@ -107,7 +105,7 @@ class RunFolder:
         if self._log is not None:
             end_log_file(self._log)
         if self._lock is not None:
-            self._lock.close()
+            self._lock.release()
 
     def __enter__(self) -> "RunFolder":
         return self
@@ -199,8 +197,16 @@ def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def _versions() -> dict[str, str]:
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES}
+def _versions() -> dict[str, str | None]:
+    return {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
+
+
+def _version(package: str) -> str | None:
+    """Version of an installed package; None for one that came without its metadata, as own builds may."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def code_version() -> dict[str, str | bool | None]:

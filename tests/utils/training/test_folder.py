@@ -184,3 +184,11 @@ def test_commit_is_that_of_the_code(code, tmp_path, monkeypatch):
     monkeypatch.setattr(folder_module, "__file__", str(tmp_path / "tree" / "code" / "utils" / "training" / "folder.py"))
     other = git(tmp_path / "tree", "--git-dir", str(tmp_path / "tree" / ".git"), "rev-parse", "other")
     assert code_version() == {"commit": other, "dirty": False}
+
+
+def test_package_without_metadata_has_no_version(tmp_path, monkeypatch):
+    monkeypatch.setattr("utils.training.folder.PACKAGES", ("numpy", "a-package-of-ones-own"))
+    RunFolder(str(tmp_path)).write_args(argparse.Namespace(lr=0.1), {})
+    versions = json.loads((tmp_path / "args.json").read_text())["versions"]
+    assert versions["a-package-of-ones-own"] is None
+    assert versions["numpy"] == np.__version__
