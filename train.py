@@ -37,8 +37,10 @@ from datasets import DATASETS
 from datasets.base import ImageDataset
 from datasets.loading import BatchLoader, EvaluationBatches, TrainBatches
 from datasets.splits import Splits, load_splits, prepare_data
-from models.dgcmm import DGCMM, LossWeights
-from models.encoder import ARCHITECTURES, feature_dim
+from models.classifier import ImageClassifier, PlainClassifier
+from models.dgcmm import DGCMM
+from models.encoder import ARCHITECTURES, PLAIN_ARCHITECTURES, feature_dim
+from models.losses import LossWeights
 from models.prior import ClassMoments
 from models.scoring import Scorer
 from utils.cli.arguments import common_parser, train_parser
@@ -73,14 +75,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     args, given = parse(build_parser(), argv)
     plan = plan_launch(args, os.environ)
     if not args.resume:  # else flags that are not given come from the checkpoint
-        complete_and_check(args, plan.local_size)
+        complete_and_check(args, given, plan.local_size)
     start_logging(args.quiet, plan.first_rank)
     launch(plan, args.gpu, work, args, given)
 
 
-def complete_and_check(args: argparse.Namespace, processes: int) -> None:
+def complete_and_check(args: argparse.Namespace, given: set[str], processes: int) -> None:
     """Fill in what one argument leaves to another; raise a `UserError` where they contradict each other."""
-    complete(args, feature_dim(args.arch))
+    complete(args, feature_dim(args.arch), args.arch in PLAIN_ARCHITECTURES, given)
     check_training(args)
     check_batch_size(args, processes)
 
@@ -119,7 +121,7 @@ def resolve(
 ) -> tuple[argparse.Namespace, Checkpoint | None]:
     """Find the checkpoint to continue or to measure, if any; complete and check the arguments with its flags."""
     checkpoint = find_checkpoint(args, given, folder, world.nodes)
-    complete_and_check(args, world.local_size)
+    complete_and_check(args, given, world.local_size)
     return args, checkpoint
 
 
@@ -189,7 +191,7 @@ def train_epochs(run: Run, loaders: dict[str, BatchLoader]) -> Row:
                 run.state["warmup_end"] = run.epoch + 1
                 log.info("warm-up ends early after epoch %d: cross-entropy %.4f", run.epoch + 1, losses["loss_cls"])
             measurement = measure(run.split)
-            if run.board:
+            if run.board and run.model.prior is not None:
                 show_reconstructions(run, loaders[run.split].dataset)
             run.end_epoch(measurement, losses)
         return run.finish(lambda: measure("test"), measurement)
@@ -220,7 +222,8 @@ def train_epoch(run: Run, module: nn.Module, loader: BatchLoader, weights: LossW
         with autocast(world.device, args.amp):
             terms = module(images, labels, noise, weights)
         run.step(terms, ids)
-        model.prior.project()
+        if model.prior is not None:
+            model.prior.project()
 
 
 def mean_losses(run: Run, weights: LossWeights) -> dict[str, float | None]:
@@ -263,7 +266,11 @@ def start_prior(run: Run, loader: BatchLoader) -> None:
 
 @torch.inference_mode()
 def evaluate(
-    model: DGCMM, loader: BatchLoader, args: argparse.Namespace, world: World, train_counts: Sequence[int]
+    model: ImageClassifier,
+    loader: BatchLoader,
+    args: argparse.Namespace,
+    world: World,
+    train_counts: Sequence[int],
 ) -> Measurement | None:
     """Classify every image of `loader` once; codes are the encoder's mean. The processes share the images.
 
@@ -293,7 +300,7 @@ def evaluate(
                 features, fixed = scorer.evidence(to_device(images, world.device))
             probabilities = scorer.probabilities(features, fixed)
             mu, _ = model.posterior(features, probabilities.argmax(dim=1))
-            components = model.prior.log_responsibilities(mu).argmax(dim=1)
+            components = model.components(mu)
             parts.append(tuple(value.cpu().numpy() for value in (indices, labels, probabilities, components)))
             bar.update(len(images) * world.size)
     with world.errors_together():
@@ -330,24 +337,32 @@ def evaluate_only(world: World, args: argparse.Namespace, checkpoint: Checkpoint
         return result
 
 
-def build_model(world: World, args: argparse.Namespace, num_classes: int, pretrained: bool = False) -> DGCMM:
-    """Build the model that the arguments describe, on the device of this process."""
+def create_model(args: argparse.Namespace, num_classes: int, pretrained: bool = False) -> ImageClassifier:
+    """Create the model that the arguments describe."""
+    if args.arch in PLAIN_ARCHITECTURES:
+        return PlainClassifier(args.arch, num_classes, pretrained=pretrained)
+    return DGCMM(
+        arch=args.arch,
+        num_classes=num_classes,
+        z_dim=args.z_dim,
+        image_size=args.crop_size,
+        generative=args.generative,
+        gmm_assign=args.gmm_assign,
+        pretrained=pretrained,
+    )
+
+
+def build_model(world: World, args: argparse.Namespace, num_classes: int, pretrained: bool = False) -> ImageClassifier:
+    """Create a model as the seed says, on the device of this process, ready to be trained or measured."""
     with global_seed(args.seed, Stream.INITIALISATION):
-        model = DGCMM(
-            arch=args.arch,
-            num_classes=num_classes,
-            z_dim=args.z_dim,
-            image_size=args.crop_size,
-            generative=args.generative,
-            gmm_assign=args.gmm_assign,
-            pretrained=pretrained,
-        ).to(world.device)
+        model = create_model(args, num_classes, pretrained).to(world.device)
     if args.sync_bn:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     if args.compile:
         require_compiler(world.device)
         model.encoder.resnet.compile()  # at the first use, in place: the names of the weights stay
-        model.decoder.compile()
+        if isinstance(model, DGCMM):
+            model.decoder.compile()
     return model
 
 
@@ -389,7 +404,7 @@ def log_facts(run: Run, splits: Splits, steps: int) -> None:
     log.info("%s: %.1f million parameters on %s, amp %s", args.arch, millions, world.device, args.amp)
     if world.size > 1:
         log.info("%d processes on %d node(s), %d images a step each", world.size, world.nodes, images // world.size)
-    rates = f"learning rate {args.lr:g}, prior {args.prior_lr:g}"
+    rates = f"learning rate {args.lr:g}" + (f", prior {args.prior_lr:g}" if run.model.prior is not None else "")
     log.info("%d steps of %d images an epoch, %s", steps, images, rates)
     if run.epoch or run.position.step:
         log.info("continuing after epoch %d of %d, step %d", run.epoch, args.epochs, run.position.step)

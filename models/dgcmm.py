@@ -3,47 +3,24 @@
 Shapes: B batch, K classes, D = z_dim, H = feature length, S = side of the image.
 """
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.classifier import ImageClassifier
 from models.decoder import VAE3Decoder
-from models.encoder import ARCHITECTURES, ResNetEncoder
+from models.losses import LossTerms, LossWeights, widen
 from models.prior import LOG_VAR_LIMIT, GaussianMixturePrior
 
 INITIAL_MU_SCALE = 0.1  # of torch's initialisation
 INITIAL_LOG_VAR = -1.0
 
 
-class LossWeights(NamedTuple):
-    """Weights of the loss terms; a term of weight 0 is not computed and gives its parameters no gradient."""
-
-    cls: float
-    reconst: float
-    gmm: float
-
-
-class LossTerms(NamedTuple):
-    """The loss of one batch, scalars, float32 or wider; None for a term that was not computed."""
-
-    total: Tensor
-    cls: Tensor | None
-    reconst: Tensor | None
-    gmm: Tensor | None
-
-
-def widen(tensor: Tensor) -> Tensor:
-    """Convert to at least float32, for losses and softmaxes whatever the autocast made of their inputs."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-
-
-class DGCMM(nn.Module):
+class DGCMM(ImageClassifier):
     """Deep Generative Mixture Model (Wang et al., TPAMI 45(3), 2023).
 
     Args:
-        arch: a key of `models.encoder.ARCHITECTURES`.
+        arch: a key of `models.encoder.ARCHITECTURES`, one with a decoder.
         num_classes: K, the number of classes and of the prior's components.
         z_dim: length D of the code.
         image_size: side S of the images.
@@ -63,10 +40,8 @@ class DGCMM(nn.Module):
         gmm_assign: str = "posterior",
         pretrained: bool = False,
     ) -> None:
-        super().__init__()
-        self.num_classes, self.z_dim = num_classes, z_dim
-        self.generative, self.gmm_assign = generative, gmm_assign
-        self.encoder = ResNetEncoder(ARCHITECTURES[arch], pretrained)
+        super().__init__(arch, num_classes, pretrained)
+        self.z_dim, self.generative, self.gmm_assign = z_dim, generative, gmm_assign
         inputs = self.encoder.feature_dim + (num_classes if generative else 0)
         self.mu_head = nn.Linear(inputs, z_dim)
         self.log_var_head = nn.Linear(inputs, z_dim)
@@ -89,14 +64,9 @@ class DGCMM(nn.Module):
 
     def train_under(self, weights: LossWeights) -> None:
         """Set requires_grad to False where `weights` gives no loss term: several processes must not wait for it."""
-        self.requires_grad_(True)
-        self.classifier.requires_grad_(bool(weights.cls))
+        super().train_under(weights)
         self.decoder.requires_grad_(bool(weights.reconst))
         self.prior.requires_grad_(bool(weights.gmm))
-
-    def features(self, images: Tensor) -> Tensor:
-        """Encode images (B,1 or 3,S,S) in [0,1] as h (B,H), float32 or wider whatever the autocast."""
-        return widen(self.encoder(images))
 
     def posterior(self, features: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         """Compute q(z|x), or q(z|x,y) with `generative`: h (B,H), labels (B,) -> mu, log_var (B,D).
@@ -107,6 +77,10 @@ class DGCMM(nn.Module):
             features = torch.cat([features, F.one_hot(labels, self.num_classes).to(features.dtype)], dim=1)
         with torch.autocast(features.device.type, enabled=False):
             return self.mu_head(features), self.log_var_head(features).clamp(-LOG_VAR_LIMIT, LOG_VAR_LIMIT)
+
+    def components(self, mu: Tensor) -> Tensor:
+        """Find the most responsible component of the prior at codes (B,D): -> (B,) int64."""
+        return self.prior.log_responsibilities(mu).argmax(dim=1)
 
     def forward(self, images: Tensor, labels: Tensor, noise: Tensor, weights: LossWeights) -> LossTerms:
         """Compute the loss of a batch, weights.cls CE + weights.reconst MSE + weights.gmm L_gmm, and its terms.

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.dgcmm import DGCMM, LossWeights
+from models.classifier import ImageClassifier
+from models.losses import LossWeights
 from models.prior import LOG_VAR_LIMIT
 
 # pairs of image and label at a time: what the decoder makes of them shall stay in a CPU's cache, while the other terms
@@ -25,7 +26,7 @@ class LabelledSum(NamedTuple):
 
     @classmethod
     def of(cls, head: nn.Linear, features: Tensor) -> "LabelledSum":
-        """Apply a head to h (B,H) and all labels; for a plain model the label part has no rows."""
+        """Apply a head to h (B,H) and all labels."""
         length = features.shape[1]
         return cls(F.linear(features, head.weight[:, :length], head.bias), head.weight[:, length:].T)
 
@@ -41,7 +42,7 @@ class LabelledSum(NamedTuple):
 class Scorer:
     """Judge labels of images by a model in evaluation (z = mu).
 
-    A plain model's probabilities are those of the classifier at mu. With `generative` they are a softmax over c of
+    Without `generative` the probabilities are those of the classifier at mu. With it they are a softmax over c of
     -(weights.cls CE(c) + weights.reconst MSE_c + weights.gmm L_gmm,c) at mu(x,c), for each candidate label c. The
     encoder runs once per image; heads, classifier and the decoder's first layer are linear, so label c adds a row of
     its own to what they make of the image.
@@ -51,13 +52,13 @@ class Scorer:
         weights: of the loss terms; a term of weight 0 is not computed.
     """
 
-    def __init__(self, model: DGCMM, weights: LossWeights) -> None:
+    def __init__(self, model: ImageClassifier, weights: LossWeights) -> None:
         self.model, self.weights = model, weights
 
     def evidence(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Compute what a label is judged by: images (B,1 or 3,S,S) in [0,1] -> h (B,H), and the fixed part (B,K).
 
-        The fixed part is what the classifier does not decide: zeros for a plain model, with `generative`
+        The fixed part is what the classifier does not decide: zeros without `generative`, else
         -(weights.reconst MSE_c + weights.gmm L_gmm,c).
         """
         features = self.model.features(images)
@@ -73,10 +74,11 @@ class Scorer:
     def probabilities(self, features: Tensor, fixed: Tensor) -> Tensor:
         """Compute class probabilities from what `evidence` gave: (B,H), (B,K) -> (B,K), float32 or wider."""
         with torch.autocast(features.device.type, enabled=False):
-            logits = self._mu(features).through(self.model.classifier)
             if not self.model.generative:
-                return F.softmax(logits.of_images, dim=1)
+                mu, _ = self.model.posterior(features, None)
+                return F.softmax(self.model.classifier(mu), dim=1)
             if self.weights.cls:
+                logits = self._mu(features).through(self.model.classifier)
                 fixed = fixed - self.weights.cls * self._cross_entropies(logits)
             return F.softmax(fixed, dim=1)
 

@@ -14,7 +14,8 @@ import train
 from datasets.base import ArrayDataset
 from datasets.loading import BatchLoader, EvaluationBatches, TrainBatches
 from helpers.runs import run_without_folder
-from models.dgcmm import DGCMM, LossTerms, LossWeights
+from models.dgcmm import DGCMM
+from models.losses import LossTerms, LossWeights
 from utils.cli.rules import parse
 from utils.device import to_device
 from utils.distributed.world import Vote, World

@@ -14,7 +14,8 @@ import train
 from datasets.base import ArrayDataset
 from datasets.loading import BatchLoader, EvaluationBatches, TrainBatches
 from helpers.runs import run_without_folder
-from models.dgcmm import DGCMM, LossWeights
+from models.dgcmm import DGCMM
+from models.losses import LossWeights
 from utils.errors import UserError
 from utils.training.optimisation import build_optimizer
 from utils.training.run import Position

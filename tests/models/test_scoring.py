@@ -9,7 +9,8 @@ from torch import Tensor
 
 from helpers.trained import D, K, trained_like
 from models import scoring
-from models.dgcmm import DGCMM, LossWeights
+from models.dgcmm import DGCMM
+from models.losses import LossWeights
 from models.scoring import Scorer
 
 B, S = 3, 32

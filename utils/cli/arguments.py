@@ -7,6 +7,7 @@ import argparse
 from collections.abc import Collection
 from typing import NoReturn
 
+from utils.cli.rules import PLAIN_WEIGHT_CLS, WEIGHT_CLS
 from utils.cli.types import (
     Milestones,
     count,
@@ -118,7 +119,8 @@ def _add_model(parser: argparse.ArgumentParser, architectures: Collection[str]) 
         default="resnet_vae3",
         choices=sorted(architectures),
         metavar="ARCH",
-        help=f"encoder and decoder: {', '.join(sorted(architectures))} (default: resnet_vae3, which is ResNet-50)",
+        help="a DGCMM's encoder and decoder, or without _vae3 a plain classifier: "
+        f"{', '.join(sorted(architectures))} (default: resnet_vae3, which is ResNet-50)",
     )
     add("--h-dim", type=count, metavar="H", help="length of the encoder's features (default: what the encoder gives)")
     add("--z-dim", type=count, metavar="D", help="length of the latent code (default: h-dim)")
@@ -261,9 +263,8 @@ def train_parser(common: argparse.ArgumentParser, **kwargs: str | None) -> argpa
     add(
         "--weight-cls",
         type=non_negative,
-        default=10.0,
         metavar="W",
-        help="weight of the cross-entropy (default: %(default)s)",
+        help=f"weight of the cross-entropy (default: {WEIGHT_CLS:g}; for a plain classifier {PLAIN_WEIGHT_CLS:g})",
     )
     add(
         "--weight-reconst",

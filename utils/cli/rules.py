@@ -4,7 +4,7 @@ Nothing here imports torch.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from utils.errors import UserError
@@ -19,6 +19,12 @@ OPTIMISER_FLAGS = (
     *("lr_step", "milestones", "T_max", "gamma", "step_size"),
 )
 TRAINING_FLAGS = (*OPTIMISER_FLAGS, "prior_lr", "warmup_epochs", "warmup_threshold", "sync_bn", "compile")
+# what a plain classifier has no use for: code distribution, decoder, prior, and a warm-up without them
+DGCMM_FLAGS = (
+    *("z_dim", "generative", "gmm_assign", "prior_lr", "weight_reconst", "weight_gmm"),
+    *("warmup_epochs", "warmup_threshold"),
+)
+WEIGHT_CLS, PLAIN_WEIGHT_CLS = 10.0, 1.0  # without --weight-cls
 COSINE_FLOOR = 1e-5  # learning rate that `--T-max` leads down to
 # what each node may say in its own way
 LOCAL_FLAGS = ("datadir", "logdir", "workers", "gpu", "quiet", "rank", "dist_url", "overwrite", "resume")
@@ -95,12 +101,23 @@ def adopt(
         setattr(args, name, stored[name])
 
 
-def complete(args: argparse.Namespace, feature_dim: int) -> None:
+def complete(
+    args: argparse.Namespace, feature_dim: int, plain: bool = False, given: Collection[str] = frozenset()
+) -> None:
     """Check what concerns several flags at once, and fill in what one leaves to another.
+
+    Args:
+        feature_dim: length of the features that the encoder gives.
+        plain: whether the architecture is a plain classifier.
+        given: the flags on the command line.
 
     Raises:
         UserError: flags contradict each other.
     """
+    if plain:
+        _leave_to_dgcmm(args, given)
+    if getattr(args, "weight_cls", None) is None:
+        args.weight_cls = PLAIN_WEIGHT_CLS if plain else WEIGHT_CLS
     if args.h_dim not in (None, feature_dim):
         raise UserError(f"--h-dim {args.h_dim}: the encoder of {args.arch} gives {feature_dim}; leave --h-dim out")
     args.h_dim = feature_dim
@@ -120,6 +137,17 @@ def complete(args: argparse.Namespace, feature_dim: int) -> None:
         args.step_size = 30
     if args.T_max is not None and args.lr < COSINE_FLOOR:
         raise UserError(f"--lr {args.lr:g} is below {COSINE_FLOOR:g}, where the cosine of --T-max ends: it would rise")
+
+
+def _leave_to_dgcmm(args: argparse.Namespace, given: Collection[str]) -> None:
+    """Set the loss terms that a plain classifier has not to nothing; none of `DGCMM_FLAGS` may have been given."""
+    found = ", ".join("--" + flag.replace("_", "-") for flag in DGCMM_FLAGS if flag in given)
+    if found:
+        raise UserError(
+            f"{found}: {args.arch} is a plain classifier, without code distribution, decoder and prior: leave it out, "
+            f"or give --arch={args.arch}_vae3"
+        )
+    args.weight_reconst = args.weight_gmm = 0.0
 
 
 def check_training(args: argparse.Namespace) -> None:

@@ -73,7 +73,7 @@ class Run:
     Args:
         kind: what its checkpoints are, 'train' or the name of an augmentation.
         args: the arguments of the script, complete.
-        model: the DGCMM.
+        model: the DGCMM, or a plain classifier.
         optimizer: of the parameters that are trained.
         folder: where results go.
         split: what is measured after each epoch: 'test', or 'val' with a hold-out, on which the best epoch is chosen.
@@ -230,7 +230,8 @@ class Run:
             measurement: of `split`; None but in the main process.
             losses: means over the epoch.
         """
-        rates = {"lr_prior" if g.get("name") == "prior" else "lr": g["lr"] for g in self.optimizer.param_groups}
+        groups = self.optimizer.param_groups
+        rates = {"lr_prior" if g.get("name") == "prior" else "lr": g["lr"] if g["params"] else None for g in groups}
         self.epoch += 1
         self.position = Position()
         if measurement is not None:
