@@ -40,7 +40,7 @@ from datasets.splits import Splits, load_splits, prepare_data
 from models.classifier import ImageClassifier, PlainClassifier
 from models.dgcmm import DGCMM
 from models.encoder import ARCHITECTURES, PLAIN_ARCHITECTURES, feature_dim
-from models.losses import LossWeights
+from models.losses import COSINE_LOSSES, LIKELIHOODS, LOSSES, LossWeights, build_loss, first_reweighted_epoch
 from models.prior import ClassMoments
 from models.scoring import Scorer
 from utils.cli.arguments import common_parser, train_parser
@@ -67,7 +67,8 @@ TERMS = ("loss", "loss_cls", "loss_reconst", "loss_gmm")
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the command line of train.py."""
-    return train_parser(common_parser(DATASETS, ARCHITECTURES, lr=5e-3), prog="train.py", description=__doc__)
+    common = common_parser(DATASETS, ARCHITECTURES, lr=5e-3)
+    return train_parser(common, LOSSES, prog="train.py", description=__doc__)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -141,6 +142,8 @@ def train(world: World, args: argparse.Namespace, checkpoint: Checkpoint | None,
         about = description(args, splits.train.classes, splits.train.class_counts, data_sha256)
         scaler = GradScaler(world.device.type, enabled=args.amp == "fp16")
         state = {"warmup_end": args.warmup_epochs, "prior_started": False}
+        if args.loss == "ldam-drw":
+            state["reweighted_from"] = first_reweighted_epoch(args.epochs)  # stays, however many epochs follow
         optimizer = build_optimizer(model, args)
         run = Run("train", args, model, optimizer, folder, split, about, world, state=state, scaler=scaler)
         if checkpoint:
@@ -174,22 +177,27 @@ def train_epochs(run: Run, loaders: dict[str, BatchLoader]) -> Row:
     def measure(split: str) -> Measurement | None:
         return evaluate(run.model, loaders[split], args, world, run.about["class_counts"])
 
-    module, module_weights, measurement = None, None, None
+    module, phase, measurement = None, None, None
     with run.open():
         while run.epoch < args.epochs:
             warming = run.epoch < run.state["warmup_end"]
             weights = LossWeights(args.weight_cls, 0.0, 0.0) if warming else all_weights(args)
-            if weights != module_weights:  # other parameters ask for gradients
+            reweighted = run.epoch >= run.state.get("reweighted_from", args.epochs)
+            if (weights, reweighted) != phase:  # another loss, and other parameters may ask for gradients
+                phase = (weights, reweighted)
+                criterion = build_loss(args.loss, run.about["class_counts"], reweighted, world.mean)
+                run.model.criterion = criterion.to(world.device)
                 run.model.train_under(weights)
-                module, module_weights = world.parallel(run.model), weights
+                module = world.parallel(run.model)
             train_epoch(run, module, loaders["train"], weights)
             losses = mean_losses(run, weights)
-            run.warn_of_divergence(losses["loss_cls"], run.about["class_counts"])
+            if args.loss in LIKELIHOODS:
+                run.warn_of_divergence(losses["loss_cls"], run.about["class_counts"])
             if weights.gmm and not run.state["prior_started"]:
                 start_prior(run, loaders["train"])
             if warming and args.warmup_threshold is not None and losses["loss_cls"] < args.warmup_threshold:
                 run.state["warmup_end"] = run.epoch + 1
-                log.info("warm-up ends early after epoch %d: cross-entropy %.4f", run.epoch + 1, losses["loss_cls"])
+                log.info("warm-up ends early after epoch %d: loss %.4f", run.epoch + 1, losses["loss_cls"])
             measurement = measure(run.split)
             if run.board and run.model.prior is not None:
                 show_reconstructions(run, loaders[run.split].dataset)
@@ -339,8 +347,9 @@ def evaluate_only(world: World, args: argparse.Namespace, checkpoint: Checkpoint
 
 def create_model(args: argparse.Namespace, num_classes: int, pretrained: bool = False) -> ImageClassifier:
     """Create the model that the arguments describe."""
+    cosine = args.loss in COSINE_LOSSES
     if args.arch in PLAIN_ARCHITECTURES:
-        return PlainClassifier(args.arch, num_classes, pretrained=pretrained)
+        return PlainClassifier(args.arch, num_classes, cosine=cosine, pretrained=pretrained)
     return DGCMM(
         arch=args.arch,
         num_classes=num_classes,
@@ -348,6 +357,7 @@ def create_model(args: argparse.Namespace, num_classes: int, pretrained: bool = 
         image_size=args.crop_size,
         generative=args.generative,
         gmm_assign=args.gmm_assign,
+        cosine=cosine,
         pretrained=pretrained,
     )
 
@@ -406,6 +416,8 @@ def log_facts(run: Run, splits: Splits, steps: int) -> None:
         log.info("%d processes on %d node(s), %d images a step each", world.size, world.nodes, images // world.size)
     rates = f"learning rate {args.lr:g}" + (f", prior {args.prior_lr:g}" if run.model.prior is not None else "")
     log.info("%d steps of %d images an epoch, %s", steps, images, rates)
+    if "reweighted_from" in run.state:
+        log.info("classes are re-weighted after epoch %d", run.state["reweighted_from"])
     if run.epoch or run.position.step:
         log.info("continuing after epoch %d of %d, step %d", run.epoch, args.epochs, run.position.step)
 

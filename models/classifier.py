@@ -8,7 +8,35 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.encoder import ARCHITECTURES, CIFAR_RESNET, ResNetEncoder
-from models.losses import LossTerms, LossWeights, widen
+from models.losses import COSINE_SCALE, LossTerms, LossWeights, widen
+
+
+class CosineClassifier(nn.Module):
+    """Logits that are `COSINE_SCALE` times the cosine between a code and the direction of each class; no bias.
+
+    It is the classifier of LDAM (Cao et al., NeurIPS 2019), whose margins are between cosines.
+
+    Args:
+        z_dim: D.
+        num_classes: K.
+    """
+
+    def __init__(self, z_dim: int, num_classes: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(F.normalize(torch.empty(num_classes, z_dim).uniform_(-1, 1), dim=1))
+
+    def projections(self, codes: Tensor) -> Tensor:
+        """Compute the logits times the length of each code, which are linear: (B,D) -> (B,K)."""
+        return F.linear(codes, COSINE_SCALE * F.normalize(self.weight, dim=1))
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """Compute logits: (B,D) -> (B,K)."""
+        return self.projections(F.normalize(codes, dim=1))
+
+
+def build_classifier(z_dim: int, num_classes: int, cosine: bool) -> nn.Module:
+    """Build the classifier of codes: linear, or by the cosine."""
+    return CosineClassifier(z_dim, num_classes) if cosine else nn.Linear(z_dim, num_classes)
 
 
 class ImageClassifier(nn.Module):
@@ -24,6 +52,8 @@ class ImageClassifier(nn.Module):
         classifier: from codes (B,D) to logits (B,K).
         prior: of the codes, or None.
         generative: whether the code depends on the label.
+        criterion: the classification term, from logits (B,K) and labels (B,), see `losses.build_loss`; cross-entropy
+            until training sets another.
     """
 
     z_dim: int
@@ -34,6 +64,7 @@ class ImageClassifier(nn.Module):
         self.num_classes, self.generative = num_classes, False
         self.prior: nn.Module | None = None
         self.encoder = ResNetEncoder(ARCHITECTURES[arch], pretrained)
+        self.criterion: nn.Module = nn.CrossEntropyLoss()
 
     def train_under(self, weights: LossWeights) -> None:
         """Set requires_grad to False where `weights` gives no loss term: several processes must not wait for it."""
@@ -56,14 +87,18 @@ class ImageClassifier(nn.Module):
 class PlainClassifier(ImageClassifier):
     """A ResNet with a linear classifier on its features h, the baseline: no code distribution, decoder or prior.
 
-    The arguments are those of `ImageClassifier`. The code is h itself, a distribution without spread.
+    The code is h itself, a distribution without spread.
+
+    Args:
+        arch, num_classes, pretrained: as in `ImageClassifier`.
+        cosine: classify by the cosine.
     """
 
-    def __init__(self, arch: str, num_classes: int, *, pretrained: bool = False) -> None:
+    def __init__(self, arch: str, num_classes: int, *, cosine: bool = False, pretrained: bool = False) -> None:
         super().__init__(arch, num_classes, pretrained)
         self.z_dim = self.encoder.feature_dim
-        self.classifier = nn.Linear(self.z_dim, num_classes)
-        if ARCHITECTURES[arch] == CIFAR_RESNET:
+        self.classifier = build_classifier(self.z_dim, num_classes, cosine)
+        if ARCHITECTURES[arch] == CIFAR_RESNET and not cosine:
             nn.init.kaiming_normal_(self.classifier.weight)  # as all its layers
 
     def posterior(self, features: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -78,7 +113,7 @@ class PlainClassifier(ImageClassifier):
         return torch.full((len(mu),), -1, device=mu.device)
 
     def forward(self, images: Tensor, labels: Tensor, noise: Tensor | None, weights: LossWeights) -> LossTerms:
-        """Compute the loss of a batch, weights.cls CE.
+        """Compute the loss of a batch, weights.cls times the classification term.
 
         Args:
             images: (B,1 or 3,S,S) in [0,1].
@@ -88,5 +123,5 @@ class PlainClassifier(ImageClassifier):
         """
         features = self.features(images)
         with torch.autocast(images.device.type, enabled=False):
-            cls = F.cross_entropy(self.classifier(features), labels)
+            cls = self.criterion(self.classifier(features), labels)
         return LossTerms(weights.cls * cls, cls, None, None)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.classifier import ImageClassifier
+from models.classifier import ImageClassifier, build_classifier
 from models.decoder import VAE3Decoder
 from models.losses import LossTerms, LossWeights, widen
 from models.prior import LOG_VAR_LIMIT, GaussianMixturePrior
@@ -26,6 +26,7 @@ class DGCMM(ImageClassifier):
         image_size: side S of the images.
         generative: the encoder is q(z|x,y) and the prediction is the label with the best score.
         gmm_assign: 'posterior' takes the responsibilities from the code, 'label' from the label.
+        cosine: classify by the cosine.
         pretrained: start the encoder from ImageNet weights.
     """
 
@@ -38,6 +39,7 @@ class DGCMM(ImageClassifier):
         *,
         generative: bool = False,
         gmm_assign: str = "posterior",
+        cosine: bool = False,
         pretrained: bool = False,
     ) -> None:
         super().__init__(arch, num_classes, pretrained)
@@ -45,7 +47,7 @@ class DGCMM(ImageClassifier):
         inputs = self.encoder.feature_dim + (num_classes if generative else 0)
         self.mu_head = nn.Linear(inputs, z_dim)
         self.log_var_head = nn.Linear(inputs, z_dim)
-        self.classifier = nn.Linear(z_dim, num_classes)
+        self.classifier = build_classifier(z_dim, num_classes, cosine)
         self.decoder = VAE3Decoder(z_dim, num_classes, image_size)
         self.prior = GaussianMixturePrior(num_classes, z_dim)
         self._start_small()
@@ -89,7 +91,8 @@ class DGCMM(ImageClassifier):
             images: (B,1 or 3,S,S) in [0,1]; also the target of the reconstruction.
             labels: (B,) int64.
             noise: standard normal eps of z = mu + sigma*eps, (B,D).
-            weights: of the three terms; CE and L_gmm are means over the batch, MSE over pixels and channels too.
+            weights: of the three terms; CE, or what `criterion` is in its place, and L_gmm are means over the batch,
+                MSE over pixels and channels too.
         """
         mu, log_var = self.posterior(self.features(images), labels)
         codes = mu + (0.5 * log_var).exp() * noise
@@ -98,7 +101,7 @@ class DGCMM(ImageClassifier):
             reconst = (widen(self.decoder(codes, labels)) - images).square().mean()
         with torch.autocast(images.device.type, enabled=False):
             if weights.cls:
-                cls = F.cross_entropy(self.classifier(codes), labels)
+                cls = self.criterion(self.classifier(codes), labels)
             if weights.gmm:
                 assigned = labels if self.gmm_assign == "label" else None
                 gmm = self.prior.mixture_term(mu, log_var, codes, assigned).mean()

@@ -9,13 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.classifier import ImageClassifier
+from models.classifier import CosineClassifier, ImageClassifier
 from models.losses import LossWeights
 from models.prior import LOG_VAR_LIMIT
 
 # pairs of image and label at a time: what the decoder makes of them shall stay in a CPU's cache, while the other terms
 # are matrix products, which like many rows
 DECODER_PAIRS, PAIRS = 64, 1024
+SHORTEST = 1e-12  # length of a code that is divided by, as in F.normalize
 
 
 class LabelledSum(NamedTuple):
@@ -46,6 +47,13 @@ class Scorer:
     -(weights.cls CE(c) + weights.reconst MSE_c + weights.gmm L_gmm,c) at mu(x,c), for each candidate label c. The
     encoder runs once per image; heads, classifier and the decoder's first layer are linear, so label c adds a row of
     its own to what they make of the image.
+
+    CE is the plain cross-entropy whatever `--loss` the model was trained with, -log of the classifier's probability:
+    the margins, shifts and class weights of the losses say how much an image of a class teaches. In a comparison of
+    labels for one image a weight or a margin of the label's class would be a bias: w_c CE(c) is small where w_c is,
+    which prefers the head classes, and a margin holds back the tail classes that it was to help. Logit adjustment
+    trains x + log pi so that x, as it is, suits balanced classes. Of the focal loss, too, the logits are what counts:
+    it falls with the probability as CE does, only elsewhere.
 
     Args:
         model: in evaluation.
@@ -78,17 +86,19 @@ class Scorer:
                 mu, _ = self.model.posterior(features, None)
                 return F.softmax(self.model.classifier(mu), dim=1)
             if self.weights.cls:
-                logits = self._mu(features).through(self.model.classifier)
-                fixed = fixed - self.weights.cls * self._cross_entropies(logits)
+                fixed = fixed - self.weights.cls * self._cross_entropies(self._mu(features))
             return F.softmax(fixed, dim=1)
 
-    def _cross_entropies(self, logits: LabelledSum) -> Tensor:
+    def _cross_entropies(self, mu: LabelledSum) -> Tensor:
         """Compute CE(c) of each candidate label c, (B,K)."""
-        count = len(logits.of_images)
-        columns = [
-            F.cross_entropy(logits.at(labels), labels.repeat(count), reduction="none").view(count, -1)
-            for labels in self._label_blocks(count, PAIRS)
-        ]
+        classifier, count, columns = self.model.classifier, len(mu.of_images), []
+        by_cosine = isinstance(classifier, CosineClassifier)
+        sums = LabelledSum(*map(classifier.projections, mu)) if by_cosine else mu.through(classifier)
+        for labels in self._label_blocks(count, PAIRS):
+            logits = sums.at(labels)
+            if by_cosine:
+                logits = logits / mu.at(labels).norm(dim=1, keepdim=True).clamp_min(SHORTEST)
+            columns.append(F.cross_entropy(logits, labels.repeat(count), reduction="none").view(count, -1))
         return torch.cat(columns, dim=1)
 
     def _mixture_terms(self, features: Tensor) -> Tensor:

@@ -232,8 +232,16 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def train_parser(common: argparse.ArgumentParser, **kwargs: str | None) -> argparse.ArgumentParser:
-    """Build the parser of train.py; `kwargs` go to ArgumentParser."""
+def train_parser(
+    common: argparse.ArgumentParser, losses: Collection[str], **kwargs: str | None
+) -> argparse.ArgumentParser:
+    """Build the parser of train.py.
+
+    Args:
+        common: the flags of all three scripts.
+        losses: the names in the registry.
+        kwargs: go to ArgumentParser.
+    """
     parser = _parser(common, **kwargs)
     parser.add_argument(
         "--resume",
@@ -261,10 +269,18 @@ def train_parser(common: argparse.ArgumentParser, **kwargs: str | None) -> argpa
 
     add = parser.add_argument_group("loss").add_argument
     add(
+        "--loss",
+        choices=losses,
+        default="ce",
+        help="classification term: cross-entropy; focal loss; cross-entropy weighted by the classes' effective numbers "
+        "of images; LDAM, with a cosine classifier and in the last fifth of the epochs these weights; logit adjustment "
+        "(default: %(default)s)",
+    )
+    add(
         "--weight-cls",
         type=non_negative,
         metavar="W",
-        help=f"weight of the cross-entropy (default: {WEIGHT_CLS:g}; for a plain classifier {PLAIN_WEIGHT_CLS:g})",
+        help=f"weight of the classification term (default: {WEIGHT_CLS:g}, of a plain classifier {PLAIN_WEIGHT_CLS:g})",
     )
     add(
         "--weight-reconst",
@@ -287,8 +303,14 @@ def train_parser(common: argparse.ArgumentParser, **kwargs: str | None) -> argpa
         help="who assigns a code to a component of the prior: the code itself, or its label (default: %(default)s)",
     )
     add("--prior-lr", type=positive, metavar="LR", help="learning rate of the prior (default: lr / weight-gmm)")
-    add("--warmup-epochs", type=count_or_zero, default=0, metavar="N", help="first epochs with cross-entropy only")
-    add("--warmup-threshold", type=positive, metavar="CE", help="end the warm-up early below this mean cross-entropy")
+    add(
+        "--warmup-epochs",
+        type=count_or_zero,
+        default=0,
+        metavar="N",
+        help="first epochs with the classification term only",
+    )
+    add("--warmup-threshold", type=positive, metavar="CE", help="end the warm-up early below this mean loss")
     _add_processes(parser)
     return parser
 

@@ -10,7 +10,7 @@ from typing import Any
 from utils.errors import UserError
 
 # what a checkpoint fixes for whoever uses it: not given on the command line, they come from the checkpoint
-MODEL_FLAGS = ("arch", "h_dim", "z_dim", "crop_size", "generative", "gmm_assign")
+MODEL_FLAGS = ("arch", "h_dim", "z_dim", "crop_size", "generative", "gmm_assign", "loss")
 DATA_FLAGS = ("new_size", "subset_seed", "val_fraction", "dummy", "cache_size", "bad_images")
 SCORING_FLAGS = ("weight_cls", "weight_reconst", "weight_gmm")
 # what else alters the numbers of a training run, or of a re-training
@@ -156,6 +156,8 @@ def check_training(args: argparse.Namespace) -> None:
         raise UserError("--evaluate needs --resume: name the checkpoint to measure")
     if not (args.weight_cls or args.weight_reconst or args.weight_gmm):
         raise UserError("--weight-cls, --weight-reconst and --weight-gmm are all 0: nothing would be trained")
+    if args.loss != "ce" and not args.weight_cls:
+        raise UserError(f"--loss {args.loss} is the classification term, which --weight-cls 0 switches off")
     if args.warmup_epochs and not args.weight_cls:
         raise UserError("--warmup-epochs trains the cross-entropy alone, which --weight-cls 0 switches off")
     if args.warmup_threshold is not None and not args.warmup_epochs:

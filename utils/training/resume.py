@@ -12,6 +12,8 @@ from utils.training.folder import RunFolder
 
 log = logging.getLogger("dgcmm")
 
+BEFORE = {"loss": "ce"}  # what flags were before there was a choice, in checkpoints that do not have them
+
 
 def find_checkpoint(args: argparse.Namespace, given: set[str], folder: RunFolder, nodes: int = 1) -> Checkpoint | None:
     """Load the checkpoint that `--resume` names for train.py, and adopt its flags into `args`; None for a new run.
@@ -46,7 +48,7 @@ def find_checkpoint(args: argparse.Namespace, given: set[str], folder: RunFolder
     require_same_dataset(args, checkpoint)
     flags = MODEL_FLAGS + DATA_FLAGS + SCORING_FLAGS + (tuple({"amp"} - given) if args.evaluate else TRAINING_FLAGS)
     stored = checkpoint["args"] if args.evaluate else _for_nodes(checkpoint, nodes, args.resume)
-    adopt(args, given, stored, flags, args.resume)
+    adopt(args, given, BEFORE | stored, flags, args.resume)
     return checkpoint
 
 
@@ -71,7 +73,7 @@ def find_trained(args: argparse.Namespace, given: set[str], folder: RunFolder) -
     if checkpoint["kind"] != "train":
         raise UserError(f"{args.resume} comes from an augmentation: name the checkpoint of train.py")
     require_same_dataset(args, checkpoint)
-    adopt(args, given, checkpoint["args"], MODEL_FLAGS + DATA_FLAGS + SCORING_FLAGS, args.resume)
+    adopt(args, given, BEFORE | checkpoint["args"], MODEL_FLAGS + DATA_FLAGS + SCORING_FLAGS, args.resume)
     return checkpoint
 
 

@@ -60,6 +60,7 @@ TRAIN = [
     "--pretrained",
     "--compile",
     "--val-fraction",
+    "--loss",
     "--weight-cls",
     "--weight-reconst",
     "--weight-gmm",
