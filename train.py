@@ -35,7 +35,7 @@ from torchvision.utils import make_grid
 
 from datasets import DATASETS
 from datasets.base import ImageDataset
-from datasets.loading import BatchLoader, EvaluationBatches, TrainBatches
+from datasets.loading import SAMPLERS, BatchLoader, EvaluationBatches, TrainBatches
 from datasets.splits import Splits, load_splits, prepare_data
 from models.classifier import ImageClassifier, PlainClassifier
 from models.dgcmm import DGCMM
@@ -68,7 +68,7 @@ TERMS = ("loss", "loss_cls", "loss_reconst", "loss_gmm")
 def build_parser() -> argparse.ArgumentParser:
     """Build the command line of train.py."""
     common = common_parser(DATASETS, ARCHITECTURES, lr=5e-3)
-    return train_parser(common, LOSSES, prog="train.py", description=__doc__)
+    return train_parser(common, LOSSES, SAMPLERS, prog="train.py", description=__doc__)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -192,7 +192,8 @@ def train_epochs(run: Run, loaders: dict[str, BatchLoader]) -> Row:
             train_epoch(run, module, loaders["train"], weights)
             losses = mean_losses(run, weights)
             if args.loss in LIKELIHOODS:
-                run.warn_of_divergence(losses["loss_cls"], run.about["class_counts"])
+                drawn = [count ** SAMPLERS[args.sampler] for count in run.about["class_counts"]]
+                run.warn_of_divergence(losses["loss_cls"], drawn)
             if weights.gmm and not run.state["prior_started"]:
                 start_prior(run, loaders["train"])
             if warming and args.warmup_threshold is not None and losses["loss_cls"] < args.warmup_threshold:
@@ -380,7 +381,9 @@ def make_loader(world: World, args: argparse.Namespace, dataset: ImageDataset, t
     """Make this process's share of the batches of a data set, in training order or to evaluate it."""
     images = args.batch_size * world.nodes
     if train:
-        batches = TrainBatches(len(dataset), images, args.seed, world.rank, world.size)
+        batches = TrainBatches(
+            len(dataset), images, args.seed, world.rank, world.size, targets=dataset.targets, sampler=args.sampler
+        )
     else:
         batches = EvaluationBatches(len(dataset), images, world.rank, world.size)
     workers = -(-args.workers // world.local_size)

@@ -137,6 +137,7 @@ CASES = {
     "another schedule": ("train", ["Digits_LT", "--resume=RUN", "--T-max=9"], "--T-max is 9"),
     "a second schedule": ("train", ["Digits_LT", "--resume=RUN", "--lr-step=9"], "--lr-step is 9"),
     "another loss": ("train", ["Digits_LT", "--resume=RUN", "--loss=focal"], "--loss is focal"),
+    "another sampler": ("train", ["Digits_LT", "--resume=RUN", "--sampler=sqrt"], "--sampler is sqrt"),
     "another momentum": ("train", ["Digits_LT", "--resume=RUN", "--momentum=0.5"], "--momentum is 0.5"),
     "another seed": ("train", ["Digits_LT", "--resume=RUN", "--seed=5"], "--seed is 5"),
     "another precision": ("train", ["Digits_LT", "--resume=RUN", "--amp=bf16"], "--amp is bf16"),

@@ -233,13 +233,13 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
 
 
 def train_parser(
-    common: argparse.ArgumentParser, losses: Collection[str], **kwargs: str | None
+    common: argparse.ArgumentParser, losses: Collection[str], samplers: Collection[str], **kwargs: str | None
 ) -> argparse.ArgumentParser:
     """Build the parser of train.py.
 
     Args:
         common: the flags of all three scripts.
-        losses: the names in the registry.
+        losses, samplers: the names in the registries.
         kwargs: go to ArgumentParser.
     """
     parser = _parser(common, **kwargs)
@@ -265,6 +265,14 @@ def train_parser(
         default=0.0,
         metavar="F",
         help="hold this share of the training images out, measure epochs on it, keep the best (default: %(default)s)",
+    )
+
+    add(
+        "--sampler",
+        choices=samplers,
+        default="instance",
+        help="how an epoch is drawn: each image once; or as many images with replacement, a class of n images in "
+        "proportion to its square root (sqrt) or like any other (balanced) (default: %(default)s)",
     )
 
     add = parser.add_argument_group("loss").add_argument

@@ -18,7 +18,10 @@ OPTIMISER_FLAGS = (
     *("epochs", "batch_size", "lr", "momentum", "wd", "clip_grad", "seed", "max_steps", "amp"),
     *("lr_step", "milestones", "T_max", "gamma", "step_size"),
 )
-TRAINING_FLAGS = (*OPTIMISER_FLAGS, "prior_lr", "warmup_epochs", "warmup_threshold", "sync_bn", "compile")
+TRAINING_FLAGS = (
+    *OPTIMISER_FLAGS,
+    *("prior_lr", "warmup_epochs", "warmup_threshold", "sync_bn", "compile", "sampler"),
+)
 # what a plain classifier has no use for: code distribution, decoder, prior, and a warm-up without them
 DGCMM_FLAGS = (
     *("z_dim", "generative", "gmm_assign", "prior_lr", "weight_reconst", "weight_gmm"),

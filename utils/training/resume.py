@@ -12,7 +12,10 @@ from utils.training.folder import RunFolder
 
 log = logging.getLogger("dgcmm")
 
-BEFORE = {"loss": "ce"}  # what flags were before there was a choice, in checkpoints that do not have them
+BEFORE = {
+    "loss": "ce",
+    "sampler": "instance",
+}  # what flags were before there was a choice, in checkpoints that do not have them
 
 
 def find_checkpoint(args: argparse.Namespace, given: set[str], folder: RunFolder, nodes: int = 1) -> Checkpoint | None:

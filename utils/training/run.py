@@ -202,12 +202,12 @@ class Run:
         seen = sum(part[0] for part in parts)
         return [sum(values) / seen for values in zip(*(part[1] for part in parts), strict=True)]
 
-    def warn_of_divergence(self, cross_entropy: float | None, class_counts: Sequence[int]) -> None:
+    def warn_of_divergence(self, cross_entropy: float | None, class_counts: Sequence[float]) -> None:
         """Warn if the running epoch's mean cross-entropy is above twice that of guessing each class by its share.
 
         Args:
             cross_entropy: in nats; None if it was not computed.
-            class_counts: images or codes of each class in the epoch, (K,).
+            class_counts: images or codes of each class in the epoch, or what is in proportion to them, (K,).
         """
         counts = torch.tensor(class_counts, dtype=torch.float64)
         guessing = torch.special.entr(counts / counts.sum()).sum().item()  # mean of -log p_y, p the class shares

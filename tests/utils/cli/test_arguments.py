@@ -61,6 +61,7 @@ TRAIN = [
     "--compile",
     "--val-fraction",
     "--loss",
+    "--sampler",
     "--weight-cls",
     "--weight-reconst",
     "--weight-gmm",
