@@ -41,6 +41,7 @@ from models.classifier import ImageClassifier, PlainClassifier
 from models.dgcmm import DGCMM
 from models.encoder import ARCHITECTURES, PLAIN_ARCHITECTURES, feature_dim
 from models.losses import COSINE_LOSSES, LIKELIHOODS, LOSSES, LossWeights, build_loss, first_reweighted_epoch
+from models.mixup import mix
 from models.prior import ClassMoments
 from models.scoring import Scorer
 from utils.cli.arguments import common_parser, train_parser
@@ -52,7 +53,7 @@ from utils.distributed.world import World
 from utils.errors import run_script
 from utils.logs import progress, share_warnings, start_logging
 from utils.metrics import Measurement, Predictions, Row, require_finite
-from utils.randomness import Stream, global_seed, standard_normal
+from utils.randomness import Stream, global_seed, mixing_share, standard_normal
 from utils.training.checkpoint import Checkpoint, load_model_state
 from utils.training.folder import RunFolder
 from utils.training.optimisation import build_optimizer, default_prior_lr
@@ -228,8 +229,11 @@ def train_epoch(run: Run, module: nn.Module, loader: BatchLoader, weights: LossW
         step = run.position.step
         noise = standard_normal(loader.batches.sizes[step], model.z_dim, args.seed, run.epoch, step, world.device)
         noise = noise[world.rank :: world.size]
+        mixed = None
+        if args.mixup:
+            images, mixed = mix(images, labels, mixing_share(args.mixup, args.seed, run.epoch, step))
         with autocast(world.device, args.amp):
-            terms = module(images, labels, noise, weights)
+            terms = module(images, labels, noise, weights, mixed)
         run.step(terms, ids)
         if model.prior is not None:
             model.prior.project()
@@ -245,9 +249,9 @@ def mean_losses(run: Run, weights: LossWeights) -> dict[str, float | None]:
 def start_prior(run: Run, loader: BatchLoader) -> None:
     """Place the prior's components at the classes' codes, after the first epoch that has the mixture term.
 
-    One pass over the training images as the running epoch loads them. Without it the mixture collapses: all codes
-    move together in the first steps, the component that moves first is soon the nearest one to every code, and takes
-    them all.
+    One pass over the training images as the running epoch loads them, but not mixed. Without it the mixture collapses:
+    all codes move together in the first steps, the component that moves first is soon the nearest one to every code,
+    and takes them all.
 
     Raises:
         Stopped: by a signal, before anything was changed.
@@ -382,7 +386,14 @@ def make_loader(world: World, args: argparse.Namespace, dataset: ImageDataset, t
     images = args.batch_size * world.nodes
     if train:
         batches = TrainBatches(
-            len(dataset), images, args.seed, world.rank, world.size, targets=dataset.targets, sampler=args.sampler
+            len(dataset),
+            images,
+            args.seed,
+            world.rank,
+            world.size,
+            targets=dataset.targets,
+            sampler=args.sampler,
+            pairs=bool(args.mixup),
         )
     else:
         batches = EvaluationBatches(len(dataset), images, world.rank, world.size)

@@ -38,6 +38,7 @@ class TrainBatches(Sampler[list[SampleKey]]):
         rank, world: this process and the number of processes.
         targets: labels of the images, (count,), which all samplers but 'instance' read.
         sampler: a key of `SAMPLERS`.
+        pairs: give each process an even number of images a batch, which mixup pairs.
 
     Raises:
         UserError: not one batch can be made.
@@ -53,13 +54,14 @@ class TrainBatches(Sampler[list[SampleKey]]):
         *,
         targets: np.ndarray | None = None,
         sampler: str = "instance",
+        pairs: bool = False,
     ) -> None:
         self.count, self.batch_size, self.seed = count, batch_size, seed
         self.targets, self.power = targets, SAMPLERS[sampler]
         self.rank, self.world = rank, world
         self.epoch, self.first_step = 0, 0
         sizes = [min(batch_size, count - start) for start in range(0, count, batch_size)]
-        sizes = [size - size % world for size in sizes]
+        sizes = [size - size % (2 * world if pairs else world) for size in sizes]
         self.sizes = [size for size in sizes if size >= MIN_IMAGES_PER_PROCESS * world]
         if not self.sizes:
             raise UserError(

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from models.encoder import ARCHITECTURES, CIFAR_RESNET, ResNetEncoder
 from models.losses import COSINE_SCALE, LossTerms, LossWeights, widen
+from models.mixup import Mixed
 
 
 class CosineClassifier(nn.Module):
@@ -76,12 +77,18 @@ class ImageClassifier(nn.Module):
         return widen(self.encoder(images))
 
     def posterior(self, features: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Compute the distribution of the code: h (B,H), labels (B,) -> mu, log_var (B,D)."""
+        """Compute the distribution of the code: h (B,H), labels (B,) or their shares (B,K) -> mu, log_var (B,D)."""
         raise NotImplementedError
 
     def components(self, mu: Tensor) -> Tensor:
         """Find the most responsible component of the prior at codes (B,D): -> (B,) int64; -1 without a prior."""
         raise NotImplementedError
+
+    def classification_term(self, codes: Tensor, labels: Tensor, mixed: Mixed | None) -> Tensor:
+        """Compute the classification term of a batch: codes (B,D), labels (B,) -> a scalar."""
+        logits = self.classifier(codes)
+        own = self.criterion(logits, labels)
+        return own if mixed is None else torch.lerp(self.criterion(logits, mixed.labels), own, mixed.share)
 
 
 class PlainClassifier(ImageClassifier):
@@ -112,7 +119,14 @@ class PlainClassifier(ImageClassifier):
         """Give -1 for each code (B,H)."""
         return torch.full((len(mu),), -1, device=mu.device)
 
-    def forward(self, images: Tensor, labels: Tensor, noise: Tensor | None, weights: LossWeights) -> LossTerms:
+    def forward(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        noise: Tensor | None,
+        weights: LossWeights,
+        mixed: Mixed | None = None,
+    ) -> LossTerms:
         """Compute the loss of a batch, weights.cls times the classification term.
 
         Args:
@@ -120,8 +134,9 @@ class PlainClassifier(ImageClassifier):
             labels: (B,) int64.
             noise: not read.
             weights: of the terms, of which there is one.
+            mixed: what was mixed into the images, if anything.
         """
         features = self.features(images)
         with torch.autocast(images.device.type, enabled=False):
-            cls = self.criterion(self.classifier(features), labels)
+            cls = self.classification_term(features, labels, mixed)
         return LossTerms(weights.cls * cls, cls, None, None)

@@ -4,12 +4,12 @@ Shapes: B batch, K classes, D = z_dim, H = feature length, S = side of the image
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.classifier import ImageClassifier, build_classifier
 from models.decoder import VAE3Decoder
 from models.losses import LossTerms, LossWeights, widen
+from models.mixup import Mixed, one_hot
 from models.prior import LOG_VAR_LIMIT, GaussianMixturePrior
 
 INITIAL_MU_SCALE = 0.1  # of torch's initialisation
@@ -71,12 +71,12 @@ class DGCMM(ImageClassifier):
         self.prior.requires_grad_(bool(weights.gmm))
 
     def posterior(self, features: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Compute q(z|x), or q(z|x,y) with `generative`: h (B,H), labels (B,) -> mu, log_var (B,D).
+        """Compute q(z|x), or q(z|x,y) with `generative`: h (B,H), labels (B,) or shares (B,K) -> mu, log_var (B,D).
 
         The labels are read with `generative` only; log_var is clamped to +-10.
         """
         if self.generative:
-            features = torch.cat([features, F.one_hot(labels, self.num_classes).to(features.dtype)], dim=1)
+            features = torch.cat([features, one_hot(labels, self.num_classes, features.dtype)], dim=1)
         with torch.autocast(features.device.type, enabled=False):
             return self.mu_head(features), self.log_var_head(features).clamp(-LOG_VAR_LIMIT, LOG_VAR_LIMIT)
 
@@ -84,7 +84,9 @@ class DGCMM(ImageClassifier):
         """Find the most responsible component of the prior at codes (B,D): -> (B,) int64."""
         return self.prior.log_responsibilities(mu).argmax(dim=1)
 
-    def forward(self, images: Tensor, labels: Tensor, noise: Tensor, weights: LossWeights) -> LossTerms:
+    def forward(
+        self, images: Tensor, labels: Tensor, noise: Tensor, weights: LossWeights, mixed: Mixed | None = None
+    ) -> LossTerms:
         """Compute the loss of a batch, weights.cls CE + weights.reconst MSE + weights.gmm L_gmm, and its terms.
 
         Args:
@@ -93,17 +95,19 @@ class DGCMM(ImageClassifier):
             noise: standard normal eps of z = mu + sigma*eps, (B,D).
             weights: of the three terms; CE, or what `criterion` is in its place, and L_gmm are means over the batch,
                 MSE over pixels and channels too.
+            mixed: what was mixed into the images, if anything.
         """
-        mu, log_var = self.posterior(self.features(images), labels)
+        shares = labels if mixed is None else mixed.label_shares(labels, self.num_classes)
+        mu, log_var = self.posterior(self.features(images), shares)
         codes = mu + (0.5 * log_var).exp() * noise
         cls = reconst = gmm = None
         if weights.reconst:  # under the autocast: the decoder may be narrower, its error is not
-            reconst = (widen(self.decoder(codes, labels)) - images).square().mean()
+            reconst = (widen(self.decoder(codes, shares)) - images).square().mean()
         with torch.autocast(images.device.type, enabled=False):
             if weights.cls:
-                cls = self.criterion(self.classifier(codes), labels)
+                cls = self.classification_term(codes, labels, mixed)
             if weights.gmm:
-                assigned = labels if self.gmm_assign == "label" else None
+                assigned = shares if self.gmm_assign == "label" else None
                 gmm = self.prior.mixture_term(mu, log_var, codes, assigned).mean()
         terms = zip(weights, (cls, reconst, gmm), strict=True)
         total = sum(weight * term for weight, term in terms if term is not None)

@@ -164,6 +164,14 @@ def test_processes_share_what_a_sampler_draws_for_one(world, sampler):
         assert [key for together in zip(*parts, strict=True) for key in together] == batch
 
 
+@pytest.mark.parametrize(("world", "sizes"), [(1, [12, 12, 6]), (2, [12, 12, 4]), (3, [12, 12, 6])])
+def test_pairs_give_each_process_an_even_number_of_images(world, sizes):
+    ranks = [TrainBatches(31, 12, 0, rank, world, pairs=True) for rank in range(world)]
+    for batches in ranks:
+        assert [len(batch) * world for batch in batches] == batches.sizes == sizes
+        assert all(len(batch) % 2 == 0 for batch in batches)
+
+
 # ---- the batches of evaluation
 
 

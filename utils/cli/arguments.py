@@ -274,6 +274,14 @@ def train_parser(
         help="how an epoch is drawn: each image once; or as many images with replacement, a class of n images in "
         "proportion to its square root (sqrt) or like any other (balanced) (default: %(default)s)",
     )
+    add(
+        "--mixup",
+        type=non_negative,
+        default=0.0,
+        metavar="A",
+        help="mix the images of a batch in pairs, by a share drawn for each batch from Beta(A,A); 0: do not "
+        "(default: %(default)s)",
+    )
 
     add = parser.add_argument_group("loss").add_argument
     add(

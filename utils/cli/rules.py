@@ -20,7 +20,7 @@ OPTIMISER_FLAGS = (
 )
 TRAINING_FLAGS = (
     *OPTIMISER_FLAGS,
-    *("prior_lr", "warmup_epochs", "warmup_threshold", "sync_bn", "compile", "sampler"),
+    *("prior_lr", "warmup_epochs", "warmup_threshold", "sync_bn", "compile", "sampler", "mixup"),
 )
 # what a plain classifier has no use for: code distribution, decoder, prior, and a warm-up without them
 DGCMM_FLAGS = (
