@@ -147,7 +147,7 @@ def train_epochs(run: Run, sampler: PosteriorSampler, codes: dict[str, Codes], s
             class_counts = train_epoch(run, sampler)
             losses = {"loss": run.mean_terms()[0]}
             run.warn_of_divergence(losses["loss"], class_counts)
-            measurement = measure(run.split)
+            measurement = measure(run.split) if run.is_measured() else None
             run.end_epoch(measurement, losses)
         return run.finish(lambda: measure("test"), measurement)
 

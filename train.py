@@ -44,17 +44,18 @@ from models.losses import COSINE_LOSSES, LIKELIHOODS, LOSSES, LossWeights, build
 from models.mixup import mix
 from models.prior import ClassMoments
 from models.scoring import Scorer
+from models.starting import start_from
 from utils.cli.arguments import common_parser, train_parser
-from utils.cli.rules import check_training, complete, follow, parse
+from utils.cli.rules import check_start, check_training, complete, follow, parse
 from utils.device import autocast, check_device, repeat_exactly, require_compiler, to_device
 from utils.distributed.launch import launch
 from utils.distributed.plan import check_batch_size, plan_launch
 from utils.distributed.world import World
-from utils.errors import run_script
+from utils.errors import UserError, run_script
 from utils.logs import progress, share_warnings, start_logging
 from utils.metrics import Measurement, Predictions, Row, require_finite
 from utils.randomness import Stream, global_seed, mixing_share, standard_normal
-from utils.training.checkpoint import Checkpoint, load_model_state
+from utils.training.checkpoint import Checkpoint, load_checkpoint, load_model_state
 from utils.training.folder import RunFolder
 from utils.training.optimisation import build_optimizer, default_prior_lr
 from utils.training.resume import description, find_checkpoint, finished_result, require_same_data
@@ -75,6 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse, check the flags, then train or evaluate, in as many processes as are asked for."""
     args, given = parse(build_parser(), argv)
+    check_start(args)
     plan = plan_launch(args, os.environ)
     if not args.resume:  # else flags that are not given come from the checkpoint
         complete_and_check(args, given, plan.local_size)
@@ -97,7 +99,7 @@ def work(world: World, args: argparse.Namespace, given: set[str]) -> None:
         repeat_exactly()
     folder = RunFolder(args.logdir, "_eval" if args.evaluate else "")
     # the main process reads the checkpoint and completes its arguments; the others, started alike, take both from it
-    resolved, checkpoint = world.on_main(lambda: resolve(copy.copy(args), given, folder, world))
+    resolved, checkpoint, start = world.on_main(lambda: resolve(copy.copy(args), given, folder, world))
     with world.errors_together():
         follow(args, world.broadcast(args), resolved, world.rank)
     args.resume = resolved.resume
@@ -113,22 +115,35 @@ def work(world: World, args: argparse.Namespace, given: set[str]) -> None:
         if args.evaluate:
             result = evaluate_only(world, args, checkpoint, folder)
         else:
-            result = train(world, args, checkpoint, folder)
+            result = train(world, args, checkpoint, folder, start)
     if world.is_main:
         print_result(result)
 
 
 def resolve(
     args: argparse.Namespace, given: set[str], folder: RunFolder, world: World
-) -> tuple[argparse.Namespace, Checkpoint | None]:
-    """Find the checkpoint to continue or to measure, if any; complete and check the arguments with its flags."""
+) -> tuple[argparse.Namespace, Checkpoint | None, Checkpoint | None]:
+    """Find the checkpoint to continue or to measure, if any; complete and check the arguments with its flags.
+
+    Returns:
+        The arguments, that checkpoint, and for a new run the one that `--init` names.
+    """
     checkpoint = find_checkpoint(args, given, folder, world.nodes)
     complete_and_check(args, given, world.local_size)
-    return args, checkpoint
+    start = load_checkpoint(Path(args.init)) if args.init and checkpoint is None else None
+    if start and ARCHITECTURES.get(start["arch"]) != ARCHITECTURES[args.arch]:
+        raise UserError(f"--init {args.init} has the encoder of {start['arch']}, not of {args.arch}: give that --arch")
+    return args, checkpoint, start
 
 
-def train(world: World, args: argparse.Namespace, checkpoint: Checkpoint | None, folder: RunFolder) -> Row:
-    """Start or continue a training run; returns its result."""
+def train(
+    world: World,
+    args: argparse.Namespace,
+    checkpoint: Checkpoint | None,
+    folder: RunFolder,
+    start: Checkpoint | None = None,
+) -> Row:
+    """Start a training run, with the weights of `start` if given, or continue `checkpoint`'s; returns its result."""
     args.prior_lr = args.prior_lr or default_prior_lr(args.lr, args.weight_gmm)
     with world.errors_together():
         splits = load_splits(args)
@@ -162,8 +177,21 @@ def train(world: World, args: argparse.Namespace, checkpoint: Checkpoint | None,
             folder.write_args(args, data_sha256, (run.epoch, run.position.step) if checkpoint else None, world.size)
             folder.write_subset(splits.train.rows)
             log_facts(run, splits, len(loaders["train"]))
+        if start:
+            take_weights(run, start)
         share_warnings(world.gather, world.is_main)
         return train_epochs(run, loaders)
+
+
+def take_weights(run: Run, start: Checkpoint) -> None:
+    """Take from the checkpoint of `--init` what fits a new run, and say what that is."""
+    taken, left = start_from(run.model, start["state_dict"], start["class_names"] == run.about["class_names"])
+    run.state["prior_started"] = "prior" in taken
+    if run.world.is_main:
+        source = f"--init {run.args.init} ({start['arch']}, {start['dataset']}, {start['epoch']} epochs)"
+        parts = ", ".join(f"{part} in part" if part in left else part for part in taken)
+        anew = ", ".join(part for part in left if part not in taken)
+        log.info("%s: taken: %s; started anew: %s", source, parts, anew or "nothing")
 
 
 def train_epochs(run: Run, loaders: dict[str, BatchLoader]) -> Row:
@@ -200,8 +228,8 @@ def train_epochs(run: Run, loaders: dict[str, BatchLoader]) -> Row:
             if warming and args.warmup_threshold is not None and losses["loss_cls"] < args.warmup_threshold:
                 run.state["warmup_end"] = run.epoch + 1
                 log.info("warm-up ends early after epoch %d: loss %.4f", run.epoch + 1, losses["loss_cls"])
-            measurement = measure(run.split)
-            if run.board and run.model.prior is not None:
+            measurement = measure(run.split) if run.is_measured() else None
+            if measurement is not None and run.model.prior is not None:
                 show_reconstructions(run, loaders[run.split].dataset)
             run.end_epoch(measurement, losses)
         return run.finish(lambda: measure("test"), measurement)
@@ -373,6 +401,8 @@ def build_model(world: World, args: argparse.Namespace, num_classes: int, pretra
         model = create_model(args, num_classes, pretrained).to(world.device)
     if args.sync_bn:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if args.freeze_encoder:
+        model.freeze_encoder()
     if args.compile:
         require_compiler(world.device)
         model.encoder.resnet.compile()  # at the first use, in place: the names of the weights stay
@@ -421,6 +451,8 @@ def log_facts(run: Run, splits: Splits, steps: int) -> None:
     images = args.batch_size * world.nodes
     if len(splits.train) < images:
         log.warning("--batch-size %d: only %d training images, all in one batch", args.batch_size, len(splits.train))
+    if args.freeze_encoder and not (args.init or args.pretrained or run.epoch or run.position.step):
+        log.warning("--freeze-encoder: the encoder stays as it was drawn at random: give --init or --pretrained")
     held = f", {len(splits.val)} held out" if splits.val else ""
     log.info("%s: %d training images%s, %d test images", args.dataset, len(splits.train), held, len(splits.test))
     log.info("images per class: %s", dict(zip(splits.train.classes, splits.train.class_counts, strict=True)))

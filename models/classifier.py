@@ -55,6 +55,7 @@ class ImageClassifier(nn.Module):
         generative: whether the code depends on the label.
         criterion: the classification term, from logits (B,K) and labels (B,), see `losses.build_loss`; cross-entropy
             until training sets another.
+        frozen: whether the encoder stays as it is, see `freeze_encoder`.
     """
 
     z_dim: int
@@ -66,10 +67,24 @@ class ImageClassifier(nn.Module):
         self.prior: nn.Module | None = None
         self.encoder = ResNetEncoder(ARCHITECTURES[arch], pretrained)
         self.criterion: nn.Module = nn.CrossEntropyLoss()
+        self.frozen = False
+
+    def freeze_encoder(self) -> None:
+        """Keep the encoder as it is: no gradient, no decay, and batch norm by its statistics, which do not change."""
+        self.frozen = True
+        self.encoder.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "ImageClassifier":
+        """Set training or evaluation mode; a frozen encoder stays in evaluation mode."""
+        super().train(mode)
+        self.encoder.train(mode and not self.frozen)
+        return self
 
     def train_under(self, weights: LossWeights) -> None:
         """Set requires_grad to False where `weights` gives no loss term: several processes must not wait for it."""
         self.requires_grad_(True)
+        self.encoder.requires_grad_(not self.frozen)
         self.classifier.requires_grad_(bool(weights.cls))
 
     def features(self, images: Tensor) -> Tensor:

@@ -90,3 +90,25 @@ def test_every_draw_of_a_code_is_the_feature_itself(sampler_class, model):
 
 def test_every_plain_architecture_has_a_dgcmm_of_the_same_encoder():
     assert all(feature_dim(name) == feature_dim(f"{name}_vae3") for name in PLAIN_ARCHITECTURES)
+
+
+@pytest.mark.parametrize("kind", ["plain", "DGCMM"])
+def test_frozen_encoder_gets_no_gradient_and_keeps_its_batch_norm_while_the_rest_learns(kind):
+    model = PlainClassifier("resnet32", K) if kind == "plain" else DGCMM("resnet32_vae3", K, 8, 32)
+    model.freeze_encoder()
+    weights = LossWeights(1.0, 0.1, 0.01)
+    model.train_under(weights)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
+    model.train()
+    assert model.training
+    noise = torch.randn(B, model.z_dim)
+    model(torch.rand(B, 1, 32, 32), torch.arange(B), noise, weights).total.backward()
+    optimizer.step()
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert not {name for name in changed if name.startswith("encoder.")}
+    assert {"classifier.weight", "classifier.bias"} <= changed
+    wanting = {name.partition(".")[0] for name, value in model.named_parameters() if not value.requires_grad}
+    assert wanting == {"encoder"}
+    model.eval()
+    assert not any(module.training for module in model.modules())

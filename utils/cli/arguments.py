@@ -183,6 +183,13 @@ def _add_optimiser(parser: argparse.ArgumentParser, lr: float) -> None:
         metavar="N",
         help="save a checkpoint every N steps too, 0: after each epoch only (default: %(default)s)",
     )
+    add(
+        "--eval-every",
+        type=count,
+        default=1,
+        metavar="N",
+        help="measure every N epochs, and after the last (default: %(default)s)",
+    )
     add("--max-steps", type=count, metavar="N", help="end an epoch, or an evaluation, after N steps (default: all)")
     add("--seed", type=seed, default=0, metavar="N", help="seed of everything but the subset (default: %(default)s)")
 
@@ -253,6 +260,14 @@ def train_parser(
     add("-e", "--evaluate", action="store_true", help="measure the resumed model on the test set, and train nothing")
     add("--start-epoch", type=count_or_zero, metavar="N", help="first epoch (default: the checkpoint's, else 0)")
     add("--pretrained", action="store_true", help="start the encoder from torchvision's IMAGENET1K_V1 weights")
+    add(
+        "--init",
+        type=path,
+        metavar="PATH",
+        help="start from the encoder of this checkpoint, and from all else of it that fits; its classes may be others "
+        "(with --resume=auto: where there is no run to continue)",
+    )
+    add("--freeze-encoder", action="store_true", help="leave the encoder as it starts, its batch norm too")
     add(
         "--compile",
         action="store_true",

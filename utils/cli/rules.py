@@ -15,12 +15,13 @@ DATA_FLAGS = ("new_size", "subset_seed", "val_fraction", "dummy", "cache_size", 
 SCORING_FLAGS = ("weight_cls", "weight_reconst", "weight_gmm")
 # what else alters the numbers of a training run, or of a re-training
 OPTIMISER_FLAGS = (
-    *("epochs", "batch_size", "lr", "momentum", "wd", "clip_grad", "seed", "max_steps", "amp"),
+    *("epochs", "batch_size", "lr", "momentum", "wd", "clip_grad", "seed", "max_steps", "amp", "eval_every"),
     *("lr_step", "milestones", "T_max", "gamma", "step_size"),
 )
 TRAINING_FLAGS = (
     *OPTIMISER_FLAGS,
-    *("prior_lr", "warmup_epochs", "warmup_threshold", "sync_bn", "compile", "sampler", "mixup"),
+    *("prior_lr", "warmup_epochs", "warmup_threshold", "sync_bn", "compile"),
+    *("sampler", "mixup", "init", "freeze_encoder"),
 )
 # what a plain classifier has no use for: code distribution, decoder, prior, and a warm-up without them
 DGCMM_FLAGS = (
@@ -151,6 +152,14 @@ def _leave_to_dgcmm(args: argparse.Namespace, given: Collection[str]) -> None:
             f"or give --arch={args.arch}_vae3"
         )
     args.weight_reconst = args.weight_gmm = 0.0
+
+
+def check_start(args: argparse.Namespace) -> None:
+    """Raise a `UserError` if the flags, as parsed, give a run of train.py two starts."""
+    if args.init and args.pretrained:
+        raise UserError("--init and --pretrained both start the encoder: give one of the two")
+    if args.init and args.resume and (args.resume != "auto" or args.evaluate):
+        raise UserError("--init starts a run and --resume goes on from a checkpoint: give one of the two")
 
 
 def check_training(args: argparse.Namespace) -> None:

@@ -101,7 +101,7 @@ def find_unfinished(
     if checkpoint["trained_sha256"] != trained["sha256"]:
         raise UserError(f"{path} was made from another model than {args.resume}: --overwrite replaces it")
     remedy = "--overwrite it, or give another --logdir"
-    adopt(args, given, checkpoint["args"], OPTIMISER_FLAGS + flags, str(path), remedy)
+    adopt(args, given, BEFORE | checkpoint["args"], OPTIMISER_FLAGS + flags, str(path), remedy)
     return found
 
 

@@ -5,7 +5,7 @@ import argparse
 import pytest
 
 import train
-from utils.cli.rules import adopt, complete, follow, parse
+from utils.cli.rules import adopt, check_start, complete, follow, parse
 from utils.errors import UserError
 
 
@@ -66,6 +66,20 @@ def test_cross_entropy_of_a_plain_classifier_has_weight_1_unless_said(plain, giv
     args, names = parse(train.build_parser(), ["Digits_LT", *given])
     complete(args, 64, plain, names)
     assert (args.weight_cls, args.weight_reconst, args.weight_gmm) == weights
+
+
+@pytest.mark.parametrize(
+    "argv", [["--pretrained"], ["--resume=x.pth"], ["--resume=auto", "--evaluate"]], ids=lambda argv: argv[0]
+)
+def test_run_has_one_start(argv):
+    args, _ = parse(train.build_parser(), ["Digits_LT", "--init=y.pth", *argv])
+    with pytest.raises(UserError, match="--init.*give one of the two"):
+        check_start(args)
+
+
+def test_start_beside_auto_is_for_a_run_that_does_not_exist():
+    args, _ = parse(train.build_parser(), ["Digits_LT", "--init=y.pth", "--resume=auto"])
+    check_start(args)
 
 
 def test_adopt_takes_what_was_not_given_and_refuses_what_differs():
