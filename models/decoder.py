@@ -23,10 +23,12 @@ class ClassConditionalBatchNorm2d(nn.Module):
         self.bias = nn.Parameter(torch.zeros(num_classes, channels))
 
     def forward(self, maps: Tensor, labels: Tensor) -> Tensor:
-        """Normalise maps (B,C,h,w) by labels (B,) int64 -> (B,C,h,w)."""
-        gain = 1 + F.embedding(labels, self.gain)[:, :, None, None]
-        bias = F.embedding(labels, self.bias)[:, :, None, None]
-        return torch.addcmul(bias, self.norm(maps), gain)
+        """Normalise maps (B,C,h,w) by labels (B,) int64, or their shares (B,K) -> (B,C,h,w)."""
+        gain, bias = (
+            F.embedding(labels, table) if labels.dim() == 1 else labels.to(table.dtype) @ table
+            for table in (self.gain, self.bias)
+        )
+        return torch.addcmul(bias[:, :, None, None], self.norm(maps), 1 + gain[:, :, None, None])
 
 
 class DoublingConvolution(nn.ConvTranspose2d):
@@ -67,7 +69,7 @@ class VAE3Decoder(nn.Module):
         self.norms = nn.ModuleList(ClassConditionalBatchNorm2d(b, num_classes) for _, b in pairs)
 
     def forward(self, codes: Tensor, labels: Tensor) -> Tensor:
-        """Decode codes (B,D) under labels (B,) int64 as images (B,3,S,S) in [0,1]."""
+        """Decode codes (B,D) under labels (B,) int64, or their shares (B,K), as images (B,3,S,S) in [0,1]."""
         size = (self.image_size, self.image_size)
         return F.interpolate(self.render(self.project(codes), labels), size, mode="bilinear", align_corners=False)
 

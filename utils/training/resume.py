@@ -13,6 +13,11 @@ from utils.training.folder import RunFolder
 
 log = logging.getLogger("dgcmm")
 
+BEFORE = {
+    "loss": "ce",
+    "sampler": "instance",
+}  # what flags were before there was a choice, in checkpoints that do not have them
+
 
 def find_checkpoint(args: argparse.Namespace, given: set[str], folder: RunFolder, nodes: int = 1) -> Checkpoint | None:
     """Load the checkpoint that `--resume` names for train.py, and adopt its flags into `args`; None for a new run.
@@ -46,12 +51,12 @@ def find_checkpoint(args: argparse.Namespace, given: set[str], folder: RunFolder
         raise UserError(f"{args.resume} comes from an augmentation: it can be evaluated (--evaluate), not trained on")
     if not args.evaluate:
         require_same_dataset(args, checkpoint)
-        stored = _for_nodes(checkpoint, nodes, args.resume)
+        stored = BEFORE | _for_nodes(checkpoint, nodes, args.resume)
         adopt(args, given, stored, MODEL_FLAGS + DATA_FLAGS + SCORING_FLAGS + TRAINING_FLAGS, args.resume)
         return checkpoint
     data_flags = DATA_FLAGS if args.dataset == checkpoint["dataset"] else SHAPE_FLAGS
     flags = MODEL_FLAGS + data_flags + SCORING_FLAGS + tuple({"amp"} - given)
-    adopt(args, given, checkpoint["args"], flags, args.resume)
+    adopt(args, given, BEFORE | checkpoint["args"], flags, args.resume)
     return checkpoint
 
 
@@ -76,7 +81,7 @@ def find_trained(args: argparse.Namespace, given: set[str], folder: RunFolder) -
     if checkpoint["kind"] != "train":
         raise UserError(f"{args.resume} comes from an augmentation: name the checkpoint of train.py")
     require_same_dataset(args, checkpoint)
-    adopt(args, given, checkpoint["args"], MODEL_FLAGS + DATA_FLAGS + SCORING_FLAGS, args.resume)
+    adopt(args, given, BEFORE | checkpoint["args"], MODEL_FLAGS + DATA_FLAGS + SCORING_FLAGS, args.resume)
     return checkpoint
 
 
@@ -101,7 +106,7 @@ def find_unfinished(
     if checkpoint["trained_sha256"] != trained["sha256"]:
         raise UserError(f"{path} was made from another model than {args.resume}: --overwrite replaces it")
     remedy = "--overwrite it, or give another --logdir"
-    adopt(args, given, checkpoint["args"], OPTIMISER_FLAGS + flags, str(path), remedy)
+    adopt(args, given, BEFORE | checkpoint["args"], OPTIMISER_FLAGS + flags, str(path), remedy)
     return found
 
 
