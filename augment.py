@@ -26,11 +26,11 @@ from datasets.loading import BatchLoader, EvaluationBatches
 from datasets.splits import complete_data, load_splits, prepare_data
 from datasets.tables import count_of
 from datasets.transforms import TRAIN_TRANSFORMS
-from models.dgcmm import DGCMM
-from models.encoder import ARCHITECTURES, feature_dim
+from models.classifier import ImageClassifier
+from models.encoder import ARCHITECTURES, PLAIN_ARCHITECTURES, feature_dim
 from models.samplers import PosteriorSampler
 from models.scoring import Scorer
-from train import all_weights
+from train import all_weights, create_model
 from utils.cli.arguments import augment_parser, common_parser
 from utils.cli.rules import complete, parse
 from utils.device import autocast, check_device, choose_device, memory_watched, repeat_exactly, to_device
@@ -92,7 +92,7 @@ def retrain(
         return
     folder = RunFolder(args.logdir, f"_{kind}")
     trained = find_trained(args, given, folder)
-    complete(args, feature_dim(args.arch))
+    complete(args, feature_dim(args.arch), args.arch in PLAIN_ARCHITECTURES, given)
     complete_data(args)
     found = find_unfinished(args, given, folder, trained, flags)
     unfinished, path = found or (None, folder.checkpoint)
@@ -138,16 +138,9 @@ def warn_of_single_images(data: ImageDataset) -> None:
         log.warning("one training image: all codes are draws around it, for %s", count_of(single, "class", "classes"))
 
 
-def load_trained_model(args: argparse.Namespace, trained: Checkpoint, splits: Splits, world: World) -> DGCMM:
+def load_trained_model(args: argparse.Namespace, trained: Checkpoint, splits: Splits, world: World) -> ImageClassifier:
     """Build the trained model on the device of `world`; all but its classifier stays as it is."""
-    model = DGCMM(
-        arch=args.arch,
-        num_classes=len(splits.train.classes),
-        z_dim=args.z_dim,
-        image_size=args.crop_size,
-        generative=args.generative,
-        gmm_assign=args.gmm_assign,
-    )
+    model = create_model(args, len(splits.train.classes))
     load_model_state(model, trained, args.resume)
     model.requires_grad_(False)
     model.classifier.requires_grad_(True)
@@ -174,7 +167,7 @@ def train_epochs(run: Run, sampler: PosteriorSampler, codes: dict[str, Codes], s
             class_counts = train_epoch(run, sampler)
             losses = {"loss": run.mean_terms()[0]}
             run.warn_of_divergence(losses["loss"], class_counts)
-            measurement = measure(run.split)
+            measurement = measure(run.split) if run.is_measured() else None
             run.end_epoch(measurement, losses)
         return run.finish(lambda: measure("test"), measurement)
 
@@ -198,7 +191,7 @@ def train_epoch(run: Run, sampler: PosteriorSampler) -> list[int]:
 
 
 @torch.inference_mode()
-def classify(model: DGCMM, codes: Codes, args: argparse.Namespace) -> Predictions:
+def classify(model: ImageClassifier, codes: Codes, args: argparse.Namespace) -> Predictions:
     """Classify the codes of a split, which are mu, or score its images (generative model).
 
     Raises:
@@ -216,7 +209,7 @@ def classify(model: DGCMM, codes: Codes, args: argparse.Namespace) -> Prediction
             mu, _ = model.posterior(first, probabilities.argmax(dim=1))
         else:
             probabilities, mu = F.softmax(model.classifier(first), dim=1), first
-        components = model.prior.log_responsibilities(mu).argmax(dim=1)
+        components = model.components(mu)
         parts.append((probabilities.cpu().numpy(), components.cpu().numpy()))
     probabilities, components = (np.concatenate(column) for column in zip(*parts, strict=True))
     require_finite([probabilities])
@@ -225,7 +218,7 @@ def classify(model: DGCMM, codes: Codes, args: argparse.Namespace) -> Prediction
 
 
 def load_or_extract(
-    model: DGCMM, splits: Splits, trained: Checkpoint, args: argparse.Namespace, world: World
+    model: ImageClassifier, splits: Splits, trained: Checkpoint, args: argparse.Namespace, world: World
 ) -> dict[str, Codes]:
     """Load the codes of all splits from the file beside the trained checkpoint, or extract them into it.
 
@@ -261,15 +254,18 @@ def load_or_extract(
 
 
 @torch.inference_mode()
-def extract(model: DGCMM, loader: BatchLoader, labelled: bool, args: argparse.Namespace, device: torch.device) -> Codes:
+def extract(
+    model: ImageClassifier, loader: BatchLoader, labelled: bool, args: argparse.Namespace, device: torch.device
+) -> Codes:
     """Extract the code of every image, to the CPU, in the data set's order.
 
     Args:
         labelled: whether a generative model may see the labels (of training images).
 
     Returns:
-        'targets' (N,) and 'mu', 'log_var' (N,D); for unlabelled images of a generative model, whose code depends on
-        the candidate label, instead 'features' (N,H) and 'fixed' (N,K), see `Scorer.evidence`.
+        'targets' (N,) and 'mu', 'log_var' (N,D), for a plain classifier h and -inf; for unlabelled images of a
+        generative model, whose code depends on the candidate label, instead 'features' (N,H) and 'fixed' (N,K), see
+        `Scorer.evidence`.
     """
     model.eval()
     scorer = Scorer(model, all_weights(args))

@@ -35,24 +35,28 @@ from torchvision.utils import make_grid
 
 from datasets import DATASETS
 from datasets.base import ImageDataset, Splits
-from datasets.loading import BatchLoader, EvaluationBatches, TrainBatches
+from datasets.loading import SAMPLERS, BatchLoader, EvaluationBatches, TrainBatches
 from datasets.splits import complete_data, describe_classes, load_splits, prepare_data
 from datasets.transforms import TRAIN_TRANSFORMS
-from models.dgcmm import DGCMM, LossWeights
-from models.encoder import ARCHITECTURES, feature_dim
+from models.classifier import ImageClassifier, PlainClassifier
+from models.dgcmm import DGCMM
+from models.encoder import ARCHITECTURES, PLAIN_ARCHITECTURES, feature_dim
+from models.losses import COSINE_LOSSES, LIKELIHOODS, LOSSES, LossWeights, build_loss, first_reweighted_epoch
+from models.mixup import mix
 from models.prior import ClassMoments
 from models.scoring import Scorer
+from models.starting import start_from
 from utils.cli.arguments import common_parser, train_parser
-from utils.cli.rules import check_training, complete, follow, parse
+from utils.cli.rules import check_start, check_training, complete, follow, parse
 from utils.device import autocast, check_device, memory_watched, repeat_exactly, require_compiler, to_device
 from utils.distributed.launch import launch
 from utils.distributed.plan import check_batch_size, plan_launch
 from utils.distributed.world import World
-from utils.errors import run_script
+from utils.errors import UserError, run_script
 from utils.logs import progress, share_warnings, start_logging
 from utils.metrics import Measurement, Predictions, Row, require_finite
-from utils.randomness import Stream, global_seed, standard_normal
-from utils.training.checkpoint import Checkpoint, load_model_state
+from utils.randomness import Stream, global_seed, mixing_share, standard_normal
+from utils.training.checkpoint import Checkpoint, load_checkpoint, load_model_state
 from utils.training.folder import RunFolder
 from utils.training.optimisation import build_optimizer, default_prior_lr, log_rates
 from utils.training.resume import description, find_checkpoint, finished_result, require_same_classes, require_same_data
@@ -67,22 +71,23 @@ TERMS = ("loss", "loss_cls", "loss_reconst", "loss_gmm")
 def build_parser() -> argparse.ArgumentParser:
     """Build the command line of train.py."""
     common = common_parser(DATASETS, ARCHITECTURES, TRAIN_TRANSFORMS, lr=5e-3)
-    return train_parser(common, prog="train.py", description=__doc__)
+    return train_parser(common, LOSSES, SAMPLERS, prog="train.py", description=__doc__)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse, check the flags, then train or evaluate, in as many processes as are asked for."""
     args, given = parse(build_parser(), argv)
+    check_start(args)
     plan = plan_launch(args, os.environ)
     if not args.resume:  # else flags that are not given come from the checkpoint
-        complete_and_check(args, plan.local_size)
+        complete_and_check(args, given, plan.local_size)
     start_logging(args.quiet, plan.first_rank)
     launch(plan, args.gpu, work, args, given)
 
 
-def complete_and_check(args: argparse.Namespace, processes: int) -> None:
+def complete_and_check(args: argparse.Namespace, given: set[str], processes: int) -> None:
     """Fill in what one argument leaves to another; raise a `UserError` where they contradict each other."""
-    complete(args, feature_dim(args.arch))
+    complete(args, feature_dim(args.arch), args.arch in PLAIN_ARCHITECTURES, given)
     complete_data(args)
     check_training(args)
     check_batch_size(args, processes)
@@ -96,7 +101,7 @@ def work(world: World, args: argparse.Namespace, given: set[str]) -> None:
         repeat_exactly()
     folder = RunFolder(args.logdir, "_eval" if args.evaluate else "")
     # the main process reads the checkpoint and completes its arguments; the others, started alike, take both from it
-    resolved, checkpoint = world.on_main(lambda: resolve(copy.copy(args), given, folder, world))
+    resolved, checkpoint, start = world.on_main(lambda: resolve(copy.copy(args), given, folder, world))
     with world.errors_together():
         follow(args, given, world.broadcast(args), resolved, world.rank)
     args.resume = resolved.resume
@@ -110,25 +115,40 @@ def work(world: World, args: argparse.Namespace, given: set[str]) -> None:
             check_device(world.device, args.amp, args.sync_bn)
         world.on_each_node(lambda: prepare_data(args, may_be_new="datadir" in given or not args.resume))
         with memory_watched("" if args.evaluate else "--resume=auto"):
-            run_one = evaluate_only if args.evaluate else train
-            result = run_one(world, args, checkpoint, folder)
+            if args.evaluate:
+                result = evaluate_only(world, args, checkpoint, folder)
+            else:
+                result = train(world, args, checkpoint, folder, start)
     if world.is_main:
         print_result(result)
 
 
 def resolve(
     args: argparse.Namespace, given: set[str], folder: RunFolder, world: World
-) -> tuple[argparse.Namespace, Checkpoint | None]:
-    """Find the checkpoint to continue or to measure, if any; complete and check the arguments with its flags."""
+) -> tuple[argparse.Namespace, Checkpoint | None, Checkpoint | None]:
+    """Find the checkpoint to continue or to measure, if any; complete and check the arguments with its flags.
+
+    Returns:
+        The arguments, that checkpoint, and for a new run the one that `--init` names.
+    """
     checkpoint = find_checkpoint(args, given, folder, world.nodes)
-    complete_and_check(args, world.local_size)
+    complete_and_check(args, given, world.local_size)
     if args.evaluate and DATASETS[args.dataset].classes:  # before anything is downloaded
         require_same_classes(checkpoint, DATASETS[args.dataset].classes, args.resume)
-    return args, checkpoint
+    start = load_checkpoint(Path(args.init)) if args.init and checkpoint is None else None
+    if start and ARCHITECTURES.get(start["arch"]) != ARCHITECTURES[args.arch]:
+        raise UserError(f"--init {args.init} has the encoder of {start['arch']}, not of {args.arch}: give that --arch")
+    return args, checkpoint, start
 
 
-def train(world: World, args: argparse.Namespace, checkpoint: Checkpoint | None, folder: RunFolder) -> Row:
-    """Start or continue a training run; returns its result."""
+def train(
+    world: World,
+    args: argparse.Namespace,
+    checkpoint: Checkpoint | None,
+    folder: RunFolder,
+    start: Checkpoint | None = None,
+) -> Row:
+    """Start a training run, with the weights of `start` if given, or continue `checkpoint`'s; returns its result."""
     args.prior_lr = args.prior_lr or default_prior_lr(args.lr, args.weight_gmm)
     with world.errors_together():
         splits = load_splits(args)
@@ -143,6 +163,8 @@ def train(world: World, args: argparse.Namespace, checkpoint: Checkpoint | None,
         about = description(args, splits.train.classes, splits.train.class_counts, data_sha256)
         scaler = GradScaler(world.device.type, enabled=args.amp == "fp16")
         state = {"warmup_end": args.warmup_epochs, "prior_started": False}
+        if args.loss == "ldam-drw":
+            state["reweighted_from"] = first_reweighted_epoch(args.epochs)  # stays, however many epochs follow
         optimizer = build_optimizer(model, args)
         run = Run("train", args, model, optimizer, folder, split, about, world, state=state, scaler=scaler)
         if checkpoint:
@@ -163,10 +185,23 @@ def train(world: World, args: argparse.Namespace, checkpoint: Checkpoint | None,
             folder.write_subset(splits.train.rows)
             log_facts(run, splits, len(loaders["train"]))
             log_rates(args, run.epoch, before and before["epochs"])
+        if start:
+            take_weights(run, start)
         share_warnings(world.gather, world.is_main)
         result = train_epochs(run, loaders)
         warn_of_dead_components(result, run.model.num_classes, args)
         return result
+
+
+def take_weights(run: Run, start: Checkpoint) -> None:
+    """Take from the checkpoint of `--init` what fits a new run, and say what that is."""
+    taken, left = start_from(run.model, start["state_dict"], start["class_names"] == run.about["class_names"])
+    run.state["prior_started"] = "prior" in taken
+    if run.world.is_main:
+        source = f"--init {run.args.init} ({start['arch']}, {start['dataset']}, {start['epoch']} epochs)"
+        parts = ", ".join(f"{part} in part" if part in left else part for part in taken)
+        anew = ", ".join(part for part in left if part not in taken)
+        log.info("%s: taken: %s; started anew: %s", source, parts, anew or "nothing")
 
 
 def train_epochs(run: Run, loaders: dict[str, BatchLoader]) -> Row:
@@ -181,24 +216,30 @@ def train_epochs(run: Run, loaders: dict[str, BatchLoader]) -> Row:
     def measure(split: str) -> Measurement | None:
         return evaluate(run.model, loaders[split], args, world, run.about["class_counts"])
 
-    module, module_weights, measurement = None, None, None
+    module, phase, measurement = None, None, None
     with run.open():
         while run.epoch < args.epochs:
             warming = run.epoch < run.state["warmup_end"]
             weights = LossWeights(args.weight_cls, 0.0, 0.0) if warming else all_weights(args)
-            if weights != module_weights:  # other parameters ask for gradients
+            reweighted = run.epoch >= run.state.get("reweighted_from", args.epochs)
+            if (weights, reweighted) != phase:  # another loss, and other parameters may ask for gradients
+                phase = (weights, reweighted)
+                criterion = build_loss(args.loss, run.about["class_counts"], reweighted, world.mean)
+                run.model.criterion = criterion.to(world.device)
                 run.model.train_under(weights)
-                module, module_weights = world.parallel(run.model), weights
+                module = world.parallel(run.model)
             train_epoch(run, module, loaders["train"], weights)
             losses = mean_losses(run, weights)
-            run.warn_of_divergence(losses["loss_cls"], run.about["class_counts"])
+            if args.loss in LIKELIHOODS:
+                drawn = [count ** SAMPLERS[args.sampler] for count in run.about["class_counts"]]
+                run.warn_of_divergence(losses["loss_cls"], drawn)
             if weights.gmm and not run.state["prior_started"]:
                 start_prior(run, loaders["train"])
             if warming and args.warmup_threshold is not None and losses["loss_cls"] < args.warmup_threshold:
                 run.state["warmup_end"] = run.epoch + 1
-                log.info("warm-up ends early after epoch %d: cross-entropy %.4f", run.epoch + 1, losses["loss_cls"])
-            measurement = measure(run.split)
-            if run.board:
+                log.info("warm-up ends early after epoch %d: loss %.4f", run.epoch + 1, losses["loss_cls"])
+            measurement = measure(run.split) if run.is_measured() else None
+            if measurement is not None and run.model.prior is not None:
                 show_reconstructions(run, loaders[run.split].dataset)
             run.end_epoch(measurement, losses)
         return run.finish(lambda: measure("test"), measurement)
@@ -242,10 +283,14 @@ def train_epoch(run: Run, module: nn.Module, loader: BatchLoader, weights: LossW
         step = run.position.step
         noise = standard_normal(loader.batches.sizes[step], model.z_dim, args.seed, run.epoch, step, world.device)
         noise = noise[world.rank :: world.size]
+        mixed = None
+        if args.mixup:
+            images, mixed = mix(images, labels, mixing_share(args.mixup, args.seed, run.epoch, step))
         with autocast(world.device, args.amp):
-            terms = module(images, labels, noise, weights)
+            terms = module(images, labels, noise, weights, mixed)
         run.step(terms, ids)
-        model.prior.project()
+        if model.prior is not None:
+            model.prior.project()
 
 
 def mean_losses(run: Run, weights: LossWeights) -> dict[str, float | None]:
@@ -258,9 +303,9 @@ def mean_losses(run: Run, weights: LossWeights) -> dict[str, float | None]:
 def start_prior(run: Run, loader: BatchLoader) -> None:
     """Place the prior's components at the classes' codes, after the first epoch that has the mixture term.
 
-    One pass over the training images as the running epoch loads them. Without it the mixture collapses: all codes
-    move together in the first steps, the component that moves first is soon the nearest one to every code, and takes
-    them all.
+    One pass over the training images as the running epoch loads them, but not mixed. Without it the mixture collapses:
+    all codes move together in the first steps, the component that moves first is soon the nearest one to every code,
+    and takes them all.
 
     Raises:
         Stopped: by a signal, before anything was changed.
@@ -288,7 +333,11 @@ def start_prior(run: Run, loader: BatchLoader) -> None:
 
 @torch.inference_mode()
 def evaluate(
-    model: DGCMM, loader: BatchLoader, args: argparse.Namespace, world: World, train_counts: Sequence[int]
+    model: ImageClassifier,
+    loader: BatchLoader,
+    args: argparse.Namespace,
+    world: World,
+    train_counts: Sequence[int],
 ) -> Measurement | None:
     """Classify every image of `loader` once; codes are the encoder's mean. The processes share the images.
 
@@ -318,7 +367,7 @@ def evaluate(
                 features, fixed = scorer.evidence(to_device(images, world.device))
             probabilities = scorer.probabilities(features, fixed)
             mu, _ = model.posterior(features, probabilities.argmax(dim=1))
-            components = model.prior.log_responsibilities(mu).argmax(dim=1)
+            components = model.components(mu)
             parts.append(tuple(value.cpu().numpy() for value in (indices, labels, probabilities, components)))
             bar.update(len(images) * world.size)
     with world.errors_together():
@@ -356,24 +405,36 @@ def evaluate_only(world: World, args: argparse.Namespace, checkpoint: Checkpoint
         return result
 
 
-def build_model(world: World, args: argparse.Namespace, num_classes: int, pretrained: bool = False) -> DGCMM:
-    """Build the model that the arguments describe, on the device of this process."""
+def create_model(args: argparse.Namespace, num_classes: int, pretrained: bool = False) -> ImageClassifier:
+    """Create the model that the arguments describe."""
+    cosine = args.loss in COSINE_LOSSES
+    if args.arch in PLAIN_ARCHITECTURES:
+        return PlainClassifier(args.arch, num_classes, cosine=cosine, pretrained=pretrained)
+    return DGCMM(
+        arch=args.arch,
+        num_classes=num_classes,
+        z_dim=args.z_dim,
+        image_size=args.crop_size,
+        generative=args.generative,
+        gmm_assign=args.gmm_assign,
+        cosine=cosine,
+        pretrained=pretrained,
+    )
+
+
+def build_model(world: World, args: argparse.Namespace, num_classes: int, pretrained: bool = False) -> ImageClassifier:
+    """Create a model as the seed says, on the device of this process, ready to be trained or measured."""
     with global_seed(args.seed, Stream.INITIALISATION):
-        model = DGCMM(
-            arch=args.arch,
-            num_classes=num_classes,
-            z_dim=args.z_dim,
-            image_size=args.crop_size,
-            generative=args.generative,
-            gmm_assign=args.gmm_assign,
-            pretrained=pretrained,
-        ).to(world.device)
+        model = create_model(args, num_classes, pretrained).to(world.device)
     if args.sync_bn:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if args.freeze_encoder:
+        model.freeze_encoder()
     if args.compile:
         require_compiler(world.device)
         model.encoder.resnet.compile()  # at the first use, in place: the names of the weights stay
-        model.decoder.compile()
+        if isinstance(model, DGCMM):
+            model.decoder.compile()
     return model
 
 
@@ -381,7 +442,16 @@ def make_loader(world: World, args: argparse.Namespace, dataset: ImageDataset, t
     """Make this process's share of the batches of a data set, in training order or to evaluate it."""
     images = args.batch_size * world.nodes
     if train:
-        batches = TrainBatches(len(dataset), images, args.seed, world.rank, world.size)
+        batches = TrainBatches(
+            len(dataset),
+            images,
+            args.seed,
+            world.rank,
+            world.size,
+            targets=dataset.targets,
+            sampler=args.sampler,
+            pairs=bool(args.mixup),
+        )
     else:
         batches = EvaluationBatches(len(dataset), images, world.rank, world.size)
     workers = -(-args.workers // world.local_size)
@@ -408,6 +478,8 @@ def log_facts(run: Run, splits: Splits, steps: int) -> None:
     images = args.batch_size * world.nodes
     if len(splits.train) < images:
         log.warning("--batch-size %d: only %d training images, all in one batch", args.batch_size, len(splits.train))
+    if args.freeze_encoder and not (args.init or args.pretrained or run.epoch or run.position.step):
+        log.warning("--freeze-encoder: the encoder stays as it was drawn at random: give --init or --pretrained")
     held = f", {len(splits.val)} held out" if splits.val else ""
     log.info("%s: %d training images%s, %d test images", args.dataset, len(splits.train), held, len(splits.test))
     for line in describe_classes(splits.train.classes, splits.train.class_counts):
@@ -416,8 +488,10 @@ def log_facts(run: Run, splits: Splits, steps: int) -> None:
     log.info("%s: %.1f million parameters on %s, amp %s", args.arch, millions, world.device, args.amp)
     if world.size > 1:
         log.info("%d processes on %d node(s), %d images a step each", world.size, world.nodes, images // world.size)
-    rates = f"learning rate {args.lr:g}, prior {args.prior_lr:g}"
+    rates = f"learning rate {args.lr:g}" + (f", prior {args.prior_lr:g}" if run.model.prior is not None else "")
     log.info("%d steps of %d images an epoch, %s", steps, images, rates)
+    if "reweighted_from" in run.state:
+        log.info("classes are re-weighted after epoch %d", run.state["reweighted_from"])
     if run.epoch or run.position.step:
         log.info("continuing after epoch %d of %d, step %d", run.epoch, args.epochs, run.position.step)
 

@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator
 from multiprocessing.process import BaseProcess
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
@@ -13,9 +14,10 @@ from torch.utils.data import DataLoader, Sampler
 from datasets.base import ImageDataset, SampleKey
 from datasets.workers import collate_shared, kill_workers, live_with_the_parent, start_method, why_lost, without_advice
 from utils.errors import LostWorker, UserError
-from utils.randomness import Stream, permutation
+from utils.randomness import Stream, generator, permutation
 
 MIN_IMAGES_PER_PROCESS = 2  # batch norm needs two
+SAMPLERS = {"instance": 1.0, "sqrt": 0.5, "balanced": 0.0}  # name -> q: a class is drawn in proportion to n_c^q
 
 
 class TrainBatches(Sampler[list[SampleKey]]):
@@ -24,22 +26,42 @@ class TrainBatches(Sampler[list[SampleKey]]):
     Every process takes every world-th image of each global batch. The last batch is kept, cut to a multiple of the
     processes with at least two images each, else dropped; so all processes take the same number of steps.
 
+    An epoch is as many images as the data set has, whatever the sampler. With 'instance' that is each image once; the
+    others draw with replacement, first a class by its share n_c^q / sum n^q, then one of its images (q-sampling of Kang
+    et al., ICLR 2020; `WeightedRandomSampler` with the weights n_c^(q-1)). An image that is drawn twice is transformed
+    anew.
+
     Args:
         count: images in the data set.
         batch_size: of all processes together.
         seed: of the order and of the random transforms.
         rank, world: this process and the number of processes.
+        targets: labels of the images, (count,), which all samplers but 'instance' read.
+        sampler: a key of `SAMPLERS`.
+        pairs: give each process an even number of images a batch, which mixup pairs.
 
     Raises:
         UserError: not one batch can be made.
     """
 
-    def __init__(self, count: int, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self,
+        count: int,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        *,
+        targets: np.ndarray | None = None,
+        sampler: str = "instance",
+        pairs: bool = False,
+    ) -> None:
         self.count, self.batch_size, self.seed = count, batch_size, seed
+        self.targets, self.power = targets, SAMPLERS[sampler]
         self.rank, self.world = rank, world
         self.epoch, self.first_step = 0, 0
         sizes = [min(batch_size, count - start) for start in range(0, count, batch_size)]
-        sizes = [size - size % world for size in sizes]
+        sizes = [size - size % (2 * world if pairs else world) for size in sizes]
         self.sizes = [size for size in sizes if size >= MIN_IMAGES_PER_PROCESS * world]
         if not self.sizes:
             raise UserError(
@@ -55,11 +77,19 @@ class TrainBatches(Sampler[list[SampleKey]]):
         return len(self.sizes)
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        order = permutation(self.count, self.seed, Stream.ORDER, self.epoch).tolist()
+        order = self._order().tolist()
         for step, size in list(enumerate(self.sizes))[self.first_step :]:
             start = step * self.batch_size
             positions = range(start + self.rank, start + size, self.world)
             yield [SampleKey(order[position], self.seed, self.epoch, position) for position in positions]
+
+    def _order(self) -> torch.Tensor:
+        """Draw the images of the epoch, (count,)."""
+        if self.power == 1:
+            return permutation(self.count, self.seed, Stream.ORDER, self.epoch)
+        weights = np.bincount(self.targets)[self.targets] ** (self.power - 1)
+        source = generator(self.seed, Stream.ORDER, self.epoch)
+        return torch.multinomial(torch.from_numpy(weights), self.count, replacement=True, generator=source)
 
 
 class EvaluationBatches(Sampler[list[int]]):

@@ -23,10 +23,12 @@ class ClassConditionalBatchNorm2d(nn.Module):
         self.bias = nn.Parameter(torch.zeros(num_classes, channels))
 
     def forward(self, maps: Tensor, labels: Tensor) -> Tensor:
-        """Normalise maps (B,C,h,w) by labels (B,) int64 -> (B,C,h,w)."""
-        gain = 1 + F.embedding(labels, self.gain)[:, :, None, None]
-        bias = F.embedding(labels, self.bias)[:, :, None, None]
-        return torch.addcmul(bias, self.norm(maps), gain)
+        """Normalise maps (B,C,h,w) by labels (B,) int64, or their shares (B,K) -> (B,C,h,w)."""
+        gain, bias = (
+            F.embedding(labels, table) if labels.dim() == 1 else labels.to(table.dtype) @ table
+            for table in (self.gain, self.bias)
+        )
+        return torch.addcmul(bias[:, :, None, None], self.norm(maps), 1 + gain[:, :, None, None])
 
     def at_once(self, maps: Tensor, offset: Tensor, labels: Tensor) -> Tensor:
         """Normalise maps + offset (C,) as `forward` does in evaluation, in one pass over the maps."""
@@ -78,7 +80,7 @@ class VAE3Decoder(nn.Module):
         self.register_buffer("resize_matrix", bilinear_matrix(RENDERED_SIZE, image_size), persistent=False)
 
     def forward(self, codes: Tensor, labels: Tensor) -> Tensor:
-        """Decode codes (B,D) under labels (B,) int64 as images (B,3,S,S) in [0,1]."""
+        """Decode codes (B,D) under labels (B,) int64, or their shares (B,K), as images (B,3,S,S) in [0,1]."""
         rendered = self.render(self.project(codes), labels)
         if rendered.device.type == "cuda":
             return self.resize_by_products(rendered)

@@ -3,52 +3,30 @@
 Shapes: B batch, K classes, D = z_dim, H = feature length, S = side of the image.
 """
 
-from typing import NamedTuple
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.classifier import ImageClassifier, build_classifier
 from models.decoder import VAE3Decoder
-from models.encoder import ARCHITECTURES, ResNetEncoder
+from models.losses import LossTerms, LossWeights, widen
+from models.mixup import Mixed, one_hot
 from models.prior import LOG_VAR_LIMIT, GaussianMixturePrior
 
 INITIAL_MU_SCALE = 0.1  # of torch's initialisation
 INITIAL_LOG_VAR = -1.0
 
 
-class LossWeights(NamedTuple):
-    """Weights of the loss terms; a term of weight 0 is not computed and gives its parameters no gradient."""
-
-    cls: float
-    reconst: float
-    gmm: float
-
-
-class LossTerms(NamedTuple):
-    """The loss of one batch, scalars, float32 or wider; None for a term that was not computed."""
-
-    total: Tensor
-    cls: Tensor | None
-    reconst: Tensor | None
-    gmm: Tensor | None
-
-
-def widen(tensor: Tensor) -> Tensor:
-    """Convert to at least float32, for losses and softmaxes whatever the autocast made of their inputs."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-
-
-class DGCMM(nn.Module):
+class DGCMM(ImageClassifier):
     """Deep Generative Mixture Model (Wang et al., TPAMI 45(3), 2023).
 
     Args:
-        arch: a key of `models.encoder.ARCHITECTURES`.
+        arch: a key of `models.encoder.ARCHITECTURES`, one with a decoder.
         num_classes: K, the number of classes and of the prior's components.
         z_dim: length D of the code.
         image_size: side S of the images.
         generative: the encoder is q(z|x,y) and the prediction is the label with the best score.
         gmm_assign: 'posterior' takes the responsibilities from the code, 'label' from the label.
+        cosine: classify by the cosine.
         pretrained: start the encoder from ImageNet weights.
     """
 
@@ -61,16 +39,15 @@ class DGCMM(nn.Module):
         *,
         generative: bool = False,
         gmm_assign: str = "posterior",
+        cosine: bool = False,
         pretrained: bool = False,
     ) -> None:
-        super().__init__()
-        self.num_classes, self.z_dim = num_classes, z_dim
-        self.generative, self.gmm_assign = generative, gmm_assign
-        self.encoder = ResNetEncoder(ARCHITECTURES[arch], pretrained)
+        super().__init__(arch, num_classes, pretrained)
+        self.z_dim, self.generative, self.gmm_assign = z_dim, generative, gmm_assign
         inputs = self.encoder.feature_dim + (num_classes if generative else 0)
         self.mu_head = nn.Linear(inputs, z_dim)
         self.log_var_head = nn.Linear(inputs, z_dim)
-        self.classifier = nn.Linear(z_dim, num_classes)
+        self.classifier = build_classifier(z_dim, num_classes, cosine)
         self.decoder = VAE3Decoder(z_dim, num_classes, image_size)
         self.prior = GaussianMixturePrior(num_classes, z_dim)
         self._start_small()
@@ -89,44 +66,48 @@ class DGCMM(nn.Module):
 
     def train_under(self, weights: LossWeights) -> None:
         """Set requires_grad to False where `weights` gives no loss term: several processes must not wait for it."""
-        self.requires_grad_(True)
-        self.classifier.requires_grad_(bool(weights.cls))
+        super().train_under(weights)
         self.decoder.requires_grad_(bool(weights.reconst))
         self.prior.requires_grad_(bool(weights.gmm))
 
-    def features(self, images: Tensor) -> Tensor:
-        """Encode images (B,1 or 3,S,S) in [0,1] as h (B,H), float32 or wider whatever the autocast."""
-        return widen(self.encoder(images))
-
     def posterior(self, features: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Compute q(z|x), or q(z|x,y) with `generative`: h (B,H), labels (B,) -> mu, log_var (B,D).
+        """Compute q(z|x), or q(z|x,y) with `generative`: h (B,H), labels (B,) or shares (B,K) -> mu, log_var (B,D).
 
         The labels are read with `generative` only; log_var is clamped to +-10.
         """
         if self.generative:
-            features = torch.cat([features, F.one_hot(labels, self.num_classes).to(features.dtype)], dim=1)
+            features = torch.cat([features, one_hot(labels, self.num_classes, features.dtype)], dim=1)
         with torch.autocast(features.device.type, enabled=False):
             return self.mu_head(features), self.log_var_head(features).clamp(-LOG_VAR_LIMIT, LOG_VAR_LIMIT)
 
-    def forward(self, images: Tensor, labels: Tensor, noise: Tensor, weights: LossWeights) -> LossTerms:
+    def components(self, mu: Tensor) -> Tensor:
+        """Find the most responsible component of the prior at codes (B,D): -> (B,) int64."""
+        return self.prior.log_responsibilities(mu).argmax(dim=1)
+
+    def forward(
+        self, images: Tensor, labels: Tensor, noise: Tensor, weights: LossWeights, mixed: Mixed | None = None
+    ) -> LossTerms:
         """Compute the loss of a batch, weights.cls CE + weights.reconst MSE + weights.gmm L_gmm, and its terms.
 
         Args:
             images: (B,1 or 3,S,S) in [0,1]; also the target of the reconstruction.
             labels: (B,) int64.
             noise: standard normal eps of z = mu + sigma*eps, (B,D).
-            weights: of the three terms; CE and L_gmm are means over the batch, MSE over pixels and channels too.
+            weights: of the three terms; CE, or what `criterion` is in its place, and L_gmm are means over the batch,
+                MSE over pixels and channels too.
+            mixed: what was mixed into the images, if anything.
         """
-        mu, log_var = self.posterior(self.features(images), labels)
+        shares = labels if mixed is None else mixed.label_shares(labels, self.num_classes)
+        mu, log_var = self.posterior(self.features(images), shares)
         codes = mu + (0.5 * log_var).exp() * noise
         cls = reconst = gmm = None
         if weights.reconst:  # under the autocast: the decoder may be narrower, its error is not
-            reconst = (widen(self.decoder(codes, labels)) - images).square().mean()
+            reconst = (widen(self.decoder(codes, shares)) - images).square().mean()
         with torch.autocast(images.device.type, enabled=False):
             if weights.cls:
-                cls = F.cross_entropy(self.classifier(codes), labels)
+                cls = self.classification_term(codes, labels, mixed)
             if weights.gmm:
-                assigned = labels if self.gmm_assign == "label" else None
+                assigned = shares if self.gmm_assign == "label" else None
                 gmm = self.prior.mixture_term(mu, log_var, codes, assigned).mean()
         terms = zip(weights, (cls, reconst, gmm), strict=True)
         total = sum(weight * term for weight, term in terms if term is not None)

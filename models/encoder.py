@@ -11,6 +11,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from models.cifar_resnet import CifarResNet
 from utils.errors import UserError
 from utils.locks import folder_lock
 
@@ -32,8 +33,10 @@ LOADING_ERRORS = (
     ValueError,
 )
 
-# torchvision's ResNets, and the length of the feature vector after global average pooling
+# the ResNets, torchvision's and CIFAR's, and the length of the feature vector after global average pooling
+CIFAR_RESNET = "resnet32"
 FEATURE_DIMS = {
+    CIFAR_RESNET: 64,
     "resnet18": 512,
     "resnet34": 512,
     "resnet50": 2048,
@@ -46,8 +49,9 @@ FEATURE_DIMS = {
     "wide_resnet101_2": 2048,
 }
 
-# --arch -> torchvision's name of the encoder; the decoder is VAE3 throughout
-ARCHITECTURES = {"resnet_vae3": "resnet50"} | {f"{name}_vae3": name for name in FEATURE_DIMS}
+# --arch -> the ResNet: a DGCMM with the decoder VAE3 has `_vae3` in its name, a plain classifier is the ResNet's own
+PLAIN_ARCHITECTURES = {name: name for name in FEATURE_DIMS}
+ARCHITECTURES = {"resnet_vae3": "resnet50"} | {f"{name}_vae3": name for name in FEATURE_DIMS} | PLAIN_ARCHITECTURES
 
 
 def feature_dim(arch: str) -> int:
@@ -56,20 +60,20 @@ def feature_dim(arch: str) -> int:
 
 
 class ResNetEncoder(nn.Module):
-    """A torchvision ResNet up to global average pooling, with ImageNet's normalisation in front.
+    """A ResNet up to global average pooling, with ImageNet's normalisation in front.
 
     The normalisation lives here, as buffers, so that data loaders and the decoder's target stay in [0,1] and a
     checkpoint says by itself what its weights expect.
 
     Args:
-        name: torchvision's name, a key of `FEATURE_DIMS`.
+        name: a key of `FEATURE_DIMS`: torchvision's name, or `CIFAR_RESNET`.
         pretrained: start from IMAGENET1K_V1 weights (see `load_pretrained`).
     """
 
     def __init__(self, name: str, pretrained: bool = False) -> None:
         super().__init__()
         self.feature_dim = FEATURE_DIMS[name]
-        self.resnet = torchvision.models.get_model(name, weights=None)
+        self.resnet = CifarResNet(5) if name == CIFAR_RESNET else torchvision.models.get_model(name, weights=None)
         if pretrained:
             load_pretrained(self.resnet, name)
         self.resnet.fc = nn.Identity()
@@ -90,7 +94,10 @@ def load_pretrained(resnet: nn.Module, name: str) -> None:
 
     Raises:
         UserError: the file is not in the cache and cannot be fetched, or it does not load; says where to put it.
+            There are no such weights of CIFAR's ResNet.
     """
+    if name == CIFAR_RESNET:
+        raise UserError(f"--pretrained: there are no ImageNet weights of {name}, CIFAR's ResNet: leave it out")
     weights = torchvision.models.get_model_weights(name).IMAGENET1K_V1
     path = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
     timeout = socket.getdefaulttimeout()

@@ -41,6 +41,12 @@ class Components(NamedTuple):
         crosses = shifted @ self.scaled.T if crosses is None else crosses
         return shifted.square() @ self.precisions.T - 2 * crosses + self.fixed
 
+    def divergences(self, at_mu: Tensor, log_var: Tensor) -> Tensor:
+        """Compute KL( N(mu, sigma^2) || N(m_c, v_c) ) of every component: E_c at mu (B,K), log_var (B,D) -> (B,K)."""
+        # (E_c averaged over N(mu, sigma^2) - sum_d( log sigma^2 + 1 )) / 2
+        spread = log_var.exp().double() @ self.precisions.T
+        return 0.5 * (at_mu + spread - (log_var.double() + 1).sum(dim=1, keepdim=True))
+
 
 class ClassMoments:
     """Sums over codes z ~ N(mu, sigma^2), class by class in float64, of which each process may have a part.
@@ -137,11 +143,16 @@ class GaussianMixturePrior(nn.Module):
             mu, log_var: the encoder's distribution, (B,D) each.
             codes: where the responsibilities are taken: the sampled z in training, mu in evaluation, (B,D).
             labels: None for gamma from `codes` (the gradient flows through it); class indices (B,) for
-                gamma = onehot(y), for which KL(gamma || pi) = -log pi_y.
+                gamma = onehot(y), for which KL(gamma || pi) = -log pi_y; or gamma itself, shares of the labels (B,K).
 
         Returns:
             (B,), in nats, summed over D.
         """
+        if labels is not None and labels.dim() == 2:
+            components = self.components()
+            kl = components.divergences(components.energies(mu), log_var)
+            terms = labels * (kl - self.log_weights()) + torch.xlogy(labels, labels)
+            return terms.sum(dim=1).to(log_var.dtype)
         if labels is not None:
             return self._kl_to_own(mu, log_var, labels) - self.log_weights()[labels]
         components = self.components()
@@ -151,10 +162,7 @@ class GaussianMixturePrior(nn.Module):
 
     def posterior_term(self, components: Components, at_codes: Tensor, at_mu: Tensor, log_var: Tensor) -> Tensor:
         """Compute L_gmm with gamma from the codes, of their energies and those of mu (B,K): -> (B,), as log_var."""
-        log_gamma = self._log_gamma(at_codes)
-        # KL of normals = (E_c averaged over N(mu, sigma^2) - sum_d( log sigma^2 + 1 )) / 2
-        spread = log_var.exp().double() @ components.precisions.T
-        kl = 0.5 * (at_mu + spread - (log_var.double() + 1).sum(dim=1, keepdim=True))
+        log_gamma, kl = self._log_gamma(at_codes), components.divergences(at_mu, log_var)
         return (log_gamma.exp() * (kl + log_gamma - self.log_weights())).sum(dim=1).to(log_var.dtype)
 
     def components(self) -> Components:

@@ -9,13 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.dgcmm import DGCMM, LossWeights
+from models.classifier import CosineClassifier, ImageClassifier
+from models.losses import LossWeights
 from models.prior import LOG_VAR_LIMIT
 
 # pairs of image and label at a time: what the decoder makes of them shall stay in a CPU's cache, while the other terms
 # are matrix products, which like many rows; a GPU is kept busy, with about 1 GiB of its memory at codes of 2048
 DECODER_PAIRS, PAIRS = 64, 1024
 GPU_PAIRS = 4096
+SHORTEST = 1e-12  # length of a code that is divided by, as in F.normalize
 
 
 class LabelledSum(NamedTuple):
@@ -26,7 +28,7 @@ class LabelledSum(NamedTuple):
 
     @classmethod
     def of(cls, head: nn.Linear, features: Tensor) -> "LabelledSum":
-        """Apply a head to h (B,H) and all labels; for a plain model the label part has no rows."""
+        """Apply a head to h (B,H) and all labels."""
         length = features.shape[1]
         return cls(F.linear(features, head.weight[:, :length], head.bias), head.weight[:, length:].T)
 
@@ -42,17 +44,24 @@ class LabelledSum(NamedTuple):
 class Scorer:
     """Judge labels of images by a model in evaluation (z = mu).
 
-    A plain model's probabilities are those of the classifier at mu. With `generative` they are a softmax over c of
+    Without `generative` the probabilities are those of the classifier at mu. With it they are a softmax over c of
     -(weights.cls CE(c) + weights.reconst MSE_c + weights.gmm L_gmm,c) at mu(x,c), for each candidate label c. The
     encoder runs once per image; heads, classifier and the decoder's first layer are linear, so label c adds a row of
     its own to what they make of the image.
+
+    CE is the plain cross-entropy whatever `--loss` the model was trained with, -log of the classifier's probability:
+    the margins, shifts and class weights of the losses say how much an image of a class teaches. In a comparison of
+    labels for one image a weight or a margin of the label's class would be a bias: w_c CE(c) is small where w_c is,
+    which prefers the head classes, and a margin holds back the tail classes that it was to help. Logit adjustment
+    trains x + log pi so that x, as it is, suits balanced classes. Of the focal loss, too, the logits are what counts:
+    it falls with the probability as CE does, only elsewhere.
 
     Args:
         model: in evaluation.
         weights: of the loss terms; a term of weight 0 is not computed.
     """
 
-    def __init__(self, model: DGCMM, weights: LossWeights) -> None:
+    def __init__(self, model: ImageClassifier, weights: LossWeights) -> None:
         self.model, self.weights = model, weights
         if model.generative:
             self._basis, self._triangle = torch.linalg.qr(model.decoder.resize_matrix.double())
@@ -60,7 +69,7 @@ class Scorer:
     def evidence(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Compute what a label is judged by: images (B,1 or 3,S,S) in [0,1] -> h (B,H), and the fixed part (B,K).
 
-        The fixed part is what the classifier does not decide: zeros for a plain model, with `generative`
+        The fixed part is what the classifier does not decide: zeros without `generative`, else
         -(weights.reconst MSE_c + weights.gmm L_gmm,c).
         """
         features = self.model.features(images)
@@ -76,20 +85,23 @@ class Scorer:
     def probabilities(self, features: Tensor, fixed: Tensor) -> Tensor:
         """Compute class probabilities from what `evidence` gave: (B,H), (B,K) -> (B,K), float32 or wider."""
         with torch.autocast(features.device.type, enabled=False):
-            logits = self._mu(features).through(self.model.classifier)
             if not self.model.generative:
-                return F.softmax(logits.of_images, dim=1)
+                mu, _ = self.model.posterior(features, None)
+                return F.softmax(self.model.classifier(mu), dim=1)
             if self.weights.cls:
-                fixed = fixed - self.weights.cls * self._cross_entropies(logits)
+                fixed = fixed - self.weights.cls * self._cross_entropies(self._mu(features))
             return F.softmax(fixed, dim=1)
 
-    def _cross_entropies(self, logits: LabelledSum) -> Tensor:
+    def _cross_entropies(self, mu: LabelledSum) -> Tensor:
         """Compute CE(c) of each candidate label c, (B,K)."""
-        count = len(logits.of_images)
-        columns = [
-            F.cross_entropy(logits.at(labels), labels.repeat(count), reduction="none").view(count, -1)
-            for labels in self._label_blocks(count, PAIRS)
-        ]
+        classifier, count, columns = self.model.classifier, len(mu.of_images), []
+        by_cosine = isinstance(classifier, CosineClassifier)
+        sums = LabelledSum(*map(classifier.projections, mu)) if by_cosine else mu.through(classifier)
+        for labels in self._label_blocks(count, PAIRS):
+            logits = sums.at(labels)
+            if by_cosine:
+                logits = logits / mu.at(labels).norm(dim=1, keepdim=True).clamp_min(SHORTEST)
+            columns.append(F.cross_entropy(logits, labels.repeat(count), reduction="none").view(count, -1))
         return torch.cat(columns, dim=1)
 
     def _mixture_terms(self, features: Tensor) -> Tensor:

@@ -11,7 +11,8 @@ import augment
 from datasets.base import ArrayDataset
 from datasets.loading import BatchLoader, EvaluationBatches
 from helpers.runs import run_without_folder
-from models.dgcmm import DGCMM, LossWeights
+from models.dgcmm import DGCMM
+from models.losses import LossWeights
 from models.samplers import FeatureTransferSampler, PosteriorSampler
 from models.scoring import Scorer
 from utils.device import to_device

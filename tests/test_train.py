@@ -14,7 +14,8 @@ import train
 from datasets.base import ArrayDataset
 from datasets.loading import BatchLoader, EvaluationBatches, TrainBatches
 from helpers.runs import run_without_folder
-from models.dgcmm import DGCMM, LossTerms, LossWeights
+from models.dgcmm import DGCMM
+from models.losses import LossTerms, LossWeights
 from utils.cli.rules import parse
 from utils.device import to_device
 from utils.distributed.world import Vote, World
@@ -28,7 +29,7 @@ WEIGHTS = LossWeights(10.0, 0.1, 0.001)
 CPU = torch.device("cpu")
 ARGS = argparse.Namespace(
     **{"seed": 0, "amp": "off", "quiet": True, "print_freq": 100},
-    **{"max_steps": None, "clip_grad": 0.0, "save_every": 0},
+    **{"max_steps": None, "clip_grad": 0.0, "save_every": 0, "mixup": 0.0},
     **{"lr": 5e-3, "prior_lr": 5.0, "momentum": 0.9, "wd": 1e-4},
     **{"weight_cls": 10.0, "weight_reconst": 0.1, "weight_gmm": 0.001},
 )
@@ -62,9 +63,9 @@ class Recorder(nn.Module):
         self.prior.project = lambda: None
         self.calls = []
 
-    def forward(self, images, labels, noise, weights):
+    def forward(self, images, labels, noise, weights, mixed):
         assert self.training
-        self.calls.append((images, labels, noise, weights))
+        self.calls.append((images, labels, noise, weights, mixed))
         total = self.weight * self.loss
         return LossTerms(total, total, None, total)
 
@@ -94,8 +95,8 @@ def test_a_step_sees_images_in_0_1_labels_and_noise_of_their_size(data):
     model = Recorder()
     model.eval()
     run(model, data)
-    assert [len(labels) for _, labels, _, _ in model.calls] == [8, 8, 5]
-    images, _, noise, weights = model.calls[0]
+    assert [len(labels) for _, labels, *_ in model.calls] == [8, 8, 5]
+    images, _, noise, weights, _ = model.calls[0]
     assert images.dtype == torch.float32
     assert 0 <= images.min() < images.max() <= 1
     assert noise.shape == (8, 4)
@@ -117,6 +118,24 @@ def test_an_epoch_visits_every_image_once(data):
     run(model, data)
     labels = torch.cat([call[1] for call in model.calls])
     assert torch.bincount(labels).tolist() == [12, 6, 3]
+
+
+def test_mixup_draws_a_share_for_each_step_from_seed_and_epoch(data):
+    models = {(seed, epoch): Recorder() for seed in (0, 1) for epoch in (0, 1)}
+    for (seed, epoch), model in models.items():
+        run(model, data, epoch, mixup=0.5, seed=seed)
+    shares = [mixed.share for model in models.values() for *_, mixed in model.calls]
+    assert len(set(shares)) == len(shares)
+    assert all(0 <= share <= 1 for share in shares)
+    again = Recorder()
+    run(again, data, 1, mixup=0.5)
+    assert [call[-1].share for call in again.calls] == [call[-1].share for call in models[0, 1].calls]
+
+
+def test_without_mixup_nothing_is_mixed(data):
+    model = Recorder()
+    run(model, data)
+    assert all(call[-1] is None for call in model.calls)
 
 
 def test_max_steps_ends_the_epoch(data):

@@ -23,7 +23,7 @@ class Predictions(NamedTuple):
     indices: np.ndarray  # (N,)
     targets: np.ndarray  # (N,)
     probabilities: np.ndarray  # (N,K)
-    components: np.ndarray  # (N,) the most responsible component of the prior
+    components: np.ndarray  # (N,) the most responsible component of the prior; -1 where there is no prior
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ class Measurement:
     """All metrics of one evaluation.
 
     Attributes:
-        numbers: name -> value in [0,1] or None, the prior's live components, their mutual information with the class.
+        numbers: name -> value in [0,1] or None, the prior's live components, their mutual information with the class
+            (None without a prior).
         predictions: what they were computed from.
         ids: name of each image, (N,).
         classes: class names.
@@ -49,10 +50,11 @@ class Measurement:
         cls, predictions: Predictions, ids: np.ndarray, classes: Sequence[str], train_counts: Sequence[int]
     ) -> "Measurement":
         """Compute all metrics. A component is live if it is the most responsible one for at least one image."""
+        components, has_prior = predictions.components, bool((predictions.components >= 0).all())
         numbers: Row = {
             **compute_metrics(predictions.targets, predictions.probabilities, train_counts),
-            "live_components": len(set(predictions.components.tolist())),
-            "mutual_information": mutual_information(predictions.components, predictions.targets),
+            "live_components": len(set(components.tolist())) if has_prior else None,
+            "mutual_information": mutual_information(components, predictions.targets) if has_prior else None,
         }
         return cls(numbers, predictions, ids, classes, train_counts)
 

@@ -22,6 +22,7 @@ class Stream(IntEnum):
     INITIALISATION = 6
     DUMMY_IMAGE = 7
     AUGMENTATION_PLAN = 8
+    MIXUP = 9
 
 
 def derive_seed(seed: int, stream: Stream, *keys: int) -> int:
@@ -41,6 +42,11 @@ def standard_normal(
     """Draw the noise of the codes of one training step on `device`, (count,dim)."""
     source = generator(seed, Stream.CODE_NOISE, epoch, step, device=device)
     return torch.randn(count, dim, generator=source, device=device)
+
+
+def mixing_share(alpha: float, seed: int, epoch: int, step: int) -> float:
+    """Draw the share of mixup of one training step, from Beta(alpha, alpha); the same in all processes."""
+    return float(np.random.default_rng(derive_seed(seed, Stream.MIXUP, epoch, step)).beta(alpha, alpha))
 
 
 def permutation(count: int, seed: int, stream: Stream, *keys: int) -> torch.Tensor:

@@ -16,7 +16,7 @@ from PIL import Image
 from torchvision import transforms as T
 
 from datasets.base import ArrayDataset, ImageDataset, SampleKey
-from datasets.loading import BatchLoader, EvaluationBatches, TrainBatches
+from datasets.loading import SAMPLERS, BatchLoader, EvaluationBatches, TrainBatches
 from datasets.workers import kill_workers
 from helpers.project import ROOT
 from utils import stopping
@@ -122,6 +122,55 @@ def test_position_counts_through_the_epoch():
     keys = [key for batch in batches for key in batch]
     assert [key.position for key in keys] == list(range(20))
     assert {(key.seed, key.epoch) for key in keys} == {(7, 4)}
+
+
+COUNTS = (900, 90, 10)
+TARGETS = np.repeat(np.arange(3), COUNTS)
+
+
+def sampled(sampler: str, seed: int = 0, rank: int = 0, world: int = 1) -> TrainBatches:
+    return TrainBatches(1000, 100, seed, rank, world, targets=TARGETS, sampler=sampler)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_sampler_draws_classes_by_their_counts_to_the_power_q(sampler):
+    batches = sampled(sampler)
+    drawn = np.concatenate([order_of(batches, epoch) for epoch in range(20)])
+    shares = np.array(COUNTS) ** SAMPLERS[sampler]
+    expected = 20 * 1000 * shares / shares.sum()
+    found = np.bincount(TARGETS[drawn], minlength=3)
+    assert (np.abs(found - expected) < 5 * np.sqrt(expected)).all()
+    per_image = np.bincount(drawn, minlength=1000)  # within a class each image like any other
+    assert per_image[:900].std() <= (0 if sampler == "instance" else 1.2 * np.sqrt(per_image[:900].mean()))
+    assert (per_image[990:] > 0).all()
+
+
+@pytest.mark.parametrize("sampler", ["sqrt", "balanced"])
+def test_sampled_order_is_a_function_of_seed_and_epoch_of_the_length_of_the_data(sampler):
+    orders = {(seed, epoch): order_of(sampled(sampler, seed), epoch) for seed in (0, 1) for epoch in (0, 1)}
+    assert len({tuple(order) for order in orders.values()}) == 4
+    assert {len(order) for order in orders.values()} == {1000}
+    backwards = sampled(sampler)
+    assert [order_of(backwards, epoch) for epoch in (1, 0)] == [orders[0, 1], orders[0, 0]]
+
+
+@pytest.mark.parametrize("sampler", ["sqrt", "balanced"])
+@pytest.mark.parametrize("world", [2, 4])
+def test_processes_share_what_a_sampler_draws_for_one(world, sampler):
+    whole = sampled(sampler)
+    ranks = [sampled(sampler, rank=rank, world=world) for rank in range(world)]
+    for batches in (whole, *ranks):
+        batches.set_epoch(3, first_step=4)  # as a resumed run begins
+    for batch, *parts in zip(whole, *ranks, strict=True):
+        assert [key for together in zip(*parts, strict=True) for key in together] == batch
+
+
+@pytest.mark.parametrize(("world", "sizes"), [(1, [12, 12, 6]), (2, [12, 12, 4]), (3, [12, 12, 6])])
+def test_pairs_give_each_process_an_even_number_of_images(world, sizes):
+    ranks = [TrainBatches(31, 12, 0, rank, world, pairs=True) for rank in range(world)]
+    for batches in ranks:
+        assert [len(batch) * world for batch in batches] == batches.sizes == sizes
+        assert all(len(batch) % 2 == 0 for batch in batches)
 
 
 # ---- the batches of evaluation

@@ -100,6 +100,7 @@ def test_chestxray_commands_as_they_stand(script, tmp_path, monkeypatch, chest_f
     ("flags", "name"),
     [
         (["--generative", "--gmm-assign=label"], "generative"),
+        (["--generative", "--loss=ldam-drw"], "generative, classified by the cosine"),
         (["--amp=bf16", "--lr-step=1", "--new-size=32", "--crop-size=32"], "bf16"),  # torch 2.14 has NaNs at 16 pixels
         (["--weight-reconst=0", "--clip-grad=1"], "no decoder"),
         (["--weight-gmm=0", "--weight-cls=1"], "no mixture"),

@@ -193,6 +193,17 @@ def test_loss_that_is_not_finite_on_one_rank_stops_both_before_a_weight_changes(
     assert load_checkpoint(log / "checkpoint.pth")["epoch"] == 1
 
 
+def test_baselines_of_two_processes_continued_after_a_crash_equal_uninterrupted(tmp_path):
+    """All at once: a drawn sampler, mixup, LDAM before and after its re-weighting, an encoder that is frozen."""
+    small = ["--arch=resnet32_vae3", "--new-size=16", "--crop-size=16", "--z-dim=8", "--workers=0"]
+    flags = ["--epochs=5", "--batch-size=24", "--T-max=5", "--max-steps=3", "--save-every=1", "--eval-every=3"]
+    baseline = ["--loss=ldam-drw", "--sampler=balanced", "--mixup=1", "--freeze-encoder", "--quiet"]
+    spawned(ranks.crashed_and_continued, ["Digits_LT", *small, *flags, *baseline], str(tmp_path))
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert load_checkpoint(broken / "checkpoint.pth")["reweighted_from"] == 4
+    assert differences(whole, broken) == []
+
+
 # --- whole commands -----------------------------------------------------------------------------------------------
 
 

@@ -139,6 +139,34 @@ def test_training_after_a_crash_equals_uninterrupted(flags, place, call, script,
     assert differences(whole, broken) == []
 
 
+def test_epochs_between_those_that_are_measured_have_losses_alone(script, tmp_path, monkeypatch):
+    """The best epoch is of those that were measured; stopped in two epochs, one measured and one not."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    flags = [*TRAIN, "--arch=resnet32_vae3", "--eval-every=2", "--val-fraction=0.3", "--epochs=5"]
+    done = script("train", *flags, f"--logdir={whole}")
+    assert done.status == 0, done.err
+    stop_in_turn(
+        script,
+        "train",
+        [*flags, f"--logdir={broken}", "--resume=auto"],
+        [("step", 2), ("step", 4), ("measurement", 1)],
+        monkeypatch,
+    )
+    assert differences(whole, broken) == []
+    *rows, test = rows_without_time(whole / "metrics.csv")
+    assert [(row["epoch"], row["split"]) for row in rows] == [
+        ("1", ""),
+        ("2", "val"),
+        ("3", ""),
+        ("4", "val"),
+        ("5", "val"),
+    ]
+    assert [bool(row["acsa"]) for row in rows] == [False, True, False, True, True]
+    assert all(row["loss"] and row["loss_gmm"] and row["lr"] for row in rows)
+    best = max((row for row in rows if row["acsa"]), key=lambda row: float(row["acsa"]))
+    assert (test["split"], test["epoch"]) == ("test", best["epoch"])
+
+
 def test_damaged_checkpoint_makes_auto_go_back_aloud_and_a_named_path_fail(script, tmp_path, monkeypatch):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert script("train", *TRAIN, f"--logdir={whole}").status == 0

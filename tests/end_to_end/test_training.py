@@ -34,6 +34,50 @@ def test_each_component_ends_nearest_to_the_codes_of_its_class(script, tmp_path)
     assert done.result["live_components"] >= 9
 
 
+def test_plain_classifier_in_the_same_harness(script, tmp_path):
+    """Trained, resumed, re-trained both ways, evaluated; what it has not is an empty cell."""
+    run = ["Digits_LT", f"--logdir={tmp_path}", "--workers=0"]
+    small = ["--arch=resnet32", "--new-size=16", "--crop-size=16", "--batch-size=64", "--max-steps=3"]
+    assert script("train", *run, *small, "--epochs=1").status == 0
+    done = script("train", *run, "--resume=auto", "--epochs=2")
+    assert done.status == 0, done.err
+    found = rows(tmp_path / "metrics.csv")
+    assert all(row["loss"] == row["loss_cls"] for row in found)
+    for name in ("loss_reconst", "loss_gmm", "lr_prior", "live_components", "mutual_information"):
+        assert [row[name] for row in found] == ["", ""]
+        assert done.result.get(name) is None
+    for kind in ("augment", "augment_ftl"):
+        made = script(kind, *run, "--resume=auto", "--epochs=1", "--max-steps=20", "--batch-size=64")
+        assert made.status == 0, made.err
+        path = tmp_path / f"checkpoint_{kind.replace('augment', 'aug')}.pth"
+        scored = script("train", *run, "--evaluate", f"--resume={path}", "--overwrite")
+        assert scored.status == 0, scored.err
+        assert scored.result["acsa"] == pytest.approx(made.result["acsa"])
+
+
+def test_start_from_another_models_encoder_which_stays_frozen(script, tmp_path, trained_digits):
+    """A plain classifier from a DGCMM, re-trained with few measurements, and a DGCMM of more classes from that."""
+    source, run = trained_digits / "checkpoint.pth", ["Digits_LT", "--workers=0", "--batch-size=64", "--max-steps=2"]
+    small = ["--new-size=16", "--crop-size=16", "--epochs=1"]
+    flags = ["--arch=resnet18", f"--init={source}", "--freeze-encoder", f"--logdir={tmp_path / 'plain'}"]
+    done = script("train", *run, *small, *flags, "--resume=auto")  # where there is nothing to resume
+    assert done.status == 0, done.err
+    said = "(resnet18_vae3, Digits_LT, 2 epochs): taken: encoder; started anew: classifier"
+    assert said in done.out
+    states = [load_checkpoint(path)["state_dict"] for path in (source, tmp_path / "plain" / "checkpoint.pth")]
+    encoder = [name for name in states[0] if name.startswith("encoder.")]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in encoder)
+    flags = ["--epochs=3", "--eval-every=2", "--resume=auto", f"--logdir={tmp_path / 'plain'}"]
+    assert script("augment", *run, *flags).status == 0
+    found = rows(tmp_path / "plain" / "metrics_aug.csv")
+    assert [bool(row["acsa"]) for row in found] == [False, True, True]
+    assert all(row["loss"] for row in found)
+    flags = [f"--init={tmp_path / 'plain' / 'checkpoint.pth'}", f"--logdir={tmp_path / 'more'}", "--arch=resnet18_vae3"]
+    done = script("train", "ChestXray", "--dummy", *run[1:], *small, *flags)
+    assert done.status == 0, done.err
+    assert "taken: encoder; started anew: mu_head, log_var_head, classifier, decoder, prior" in done.out
+
+
 @pytest.mark.parametrize(("threshold", "warm"), [([], [1, 2]), (["--warmup-threshold=1000"], [1])])
 def test_warm_up_has_the_classification_term_alone(threshold, warm, script, tmp_path):
     flags = ["--batch-size=24", "--epochs=3", "--max-steps=2", "--warmup-epochs=2", *threshold]

@@ -1,6 +1,7 @@
 """What the processes of the distributed tests do: each function is the work of one process."""
 
 import argparse
+import contextlib
 import os
 import signal
 import time
@@ -14,14 +15,18 @@ import train
 from datasets.base import ArrayDataset
 from datasets.loading import BatchLoader, EvaluationBatches, TrainBatches
 from helpers.runs import run_without_folder
-from models.dgcmm import DGCMM, LossWeights
+from models.dgcmm import DGCMM
+from models.losses import LossWeights
+from utils.cli.rules import parse
 from utils.errors import UserError
 from utils.training.optimisation import build_optimizer
 from utils.training.run import Position
+from utils.training.step import Stepper
 
 WEIGHTS = LossWeights(10.0, 0.1, 0.001)
 ARGS = argparse.Namespace(
     **{"seed": 3, "amp": "off", "quiet": True, "print_freq": 100, "max_steps": None, "clip_grad": 5.0, "save_every": 0},
+    **{"mixup": 0.0},
     **{"lr": 5e-3, "prior_lr": 5.0, "momentum": 0.9, "wd": 1e-4},
     **{"weight_cls": 10.0, "weight_reconst": 0.1, "weight_gmm": 0.001},
 )
@@ -204,3 +209,25 @@ def poisoned(world, args, given, folder):
         model = seen.pop("model")
         same = all(torch.equal(value, seen[name]) for name, value in model.named_parameters())
         Path(folder, f"unchanged{world.rank}").write_text(str(same))
+
+
+class Crash(Exception):
+    """Stands for a fault."""
+
+
+def crashed_and_continued(world, argv, folder):
+    """The same command uninterrupted, and elsewhere until a crash in the fifth step, and then continued."""
+    take, calls = Stepper.take, []
+
+    def crashing(self, *inputs):
+        calls.append(1)
+        if len(calls) == 5:
+            raise Crash
+        return take(self, *inputs)
+
+    for name, step in (("whole", take), ("broken", crashing), ("broken", take)):
+        args, given = parse(train.build_parser(), [*argv, f"--logdir={folder}/{name}", "--resume=auto"])
+        Stepper.take = step
+        with contextlib.suppress(Crash):
+            train.work(world, args, given)
+    assert len(calls) == 5

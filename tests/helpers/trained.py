@@ -7,10 +7,10 @@ from models.dgcmm import DGCMM
 K, D, H = 7, 12, 512  # labels, length of a code, features of the encoder
 
 
-def trained_like(size: int, assign: str = "posterior") -> DGCMM:
+def trained_like(size: int, assign: str = "posterior", cosine: bool = False) -> DGCMM:
     """A generative model whose labels, statistics and components all matter."""
     torch.manual_seed(0)
-    model = DGCMM("resnet18_vae3", K, D, size, generative=True, gmm_assign=assign).eval()
+    model = DGCMM("resnet18_vae3", K, D, size, generative=True, gmm_assign=assign, cosine=cosine).eval()
     with torch.no_grad():
         for head in (model.mu_head, model.log_var_head):
             head.weight[:, -K:].normal_(std=0.7)

@@ -5,8 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.dgcmm import DGCMM, INITIAL_LOG_VAR, LossWeights
+from models.dgcmm import DGCMM, INITIAL_LOG_VAR
 from models.encoder import ResNetEncoder
+from models.losses import LossWeights
 from models.prior import LOG_VAR_LIMIT
 
 B, K, D, S = 6, 5, 16, 32
@@ -187,6 +188,6 @@ def test_pretrained_and_architecture_reach_the_encoder(monkeypatch, pretrained):
         asked.append((name, wanted))
         return ResNetEncoder(name)
 
-    monkeypatch.setattr("models.dgcmm.ResNetEncoder", build)
+    monkeypatch.setattr("models.classifier.ResNetEncoder", build)
     DGCMM("resnet34_vae3", K, D, S, pretrained=pretrained)
     assert asked == [("resnet34", pretrained)]

@@ -134,6 +134,11 @@ def test_pretrained_weights_of_the_cache_are_used(weights_file):
     assert all(torch.equal(value, state[name]) for name, value in loaded.items())
 
 
+def test_there_are_no_imagenet_weights_of_cifars_resnet():
+    with pytest.raises(UserError, match="--pretrained: there are no ImageNet weights of resnet32"):
+        ResNetEncoder("resnet32", pretrained=True)
+
+
 @pytest.mark.parametrize(
     "answer",
     [URLError("no route"), HTTPError("", 403, "Forbidden", Message(), None), TimeoutError("timed out"), b"<html>"],

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from helpers.trained import D, K, trained_like
 from models import scoring
-from models.dgcmm import DGCMM, LossWeights
+from models.dgcmm import DGCMM
+from models.losses import LOSSES, LossWeights, build_loss
 from models.scoring import Scorer
 
 B, S = 3, 32
@@ -68,6 +69,26 @@ def test_each_term_equals_its_definition(model, images, term, pairs, monkeypatch
         torch.testing.assert_close(scorer.probabilities(features, fixed).double(), (-expected).softmax(1))
     else:
         torch.testing.assert_close(-fixed.double(), expected, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("pairs", [4, 1000], ids=["in parts", "at once"])
+@torch.no_grad()
+def test_cross_entropy_of_a_classifier_by_the_cosine_equals_its_definition(images, pairs, monkeypatch):
+    monkeypatch.setattr(scoring, "PAIRS", pairs)
+    model = trained_like(S, cosine=True)
+    scorer = Scorer(model, LossWeights(1.0, 0.0, 0.0))
+    features, fixed = scorer.evidence(images)
+    expected = terms_of(model, features, images).cls
+    torch.testing.assert_close(scorer.probabilities(features, fixed).double(), (-expected).softmax(1))
+
+
+@torch.no_grad()
+def test_scores_have_the_plain_cross_entropy_whatever_the_loss(images):
+    model = trained_like(S)
+    before = probabilities(model, images)
+    for name in LOSSES:
+        model.criterion = build_loss(name, range(1, K + 1), reweighted=True)
+        assert torch.equal(probabilities(model, images), before)
 
 
 def assert_squared_errors_exact(model: DGCMM, images: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Collection
 from typing import NoReturn
 
+from utils.cli.rules import PLAIN_WEIGHT_CLS, WEIGHT_CLS
 from utils.cli.types import (
     Milestones,
     count,
@@ -162,7 +163,8 @@ def _add_model(parser: argparse.ArgumentParser, architectures: Collection[str]) 
         default="resnet_vae3",
         choices=sorted(architectures),
         metavar="ARCH",
-        help=f"encoder and decoder: {', '.join(sorted(architectures))} (default: resnet_vae3, which is ResNet-50)",
+        help="a DGCMM's encoder and decoder, or without _vae3 a plain classifier: "
+        f"{', '.join(sorted(architectures))} (default: resnet_vae3, which is ResNet-50)",
     )
     add("--h-dim", type=count, metavar="H", help="length of the encoder's features (default: what the encoder gives)")
     add("--z-dim", type=count, metavar="D", help="length of the latent code (default: h-dim)")
@@ -225,6 +227,13 @@ def _add_optimiser(parser: argparse.ArgumentParser, lr: float) -> None:
         metavar="N",
         help="save a checkpoint every N steps too, 0: after each epoch only (default: %(default)s)",
     )
+    add(
+        "--eval-every",
+        type=count,
+        default=1,
+        metavar="N",
+        help="measure every N epochs, and after the last (default: %(default)s)",
+    )
     add("--max-steps", type=count, metavar="N", help="end an epoch, or an evaluation, after N steps (default: all)")
     add("--seed", type=seed, default=0, metavar="N", help="seed of everything but the subset (default: %(default)s)")
 
@@ -274,8 +283,16 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def train_parser(common: argparse.ArgumentParser, **kwargs: str | None) -> argparse.ArgumentParser:
-    """Build the parser of train.py; `kwargs` go to ArgumentParser."""
+def train_parser(
+    common: argparse.ArgumentParser, losses: Collection[str], samplers: Collection[str], **kwargs: str | None
+) -> argparse.ArgumentParser:
+    """Build the parser of train.py.
+
+    Args:
+        common: the flags of all three scripts.
+        losses, samplers: the names in the registries.
+        kwargs: go to ArgumentParser.
+    """
     parser = _parser(common, **kwargs)
     parser.add_argument(
         "--resume",
@@ -287,6 +304,14 @@ def train_parser(common: argparse.ArgumentParser, **kwargs: str | None) -> argpa
     add("-e", "--evaluate", action="store_true", help="measure the resumed model on the test set, and train nothing")
     add("--start-epoch", type=count_or_zero, metavar="N", help="first epoch (default: the checkpoint's, else 0)")
     add("--pretrained", action="store_true", help="start the encoder from torchvision's IMAGENET1K_V1 weights")
+    add(
+        "--init",
+        type=path,
+        metavar="PATH",
+        help="start from the encoder of this checkpoint, and from all else of it that fits; its classes may be others "
+        "(with --resume=auto: where there is no run to continue)",
+    )
+    add("--freeze-encoder", action="store_true", help="leave the encoder as it starts, its batch norm too")
     add(
         "--compile",
         action="store_true",
@@ -301,13 +326,36 @@ def train_parser(common: argparse.ArgumentParser, **kwargs: str | None) -> argpa
         help="hold this share of the training images out, measure epochs on it, keep the best (default: %(default)s)",
     )
 
+    add(
+        "--sampler",
+        choices=samplers,
+        default="instance",
+        help="how an epoch is drawn: each image once; or as many images with replacement, a class of n images in "
+        "proportion to its square root (sqrt) or like any other (balanced) (default: %(default)s)",
+    )
+    add(
+        "--mixup",
+        type=non_negative,
+        default=0.0,
+        metavar="A",
+        help="mix the images of a batch in pairs, by a share drawn for each batch from Beta(A,A); 0: do not "
+        "(default: %(default)s)",
+    )
+
     add = parser.add_argument_group("loss").add_argument
+    add(
+        "--loss",
+        choices=losses,
+        default="ce",
+        help="classification term: cross-entropy; focal loss; cross-entropy weighted by the classes' effective numbers "
+        "of images; LDAM, with a cosine classifier and in the last fifth of the epochs these weights; logit adjustment "
+        "(default: %(default)s)",
+    )
     add(
         "--weight-cls",
         type=non_negative,
-        default=10.0,
         metavar="W",
-        help="weight of the cross-entropy (default: %(default)s)",
+        help=f"weight of the classification term (default: {WEIGHT_CLS:g}, of a plain classifier {PLAIN_WEIGHT_CLS:g})",
     )
     add(
         "--weight-reconst",
@@ -330,8 +378,14 @@ def train_parser(common: argparse.ArgumentParser, **kwargs: str | None) -> argpa
         help="who assigns a code to a component of the prior: the code itself, or its label (default: %(default)s)",
     )
     add("--prior-lr", type=positive, metavar="LR", help="learning rate of the prior (default: lr / weight-gmm)")
-    add("--warmup-epochs", type=count_or_zero, default=0, metavar="N", help="first epochs with cross-entropy only")
-    add("--warmup-threshold", type=positive, metavar="CE", help="end the warm-up early below this mean cross-entropy")
+    add(
+        "--warmup-epochs",
+        type=count_or_zero,
+        default=0,
+        metavar="N",
+        help="first epochs with the classification term only",
+    )
+    add("--warmup-threshold", type=positive, metavar="CE", help="end the warm-up early below this mean loss")
     _add_processes(parser)
     return parser
 

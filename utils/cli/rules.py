@@ -4,13 +4,13 @@ Nothing here imports torch.
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from utils.errors import UserError
 
 # what a checkpoint fixes for whoever uses it: not given on the command line, they come from the checkpoint
-MODEL_FLAGS = ("arch", "h_dim", "z_dim", "crop_size", "generative", "gmm_assign")
+MODEL_FLAGS = ("arch", "h_dim", "z_dim", "crop_size", "generative", "gmm_assign", "loss")
 SHAPE_FLAGS = ("new_size", "train_transform")  # what becomes of an image, whatever data set it is of
 DATA_FLAGS = (
     *SHAPE_FLAGS,
@@ -21,10 +21,20 @@ SCHEDULES = ("lr_step", "milestones", "T_max", "step_size")  # of which a run ha
 SCHEDULE_FLAGS = (*SCHEDULES, "gamma")
 # what else alters the numbers of a training run, or of a re-training
 OPTIMISER_FLAGS = (
-    *("epochs", "batch_size", "lr", "momentum", "wd", "clip_grad", "seed", "max_steps", "amp"),
+    *("epochs", "batch_size", "lr", "momentum", "wd", "clip_grad", "seed", "max_steps", "amp", "eval_every"),
     *SCHEDULE_FLAGS,
 )
-TRAINING_FLAGS = (*OPTIMISER_FLAGS, "prior_lr", "warmup_epochs", "warmup_threshold", "sync_bn", "compile")
+TRAINING_FLAGS = (
+    *OPTIMISER_FLAGS,
+    *("prior_lr", "warmup_epochs", "warmup_threshold", "sync_bn", "compile"),
+    *("sampler", "mixup", "init", "freeze_encoder"),
+)
+# what a plain classifier has no use for: code distribution, decoder, prior, and a warm-up without them
+DGCMM_FLAGS = (
+    *("z_dim", "generative", "gmm_assign", "prior_lr", "weight_reconst", "weight_gmm"),
+    *("warmup_epochs", "warmup_threshold"),
+)
+WEIGHT_CLS, PLAIN_WEIGHT_CLS = 10.0, 1.0  # without --weight-cls
 COSINE_FLOOR = 1e-5  # learning rate that `--T-max` leads down to
 # what each node may say in its own way
 LOCAL_FLAGS = ("datadir", "cache_dir", "logdir", "workers", "gpu", "quiet", "rank", "dist_url", "overwrite", "resume")
@@ -125,12 +135,23 @@ def flag_of(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def complete(args: argparse.Namespace, feature_dim: int) -> None:
+def complete(
+    args: argparse.Namespace, feature_dim: int, plain: bool = False, given: Collection[str] = frozenset()
+) -> None:
     """Check what concerns several flags at once, and fill in what one leaves to another.
+
+    Args:
+        feature_dim: length of the features that the encoder gives.
+        plain: whether the architecture is a plain classifier.
+        given: the flags on the command line.
 
     Raises:
         UserError: flags contradict each other.
     """
+    if plain:
+        _leave_to_dgcmm(args, given)
+    if getattr(args, "weight_cls", None) is None:
+        args.weight_cls = PLAIN_WEIGHT_CLS if plain else WEIGHT_CLS
     if args.h_dim not in (None, feature_dim):
         raise UserError(f"--h-dim {args.h_dim}: the encoder of {args.arch} gives {feature_dim}; leave --h-dim out")
     args.h_dim = feature_dim
@@ -152,12 +173,33 @@ def complete(args: argparse.Namespace, feature_dim: int) -> None:
         raise UserError(f"--lr {args.lr:g} is below {COSINE_FLOOR:g}, where the cosine of --T-max ends: it would rise")
 
 
+def _leave_to_dgcmm(args: argparse.Namespace, given: Collection[str]) -> None:
+    """Set the loss terms that a plain classifier has not to nothing; none of `DGCMM_FLAGS` may have been given."""
+    found = ", ".join("--" + flag.replace("_", "-") for flag in DGCMM_FLAGS if flag in given)
+    if found:
+        raise UserError(
+            f"{found}: {args.arch} is a plain classifier, without code distribution, decoder and prior: leave it out, "
+            f"or give --arch={args.arch}_vae3"
+        )
+    args.weight_reconst = args.weight_gmm = 0.0
+
+
+def check_start(args: argparse.Namespace) -> None:
+    """Raise a `UserError` if the flags, as parsed, give a run of train.py two starts."""
+    if args.init and args.pretrained:
+        raise UserError("--init and --pretrained both start the encoder: give one of the two")
+    if args.init and args.resume and (args.resume != "auto" or args.evaluate):
+        raise UserError("--init starts a run and --resume goes on from a checkpoint: give one of the two")
+
+
 def check_training(args: argparse.Namespace) -> None:
     """Raise a `UserError` where the flags leave nothing to train or to evaluate."""
     if args.evaluate and not args.resume:
         raise UserError("--evaluate needs --resume: name the checkpoint to measure")
     if not (args.weight_cls or args.weight_reconst or args.weight_gmm):
         raise UserError("--weight-cls, --weight-reconst and --weight-gmm are all 0: nothing would be trained")
+    if args.loss != "ce" and not args.weight_cls:
+        raise UserError(f"--loss {args.loss} is the classification term, which --weight-cls 0 switches off")
     if args.warmup_epochs and not args.weight_cls:
         raise UserError("--warmup-epochs trains the cross-entropy alone, which --weight-cls 0 switches off")
     if args.warmup_threshold is not None and not args.warmup_epochs:

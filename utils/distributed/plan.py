@@ -113,6 +113,11 @@ def check_batch_size(args: argparse.Namespace, processes: int) -> None:
             f"--batch-size {args.batch_size} is the node's and cannot be shared by its {processes} processes: give a "
             f"multiple of {processes}"
         )
+    if args.mixup and args.batch_size % (2 * processes):
+        raise UserError(
+            f"--batch-size {args.batch_size}: --mixup pairs the images of each of the node's {processes} process(es): "
+            f"give a multiple of {2 * processes}"
+        )
 
 
 def _check_together(args: argparse.Namespace, launch: Launch) -> None:

@@ -57,6 +57,12 @@ class World:
     def all_reduce(self, *tensors: Tensor) -> None:
         """Add up each tensor over all processes, in place."""
 
+    def mean(self, value: Tensor) -> Tensor:
+        """Return the average of a tensor over all processes."""
+        total = value.clone()
+        self.all_reduce(total)
+        return total / self.size
+
     def gather(self, value: T) -> list[T]:
         """Return the values of all processes, in the order of their ranks, in every process."""
         return [value]

@@ -162,9 +162,9 @@ class RunFolder:
         write_text(path, json.dumps(content, indent=2) + "\n")
 
     def write_rows(self, name: str, rows: Sequence[Row]) -> None:
-        """Write a CSV file in one piece; the first row's keys are the header, None is an empty cell."""
+        """Write a CSV file in one piece; the longest row's keys are the header, None and a key less an empty cell."""
         buffer = io.StringIO()
-        writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
+        writer = csv.DictWriter(buffer, list(max(rows, key=len)), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
         write_text(self.file(name), buffer.getvalue())

@@ -19,7 +19,7 @@ def build_optimizer(model: nn.Module, args: argparse.Namespace) -> SGD:
     """Build SGD with two groups: the network, and the prior with its own learning rate and no weight decay.
 
     The mixture term's gradient carries weight_gmm, so at the network's learning rate the prior would hardly move;
-    `args.prior_lr` undoes that weight (see `default_prior_lr`).
+    `args.prior_lr` undoes that weight (see `default_prior_lr`). The group of the prior is empty where a model has none.
     """
     prior = [value for name, value in model.named_parameters() if name.startswith("prior.")]
     network = [value for name, value in model.named_parameters() if not name.startswith("prior.")]

@@ -27,6 +27,10 @@ from utils.training.folder import RunFolder
 log = logging.getLogger("dgcmm")
 
 MORE_EPOCHS = "more --epochs"
+BEFORE = {
+    "loss": "ce",
+    "sampler": "instance",
+}  # what flags were before there was a choice, in checkpoints that do not have them
 
 
 def find_checkpoint(args: argparse.Namespace, given: set[str], folder: RunFolder, nodes: int = 1) -> Checkpoint | None:
@@ -69,14 +73,14 @@ def find_checkpoint(args: argparse.Namespace, given: set[str], folder: RunFolder
         if same:
             _adopt_places(args, given, checkpoint["args"], args.resume)
         flags = MODEL_FLAGS + (DATA_FLAGS if same else SHAPE_FLAGS) + SCORING_FLAGS + tuple({"amp"} - given)
-        adopt(args, given, checkpoint["args"], flags, args.resume)
+        adopt(args, given, BEFORE | checkpoint["args"], flags, args.resume)
         return checkpoint
     require_same_dataset(args, checkpoint)
     _adopt_places(args, given, checkpoint["args"], args.resume)
     terms = terms_of_change(args, given, checkpoint)
     stored = _for_nodes(checkpoint, nodes, args.resume, "batch_size" in given and terms["batch_size"] == "")
     flags = MODEL_FLAGS + DATA_FLAGS + SCORING_FLAGS + TRAINING_FLAGS
-    adopt(args, given, stored, flags, args.resume, terms=terms)
+    adopt(args, given, BEFORE | stored, flags, args.resume, terms=terms)
     _warn_of_changes(args, stored, args.resume, checkpoint["epoch"] if args.start_epoch is None else args.start_epoch)
     return checkpoint
 
@@ -143,7 +147,7 @@ def find_trained(args: argparse.Namespace, given: set[str], folder: RunFolder) -
         raise UserError(f"{args.resume} comes from an augmentation: name the checkpoint of train.py")
     require_same_dataset(args, checkpoint)
     _adopt_places(args, given, checkpoint["args"], args.resume)
-    adopt(args, given, checkpoint["args"], MODEL_FLAGS + DATA_FLAGS + SCORING_FLAGS, args.resume)
+    adopt(args, given, BEFORE | checkpoint["args"], MODEL_FLAGS + DATA_FLAGS + SCORING_FLAGS, args.resume)
     return checkpoint
 
 
@@ -169,7 +173,7 @@ def find_unfinished(
         raise UserError(f"{path} was made from another model than {args.resume}: --overwrite replaces it")
     remedy = "--overwrite it, or give another --logdir"
     terms = terms_of_change(args, given, checkpoint)
-    adopt(args, given, checkpoint["args"], OPTIMISER_FLAGS + flags, str(path), remedy, terms)
+    adopt(args, given, BEFORE | checkpoint["args"], OPTIMISER_FLAGS + flags, str(path), remedy, terms)
     _warn_of_changes(args, checkpoint["args"], str(path), checkpoint["epoch"])
     return found
 

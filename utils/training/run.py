@@ -77,7 +77,7 @@ class Run:
     Args:
         kind: what its checkpoints are, 'train' or the name of an augmentation.
         args: the arguments of the script, complete.
-        model: the DGCMM.
+        model: the DGCMM, or a plain classifier.
         optimizer: of the parameters that are trained.
         folder: where results go.
         split: what is measured after each epoch: 'test', or 'val' with a hold-out, on which the best epoch is chosen.
@@ -206,12 +206,12 @@ class Run:
         seen = sum(part[0] for part in parts)
         return [sum(values) / seen for values in zip(*(part[1] for part in parts), strict=True)]
 
-    def warn_of_divergence(self, cross_entropy: float | None, class_counts: Sequence[int]) -> None:
+    def warn_of_divergence(self, cross_entropy: float | None, class_counts: Sequence[float]) -> None:
         """Warn if the running epoch's mean cross-entropy is above twice that of guessing each class by its share.
 
         Args:
             cross_entropy: in nats; None if it was not computed.
-            class_counts: images or codes of each class in the epoch, (K,).
+            class_counts: images or codes of each class in the epoch, or what is in proportion to them, (K,).
         """
         counts = torch.tensor(class_counts, dtype=torch.float64)
         guessing = torch.special.entr(counts / counts.sum()).sum().item()  # mean of -log p_y, p the class shares
@@ -227,19 +227,27 @@ class Run:
             remedy,
         )
 
+    def is_measured(self) -> bool:
+        """Tell whether the running epoch is one to measure: every N-th (`--eval-every`), and the last."""
+        epoch = self.epoch + 1
+        return epoch % self.args.eval_every == 0 or epoch == self.args.epochs
+
     def end_epoch(self, measurement: Measurement | None, losses: dict[str, float | None]) -> None:
         """Write the row of an epoch, keep it if it is the best, step the schedule and save.
 
         Args:
-            measurement: of `split`; None but in the main process.
+            measurement: of `split`; None in an epoch that is not measured, and but in the main process.
             losses: means over the epoch.
         """
-        rates = {"lr_prior" if g.get("name") == "prior" else "lr": g["lr"] for g in self.optimizer.param_groups}
+        groups = self.optimizer.param_groups
+        rates = {"lr_prior" if g.get("name") == "prior" else "lr": g["lr"] if g["params"] else None for g in groups}
         self.epoch += 1
         self.position = Position()
-        if measurement is not None:
-            row = {"epoch": self.epoch, "split": self.split, **measurement.numbers, **losses, **rates}
-            self._record(row | {"time": time.perf_counter() - self._started}, losses)
+        if self.world.is_main:
+            row: Row = {"epoch": self.epoch, "split": None}
+            if measurement is not None:
+                row |= {"split": self.split, **measurement.numbers}
+            self._record(row | losses | rates | {"time": time.perf_counter() - self._started}, losses)
         end_epoch(self._scheduler)
         self.save()
         if self.world.is_main:
@@ -252,10 +260,11 @@ class Run:
         self.history.append(row)
         loss = " ".join(f"{name} {value:.4f}" for name, value in losses.items() if value is not None)
         where = f"epoch {self.epoch}/{self.args.epochs}"
-        log.info("%s: %s | %s: %s | %.1f s", where, loss, self.split, shown(row), row["time"])
+        found = f"{self.split}: {shown(row)}" if row["split"] else "not measured"
+        log.info("%s: %s | %s | %.1f s", where, loss, found, row["time"])
         self.board.scalars(self.epoch, row)
         self.board.flush()
-        if self.split == "val" and (self.best is None or row["acsa"] > self.best["acsa"]):
+        if row["split"] == "val" and (self.best is None or row["acsa"] > self.best["acsa"]):
             self.best = {"epoch": self.epoch, "acsa": row["acsa"]}
             save_checkpoint(self.folder.best, self._content(None, [(0, Position().totals)] * self.world.size))
 

@@ -5,7 +5,7 @@ import argparse
 import pytest
 
 import train
-from utils.cli.rules import adopt, adopt_places, complete, follow, parse
+from utils.cli.rules import adopt, adopt_places, check_start, complete, follow, parse
 from utils.errors import UserError
 
 
@@ -33,6 +33,53 @@ def test_dimensions_default_to_the_encoder():
 def test_flags_that_contradict_each_other(argv, word):
     with pytest.raises(UserError, match=word):
         completed(*argv)
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("--z-dim", "=8"),
+        ("--generative", ""),
+        ("--gmm-assign", "=label"),
+        ("--prior-lr", "=1"),
+        ("--weight-reconst", "=0"),
+        ("--weight-gmm", "=0"),
+        ("--warmup-epochs", "=1"),
+        ("--warmup-threshold", "=1"),
+    ],
+)
+def test_plain_classifier_refuses_what_it_has_no_use_for_if_it_is_given(flag, value):
+    args, given = parse(train.build_parser(), ["Digits_LT", "--arch=resnet32", flag + value])
+    with pytest.raises(UserError, match=rf"{flag}: resnet32 is a plain classifier.*--arch=resnet32_vae3"):
+        complete(args, 64, plain=True, given=given)
+
+
+@pytest.mark.parametrize(
+    ("plain", "given", "weights"),
+    [
+        (False, [], (10.0, 0.1, 0.001)),
+        (True, [], (1.0, 0.0, 0.0)),
+        (True, ["--weight-cls=10"], (10.0, 0.0, 0.0)),
+    ],
+)
+def test_cross_entropy_of_a_plain_classifier_has_weight_1_unless_said(plain, given, weights):
+    args, names = parse(train.build_parser(), ["Digits_LT", *given])
+    complete(args, 64, plain, names)
+    assert (args.weight_cls, args.weight_reconst, args.weight_gmm) == weights
+
+
+@pytest.mark.parametrize(
+    "argv", [["--pretrained"], ["--resume=x.pth"], ["--resume=auto", "--evaluate"]], ids=lambda argv: argv[0]
+)
+def test_run_has_one_start(argv):
+    args, _ = parse(train.build_parser(), ["Digits_LT", "--init=y.pth", *argv])
+    with pytest.raises(UserError, match="--init.*give one of the two"):
+        check_start(args)
+
+
+def test_start_beside_auto_is_for_a_run_that_does_not_exist():
+    args, _ = parse(train.build_parser(), ["Digits_LT", "--init=y.pth", "--resume=auto"])
+    check_start(args)
 
 
 def test_adopt_takes_what_was_not_given_and_refuses_what_differs():

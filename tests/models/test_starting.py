@@ -1,0 +1,82 @@
+"""What a model takes from another one's weights, and what it starts anew."""
+
+import pytest
+import torch
+
+from models.classifier import PlainClassifier
+from models.dgcmm import DGCMM
+from models.starting import start_from
+
+ARCH = "resnet32_vae3"
+ALL = ["encoder", "mu_head", "log_var_head", "classifier", "decoder", "prior"]
+
+
+def dgcmm(classes=5, z_dim=8, seed=0, **kwargs):
+    """A model with weights of its own."""
+    return drawn(DGCMM(ARCH, classes, z_dim, 32, **kwargs), seed)
+
+
+def plain(classes=5, seed=0, **kwargs):
+    return drawn(PlainClassifier("resnet32", classes, **kwargs), seed)
+
+
+def drawn(model, seed):
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for value in (*model.parameters(), *(b for b in model.buffers() if b.is_floating_point())):
+            value.uniform_(0.5, 1.5)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("model", "other", "same_classes", "whole", "in_part"),
+    [
+        (dgcmm(), dgcmm(seed=1), True, ALL, []),
+        (dgcmm(), dgcmm(seed=1), False, ["encoder", "mu_head", "log_var_head"], ["decoder"]),
+        (dgcmm(), dgcmm(7, seed=1), False, ["encoder", "mu_head", "log_var_head"], ["decoder"]),
+        (dgcmm(), dgcmm(z_dim=9, seed=1), True, ["encoder"], ["decoder"]),
+        (dgcmm(), dgcmm(seed=1, cosine=True), True, [part for part in ALL if part != "classifier"], []),
+        (dgcmm(), dgcmm(seed=1, generative=True), True, ["encoder", "decoder"], []),
+        (dgcmm(generative=True), dgcmm(seed=1, generative=True), True, ALL, []),
+        (dgcmm(generative=True), dgcmm(seed=1, generative=True), False, ["encoder"], ["decoder"]),
+        (dgcmm(z_dim=64), plain(seed=1), True, ["encoder"], []),  # of the same shape, and yet of other codes
+        (plain(), dgcmm(z_dim=64, seed=1), True, ["encoder"], []),
+        (plain(), plain(seed=1), True, ["encoder", "classifier"], []),
+        (plain(), plain(seed=1), False, ["encoder"], []),
+        (plain(cosine=True), plain(seed=1), True, ["encoder"], []),
+    ],
+    ids=[
+        "the same",
+        "other classes, as many",
+        "more classes",
+        "longer codes",
+        "by the cosine",
+        "generative into one that is not",
+        "generative",
+        "generative, other classes",
+        "plain into DGCMM",
+        "DGCMM into plain",
+        "plain",
+        "plain, other classes",
+        "plain into cosine",
+    ],
+)
+def test_what_fits_is_taken_and_the_rest_stays(model, other, same_classes, whole, in_part):
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state = other.state_dict()
+    taken, left = start_from(model, state, same_classes)
+    assert set(taken) == {*whole, *in_part}
+    assert set(left) == {name.partition(".")[0] for name in before} - set(whole)
+    for name, value in model.state_dict().items():
+        part = name.partition(".")[0]
+        if part not in in_part:
+            assert torch.equal(value, state[name] if part in whole else before[name]), name
+
+
+def test_decoder_for_other_classes_keeps_what_is_of_pixels():
+    model, other = dgcmm(), dgcmm(7, seed=1)
+    gain = model.decoder.norms[0].gain.clone()
+    start_from(model, other.state_dict(), same_classes=False)
+    assert torch.equal(model.decoder.convolutions[1].weight, other.decoder.convolutions[1].weight)
+    assert torch.equal(model.decoder.norms[0].norm.running_var, other.decoder.norms[0].norm.running_var)
+    assert torch.equal(model.decoder.norms[0].gain, gain)
