@@ -1,0 +1,1 @@
+"""One's own images: class folders or a table, and how splits are made of what is found."""

@@ -1,0 +1,126 @@
+"""ImageFolder: one's own images, in a folder for each class; and ImageNet, which comes in such folders.
+
+DATADIR/train/CLASS/...  test/CLASS/...  val/CLASS/...     without test, val is the test set
+DATADIR/CLASS/...                                          a fifth of the images is the test set
+"""
+
+import argparse
+import logging
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from datasets.base import DatasetSpec, Splits
+from datasets.images.files import images_root
+from datasets.images.finder import NOT_OURS, find_images, is_image_name
+from datasets.own.splitting import PARTS, Listed, part_of, split_images
+from utils.errors import UserError
+
+log = logging.getLogger("dgcmm")
+
+KINDS = "JPEG, PNG, BMP, TIFF and WebP are read"
+IMAGENET_COUNTS = {"train": 1_281_167, "val": 50_000}  # images
+
+
+def load_folder(args: argparse.Namespace, parts: Sequence[str] = PARTS) -> Splits:
+    """Load the class folders in `--datadir`.
+
+    Args:
+        parts: names of the folders that hold class folders; where none is there, `--datadir` itself holds those.
+    """
+    root = images_root(args.datadir)
+    folders = _folders(root)
+    place_of: dict[str, str] = {}
+    for folder in folders:
+        if (part := part_of(folder)) in parts and (other := place_of.setdefault(part, folder)) != folder:
+            raise UserError(f"{root} has {other} and {folder}, both for {part}: rename one of them")
+    if place_of and "train" not in place_of:
+        there = ", ".join(place_of.values())
+        raise UserError(f"{root} has {there} but no train: put the training images into train/CLASS/")
+    if place_of and (others := [folder for folder in folders if folder not in place_of.values()]):
+        log.info("left out: %s, beside %s", ", ".join(others), ", ".join(place_of.values()))
+    images: list[Listed] = []
+    places: dict[tuple[int, int], str] = {}
+    for part in [part for part in parts if part in place_of] or [""]:
+        images += _class_folders(root, place_of.get(part, ""), part, places)
+    return split_images(root, images, args)
+
+
+def _class_folders(root: Path, folder: str, part: str, places: dict[tuple[int, int], str]) -> list[Listed]:
+    """List the images of the class folders in a folder of `root`, '' for `root` itself.
+
+    Args:
+        places: class folders so far, to see that none is another one by a link; is added to.
+    """
+    images: list[Listed] = []
+    labels = _folders(root / folder)
+    if not labels:
+        raise UserError(
+            f"{root / folder} has no class folder: put images into train/CLASS/ and test/CLASS/, or into CLASS/ ({KINDS})"
+        )
+    others: Counter[str] = Counter()
+    for label in labels:
+        place = f"{folder}/{label}" if folder else label
+        status = os.stat(root / place)
+        if (other := places.setdefault((status.st_dev, status.st_ino), place)) != place:
+            raise UserError(f"{root}: {place} and {other} are one folder (a link): an image has one class and one part")
+        found = find_images(root / place)
+        left_out = _no_images(root / place)
+        if not found:
+            what = f"it has {_kinds(left_out)}; {KINDS}" if left_out else "it is empty"
+            raise UserError(f"{root / place} has no image ({what}): put some there, or delete the folder")
+        images += [Listed(f"{place}/{path}", label, part) for path in found]
+        others += left_out
+    if others:
+        log.info(
+            "%s: left out %d files that are no images: %s (%s)", root / folder, others.total(), _kinds(others), KINDS
+        )
+    return images
+
+
+def _no_images(folder: Path) -> Counter[str]:
+    """Count the files below a folder that are no images, by the endings of their names."""
+    names = (name for _, _, files in os.walk(folder) for name in files if not name.startswith("."))
+    return Counter(os.path.splitext(name)[1].lower() or name for name in names if not is_image_name(name))
+
+
+def _kinds(endings: Counter[str]) -> str:
+    kinds = sorted(endings.items(), key=lambda kind: (-kind[1], kind[0]))
+    return ", ".join(f"{count} {ending}" for ending, count in kinds[:3]) + ", ..." * (len(kinds) > 3)
+
+
+def _folders(folder: Path) -> list[str]:
+    """List the folders in a folder that may hold images, by name; a cache of images is none of them."""
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
+    return sorted(name for name in names if name not in NOT_OURS and not (folder / name / ".lock").exists())
+
+
+def load_imagenet(args: argparse.Namespace) -> Splits:
+    """Load train/WNID/ and val/WNID/ in `--datadir`; val is the test set."""
+    splits = load_folder(args, tuple(IMAGENET_COUNTS))
+    for (part, published), data in zip(IMAGENET_COUNTS.items(), (splits.train, splits.test), strict=True):
+        if len(data) != published:
+            log.warning(
+                "%s: %s has %d images, %d are published: is it unpacked?", args.datadir, part, len(data), published
+            )
+    return splits
+
+
+IMAGE_FOLDER = DatasetSpec(
+    load=load_folder,
+    resize="centre",
+    train_transform="resized-crop",
+    in_files=True,
+    colour=True,
+    own=True,
+)
+IMAGENET = DatasetSpec(
+    load=load_imagenet,
+    resize="centre",
+    train_transform="resized-crop",
+    in_files=True,
+    colour=True,
+    own=True,
+)

@@ -1,0 +1,134 @@
+"""From images with labels, as a folder or a table names them, to the splits of a run."""
+
+import argparse
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from datasets.base import Splits
+from datasets.images.files import FileDataset
+from datasets.subsets import hold_out
+from datasets.tables import count_of, read_names, repeated
+from utils.errors import UserError
+
+log = logging.getLogger("dgcmm")
+
+PARTS = ("train", "val", "test")
+SPELLINGS = {"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}
+TEST_SHARE = 0.2  # of all images, where the data names no test set
+
+
+class Listed(NamedTuple):
+    """An image as a folder or a table names it.
+
+    Attributes:
+        path: within the data set's folder, with slashes.
+        label: of its class.
+        part: 'train', 'val', 'test'; '' where the data does not say.
+        group: whose image it is; '' where the data does not say.
+    """
+
+    path: str
+    label: str
+    part: str = ""
+    group: str = ""
+
+
+def part_of(name: str) -> str:
+    """Name the part that a folder, or a cell of a table, means: 'train' for 'Training'; any other in small letters."""
+    return SPELLINGS.get(name.lower(), name.lower())
+
+
+def split_images(root: Path, images: Sequence[Listed], args: argparse.Namespace) -> Splits:
+    """Make the splits of listed images, and check that they can be trained on and measured.
+
+    Without a test set the validation set is one; without that too a share of the images, by `--subset-seed`.
+
+    Args:
+        root: the folder of the images.
+        images: all of them; either each or none names its part.
+        args: names and subset_seed are read.
+
+    Raises:
+        UserError: fewer than two classes, a class without a training image, or names that do not fit.
+    """
+    by_part = {part: [image for image in images if image.part == part] for part in ("", *PARTS)}
+    if by_part["val"] and not by_part["test"]:
+        log.info("val is the test set: there is no other")
+        by_part["test"], by_part["val"] = by_part["val"], []
+    training = by_part["train"] or by_part[""]
+    if not training:
+        raise UserError(f"{root} has no training image: name the part of some images train")
+    labels = sorted({image.label for image in training}, key=_by_number_or_name)
+    classes = read_class_names(args.names, labels) if args.names else {label: label for label in labels}
+    if others := [image.label for image in images if image.label not in classes]:
+        where = next(part for part in PARTS if any(image.label == others[0] for image in by_part[part]))
+        raise UserError(
+            f"{root}: label {others[0]!r} occurs in {where} only ({others.count(others[0])} images): put training images "
+            "of it there too, or leave it out"
+        )
+    if len(labels) < 2:
+        raise UserError(f"{root} has one class, {labels[0]!r}: two at least are needed")
+    if both := _groups_in_both(by_part):
+        log.warning("%s in training and in another split: results may be too good", count_of(both, "group"))
+    counts = Counter(image.label for image in training)
+    if alone := [classes[label] for label in classes if counts[label] == 1]:
+        log.warning("a single training image: %s", count_of(alone, "such class").replace("classs", "classes"))
+    data = {part: _dataset(root, found, classes) for part, found in by_part.items() if found}
+    if "test" in data:
+        return Splits(data.get("train"), data.get("val"), data["test"])
+    whole = data.get("train") or data[""]
+    kept, held = hold_out(whole.targets, len(classes), TEST_SHARE, args.subset_seed, whole.groups)
+    log.info("no test set: %d of %d images, drawn by --subset-seed, are held out as one", len(held), len(whole))
+    return Splits(whole.subset(kept), data.get("val"), whole.subset(held))
+
+
+def _dataset(root: Path, images: Sequence[Listed], classes: dict[str, str]) -> FileDataset:
+    number_of = {label: number for number, label in enumerate(classes)}
+    targets = np.array([number_of[image.label] for image in images], dtype=np.int64)
+    paths = np.array([image.path for image in images])
+    groups = None
+    if any(image.group for image in images):  # who has no group is one alone
+        groups = np.unique([image.group or f"\0{image.path}" for image in images], return_inverse=True)[1]
+    return FileDataset(root, paths, tuple(classes.values()), targets, paths, groups=groups, colour=True)
+
+
+def read_class_names(path: str, labels: Sequence[str]) -> dict[str, str]:
+    """Read the names of classes: on each line a label and, after a blank, tab or comma, its name.
+
+    Returns:
+        Label -> name, in the order of the lines.
+
+    Raises:
+        UserError: the file cannot be read, or does not name exactly these labels, each once.
+    """
+    known = set(labels)
+    names: dict[str, str] = {}
+    for line in read_names(Path(path), "name the file with --names"):
+        cut = min((at for sign in " \t," if (at := line.find(sign)) >= 0), default=len(line))
+        label, name = (line, line) if line in known else (line[:cut], line[cut + 1 :].strip() or line[:cut])
+        if label in names:
+            raise UserError(f"--names {path} names {label!r} twice: keep one line of it")
+        names[label] = name
+    if differing := sorted(known ^ names.keys()):
+        where = "lacks" if differing[0] in known else "names"
+        what = count_of(differing, "label")
+        raise UserError(f"--names {path} {where} {differing[0]!r}; {what} differ from those of the data: correct them")
+    if twice := repeated(names.values()):
+        raise UserError(f"--names {path} gives two labels the name {twice[0]!r}: give each its own")
+    return names
+
+
+def _by_number_or_name(label: str) -> tuple[bool, int, str]:
+    """Sort labels: whole numbers by their value before all others by their name."""
+    number = label.isascii() and label.isdecimal()
+    return (not number, int(label) if number else 0, label)
+
+
+def _groups_in_both(by_part: dict[str, list[Listed]]) -> list[str]:
+    groups = {part: {image.group for image in images if image.group} for part, images in by_part.items()}
+    return sorted(groups["train"] & (groups["val"] | groups["test"]))

@@ -1,0 +1,88 @@
+"""CSV: one's own images, with a table that names them."""
+
+import argparse
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from datasets.base import DatasetSpec, Splits
+from datasets.images.files import images_root, missing_files
+from datasets.own.splitting import PARTS, Listed, part_of, split_images
+from datasets.tables import count_of, read_table, repeated
+from utils.errors import UserError
+
+log = logging.getLogger("dgcmm")
+
+PATH_COLUMNS, LABEL_COLUMN, SPLIT_COLUMN, GROUP_COLUMN = ("path", "file", "image"), "label", "split", "group"
+
+
+def load_table(args: argparse.Namespace) -> Splits:
+    """Load the rows of `--csv`, whose paths are relative to `--datadir`."""
+    root = images_root(args.datadir)
+    table = Path(args.csv) if os.path.isfile(args.csv) else root / args.csv
+    rows = read_table(table, "name the table with --csv")
+    header, *body = rows or [[]]
+    columns = {name.strip().lower(): number for number, name in reversed(list(enumerate(header)))}
+    path_column = next((name for name in PATH_COLUMNS if name in columns), None)
+    for wanted, there in ((" or ".join(PATH_COLUMNS), path_column), (LABEL_COLUMN, LABEL_COLUMN in columns)):
+        if not there:
+            raise UserError(
+                f"{table} has no column {wanted}, but {', '.join(header) or 'nothing'}: name the columns so"
+            )
+    images, lacking = [], []
+    for number, row in enumerate(body, start=2):
+        cells = {name: row[at].strip() if at < len(row) else "" for name, at in columns.items()}
+        if not cells[path_column] or not cells[LABEL_COLUMN]:
+            lacking.append(f"row {number}")
+            continue
+        part = part_of(cells.get(SPLIT_COLUMN, ""))
+        if part not in PARTS and (part or SPLIT_COLUMN in columns):
+            known = ", ".join(PARTS)
+            raise UserError(f"{table}, row {number}: split {cells[SPLIT_COLUMN]!r} is none of {known}: correct it")
+        path = _within(root, cells[path_column], f"{table}, row {number}")
+        images.append(Listed(path, cells[LABEL_COLUMN], part, cells.get(GROUP_COLUMN, "")))
+    if lacking:
+        log.warning("%s: left out %s without a path or a label", table, count_of(lacking, "row"))
+    images = _each_once(images, table)
+    if missing := missing_files(root, [image.path for image in images]):
+        what = count_of(missing, "image")
+        raise UserError(f"{table}: {what} of {len(images)} listed not found in {root}: check --datadir and the paths")
+    return split_images(root, images, args)
+
+
+def _within(root: Path, path: str, where: str) -> str:
+    """Turn a path of a table into one within `root`; links are not followed, they may lead anywhere."""
+    inside = os.path.relpath(os.path.join(os.path.abspath(root), path), os.path.abspath(root)).replace(os.sep, "/")
+    if inside == ".." or inside.startswith("../"):
+        raise UserError(f"{where}: {path} lies outside of --datadir {root}: name the folder that holds all images")
+    return inside
+
+
+def _each_once(images: Sequence[Listed], table: Path) -> list[Listed]:
+    """Leave out rows that repeat another one, with a warning.
+
+    Raises:
+        UserError: two rows of one image contradict each other.
+    """
+    kept: dict[str, Listed] = {}
+    for image in images:
+        first = kept.setdefault(image.path, image)
+        for what, one, other in zip(("labels", "splits", "groups"), first[1:], image[1:], strict=True):
+            if one != other:
+                raise UserError(f"{table} gives {image.path} two {what}, {one!r} and {other!r}: keep one row of it")
+    if len(kept) < len(images):
+        twice = repeated(image.path for image in images)
+        log.warning("%s: %s named more than once, and used once", table, count_of(twice, "image"))
+    return list(kept.values())
+
+
+CSV = DatasetSpec(
+    load=load_table,
+    resize="centre",
+    train_transform="resized-crop",
+    in_files=True,
+    colour=True,
+    own=True,
+    table=True,
+)
