@@ -1,7 +1,7 @@
 """ImageFolder: one's own images, in a folder for each class; and ImageNet, which comes in such folders.
 
-    DATADIR/train/CLASS/...  test/CLASS/...  val/CLASS/...     without test, val is the test set
-    DATADIR/CLASS/...                                          a fifth of the images is the test set
+DATADIR/train/CLASS/...  test/CLASS/...  val/CLASS/...     without test, val is the test set
+DATADIR/CLASS/...                                          a fifth of the images is the test set
 """
 
 import argparse
@@ -73,7 +73,9 @@ def _class_folders(root: Path, folder: str, part: str, places: dict[tuple[int, i
         images += [Listed(f"{place}/{path}", label, part) for path in found]
         others += left_out
     if others:
-        log.info("%s: left out %d files that are no images: %s (%s)", root / folder, others.total(), _kinds(others), KINDS)
+        log.info(
+            "%s: left out %d files that are no images: %s (%s)", root / folder, others.total(), _kinds(others), KINDS
+        )
     return images
 
 
@@ -100,7 +102,9 @@ def load_imagenet(args: argparse.Namespace) -> Splits:
     splits = load_folder(args, tuple(IMAGENET_COUNTS))
     for (part, published), data in zip(IMAGENET_COUNTS.items(), (splits.train, splits.test), strict=True):
         if len(data) != published:
-            log.warning("%s: %s has %d images, %d are published: is it unpacked?", args.datadir, part, len(data), published)
+            log.warning(
+                "%s: %s has %d images, %d are published: is it unpacked?", args.datadir, part, len(data), published
+            )
     return splits
 
 

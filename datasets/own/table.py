@@ -27,7 +27,9 @@ def load_table(args: argparse.Namespace) -> Splits:
     path_column = next((name for name in PATH_COLUMNS if name in columns), None)
     for wanted, there in ((" or ".join(PATH_COLUMNS), path_column), (LABEL_COLUMN, LABEL_COLUMN in columns)):
         if not there:
-            raise UserError(f"{table} has no column {wanted}, but {', '.join(header) or 'nothing'}: name the columns so")
+            raise UserError(
+                f"{table} has no column {wanted}, but {', '.join(header) or 'nothing'}: name the columns so"
+            )
     images, lacking = [], []
     for number, row in enumerate(body, start=2):
         cells = {name: row[at].strip() if at < len(row) else "" for name, at in columns.items()}
