@@ -122,19 +122,20 @@ def load_splits(args: argparse.Namespace, augment: bool = True) -> Splits:
     return splits
 
 
-def warn_of_overlap(train: ImageDataset, test: ImageDataset) -> None:
-    """Warn of test images that training has too, or whose groups it has: they are measured too well.
+def warn_of_overlap(train: ImageDataset, test: ImageDataset, split: str = "test") -> None:
+    """Warn of measured images that training has too, or whose groups it has: they are measured too well.
 
     Args:
-        train, test: the splits, before a hold-out, with ids that name the same images in both.
+        train, test: the splits, before a hold-out, with ids and groups that name the same things in both.
+        split: what messages call the measured one.
     """
     same = np.isin(test.ids, train.ids)
     related = same if train.groups is None or test.groups is None else same | np.isin(test.groups, train.groups)
     if related.any():
         log.warning(
-            "%s of %d in the test list are of groups (patients) that training has too, %d of them in both lists: what "
-            "is measured on them is too good, replace the lists",
-            *(count_of(test.ids[related], "image"), len(test), same.sum()),
+            "%s of %d in the %s split are of groups (patients) that training has too, %d of them are in both lists: "
+            "what is measured on them is too good, mend the lists",
+            *(count_of(test.ids[related], "image"), len(test), split, same.sum()),
         )
 
 
@@ -149,7 +150,9 @@ def _prepared(splits: Splits, args: argparse.Namespace, resize: str) -> Splits:
     parts = {"training": splits.train, "validation": splits.val, "test": splits.test}
     parts = {name: part for name, part in parts.items() if part is not None}
     warn_of_grey_levels(splits.train, "training")
-    warn_of_overlap(splits.train, splits.test)
+    for part, data in parts.items():
+        if part != "training":
+            warn_of_overlap(splits.train, data, part)
     elsewhere = Path(args.logdir) / "cache"
     parts = prepare_images(parts, args.cache_size, args.bad_images, args.quiet, args.cache_dir, elsewhere, resize)
     return Splits(parts["training"], parts.get("validation"), parts["test"])

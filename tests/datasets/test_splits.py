@@ -165,14 +165,14 @@ def test_patients_and_images_in_both_lists_are_told(chest, caplog):
     caplog.set_level("WARNING", "dgcmm")
     splits = load_splits(data_args("ChestXray", chest))
     assert caplog.messages == [
-        f"3 images ({listed[0]}, {listed[1]}, {new}) of 18 in the test list are of groups (patients) that training has "
-        "too, 2 of them in both lists: what is measured on them is too good, replace the lists"
+        f"3 images ({listed[0]}, {listed[1]}, {new}) of 18 in the test split are of groups (patients) that training "
+        "has too, 2 of them are in both lists: what is measured on them is too good, mend the lists"
     ]
     caplog.clear()
     alone = splits.train.subset(np.arange(2))
     alone.groups = None
     warn_of_overlap(alone, splits.test)
-    assert caplog.messages[0].startswith(f"2 images ({listed[0]}, {listed[1]}) of 18 in the test list")
+    assert caplog.messages[0].startswith(f"2 images ({listed[0]}, {listed[1]}) of 18 in the test split")
 
 
 def test_many_classes_without_an_image_are_named_in_one_line(caplog):
