@@ -74,8 +74,8 @@ def why_lost(error: Exception, exit_codes: Sequence[int | None]) -> str | None:
         return "the shared memory (/dev/shm) is too small for them; give it more (docker: --shm-size=8g)"
     if "Too many open files" in text or number == errno.EMFILE:
         return "too many files are open; allow more (ulimit -n 65536)"
-    if signal.SIGKILL in signals:
-        return "one was killed, perhaps for want of memory; see to more memory"
-    if signals:
+    if signals and signal.SIGKILL not in signals:
         return f"one ended with status {-signals[0]}; see what it said"
+    if signals or (isinstance(error, ConnectionError) and number) or (isinstance(error, EOFError) and not text):
+        return "one was killed, perhaps for want of memory; see to more memory"  # the last two: met before its end
     return f"they cannot be started ({error.strerror}); see to more memory" if number else None

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import sys
+import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -42,6 +43,7 @@ class _Console(logging.Handler):
 
 def start_logging(quiet: bool, rank: int = 0) -> None:
     """Send the log to the console: warnings only if `quiet`, or if this is not the main process."""
+    tqdm.set_lock(threading.RLock())  # its own is a semaphore of the system, which a process that ends at once leaves
     for handler in list(log.handlers):
         handler.close()
         log.removeHandler(handler)

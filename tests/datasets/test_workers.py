@@ -15,6 +15,14 @@ DIED = RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly")
     [
         (DIED, [None, -signal.SIGKILL], "killed, perhaps for want of memory"),
         (ConnectionResetError(errno.ECONNRESET, "reset"), [-signal.SIGKILL], "killed, perhaps for want of memory"),
+        (
+            ConnectionResetError(errno.ECONNRESET, "reset"),
+            [None],
+            "killed, perhaps for want of memory",
+        ),  # noticed early
+        (EOFError(), [None], "killed, perhaps for want of memory"),
+        (EOFError("Caught EOFError in DataLoader worker process 0."), [None], None),  # of a file that it reads
+        (ConnectionResetError("Caught ConnectionResetError in DataLoader worker process 0."), [None], None),
         (DIED, [None, -signal.SIGBUS], "shared memory"),
         (OSError(errno.ENOSPC, "No space left on device"), [], "shared memory"),  # at the start, for its queues
         (RuntimeError("Too many open files. Communication ..."), [None], "ulimit -n"),

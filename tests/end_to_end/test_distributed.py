@@ -423,6 +423,7 @@ def test_run_of_two_killed_and_stopped_in_turn_equals_uninterrupted(tmp_path):
             assert process.returncode == 128 + signum, err
             (last,) = (said for said in err.splitlines() if "stopped" in said)
             assert last.startswith(f"stopped by {signum.name}: saved after epoch"), err
+            assert "leaked" not in err
             assert (found["epoch"], found["step"]) >= (int(line[6]) - 1, 1)
     with running(again) as (process,):
         _, err = process.communicate(timeout=120)
