@@ -68,8 +68,8 @@ def split_images(root: Path, images: Sequence[Listed], args: argparse.Namespace)
     if others := [image.label for image in images if image.label not in classes]:
         where = next(part for part in PARTS if any(image.label == others[0] for image in by_part[part]))
         raise UserError(
-            f"{root}: label {others[0]!r} occurs in {where} only ({others.count(others[0])} images): put training images "
-            "of it there too, or leave it out"
+            f"{root}: label {others[0]!r} occurs in {where} only ({others.count(others[0])} images): put training "
+            "images of it there too, or leave it out"
         )
     if len(labels) < 2:
         raise UserError(f"{root} has one class, {labels[0]!r}: two at least are needed")
