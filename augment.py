@@ -11,6 +11,7 @@ The last line on standard output is a JSON object with the final metrics.
 
 import argparse
 import logging
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -20,9 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from datasets import DATASETS
-from datasets.base import Splits
+from datasets.base import ImageDataset, Splits
 from datasets.loading import BatchLoader, EvaluationBatches
 from datasets.splits import complete_data, load_splits, prepare_data
+from datasets.tables import count_of
 from datasets.transforms import TRAIN_TRANSFORMS
 from models.classifier import ImageClassifier
 from models.encoder import ARCHITECTURES, PLAIN_ARCHITECTURES, feature_dim
@@ -31,7 +33,8 @@ from models.scoring import Scorer
 from train import all_weights, create_model
 from utils.cli.arguments import augment_parser, common_parser
 from utils.cli.rules import complete, parse
-from utils.device import autocast, check_device, choose_device, repeat_exactly, to_device
+from utils.device import autocast, check_device, choose_device, memory_watched, repeat_exactly, to_device
+from utils.distributed.plan import spare_rank
 from utils.distributed.world import World
 from utils.errors import UserError, run_script
 from utils.logs import progress, start_logging
@@ -39,7 +42,7 @@ from utils.metrics import Measurement, Predictions, Row, require_finite
 from utils.randomness import standard_normal
 from utils.training.checkpoint import Checkpoint, load_model_state, read_verified, save_checkpoint
 from utils.training.folder import RunFolder
-from utils.training.optimisation import build_sgd
+from utils.training.optimisation import build_sgd, log_rates
 from utils.training.resume import (
     description,
     find_trained,
@@ -84,6 +87,9 @@ def retrain(
         flags: names of the flags that only this augmentation has.
     """
     start_logging(args.quiet)
+    if rank := spare_rank(os.environ):
+        log.warning("rank %d has nothing to do: re-training is for one process, rank 0", rank)
+        return
     folder = RunFolder(args.logdir, f"_{kind}")
     trained = find_trained(args, given, folder)
     complete(args, feature_dim(args.arch), args.arch in PLAIN_ARCHITECTURES, given)
@@ -98,7 +104,7 @@ def retrain(
         repeat_exactly()
     world = World(choose_device(args.gpu))
     check_device(world.device, args.amp)
-    prepare_data(args)
+    prepare_data(args, may_be_new="datadir" in given)
     splits = load_splits(args, augment=False)
     model = load_trained_model(args, trained, splits, world)
     data_sha256 = {"train": splits.train.fingerprint(), "test": splits.test.fingerprint()}
@@ -108,9 +114,11 @@ def retrain(
         del trained[entry]
     if args.max_steps:
         splits = splits.spread(args.max_steps * args.batch_size)
-    with folder.open(overwrite=args.overwrite):
+    with folder.open(overwrite=args.overwrite), memory_watched("the same command"):
         resumed = (unfinished["epoch"], unfinished["step"]) if unfinished else None
-        folder.write_args(args, data_sha256, resumed)
+        before = unfinished["args"] if unfinished else None
+        folder.write_args(args, data_sha256, resumed, before)
+        warn_of_single_images(splits.train)
         codes = load_or_extract(model, splits, trained, args, world)
         sampler = make_sampler(take_training_codes(codes, world.device), len(splits.train.classes), args)
         optimizer = build_sgd(model.classifier.parameters(), args)
@@ -119,7 +127,15 @@ def retrain(
         if unfinished:
             run.restore(unfinished, path)
             log.info("continuing after epoch %d of %d, step %d", run.epoch, args.epochs, run.position.step)
+        log_rates(args, run.epoch, before and before["epochs"])
         print_result(train_epochs(run, sampler, codes, splits))
+
+
+def warn_of_single_images(data: ImageDataset) -> None:
+    """Warn of classes with one training image: what is drawn for them has no other source."""
+    single = [name for name, count in zip(data.classes, data.class_counts, strict=True) if count == 1]
+    if single:
+        log.warning("one training image: all codes are draws around it, for %s", count_of(single, "class", "classes"))
 
 
 def load_trained_model(args: argparse.Namespace, trained: Checkpoint, splits: Splits, world: World) -> ImageClassifier:

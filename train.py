@@ -48,7 +48,7 @@ from models.scoring import Scorer
 from models.starting import start_from
 from utils.cli.arguments import common_parser, train_parser
 from utils.cli.rules import check_start, check_training, complete, follow, parse
-from utils.device import autocast, check_device, repeat_exactly, require_compiler, to_device
+from utils.device import autocast, check_device, memory_watched, repeat_exactly, require_compiler, to_device
 from utils.distributed.launch import launch
 from utils.distributed.plan import check_batch_size, plan_launch
 from utils.distributed.world import World
@@ -58,7 +58,7 @@ from utils.metrics import Measurement, Predictions, Row, require_finite
 from utils.randomness import Stream, global_seed, mixing_share, standard_normal
 from utils.training.checkpoint import Checkpoint, load_checkpoint, load_model_state
 from utils.training.folder import RunFolder
-from utils.training.optimisation import build_optimizer, default_prior_lr
+from utils.training.optimisation import build_optimizer, default_prior_lr, log_rates
 from utils.training.resume import description, find_checkpoint, finished_result, require_same_classes, require_same_data
 from utils.training.run import Run, print_result
 
@@ -103,7 +103,7 @@ def work(world: World, args: argparse.Namespace, given: set[str]) -> None:
     # the main process reads the checkpoint and completes its arguments; the others, started alike, take both from it
     resolved, checkpoint, start = world.on_main(lambda: resolve(copy.copy(args), given, folder, world))
     with world.errors_together():
-        follow(args, world.broadcast(args), resolved, world.rank)
+        follow(args, given, world.broadcast(args), resolved, world.rank)
     args.resume = resolved.resume
     args.quiet |= not world.is_main
     result = None
@@ -113,11 +113,12 @@ def work(world: World, args: argparse.Namespace, given: set[str]) -> None:
         world.on_main(folder.check_place)
         with world.errors_together():
             check_device(world.device, args.amp, args.sync_bn)
-        world.on_each_node(lambda: prepare_data(args))
-        if args.evaluate:
-            result = evaluate_only(world, args, checkpoint, folder)
-        else:
-            result = train(world, args, checkpoint, folder, start)
+        world.on_each_node(lambda: prepare_data(args, may_be_new="datadir" in given or not args.resume))
+        with memory_watched("" if args.evaluate else "--resume=auto"):
+            if args.evaluate:
+                result = evaluate_only(world, args, checkpoint, folder)
+            else:
+                result = train(world, args, checkpoint, folder, start)
     if world.is_main:
         print_result(result)
 
@@ -178,13 +179,18 @@ def train(
         with world.errors_together():
             require_same_data(main_sha256, data_sha256, "rank 0")
         if world.is_main:
-            folder.write_args(args, data_sha256, (run.epoch, run.position.step) if checkpoint else None, world.size)
+            resumed = (run.epoch, run.position.step) if checkpoint else None
+            before = checkpoint["args"] if checkpoint else None
+            folder.write_args(args, data_sha256, resumed, before, world.size)
             folder.write_subset(splits.train.rows)
             log_facts(run, splits, len(loaders["train"]))
+            log_rates(args, run.epoch, before and before["epochs"])
         if start:
             take_weights(run, start)
         share_warnings(world.gather, world.is_main)
-        return train_epochs(run, loaders)
+        result = train_epochs(run, loaders)
+        warn_of_dead_components(result, run.model.num_classes, args)
+        return result
 
 
 def take_weights(run: Run, start: Checkpoint) -> None:
@@ -237,6 +243,22 @@ def train_epochs(run: Run, loaders: dict[str, BatchLoader]) -> Row:
                 show_reconstructions(run, loaders[run.split].dataset)
             run.end_epoch(measurement, losses)
         return run.finish(lambda: measure("test"), measurement)
+
+
+def warn_of_dead_components(result: Row, components: int, args: argparse.Namespace) -> None:
+    """Warn if fewer than half of the prior's components live: some may die, but then most classes share one.
+
+    Args:
+        result: of the training; empty but in the main process.
+        components: of the prior, live or not.
+    """
+    live = result.get("live_components")
+    if live is None or 2 * live >= components or not args.weight_gmm or args.max_steps:
+        return
+    remedy = f"a higher --prior-lr (now {args.prior_lr:g})"
+    if args.gmm_assign != "label":
+        remedy = f"--gmm-assign=label, or with {remedy}"
+    log.warning("only %d of %d components of the prior live: start anew with %s", live, components, remedy)
 
 
 def all_weights(args: argparse.Namespace) -> LossWeights:

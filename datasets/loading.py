@@ -1,19 +1,19 @@
 """From data sets to batches: which images make a batch, in which order, and who loads them."""
 
-import contextlib
 import multiprocessing
 import multiprocessing.util
 import signal
-import warnings
 from collections.abc import Iterator
+from multiprocessing.process import BaseProcess
 
 import numpy as np
 import torch
-import torch.multiprocessing
+from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from datasets.base import ImageDataset, SampleKey
-from utils.errors import UserError
+from datasets.workers import collate_shared, kill_workers, live_with_the_parent, start_method, why_lost, without_advice
+from utils.errors import LostWorker, UserError
 from utils.randomness import Stream, generator, permutation
 
 MIN_IMAGES_PER_PROCESS = 2  # batch norm needs two
@@ -119,7 +119,7 @@ class EvaluationBatches(Sampler[list[int]]):
 
 
 class BatchLoader:
-    """A DataLoader over given batches whose `UserError`s arrive as they were raised.
+    """A DataLoader over given batches whose errors are the user's where the user can mend them.
 
     Args:
         dataset: gives (image, label, index).
@@ -129,16 +129,18 @@ class BatchLoader:
     """
 
     def __init__(self, dataset: ImageDataset, batches: Sampler, workers: int, pin_memory: bool) -> None:
-        self.dataset, self.batches = dataset, batches
-        with _without_advice():
+        self.dataset, self.batches, self.workers = dataset, batches, workers
+        self._processes: list[BaseProcess] = []
+        with without_advice():
             self._loader = DataLoader(
                 dataset,
                 batch_sampler=batches,
                 num_workers=workers,
                 pin_memory=pin_memory,
                 persistent_workers=workers > 0,
-                worker_init_fn=_live_with_the_parent,
-                multiprocessing_context=_context() if workers else None,
+                collate_fn=collate_shared if workers else None,
+                worker_init_fn=live_with_the_parent,
+                multiprocessing_context=start_method() if workers else None,
                 generator=torch.Generator(),  # of its own: a loader must not draw from the global one
             )
         if workers:
@@ -147,47 +149,33 @@ class BatchLoader:
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __iter__(self) -> Iterator[list[torch.Tensor]]:
-        with _without_advice():
-            batches = iter(self._loader)
+    def __iter__(self) -> Iterator[list[Tensor]]:
+        """Give images, labels and indices of each batch; images of many batches must not be kept.
+
+        Raises:
+            UserError: as the data set raised it.
+            LostWorker: a worker was killed, or cannot hand over what it has loaded.
+        """
         try:
-            yield from batches
-        except (ConnectionError, EOFError) as error:  # met before torch noticed
-            raise RuntimeError("a DataLoader worker is gone: it was killed, perhaps for want of memory") from error
+            batches = self._start() if self.workers else self._loader
+            for images, *others in batches:
+                # what came from a worker is shared memory, an open file each: who keeps labels keeps copies
+                yield [images, *(part.clone() for part in others)] if self.workers else [images, *others]
         except UserError as error:  # from a worker it arrives with the worker's traceback around it
             raise UserError(str(error).rpartition("utils.errors.UserError: ")[2].strip()) from error
+        except (OSError, EOFError, RuntimeError) as error:
+            if not (reason := why_lost(error, [process.exitcode for process in self._processes])):
+                raise
+            raise LostWorker(f"the loading processes ended: {reason}, or give fewer --workers (0: none)") from error
 
-
-@contextlib.contextmanager
-def _without_advice() -> Iterator[None]:
-    """Without torch's advice on the number of workers, which runs over several lines at each start."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="This DataLoader will create")
-        yield
-
-
-def _context() -> str | None:
-    """Fork, where there is such a thing: a worker is there at once and shares the parent's memory.
-
-    Left to itself, a process that was spawned spawns its workers too, and each imports torch and takes a data set of
-    its own; so does every process in newer versions of Python.
-    """
-    return "fork" if "fork" in multiprocessing.get_all_start_methods() else None
-
-
-def _live_with_the_parent(worker: int) -> None:
-    """Workers end with their parent, at once; a signal to the whole group must not end them first."""
-    torch.multiprocessing._prctl_pr_set_pdeathsig(signal.SIGKILL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
-def kill_workers() -> None:
-    """Kill the workers, at exit or after an interruption: a process waits without end for those that still run.
-
-    A polite SIGTERM is lost on them.
-    """
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would report the killed workers as a fault
-    for child in multiprocessing.active_children():
-        if child.daemon:
-            child.kill()
+    def _start(self) -> Iterator[list[Tensor]]:
+        """Begin an epoch; the first one starts the workers."""
+        before = multiprocessing.active_children()
+        try:
+            with without_advice():
+                batches = iter(self._loader)
+        finally:
+            # torch's handler would raise in whatever this process does; where it waits for a batch is early enough
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        self._processes += [child for child in multiprocessing.active_children() if child not in before]
+        return batches

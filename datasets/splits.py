@@ -4,6 +4,7 @@ import argparse
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -11,14 +12,16 @@ from datasets import DATASETS
 from datasets.base import DEFAULT_IMBALANCE, DatasetSpec, ImageDataset, Splits
 from datasets.dummy import DummyDataset
 from datasets.images.cache import prepare_images
+from datasets.images.inspection import warn_of_grey_levels
 from datasets.subsets import hold_out
+from datasets.tables import count_of
 from datasets.transforms import resize_under
 from utils.errors import UserError
 from utils.metrics import shot_group
 
 log = logging.getLogger("dgcmm")
 
-LISTED_CLASSES = 20  # of more than so many classes only the largest and the smallest are printed
+LISTED_CLASSES = 20  # in a message; of more only the largest and the smallest, or the first ones
 
 
 def complete_data(args: argparse.Namespace) -> None:
@@ -43,8 +46,12 @@ def complete_data(args: argparse.Namespace) -> None:
         raise UserError(f"--dummy: only its files tell the classes of {name}; try the machine with another data set")
 
 
-def prepare_data(args: argparse.Namespace) -> None:
+def prepare_data(args: argparse.Namespace, may_be_new: bool = True) -> None:
     """Bring the files of a run's data set into `--datadir`; with `--dummy` there are none.
+
+    Args:
+        args: dataset, datadir, dataset_manifest, download_jobs, keep_archives, dummy, resume and quiet are read.
+        may_be_new: whether the folder may be made; else it is that of the checkpoint that is resumed.
 
     Raises:
         UserError: they cannot be brought.
@@ -53,6 +60,10 @@ def prepare_data(args: argparse.Namespace) -> None:
         return
     prepare = DATASETS[args.dataset].prepare
     if prepare:
+        if not may_be_new and not Path(args.datadir).is_dir():
+            raise UserError(
+                f"{args.resume} was trained on {args.datadir}, which is not there: name the data's folder (--datadir)"
+            )
         prepare(
             args.datadir,
             manifest=args.dataset_manifest,
@@ -69,7 +80,7 @@ def load_splits(args: argparse.Namespace, augment: bool = True) -> Splits:
 
     Args:
         args: dataset, datadir, new_size, crop_size, train_transform, subset_seed, val_fraction, dummy, cache_size,
-            bad_images, quiet and the data set's own flags are read; completed by `complete_data`.
+            cache_dir, logdir, bad_images, quiet and the data set's own flags are read; completed by `complete_data`.
         augment: give the training split its random transform; else the evaluation transform.
 
     Raises:
@@ -88,7 +99,7 @@ def load_splits(args: argparse.Namespace, augment: bool = True) -> Splits:
     train, val, test = splits
     if not len(test):
         raise UserError(f"{args.dataset} has no test image in {args.datadir}: complete its test list")
-    empty = _absent(train)  # a hold-out leaves each class at least one, so this is looked at once
+    empty = absent(train)  # a hold-out leaves each class at least one, so this is looked at once
     if empty:
         raise UserError(f"no training image of class {empty} in {args.datadir}: every class needs at least one")
     if args.val_fraction and val is not None:
@@ -106,9 +117,26 @@ def load_splits(args: argparse.Namespace, augment: bool = True) -> Splits:
             part.transform = spec.transform(random, args.new_size, args.crop_size, args.train_transform)
     splits = Splits(train, val, test)
     where, measured = splits.measured
-    if absent := _absent(measured):
-        log.warning("no %s image of class %s: left out of auc, recall 0 in the means", where, absent)
+    if unmeasured := absent(measured):
+        log.warning("no %s image of class %s: left out of auc, recall 0 in the means", where, unmeasured)
     return splits
+
+
+def warn_of_overlap(train: ImageDataset, test: ImageDataset, split: str = "test") -> None:
+    """Warn of measured images that training has too, or whose groups it has: they are measured too well.
+
+    Args:
+        train, test: the splits, before a hold-out, with ids and groups that name the same things in both.
+        split: what messages call the measured one.
+    """
+    same = np.isin(test.ids, train.ids)
+    related = same if train.groups is None or test.groups is None else same | np.isin(test.groups, train.groups)
+    if related.any():
+        log.warning(
+            "%s of %d in the %s split are of groups (patients) that training has too, %d of them are in both lists: "
+            "what is measured on them is too good, mend the lists",
+            *(count_of(test.ids[related], "image"), len(test), split, same.sum()),
+        )
 
 
 def _dummy(spec: DatasetSpec, args: argparse.Namespace) -> Splits:
@@ -121,7 +149,12 @@ def _prepared(splits: Splits, args: argparse.Namespace, resize: str) -> Splits:
     """Read images from the cache, or leave bad ones out, if asked to."""
     parts = {"training": splits.train, "validation": splits.val, "test": splits.test}
     parts = {name: part for name, part in parts.items() if part is not None}
-    parts = prepare_images(parts, args.cache_size, args.bad_images, args.quiet, resize)
+    warn_of_grey_levels(splits.train, "training")
+    for part, data in parts.items():
+        if part != "training":
+            warn_of_overlap(splits.train, data, part)
+    elsewhere = Path(args.logdir) / "cache"
+    parts = prepare_images(parts, args.cache_size, args.bad_images, args.quiet, args.cache_dir, elsewhere, resize)
     return Splits(parts["training"], parts.get("validation"), parts["test"])
 
 
@@ -147,6 +180,7 @@ def describe_classes(classes: Sequence[str], counts: Sequence[int]) -> list[str]
     ]
 
 
-def _absent(data: ImageDataset) -> str:
-    """Name the classes without an image, joined by commas."""
-    return ", ".join(name for name, count in zip(data.classes, data.class_counts, strict=True) if not count)
+def absent(data: ImageDataset) -> str:
+    """Name the classes without an image, joined by commas; of many the first ones, and how many there are."""
+    names = [name for name, count in zip(data.classes, data.class_counts, strict=True) if not count]
+    return ", ".join(names[:LISTED_CLASSES]) + (f", ... ({len(names)} in all)" if len(names) > LISTED_CLASSES else "")

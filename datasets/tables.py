@@ -96,8 +96,13 @@ def one_label_each(rows: Iterable[tuple[str, str]], source: Path) -> dict[str, s
     return labels
 
 
-def count_of(names: Iterable[str], thing: str) -> str:
-    """Say how many things there are, and the first few: '5 images (a, b, c, ...)'."""
+def count_of(names: Iterable[str], thing: str, things: str | None = None) -> str:
+    """Say how many things there are, and the first few: '5 images (a, b, c, ...)'.
+
+    Args:
+        names: of them.
+        thing, things: the word for one and for several; default: with an s.
+    """
     names = list(names)
     shown = ", ".join(map(str, names[:SHOWN])) + (", ..." if len(names) > SHOWN else "")
-    return f"{len(names)} {thing}{'s' if len(names) != 1 else ''} ({shown})"
+    return f"{len(names)} {thing if len(names) == 1 else things or thing + 's'} ({shown})"

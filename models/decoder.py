@@ -30,12 +30,19 @@ class ClassConditionalBatchNorm2d(nn.Module):
         )
         return torch.addcmul(bias[:, :, None, None], self.norm(maps), 1 + gain[:, :, None, None])
 
+    def at_once(self, maps: Tensor, offset: Tensor, labels: Tensor) -> Tensor:
+        """Normalise maps + offset (C,) as `forward` does in evaluation, in one pass over the maps."""
+        scale = (self.norm.running_var + self.norm.eps).rsqrt()
+        gain = (1 + F.embedding(labels, self.gain)) * scale
+        bias = F.embedding(labels, self.bias) + gain * (offset - self.norm.running_mean)
+        return torch.addcmul(bias[:, :, None, None], maps, gain[:, :, None, None])
+
 
 class DoublingConvolution(nn.ConvTranspose2d):
     """Transposed convolution 3x3 that takes h pixels to 2h-1.
 
-    In evaluation, where a generative model decodes every candidate label, it is laid out as a CPU computes it fastest:
-    channels last, and the bias, which would double the time, added after.
+    In evaluation, where a generative model decodes every candidate label, it is laid out as it is computed fastest:
+    channels last, and on a CPU the bias, which would double the time, added after.
     """
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
@@ -45,9 +52,12 @@ class DoublingConvolution(nn.ConvTranspose2d):
         """Grow maps (B,C,h,h) -> (B,C',2h-1,2h-1)."""
         if self.training:
             return super().forward(maps)
+        return self.without_bias(maps) + self.bias[:, None, None]
+
+    def without_bias(self, maps: Tensor) -> Tensor:
+        """Grow maps as `forward` does in evaluation, but for the bias."""
         maps = maps.contiguous(memory_format=torch.channels_last)
-        grown = F.conv_transpose2d(maps, self.weight, None, self.stride, self.padding)
-        return grown + self.bias[:, None, None]
+        return F.conv_transpose2d(maps, self.weight, None, self.stride, self.padding)
 
 
 class VAE3Decoder(nn.Module):
@@ -67,20 +77,44 @@ class VAE3Decoder(nn.Module):
         pairs = list(pairwise(CHANNELS))
         self.convolutions = nn.ModuleList(DoublingConvolution(a, b) for a, b in pairs)
         self.norms = nn.ModuleList(ClassConditionalBatchNorm2d(b, num_classes) for _, b in pairs)
+        self.register_buffer("resize_matrix", bilinear_matrix(RENDERED_SIZE, image_size), persistent=False)
 
     def forward(self, codes: Tensor, labels: Tensor) -> Tensor:
         """Decode codes (B,D) under labels (B,) int64, or their shares (B,K), as images (B,3,S,S) in [0,1]."""
+        rendered = self.render(self.project(codes), labels)
+        if rendered.device.type == "cuda":
+            return self.resize_by_products(rendered)
         size = (self.image_size, self.image_size)
-        return F.interpolate(self.render(self.project(codes), labels), size, mode="bilinear", align_corners=False)
+        return F.interpolate(rendered, size, mode="bilinear", align_corners=False)
+
+    def resize_by_products(self, images: Tensor) -> Tensor:
+        """Resize images (B,3,41,41) bilinearly to (B,3,S,S), as R x R^T.
+
+        The gradient of torch's resize is added up on a GPU in any order, or slowly under `--deterministic`.
+        """
+        with torch.autocast(images.device.type, enabled=False):
+            matrix = self.resize_matrix.to(images.dtype)
+            return matrix @ images @ matrix.T
 
     def render(self, projected: Tensor, labels: Tensor) -> Tensor:
         """Turn the output of `project` (B,128*6*6) into the image before its resize, (B,3,41,41) in [0,1]."""
+        if projected.device.type == "cuda" and not self.training:
+            return self.render_in_fewer_passes(projected, labels)
         maps = projected.view(-1, CHANNELS[0], START_SIZE, START_SIZE)
         for depth, (convolution, norm) in enumerate(zip(self.convolutions, self.norms, strict=True)):
             maps = norm(convolution(maps if depth == 0 else F.relu(maps)), labels)
         return torch.sigmoid(maps)
 
-    def resize_matrix(self) -> Tensor:
-        """Return R (S,41), float64, of the bilinear resize along one side: an image x becomes R x R^T."""
-        grid = torch.eye(RENDERED_SIZE, dtype=torch.float64, device=self.norms[0].gain.device)
-        return F.interpolate(grid[None], self.image_size, mode="linear", align_corners=False)[0].T
+    def render_in_fewer_passes(self, projected: Tensor, labels: Tensor) -> Tensor:
+        """Do what `render` does in evaluation; a GPU waits for its memory there, so bias and norm are one pass."""
+        maps = projected.view(-1, CHANNELS[0], START_SIZE, START_SIZE)
+        for depth, (convolution, norm) in enumerate(zip(self.convolutions, self.norms, strict=True)):
+            grown = convolution.without_bias(maps if depth == 0 else F.relu(maps))
+            maps = norm.at_once(grown, convolution.bias, labels)
+        return torch.sigmoid(maps)
+
+
+def bilinear_matrix(before: int, after: int) -> Tensor:
+    """Return R (after,before), float64, of the bilinear resize along one side: an image x becomes R x R^T."""
+    grid = torch.eye(before, dtype=torch.float64)
+    return F.interpolate(grid[None], after, mode="linear", align_corners=False)[0].T.contiguous()

@@ -38,8 +38,6 @@ class PosteriorSampler:
         for c, number in enumerate(self.counts):
             if number == 0:
                 raise UserError(f"class {c} has no training code: every class needs at least one image")
-            if number == 1:
-                log.warning("class %d has one training image: all its codes are draws around that one", c)
 
     def plan(self, epoch: int) -> tuple[Tensor, Tensor]:
         """List an epoch's codes, shuffled: (indices of source codes, class each serves as), (M,) int64 on the CPU."""

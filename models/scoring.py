@@ -14,8 +14,9 @@ from models.losses import LossWeights
 from models.prior import LOG_VAR_LIMIT
 
 # pairs of image and label at a time: what the decoder makes of them shall stay in a CPU's cache, while the other terms
-# are matrix products, which like many rows
+# are matrix products, which like many rows; a GPU is kept busy, with about 1 GiB of its memory at codes of 2048
 DECODER_PAIRS, PAIRS = 64, 1024
+GPU_PAIRS = 4096
 SHORTEST = 1e-12  # length of a code that is divided by, as in F.normalize
 
 
@@ -62,6 +63,8 @@ class Scorer:
 
     def __init__(self, model: ImageClassifier, weights: LossWeights) -> None:
         self.model, self.weights = model, weights
+        if model.generative:
+            self._basis, self._triangle = torch.linalg.qr(model.decoder.resize_matrix.double())
 
     def evidence(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Compute what a label is judged by: images (B,1 or 3,S,S) in [0,1] -> h (B,H), and the fixed part (B,K).
@@ -126,15 +129,19 @@ class Scorer:
         decoder, count = self.model.decoder, len(images)
         linear, normalise = decoder.project[0], decoder.project[1:]
         projected = self._mu(features).through(linear)
-        # a rendered image y is resized to R y R^T, so |R y R^T - x|^2 = <y, RtR y RtR - 2 Rt x R> + |x|^2: of the
-        # large image x two small quantities are left, and in float64 nothing that matters cancels
-        resize, wide = decoder.resize_matrix(), images.double()
-        gram, pulled, norms = resize.T @ resize, resize.T @ wide @ resize, wide.square().sum(dim=(2, 3))
+        # a rendered image y is resized to R y R^T. With R = Q U, Q orthonormal and U small,
+        # |R y R^T - x|^2 = |U y U^T - Q^T x Q|^2 + |x|^2 - |Q^T x Q|^2, and the large image x is dealt with once
+        basis, wide = self._basis, images.double()
+        pulled = basis.T @ wide @ basis
+        rest = (wide.square().sum(dim=(2, 3)) - pulled.square().sum(dim=(2, 3)))[:, None]
+        # what is left of each pair is a sum of squares: float32 is enough for it, and several times as fast on a GPU
+        dtype = torch.float64 if images.device.type == "cpu" else images.dtype
+        triangle, pulled = self._triangle.to(dtype), pulled.to(dtype)[:, None]
         columns = []
         for labels in self._label_blocks(count, DECODER_PAIRS):
             rendered = decoder.render(normalise(projected.at(labels)), labels.repeat(count))
-            y = rendered.double().unflatten(0, (count, -1))  # (B,k,3,41,41)
-            errors = (y * (gram @ y @ gram - 2 * pulled[:, None])).sum(dim=(3, 4)) + norms[:, None]
+            y = rendered.to(dtype).unflatten(0, (count, -1))  # (B,k,3,41,41)
+            errors = (triangle @ y @ triangle.T - pulled).square().sum(dim=(3, 4)) + rest
             columns.append(errors.mean(dim=2) / images[0, 0].numel())
         return torch.cat(columns, dim=1).to(images.dtype)
 
@@ -143,5 +150,6 @@ class Scorer:
 
     def _label_blocks(self, images: int, pairs: int) -> tuple[Tensor, ...]:
         """Split the labels into blocks, with which so many images have about so many pairs."""
-        labels = torch.arange(self.model.num_classes, device=self.model.classifier.weight.device)
-        return labels.split(max(pairs // images, 1))
+        device = self.model.classifier.weight.device
+        pairs = pairs if device.type == "cpu" else GPU_PAIRS
+        return torch.arange(self.model.num_classes, device=device).split(max(pairs // images, 1))

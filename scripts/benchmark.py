@@ -12,10 +12,11 @@ cores that train a ResNet-50 on 4.5 to 5 images a second in float32 and on 12 in
     reading 1/2, step 1, epoch 3, generative 1, mixture 1/2, extraction 1/2, retraining 1, processes 1
 
 bfloat16 is left out where the device has no instructions for it. The last line on standard output is JSON: a list of
-{name, ratio, target, at_least, met}. The exit status is 1 if a target is missed.
+{name, ratio, target, at_least, met, rate, memory}. The exit status is 1 if a target is missed.
 """
 
 import argparse
+import dataclasses
 import json
 import platform
 import sys
@@ -48,6 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--repeats", type=count, default=5, metavar="N", help="timed calls of each side (default: %(default)s)"
     )
+    parser.add_argument("--compile", action="store_true", help="the project's side of a step is given --compile")
     return parser
 
 
@@ -67,16 +69,17 @@ def measured_on() -> str:
 
 def main(argv: Sequence[str] | None = None, sizes: Sizes | None = None) -> int:
     """Measure what is asked for; 1 if a target is missed, else 0."""
-    options, sizes = build_parser().parse_args(argv), sizes or default_sizes()
+    options = build_parser().parse_args(argv)
+    sizes = dataclasses.replace(sizes or default_sizes(), compile=options.compile)
     print(measured_on(), flush=True)
     if "bf16" not in sizes.precisions:
-        print("this CPU has no bfloat16 instructions: the rows with --amp bf16 are left out", flush=True)
+        print("this device has no bfloat16 instructions: the rows with --amp bf16 are left out", flush=True)
     ratios: list[Ratio] = []
     for name in options.only or BENCHMARKS:
         for ratio in BENCHMARKS[name](sizes, options.repeats):
             ratios.append(ratio)
             print(row(ratio), flush=True)
-    keys = ("name", "ratio", "target", "at_least", "met")
+    keys = ("name", "ratio", "target", "at_least", "met", "rate", "memory")
     print(json.dumps([{key: getattr(ratio, key) for key in keys} for ratio in ratios]))
     return 0 if all(ratio.met for ratio in ratios) else 1
 
@@ -84,7 +87,8 @@ def main(argv: Sequence[str] | None = None, sizes: Sizes | None = None) -> int:
 def row(ratio: Ratio) -> str:
     """Lay out a line of the table."""
     bound, end = ">=" if ratio.at_least else "<=", "met" if ratio.met else "MISSED"
-    return f"{ratio.name:<48} {ratio.ratio:8.3f}  {bound} {ratio.target:<6g} {end:<6}  {ratio.detail}"
+    memory = f", {ratio.memory / 2**30:.1f} GiB" if ratio.memory else ""
+    return f"{ratio.name:<48} {ratio.ratio:8.3f}  {bound} {ratio.target:<6g} {end:<6}  {ratio.detail}{memory}"
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """Where a run computes, and in which precision."""
 
 import contextlib
+import errno
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -14,11 +15,14 @@ from utils.errors import UserError
 
 log = logging.getLogger("dgcmm")
 
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "alloc_failed")  # as torch says it
 PRECISIONS = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def choose_device(number: int | None = None) -> torch.device:
     """Return the GPU `number` (default: the first) if CUDA is there, else the CPU, with a warning if one was named.
+
+    That GPU is then CUDA's current one, on which pinned memory and events come to be.
 
     Raises:
         UserError: CUDA is there but not that GPU.
@@ -29,7 +33,9 @@ def choose_device(number: int | None = None) -> torch.device:
         return torch.device("cpu")
     if (number or 0) >= torch.cuda.device_count():
         raise UserError(f"--gpu {number}: CUDA has {torch.cuda.device_count()} GPU(s) here, numbered from 0")
-    return torch.device("cuda", number or 0)
+    device = torch.device("cuda", number or 0)
+    torch.cuda.set_device(device)
+    return device
 
 
 def repeat_exactly() -> None:
@@ -37,6 +43,11 @@ def repeat_exactly() -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False
+
+
+def usable_cores() -> int:
+    """Count the cores that this process may use; where the system does not tell (macOS), all."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def share_cores(local_size: int, environ: Mapping[str, str]) -> None:
@@ -79,6 +90,29 @@ def check_device(device: torch.device, amp: str, sync_bn: bool = False) -> None:
         raise UserError("--amp fp16 needs CUDA: give --amp bf16, which the CPU has too")
     if sync_bn:
         raise UserError("--sync-bn needs CUDA, the CPU has no such batch norm: leave it out")
+
+
+@contextlib.contextmanager
+def memory_watched(continuation: str) -> Iterator[None]:
+    """Raise as a `UserError` that the memory of the GPU or of the machine is used up.
+
+    Args:
+        continuation: how to go on after that; '' if there is nothing to go on with.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError, OSError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = ". ".join(first.split(". ")[:2])  # what happened, and how much was asked for
+        then = f"; {continuation} goes on from the last checkpoint with it" if continuation else ""
+        raise UserError(f"the memory is used up ({reason}): give a smaller --batch-size{then}") from error
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    known = isinstance(error, torch.OutOfMemoryError | MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
+    return known or any(words in str(error).lower() for words in OUT_OF_MEMORY)
 
 
 def require_compiler(device: torch.device) -> None:

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from utils import stopping
+from utils import stopping, streams
 from utils.stopping import Stopped
 
 
@@ -16,28 +16,33 @@ class LostRank(Exception):
     """A process of a run is gone, and with it the run: the message says which."""
 
 
+class LostWorker(Exception):
+    """A process that loads images is gone, and with it the run: the message says why, and what helps."""
+
+
 def print_error(text: object) -> None:
     """Print the one line on standard error."""
-    print("error:", " ".join(str(text).split()), file=sys.stderr)
+    streams.say("error: " + " ".join(str(text).split()))
 
 
 def run_script(main: Callable[[], None]) -> NoReturn:
     """Run an entry script's `main` and leave the process with its exit status.
 
-    A `UserError` becomes `error: ...` on standard error and status 2, a lost rank the same with status 1, SIGTERM
-    status 143 and Ctrl-C 130. Any other exception is a fault of the program and keeps its traceback.
+    A `UserError` becomes `error: ...` on standard error and status 2, a lost process the same with status 1, a signal
+    that means "stop" 128 and its number: SIGTERM 143, Ctrl-C 130. Any other exception is a fault of the program and
+    keeps its traceback.
     """
     status = 0
-    with stopping.handled():
+    with streams.guarded(), stopping.handled():
         try:
             main()
         except UserError as error:
             print_error(error)
             status = 2
-        except LostRank as error:
+        except (LostRank, LostWorker) as error:
             print_error(error)
             status = 1
         except Stopped as stop:
-            print(stop, file=sys.stderr)
+            streams.say(stop)
             status = stop.status
     sys.exit(status)  # not within the except: the error would keep all that main held alive

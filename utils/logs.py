@@ -34,8 +34,10 @@ class _Console(logging.Handler):
                 return
         prefix = "warning: " if loud else ""
         whose = f"rank {self.rank}: " if self.rank else ""
+        stream = sys.stderr if loud else sys.stdout
         with contextlib.suppress(OSError):  # nobody listens any more, or the disk is full: no reason to end a run
-            tqdm.write(prefix + whose + message, file=sys.stderr if loud else sys.stdout)
+            tqdm.write(prefix + whose + message, file=stream)
+            stream.flush()  # a file, too, shows how far a run is
 
 
 def start_logging(quiet: bool, rank: int = 0) -> None:

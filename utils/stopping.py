@@ -1,8 +1,9 @@
-"""SIGTERM and Ctrl-C: how a process learns that it shall stop, and when it does.
+"""The signals that mean "stop": how a process learns that it shall stop, and when it does.
 
-Signal handlers belong to a process as a whole, and so does the one object here. Outside of `held()` a signal raises
-`Stopped` in the main thread at once; inside, where there is something to save first, it is remembered, and the code
-asks `received()` at the places where it can stop. A second signal ends the process at once.
+They are SIGTERM, Ctrl-C, SIGHUP (a terminal that is closed) and SIGUSR1 (a scheduler before the time is over). Signal
+handlers belong to a process as a whole, and so does the one object here. Outside of `held()` a signal raises `Stopped`
+in the main thread at once; inside, where there is something to save first, it is remembered, and the code asks
+`received()` at the places where it can stop. A second SIGTERM or Ctrl-C ends the process at once.
 """
 
 import contextlib
@@ -12,7 +13,8 @@ import signal
 from collections.abc import Iterator
 from types import FrameType
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+URGENT = (signal.SIGTERM, signal.SIGINT)  # the others come twice by themselves, or beside one of these
+SIGNALS = (*URGENT, signal.SIGHUP, signal.SIGUSR1)
 
 
 class Stopped(BaseException):
@@ -29,7 +31,7 @@ class Stopped(BaseException):
 
     @property
     def status(self) -> int:
-        """Exit status: 143 for SIGTERM, 130 for Ctrl-C."""
+        """Exit status, 128 and the number of the signal: 143 for SIGTERM, 130 for Ctrl-C, 129 for SIGHUP."""
         return 128 + self.signum
 
     def __str__(self) -> str:
@@ -41,16 +43,19 @@ class _StopSignals:
 
     def __init__(self) -> None:
         self.signum: int | None = None
+        self.urged = False
         self.holds = 0
         self.repeat_kills = True
 
     def handle(self, signum: int, frame: FrameType | None) -> None:
         """Handle a signal."""
-        if self.signum is not None:
-            if self.repeat_kills:
+        if signum in URGENT:
+            if self.urged and self.repeat_kills:
                 for child in multiprocessing.active_children():
                     child.kill()
                 os._exit(128 + signum)
+            self.urged = True
+        if self.signum is not None:
             return
         self.signum = signum
         if not self.holds:
@@ -62,20 +67,23 @@ _signals = _StopSignals()
 
 @contextlib.contextmanager
 def handled(repeat_kills: bool = True) -> Iterator[None]:
-    """Handle SIGTERM and SIGINT inside the block as this module says, and as before after it.
+    """Handle `SIGNALS` inside the block as this module says, and as before after it.
+
+    A SIGHUP that is ignored at the start, as under nohup, stays ignored.
 
     Args:
-        repeat_kills: a second signal ends the process at once. Not so in a rank that its launcher looks after: one
-            that is signalled with its whole group gets each signal twice.
+        repeat_kills: a second SIGTERM or Ctrl-C ends the process at once. Not so in a rank that its launcher looks
+            after: one that is signalled with its whole group gets each signal twice.
     """
-    before = {signum: signal.signal(signum, _signals.handle) for signum in SIGNALS}
-    _signals.signum, _signals.holds, _signals.repeat_kills = None, 0, repeat_kills
+    handled_here = [s for s in SIGNALS if s != signal.SIGHUP or signal.getsignal(s) != signal.SIG_IGN]
+    before = {signum: signal.signal(signum, _signals.handle) for signum in handled_here}
+    _signals.signum, _signals.urged, _signals.holds, _signals.repeat_kills = None, False, 0, repeat_kills
     try:
         yield
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
-        _signals.signum = None
+        _signals.signum, _signals.urged = None, False
 
 
 @contextlib.contextmanager

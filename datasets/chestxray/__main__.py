@@ -22,7 +22,8 @@ from datasets.chestxray.source import LISTS, list_problem
 from datasets.images.cache import prepare_images
 from datasets.images.finder import find_images, locate
 from datasets.images.opening import read_grey
-from datasets.loading import BatchLoader, EvaluationBatches, kill_workers
+from datasets.loading import BatchLoader, EvaluationBatches
+from datasets.workers import kill_workers
 from utils.cli.arguments import add_data
 from utils.cli.types import count_or_zero
 from utils.errors import UserError, run_script
@@ -49,6 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     what("--verify", action="store_true", help="decode every image too")
     add("-j", "--workers", type=count_or_zero, default=4, metavar="N", help="processes that decode (default: 4)")
     add("--cache-size", type=count_or_zero, default=0, metavar="PX", help="build the cache that train.py reads with it")
+    add("--cache-dir", metavar="PATH", help="folder of the cache (default: DATADIR/cache)")
     add("--quiet", action="store_true", help="print warnings and errors only")
     add_data(parser)
     return parser
@@ -80,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         counts = dict(zip(data.classes, data.class_counts, strict=True))
         log.info("%s: %d images with a single label: %s", name, len(data), counts)
     if args.cache_size:
-        prepare_images(splits, args.cache_size, "error", args.quiet)
+        prepare_images(splits, args.cache_size, "error", args.quiet, args.cache_dir)
         log.info("the cache of %dx%d is complete", args.cache_size, args.cache_size)
     if args.verify:
         check_images(folder, args.workers, args.quiet)

@@ -96,7 +96,7 @@ def _unpack(archive: Path, folder: Path, expected: re.Pattern[str], raw: _Watche
     with io.BufferedReader(raw, CHUNK) as packed:
         for path, size, content in _zip_files(packed) if archive.suffix == ".zip" else _tar_files(packed):
             name = _safe_name(path)
-            if name.startswith("._") or {name, path.partition("/")[0]} & LEFT_BY_MACOS:
+            if name.startswith("._") or LEFT_BY_MACOS.intersection(PurePosixPath(path).parts):
                 continue
             if not expected.fullmatch(name):
                 raise _Hostile(f"holds {path!r}, which is not expected")

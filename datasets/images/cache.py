@@ -20,6 +20,7 @@ from PIL import Image
 from datasets.images.files import FileDataset
 from datasets.images.source import ArraySource, ImageSource, whole
 from datasets.transforms import RESIZES
+from utils.device import usable_cores
 from utils.errors import UserError
 from utils.files import write_atomically
 from utils.locks import folder_lock
@@ -36,17 +37,25 @@ CHUNK = 16  # images that a thread takes at once
 
 
 def prepare_images(
-    splits: Mapping[str, FileDataset], cache_size: int, bad_images: str, quiet: bool = False, resize: str = "stretch"
+    splits: Mapping[str, FileDataset],
+    cache_size: int,
+    bad_images: str,
+    quiet: bool = False,
+    cache_dir: str | None = None,
+    otherwise: Path | None = None,
+    resize: str = "stretch",
 ) -> dict[str, FileDataset]:
     """Read the splits from a cache if one is asked for, and leave out their bad images if that is asked for.
 
-    What was found is kept in the data set's folder, so all but the first call are quick.
+    What was found is kept, by default in the data set's folder, so all but the first call are quick.
 
     Args:
         splits: by the names that messages give them; all of one folder.
         cache_size: pixels of a side of the cached images; 0 for no cache.
         bad_images: 'error', or 'skip', which without a cache decodes every image once.
         quiet: show no progress.
+        cache_dir: folder that takes the caches of any data set, in place of the data set's own folder.
+        otherwise: the same where the data set's own folder has no finished cache and cannot be written.
         resize: how images become square in the cache, a key of `datasets.transforms.RESIZES`.
 
     Raises:
@@ -54,8 +63,8 @@ def prepare_images(
     """
     if not cache_size and bad_images == "error":
         return dict(splits)
-    folder = next(iter(splits.values())).root / FOLDER
-    caches = {split: ImageCache(folder, data.names, cache_size, resize, data.colour) for split, data in splits.items()}
+    folder = _place(splits, cache_size, cache_dir, otherwise, resize)
+    caches = _caches(folder, splits, cache_size, resize)
     if any(_has_work(caches[split], data) for split, data in splits.items()):
         with folder_lock(folder, f"a cache of images ({cache_size or 'check'})"):
             _require_space(caches)
@@ -64,6 +73,33 @@ def prepare_images(
                     _build(caches[split], data, split, quiet)
     prepared = {split: _without_bad(data, caches[split], split, bad_images) for split, data in splits.items()}
     return {split: data.cached(caches[split]) for split, data in prepared.items()} if cache_size else prepared
+
+
+def _caches(folder: Path, splits: Mapping[str, FileDataset], cache_size: int, resize: str) -> dict[str, "ImageCache"]:
+    return {split: ImageCache(folder, data.names, cache_size, resize, data.colour) for split, data in splits.items()}
+
+
+def _place(
+    splits: Mapping[str, FileDataset], cache_size: int, cache_dir: str | None, otherwise: Path | None, resize: str
+) -> Path:
+    """Choose the folder of the caches: that of the data set, if it is finished or can be written, or another.
+
+    In another one the caches lie apart for each folder of images: two data sets may have the same names.
+    """
+    root = next(iter(splits.values())).root
+    share = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:8]
+    if cache_dir is not None:
+        return Path(cache_dir) / share
+    folder = root / FOLDER
+    if os.access(folder if folder.exists() else root, os.W_OK | os.X_OK):
+        return folder
+    caches = _caches(folder, splits, cache_size, resize)
+    if not any(_has_work(caches[split], data) for split, data in splits.items()):
+        return folder
+    if otherwise is None:
+        raise UserError(f"{folder} cannot be written: name a folder that can, --cache-dir")
+    log.warning("%s cannot be written: what is read from %s is kept in %s (--cache-dir)", folder, root, otherwise)
+    return otherwise / share
 
 
 def _has_work(cache: "ImageCache", data: FileDataset) -> bool:
@@ -94,7 +130,7 @@ def _require_space(caches: Mapping[str, "ImageCache"]) -> None:
     if needed > free:
         raise UserError(
             f"--cache-size {cache.size} needs {needed / 1e9:.1f} GB in {cache.folder.parent}, {free / 1e9:.1f} GB are "
-            "free: free some space, or give a smaller --cache-size"
+            "free: free some space, give a smaller --cache-size, or name another --cache-dir"
         )
 
 
@@ -197,7 +233,7 @@ class ImageCache:
                             records[row] = self._make(file.fileno(), row, open_source)
                     return len(rows)
 
-                pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+                pool = ThreadPoolExecutor(usable_cores())
                 try:
                     starts = range(0, self.count, CHUNK)
                     for made in pool.map(make, (range(start, min(start + CHUNK, self.count)) for start in starts)):

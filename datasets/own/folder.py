@@ -57,7 +57,8 @@ def _class_folders(root: Path, folder: str, part: str, places: dict[tuple[int, i
     labels = _folders(root / folder)
     if not labels:
         raise UserError(
-            f"{root / folder} has no class folder: put images into train/CLASS/ and test/CLASS/, or into CLASS/ alone"
+            f"{root / folder} has no class folder: put images into train/CLASS/ and test/CLASS/, or into CLASS/ "
+            f"({KINDS})"
         )
     others: Counter[str] = Counter()
     for label in labels:

@@ -73,12 +73,11 @@ def split_images(root: Path, images: Sequence[Listed], args: argparse.Namespace)
         )
     if len(labels) < 2:
         raise UserError(f"{root} has one class, {labels[0]!r}: two at least are needed")
-    if both := _groups_in_both(by_part):
-        log.warning("%s in training and in another split: results may be too good", count_of(both, "group"))
     counts = Counter(image.label for image in training)
     if alone := [classes[label] for label in classes if counts[label] == 1]:
-        log.warning("a single training image: %s", count_of(alone, "such class").replace("classs", "classes"))
-    data = {part: _dataset(root, found, classes) for part, found in by_part.items() if found}
+        log.warning("a single training image: %s", count_of(alone, "such class", "such classes"))
+    groups = {name: number for number, name in enumerate(sorted({_group(image) for image in images}))}
+    data = {part: _dataset(root, found, classes, groups) for part, found in by_part.items() if found}
     if "test" in data:
         return Splits(data.get("train"), data.get("val"), data["test"])
     whole = data.get("train") or data[""]
@@ -87,13 +86,20 @@ def split_images(root: Path, images: Sequence[Listed], args: argparse.Namespace)
     return Splits(whole.subset(kept), data.get("val"), whole.subset(held))
 
 
-def _dataset(root: Path, images: Sequence[Listed], classes: dict[str, str]) -> FileDataset:
+def _group(image: Listed) -> str:
+    """Name the group of an image; who has none is one alone."""
+    return image.group or f"\0{image.path}"
+
+
+def _dataset(
+    root: Path, images: Sequence[Listed], classes: dict[str, str], group_numbers: dict[str, int]
+) -> FileDataset:
     number_of = {label: number for number, label in enumerate(classes)}
     targets = np.array([number_of[image.label] for image in images], dtype=np.int64)
     paths = np.array([image.path for image in images])
     groups = None
-    if any(image.group for image in images):  # who has no group is one alone
-        groups = np.unique([image.group or f"\0{image.path}" for image in images], return_inverse=True)[1]
+    if any(image.group for image in images):
+        groups = np.array([group_numbers[_group(image)] for image in images])
     return FileDataset(root, paths, tuple(classes.values()), targets, paths, groups=groups, colour=True)
 
 
@@ -127,8 +133,3 @@ def _by_number_or_name(label: str) -> tuple[bool, int, str]:
     """Sort labels: whole numbers by their value before all others by their name."""
     number = label.isascii() and label.isdecimal()
     return (not number, int(label) if number else 0, label)
-
-
-def _groups_in_both(by_part: dict[str, list[Listed]]) -> list[str]:
-    groups = {part: {image.group for image in images if image.group} for part, images in by_part.items()}
-    return sorted(groups["train"] & (groups["val"] | groups["test"]))

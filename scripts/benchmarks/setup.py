@@ -33,6 +33,7 @@ class Sizes:
         device: where all but the evaluation on two processes computes.
         arch, dim, side: the model, the length of its codes, pixels of a side of its images.
         step_targets: (images of a training step, target in float32, target in bfloat16).
+        compile: train with `--compile` where steps are compared.
         steps, batches: of a timed call, in training and else.
         batch: images at a time in all other rows.
         many: labels or components where they are many.
@@ -49,6 +50,7 @@ class Sizes:
     dim: int = 2048
     side: int = 224
     step_targets: tuple[tuple[int, float, float], ...] = ((16, 1.05, 1.10),)
+    compile: bool = False
     steps: int = 1
     batches: int = 2
     batch: int = 16
@@ -77,7 +79,7 @@ def default_sizes() -> Sizes:
     device = choose_device()
     if device.type == "cpu":
         return Sizes()
-    targets, workers = ((180, 1.05, 1.10), (64, 1.10, 1.25)), os.cpu_count()
+    targets, workers = ((180, 1.05, 1.10), (64, 1.10, 1.25), (60, 1.10, 1.25)), os.cpu_count()
     return Sizes(device, step_targets=targets, steps=20, batches=20, batch=64, files=1920, workers=workers)
 
 

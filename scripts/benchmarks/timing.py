@@ -1,5 +1,6 @@
 """Times that are taken in turns, and the ratio of two of them with its target."""
 
+import gc
 import statistics
 import time
 from collections.abc import Callable
@@ -21,6 +22,8 @@ class Ratio(NamedTuple):
     Attributes:
         name: of the row, short.
         detail: the rates behind the ratio, with their unit.
+        rate: images or codes a second of the project's side.
+        memory: bytes of a GPU that the project's side takes at most, where that is measured.
     """
 
     name: str
@@ -28,6 +31,8 @@ class Ratio(NamedTuple):
     target: float
     at_least: bool
     detail: str
+    rate: float = 0.0
+    memory: int | None = None
 
     @property
     def met(self) -> bool:
@@ -37,21 +42,32 @@ class Ratio(NamedTuple):
 
 def slowdown(name: str, ours: Side, other: Side, at_most: float, repeats: int, unit: str = "images/s") -> Ratio:
     """Measure how much longer ours takes for an image: time over time, which shall be at most so much."""
-    ratio, detail = _compare(ours, other, repeats, unit)
-    return Ratio(name, ratio, at_most, False, detail)
+    ratio, rate, detail = _compare(ours, other, repeats, unit)
+    return Ratio(name, ratio, at_most, False, detail, rate)
 
 
 def speedup(name: str, ours: Side, other: Side, at_least: float, repeats: int, unit: str = "images/s") -> Ratio:
     """Measure how much faster ours is: rate over rate, which shall be at least so much."""
-    ratio, detail = _compare(ours, other, repeats, unit)
-    return Ratio(name, 1 / ratio, at_least, True, detail)
+    ratio, rate, detail = _compare(ours, other, repeats, unit)
+    return Ratio(name, 1 / ratio, at_least, True, detail, rate)
 
 
-def _compare(ours: Side, other: Side, repeats: int, unit: str) -> tuple[float, str]:
-    """Give (the median over the rounds of time over time, for one image each; both median rates)."""
+def _compare(ours: Side, other: Side, repeats: int, unit: str) -> tuple[float, float, str]:
+    """Give (the median over the rounds of time over time, for one image each; our median rate; both in words)."""
     rounds = [(a / ours.count, b / other.count) for a, b in turns(repeats, ours.call, other.call)]
     rates = [1 / statistics.median(seconds) for seconds in zip(*rounds, strict=True)]
-    return statistics.median(a / b for a, b in rounds), f"{rates[0]:,.1f} and {rates[1]:,.1f} {unit}"
+    return statistics.median(a / b for a, b in rounds), rates[0], f"{rates[0]:,.1f} and {rates[1]:,.1f} {unit}"
+
+
+def peak_memory(call: Callable[[], object]) -> int | None:
+    """Make a call and give the most bytes that torch held on the GPU meanwhile; None without one."""
+    if not torch.cuda.is_initialized():
+        return None
+    gc.collect()  # what earlier rows have left
+    torch.cuda.reset_peak_memory_stats()
+    call()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated()
 
 
 def turns(repeats: int, *calls: Callable[[], object]) -> list[list[float]]:

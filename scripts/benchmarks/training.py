@@ -18,7 +18,7 @@ from datasets.splits import load_splits
 from models.prior import GaussianMixturePrior
 from scripts.benchmarks.reading import ReleaseImages, write_chestxray
 from scripts.benchmarks.setup import CLASSES, BareTraining, ReadyBatches, Sizes, next_epoch, train_args
-from scripts.benchmarks.timing import Ratio, Side, slowdown
+from scripts.benchmarks.timing import Ratio, Side, peak_memory, slowdown
 from utils.distributed.world import World
 from utils.training.optimisation import build_optimizer
 from utils.training.run import Run
@@ -29,12 +29,19 @@ EPOCH_TARGET, MIXTURE_TARGET = 1.0, 0.05
 def step(sizes: Sizes, repeats: int) -> Iterator[Ratio]:
     """Compare steps on images that lie ready, in each precision that the device has."""
     for images, *targets in sizes.step_targets:
-        count = images * sizes.steps
         for amp, target in zip(sizes.precisions, targets, strict=False):
-            ours = project(sizes, train_args(sizes, f"--amp={amp}"), ReadyBatches(sizes, images, sizes.steps))
-            bare = BareTraining(sizes, amp).steps(images, sizes.steps)
-            name = f"step: model / bare, {images} images, --amp {amp}"
-            yield slowdown(name, Side(ours, count), Side(bare, count), target, repeats)
+            yield step_row(sizes, images, amp, target, repeats)
+
+
+def step_row(sizes: Sizes, images: int, amp: str, target: float, repeats: int) -> Ratio:
+    """Compare steps of so many images in one precision; on a GPU the memory is that of the project's side alone."""
+    flags = (f"--amp={amp}", *(("--compile",) if sizes.compile else ()))
+    count, name = images * sizes.steps, f"step: model / bare, {images} images, {' '.join(flags).replace('=', ' ')}"
+    ours = project(sizes, train_args(sizes, *flags), ReadyBatches(sizes, images, sizes.steps))
+    memory = peak_memory(ours)
+    bare = BareTraining(sizes, amp).steps(images, sizes.steps)
+    ratio = slowdown(name, Side(ours, count), Side(bare, count), target, repeats)
+    return ratio._replace(memory=memory)
 
 
 def project(sizes: Sizes, args: argparse.Namespace, loader: BatchLoader | ReadyBatches) -> Callable[[], None]:

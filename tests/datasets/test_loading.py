@@ -3,7 +3,6 @@
 import itertools
 import multiprocessing
 import os
-import signal
 import subprocess
 import sys
 import warnings
@@ -17,9 +16,11 @@ from PIL import Image
 from torchvision import transforms as T
 
 from datasets.base import ArrayDataset, ImageDataset, SampleKey
-from datasets.loading import SAMPLERS, BatchLoader, EvaluationBatches, TrainBatches, kill_workers
+from datasets.loading import SAMPLERS, BatchLoader, EvaluationBatches, TrainBatches
+from datasets.workers import kill_workers
 from helpers.project import ROOT
-from utils.errors import UserError
+from utils import stopping
+from utils.errors import LostWorker, UserError
 
 TRANSFORM = T.Compose([T.RandomCrop(8), T.RandomHorizontalFlip(), T.PILToTensor()])
 
@@ -255,7 +256,7 @@ def test_user_error_arrives_as_it_was_raised(message, workers):
     assert str(caught.value) == message
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", stopping.SIGNALS)
 def test_signal_to_the_whole_group_ends_no_worker(number):
     parent = os.getpid()
 
@@ -274,6 +275,48 @@ def test_number_of_workers_brings_no_advice(monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert len(list(BatchLoader(noise(4), EvaluationBatches(4, 2), 2, pin_memory=False))) == 2
+
+
+def test_labels_that_are_kept_hold_no_open_file():
+    """An evaluation keeps those of all batches; a file each would be too many after some hundreds."""
+    kept, files = [], []
+    for _, labels, indices in BatchLoader(noise(80), EvaluationBatches(80, 1), 1, pin_memory=False):
+        kept.append((labels.numpy(), indices.numpy()))
+        files.append(len(os.listdir("/proc/self/fd")))
+    assert len(kept) == 80
+    assert max(files) - files[0] < 20
+
+
+def raising(error: Exception) -> Callable[[Image.Image], torch.Tensor]:
+    def transform(_: Image.Image) -> torch.Tensor:
+        raise error
+
+    return transform
+
+
+def test_want_of_shared_memory_is_one_line_with_remedies():
+    full = RuntimeError("unable to allocate shared memory(shm) for file </torch_1_2_0>: No space left on device (28)")
+    loader = BatchLoader(noise(8, raising(full)), EvaluationBatches(8, 2), 1, pin_memory=False)
+    with pytest.raises(LostWorker, match=r"shared memory \(/dev/shm\) is too small.*--shm-size.*--workers"):
+        list(loader)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_fault_in_a_data_set_keeps_its_traceback(workers):
+    loader = BatchLoader(noise(8, raising(RuntimeError("a fault"))), EvaluationBatches(8, 2), workers, pin_memory=False)
+    with pytest.raises(RuntimeError, match="a fault"):
+        list(loader)
+
+
+def test_worker_that_dies_disturbs_this_process_only_where_it_waits_for_a_batch():
+    before = multiprocessing.active_children()
+    batches = iter(BatchLoader(noise(20), EvaluationBatches(20, 1), 1, pin_memory=False))
+    next(batches)
+    (worker,) = (child for child in multiprocessing.active_children() if child not in before)
+    worker.kill()
+    os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)
+    with pytest.raises(LostWorker, match="one was killed, perhaps for want of memory"):
+        list(batches)
 
 
 def fail_in_worker() -> None:

@@ -7,9 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from datasets import DATASETS
-from datasets.splits import Splits, load_splits, prepare_data
+from datasets.base import ArrayDataset
+from datasets.images.files import FileDataset
+from datasets.images.inspection import warn_of_grey_levels
+from datasets.splits import Splits, absent, load_splits, prepare_data, warn_of_overlap
 from helpers.data import data_args
 from utils.errors import UserError
 
@@ -146,3 +150,65 @@ def test_manifest_for_a_data_set_without_files_to_bring_is_refused():
 
 def test_dummy_images_are_not_brought():
     prepare_data(data_args("ChestXray", "not/there", dummy=True, dataset_manifest="x.json"))
+
+
+def test_patients_and_images_in_both_lists_are_told(chest, caplog):
+    listed = (chest / "train_val_list.txt").read_text().split()
+    with (chest / "test_list.txt").open("a") as file:
+        file.write(f"\n{listed[0]}\n{listed[1]}")
+    new = listed[2].replace("_000", "_001")  # another image of a training patient
+    shutil.copy(chest / "images" / listed[2], chest / "images" / new)
+    with (chest / "test_list.txt").open("a") as file:
+        file.write(f"\n{new}")
+    with (chest / "Data_Entry_2017.csv").open("a") as file:
+        file.write(f"{new},Mass\n")
+    caplog.set_level("WARNING", "dgcmm")
+    splits = load_splits(data_args("ChestXray", chest))
+    assert caplog.messages == [
+        f"3 images ({listed[0]}, {listed[1]}, {new}) of 18 in the test split are of groups (patients) that training "
+        "has too, 2 of them are in both lists: what is measured on them is too good, mend the lists"
+    ]
+    caplog.clear()
+    alone = splits.train.subset(np.arange(2))
+    alone.groups = None
+    warn_of_overlap(alone, splits.test)
+    assert caplog.messages[0].startswith(f"2 images ({listed[0]}, {listed[1]}) of 18 in the test split")
+
+
+def test_many_classes_without_an_image_are_named_in_one_line(caplog):
+    names = [f"kind {number}" for number in range(50)]
+    data = ArrayDataset(np.zeros((25, 1, 1), np.uint8), names, np.arange(25), range(25))
+    assert absent(data) == ", ".join(names[25:45]) + ", ... (25 in all)"
+
+
+@pytest.mark.parametrize(
+    ("largest", "says"),
+    [
+        (255, []),
+        (65535, []),
+        (4080, ["8 of 8 training images looked at have 16 bits and no value above 4095: read as 12 bits"]),
+        (16383, ["the training images are almost black: the brightest grey level of 8 is 64 of 255"]),
+        (15, ["the training images are almost black: the brightest grey level of 8 is 15 of 255"]),
+    ],
+)
+def test_grey_levels_that_nobody_meant_are_told(largest, says, tmp_path, caplog):
+    pixels = np.linspace(0, largest, 64).reshape(8, 8).astype(np.uint16 if largest > 255 else np.uint8)
+    names = [f"{number}.png" for number in range(20)]
+    for name in names:
+        Image.fromarray(pixels).save(tmp_path / name)
+    data = FileDataset(tmp_path, names, "ab", np.arange(20) % 2, names)
+    warn_of_grey_levels(data, "training")
+    assert [message.partition(": look at")[0] for message in caplog.messages] == says
+    for name in names:
+        (tmp_path / name).write_bytes(b"damaged")
+    caplog.clear()
+    warn_of_grey_levels(data, "training")  # who reads them all says that
+    assert caplog.messages == []
+
+
+def test_folder_of_a_checkpoint_that_is_not_there_is_not_made(tmp_path):
+    args = data_args("ChestXray", tmp_path / "gone", resume="run/checkpoint.pth")
+    with pytest.raises(UserError, match=r"run/checkpoint.pth was trained on .*gone, which is not there: .*--datadir"):
+        prepare_data(args, may_be_new=False)
+    assert not (tmp_path / "gone").exists()
+    prepare_data(data_args("Digits_LT", tmp_path / "gone", resume="x"), may_be_new=False)  # which needs no folder

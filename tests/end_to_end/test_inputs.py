@@ -1,6 +1,8 @@
 """What a user can get wrong: one line that names it, exit status 2, and nothing changed on disk."""
 
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -8,8 +10,9 @@ import torch
 
 import datasets.chestxray.fetch
 from datasets.download.remote import Patience
+from helpers.limits import limit_files
 from helpers.mirror import Mirror
-from helpers.project import SMALL_MODEL
+from helpers.project import ROOT, SMALL_MODEL
 
 CHEST = ["ChestXray", "--dataset-manifest=TMP/closed.json"]  # of a mirror that nobody has switched on
 MP = "--multiprocessing-distributed"
@@ -25,6 +28,8 @@ CASES = {
     "no data set": ("train", [], "DIR"),
     "unknown data set": ("train", ["Digits"], "'Digits'"),
     "unknown flag": ("train", [*DIGITS, "--lrr=1"], "--lrr"),
+    "flag of the old launcher": ("train", [*DIGITS, "--local-rank=0"], "start with torchrun"),
+    "flag of an older launcher": ("augment", [*DIGITS, "--resume=RUN", "--local_rank=0"], "start with torchrun"),
     "unknown arch": ("train", [*DIGITS, "--arch=vgg"], "'vgg'"),
     "wrong h-dim": ("train", [*DIGITS, "--h-dim=2048"], "--h-dim 2048"),
     "unknown assignment": ("train", [*DIGITS, "--gmm-assign=code"], "'code'"),
@@ -43,6 +48,7 @@ CASES = {
     "start after the end": ("train", [*DIGITS, "--start-epoch=1"], "--start-epoch 1"),
     "no step possible": ("train", [*DIGITS, "--batch-size=1"], "no training step"),
     "missing chest folder": ("train", [*CHEST, "--datadir=TMP/none"], "into TMP/none by hand"),
+    "mistyped chest folder": ("train", [*CHEST, "--datadir=TMP/none/none"], "does not exist, nor does TMP/none"),
     "empty chest folder": ("train", [*CHEST, "--datadir=TMP"], "put Data_Entry_2017.csv, train_val_list.txt"),
     "missing manifest": ("train", ["ChestXray", "--dataset-manifest=TMP/none.json"], "TMP/none.json"),
     "manifest of something else": ("train", ["ChestXray", "--dataset-manifest=TMP/image.pth"], "TMP/image.pth is not"),
@@ -255,16 +261,18 @@ def test_overwrite_and_resume_of_the_same_run(script, tmp_path, trained_digits):
     assert snapshot(tmp_path) == before
 
 
-def test_full_disk_keeps_the_run_and_a_continuation_ends_it(script, tmp_path, trained_digits, file_size_limit):
+def test_full_disk_keeps_the_run_and_a_continuation_ends_it(script, tmp_path, trained_digits):
     shutil.copytree(trained_digits, tmp_path, dirs_exist_ok=True)
     before = (tmp_path / "checkpoint.pth").read_bytes()
     argv = ["Digits_LT", "--epochs=3", f"--logdir={tmp_path}", "--resume=auto", "--workers=0"]
-    file_size_limit(len(before) // 2)
-    done = script("train", *argv)
-    assert done.status == 2
-    assert "checkpoint.pth cannot be written" in done.error
+    done = subprocess.run(
+        [sys.executable, "train.py", *argv],
+        **{"cwd": ROOT, "capture_output": True, "text": True},
+        preexec_fn=lambda: limit_files(len(before) // 2),
+    )
+    assert done.returncode == 2
+    assert "checkpoint.pth cannot be written" in done.stderr.splitlines()[-1]
     assert (tmp_path / "checkpoint.pth").read_bytes() == before
-    file_size_limit(-1)
     assert script("train", *argv).result["epoch"] == 3
 
 
@@ -273,6 +281,15 @@ def test_folder_of_a_process_at_work(script, tmp_path, lock_elsewhere):
     done = script("train", *DIGITS, f"--logdir={tmp_path}")
     assert done.status == 2
     assert "another process" in done.error
+
+
+def test_augmentation_is_for_one_of_the_processes_that_torchrun_started(script, tmp_path, trained_digits, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    done = script("augment", "Digits_LT", f"--resume={trained_digits}/checkpoint.pth", f"--logdir={tmp_path / 'log'}")
+    assert (done.status, done.out) == (0, "")
+    assert done.err == "warning: rank 1 has nothing to do: re-training is for one process, rank 0\n"
+    assert not (tmp_path / "log").exists()
 
 
 def test_class_without_training_images(script, tmp_path, chest_folder):

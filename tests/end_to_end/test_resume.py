@@ -1,6 +1,7 @@
 """An interrupted run, resumed, ends where an uninterrupted one ends, bit for bit."""
 
 import csv
+import json
 import os
 import shutil
 import signal
@@ -275,6 +276,28 @@ def test_start_epoch_goes_back(script, tmp_path, trained_digits):
     assert done.status == 0, done.err
     assert "continuing after epoch 1 of 2, step 0" in done.out
     assert [row["epoch"] for row in rows_without_time(tmp_path / "metrics.csv")] == ["1", "2"]
+
+
+def test_run_whose_memory_ran_out_goes_on_with_a_smaller_batch_and_a_longer_schedule(script, tmp_path, monkeypatch):
+    def exhausted():
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    argv = [*TRAIN, f"--logdir={tmp_path}"]
+    with monkeypatch.context() as patch:
+        at_call(patch, "step", 3 + 2, exhausted)
+        done = script("train", *argv)
+    assert done.status == 2
+    assert "give a smaller --batch-size; --resume=auto goes on" in done.error
+    smaller = ["Digits_LT", f"--logdir={tmp_path}", "--resume=auto", "--workers=0", "--batch-size=12", "--T-max=4"]
+    done = script("train", *smaller, "--epochs=4")
+    assert done.status == 0, done.err
+    changes = "--batch-size is 12 now, 24 before, --T-max is 4 now, 2 before: from epoch 2 on this is another run"
+    assert changes in done.err
+    assert "learning rate 0.00427 in epoch 2, 0.000741 in epoch 4" in done.out
+    resumed = json.loads((tmp_path / "args.json").read_text())["resumed"]
+    assert resumed[0]["changed"] == {"epochs": [3, 4], "batch_size": [24, 12], "T_max": [2, 4]}
+    again = script("train", *smaller, "--epochs=4")
+    assert (again.status, again.err) == (0, "")
 
 
 def test_sums_of_an_epoch_whose_steps_are_done_go_to_one_of_more_processes():

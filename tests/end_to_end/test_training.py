@@ -112,11 +112,14 @@ def test_evaluation_takes_the_precision_of_the_training_and_replaces_earlier_res
     def stopped(*_: object) -> None:
         raise Stopped(15)
 
+    refused = script("train", *flags, "--amp=off")
+    assert "holds an evaluation (metrics_eval.csv): --overwrite it, or name another --logdir" in refused.error
+    flags += ["--amp=off", "--overwrite"]
     with monkeypatch.context() as patch:
         patch.setattr(train, "evaluate", stopped)
-        assert script("train", *flags, "--amp=off").status == 143
+        assert script("train", *flags).status == 143
     assert (tmp_path / "predictions_eval.csv").read_bytes() == earlier
-    assert script("train", *flags, "--amp=off").status == 0
+    assert script("train", *flags).status == 0
     assert json.loads((tmp_path / "args_eval.json").read_text())["arguments"]["amp"] == "off"
 
 

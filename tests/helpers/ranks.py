@@ -98,6 +98,35 @@ def equalities(world, folder):
         torch.save(found, Path(folder) / "found.pth")
 
 
+def on_a_device(world, folder):
+    """Two epochs on `world.device` in float64 with batch norm frozen, the prior's start, an evaluation; what they gave.
+
+    The batches are such that two processes share them.
+    """
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        data, model = images(36), small_model().to(world.device)
+        freeze_batch_norm(model)
+        pinned = world.device.type == "cuda"
+        loader = BatchLoader(data, TrainBatches(len(data), BATCH, ARGS.seed, world.rank, world.size), 0, pinned)
+        run = run_without_folder(ARGS, model, build_optimizer(model, ARGS), world)
+        module = world.parallel(model)
+        for run.epoch in range(2):
+            run.position = Position()
+            train.train_epoch(run, module, loader, WEIGHTS)
+        found = {name: torch.tensor(mean) for name, mean in train.mean_losses(run, WEIGHTS).items()}
+        train.start_prior(run, loader)
+        parts = BatchLoader(data, EvaluationBatches(len(data), BATCH, world.rank, world.size), 0, pinned)
+        measured = train.evaluate(model, parts, ARGS, world, data.class_counts)
+    finally:
+        torch.set_default_dtype(default)
+    if world.is_main:
+        found |= {name: value.cpu() for name, value in model.state_dict().items()}
+        found["probabilities"] = torch.from_numpy(measured.predictions.probabilities)
+        torch.save(found, Path(folder) / "found.pth")
+
+
 def every_weight(world, folder):
     """Two epochs for each loss term left out, and one after a warm-up, all on the same model."""
     data = images(16)

@@ -71,6 +71,17 @@ def test_image_is_the_sigmoid_resized_without_aligned_corners(decoder, codes):
     torch.testing.assert_close(images, expected)
 
 
+@pytest.mark.parametrize("size", [20, 82])
+def test_resize_by_products_is_the_same_resize_with_the_same_gradient(size):
+    """What a GPU does."""
+    decoder, maps = VAE3Decoder(D, K, size), torch.rand(B, 3, 41, 41, requires_grad=True)
+    ours = decoder.resize_by_products(maps)
+    plain = F.interpolate(maps, (size, size), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(ours, plain)
+    gradients = [torch.autograd.grad(image.square().sum(), maps)[0] for image in (ours, plain)]
+    torch.testing.assert_close(*gradients)
+
+
 def test_norm_starts_as_plain_batch_norm():
     norm, maps = ClassConditionalBatchNorm2d(3, K), torch.randn(B, 3, 5, 5)
     torch.testing.assert_close(norm(maps, LABELS), F.batch_norm(maps, None, None, training=True))
@@ -111,6 +122,16 @@ def test_maps_grow_by_the_same_convolution_in_training_and_evaluation(decoder):
         expected = F.conv_transpose2d(maps, convolution.weight, convolution.bias, stride=2, padding=1)
         assert torch.equal(convolution.train()(maps), expected)
         torch.testing.assert_close(convolution.eval()(maps), expected)
+
+
+def test_fewer_passes_draw_the_same_images(decoder, codes):
+    """What a GPU does in evaluation."""
+    for norm in decoder.norms:
+        torch.nn.init.normal_(norm.gain)
+        torch.nn.init.normal_(norm.bias)
+    decoder(codes, LABELS)  # whose statistics are then part of the running ones
+    projected = decoder.eval().project(codes)
+    torch.testing.assert_close(decoder.render_in_fewer_passes(projected, LABELS), decoder.render(projected, LABELS))
 
 
 def test_evaluation_does_not_look_at_the_rest_of_the_batch(decoder, codes):

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 import train
 from datasets.splits import load_splits
 from scripts import benchmark
-from scripts.benchmarks import setup, timing
+from scripts.benchmarks import profile, setup, timing
 from scripts.benchmarks.reading import ReleaseImages, endless, write_chestxray, x_ray
 from scripts.benchmarks.setup import Sizes, train_args
 from utils.distributed.world import World
@@ -73,21 +73,30 @@ def test_bfloat16_is_left_out_where_the_device_has_none(monkeypatch, capsys):
 
 @pytest.mark.parametrize(("ratio", "status"), [(0.9, 0), (1.0, 0), (1.1, 1)])
 def test_a_missed_target_ends_with_status_1(ratio, status, monkeypatch, capsys):
-    row = timing.Ratio("step: ours / other", ratio, 1.0, False, "3.0 and 2.7 images/s")
+    row = timing.Ratio("step: ours / other", ratio, 1.0, False, "3.0 and 2.7 images/s", 3.0, 2**30)
     monkeypatch.setitem(benchmark.BENCHMARKS, "step", lambda sizes, repeats: [row])
     assert benchmark.main(["--only=step"], TINY) == status
     out = capsys.readouterr().out.splitlines()
     assert ("MISSED" in out[-2]) == bool(status)
+    assert out[-2].endswith("3.0 and 2.7 images/s, 1.0 GiB")
     assert json.loads(out[-1]) == [
         {"name": "step: ours / other", "ratio": ratio, "target": 1.0, "at_least": False, "met": not status}
+        | {"rate": 3.0, "memory": 2**30}
     ]
+
+
+def test_profile_of_a_step(capsys):
+    profile.main(["--images=4", "--amp=off"], TINY, steps=1)
+    out = capsys.readouterr().out
+    assert "images/s" in out
+    assert "Self CPU" in out
 
 
 def test_a_ratio_is_the_median_of_the_rounds_and_counts_images(monkeypatch):
     rounds = [[4.0, 1.0], [2.0, 4.0], [8.0, 1.0]]  # seconds of 2 images and of 1
     monkeypatch.setattr(timing, "turns", lambda repeats, *calls: rounds)
     ours, other = timing.Side(print, 2), timing.Side(print, 1)
-    assert timing.slowdown("", ours, other, 1.0, 3)[1:] == (2.0, 1.0, False, "0.5 and 1.0 images/s")
+    assert timing.slowdown("", ours, other, 1.0, 3)[1:] == (2.0, 1.0, False, "0.5 and 1.0 images/s", 0.5, None)
     assert timing.speedup("", ours, other, 1.0, 3).ratio == 0.5
 
 

@@ -1,15 +1,25 @@
 """Precisions and compilation: refused where the machine cannot, and without a trace in the checkpoint."""
 
+import errno
 from pathlib import Path
 
 import pytest
 import torch
 
 from utils import device
-from utils.device import autocast, check_device, has_fast_bfloat16, require_compiler
+from utils.device import autocast, check_device, choose_device, has_fast_bfloat16, memory_watched, require_compiler
 from utils.errors import UserError
 
 CPU = torch.device("cpu")
+
+
+def test_chosen_gpu_becomes_the_current_one(monkeypatch):
+    current = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    assert choose_device(1) == torch.device("cuda", 1)
+    assert current == [torch.device("cuda", 1)]
 
 
 @pytest.mark.parametrize(("amp", "dtype"), [("off", torch.float32), ("bf16", torch.bfloat16)])
@@ -50,3 +60,34 @@ def test_a_cpu_that_lists_no_instructions_is_not_warned_of(monkeypatch, caplog):
     monkeypatch.setattr(Path, "read_text", absent)
     check_device(CPU, "bf16")
     assert not caplog.text
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1 GiB\nmore"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:119] err == 0. DefaultCPUAllocator: can't allocate memory: you"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        MemoryError(),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+    ],
+    ids=["CUDA", "CPU", "cuDNN", "Python", "fork"],
+)
+def test_memory_that_is_used_up_is_one_line_that_names_the_batch_size(error):
+    with pytest.raises(UserError) as raised, memory_watched("--resume=auto"):
+        raise error
+    line = str(raised.value)
+    assert line.startswith("the memory is used up (")
+    assert line.endswith("): give a smaller --batch-size; --resume=auto goes on from the last checkpoint with it")
+    assert "\n" not in line
+    with pytest.raises(UserError, match="smaller --batch-size$"), memory_watched(""):
+        raise error
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("mat1 and mat2"), OSError(errno.EIO, "I/O"), UserError("x"), KeyError()]
+)
+def test_other_faults_keep_their_traceback(error):
+    with pytest.raises(type(error)) as raised, memory_watched("--resume=auto"):
+        raise error
+    assert raised.value is error

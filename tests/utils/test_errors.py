@@ -1,11 +1,12 @@
 """What the user can mend is one line and status 2; what we must mend keeps its traceback."""
 
+import os
 import signal
 
 import pytest
 
 from utils import stopping
-from utils.errors import LostRank, UserError, run_script
+from utils.errors import LostRank, LostWorker, UserError, run_script
 
 
 def raising(error):
@@ -20,6 +21,7 @@ def raising(error):
     [
         (UserError("no such file: a\n  b"), 2, "error: no such file: a b\n"),
         (LostRank("rank 1 is gone"), 1, "error: rank 1 is gone\n"),
+        (LostWorker("one was killed"), 1, "error: one was killed\n"),
     ],
 )
 def test_one_line_and_a_status(error, status, line, capsys):
@@ -40,7 +42,9 @@ def test_success_is_status_0():
     assert end.value.code == 0
 
 
-@pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129), (signal.SIGUSR1, 138)]
+)
 def test_a_signal_is_one_line_and_its_status_and_handlers_are_put_back(signum, status, capsys):
     before = signal.getsignal(signum)
     with pytest.raises(SystemExit) as end:
@@ -54,3 +58,28 @@ def test_a_signal_is_forgotten_with_its_script():
     with pytest.raises(SystemExit):
         run_script(lambda: signal.raise_signal(signal.SIGINT))
     assert stopping.received() == 0
+
+
+def test_a_hangup_that_is_ignored_at_the_start_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # what nohup does
+    try:
+        with pytest.raises(SystemExit) as end:
+            run_script(lambda: signal.raise_signal(signal.SIGHUP))
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert end.value.code == 0
+
+
+def test_only_a_second_sigterm_or_ctrl_c_ends_at_once(monkeypatch):
+    """A terminal that is closed sends SIGHUP twice; a scheduler's SIGTERM may follow on its SIGUSR1."""
+
+    def ended(status: int) -> None:
+        raise ZeroDivisionError(status)
+
+    monkeypatch.setattr(os, "_exit", ended)
+    with stopping.handled(), stopping.held():
+        for signum in (signal.SIGHUP, signal.SIGHUP, signal.SIGUSR1, signal.SIGTERM, signal.SIGHUP):
+            signal.raise_signal(signum)
+        assert stopping.received() == signal.SIGHUP
+        with pytest.raises(ZeroDivisionError, match="130"):
+            signal.raise_signal(signal.SIGINT)

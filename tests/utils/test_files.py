@@ -6,6 +6,7 @@ import socket
 import pytest
 import torch
 
+from helpers.limits import with_small_files
 from utils import files
 from utils.errors import UserError
 from utils.files import keep_as, write_atomically, write_text
@@ -15,15 +16,15 @@ from utils.files import keep_as, write_atomically, write_text
     "write",
     [
         lambda file: file.write(bytes(200_000)),
-        lambda file: torch.save({"weight": torch.ones(50_000)}, file),  # which says nothing of the disk
+        lambda file: torch.save({"weight": torch.empty(50_000)}, file),  # which says nothing of the disk
     ],
 )
-def test_full_disk_leaves_the_file_as_it_was(write, tmp_path, file_size_limit):
+def test_full_disk_leaves_the_file_as_it_was(write, tmp_path):
     path = tmp_path / "checkpoint.pth"
     path.write_text("good")
-    file_size_limit(100_000)
+    end = with_small_files(100_000, lambda: write_atomically(path, write))
     with pytest.raises(UserError, match=r"checkpoint.pth cannot be written \(File too large"):
-        write_atomically(path, write)
+        raise end.error
     assert path.read_text() == "good"
     assert os.listdir(tmp_path) == ["checkpoint.pth"]
 
@@ -67,13 +68,13 @@ def test_previous_is_kept_with_and_without_hard_links(links, tmp_path, monkeypat
     assert sorted(os.listdir(tmp_path)) == ["a", "b"]
 
 
-def test_previous_that_cannot_be_kept_is_as_it_was(tmp_path, monkeypatch, file_size_limit):
+def test_previous_that_cannot_be_kept_is_as_it_was(tmp_path, monkeypatch):
     monkeypatch.setattr(files.os, "link", lambda *_: (_ for _ in ()).throw(PermissionError()))
     path, previous = tmp_path / "a", tmp_path / "b"
     path.write_bytes(bytes(5000))
     previous.write_text("old")
-    file_size_limit(1000)
+    end = with_small_files(1000, lambda: keep_as(path, previous))
     with pytest.raises(UserError, match="b cannot be written"):
-        keep_as(path, previous)
+        raise end.error
     assert previous.read_text() == "old"
     assert sorted(os.listdir(tmp_path)) == ["a", "b"]

@@ -1,5 +1,8 @@
 """The lock of a folder: one works, the others wait and say so, and no lock outlives its process."""
 
+import errno
+import fcntl
+import os
 import signal
 import subprocess
 import sys
@@ -11,6 +14,7 @@ import pytest
 from helpers.project import ROOT
 from utils.errors import UserError
 from utils.locks import folder_lock
+from utils.training.folder import RunFolder
 
 HOLD = (
     "import sys; from pathlib import Path; from utils.locks import folder_lock\n"
@@ -61,3 +65,17 @@ def test_folder_that_cannot_be_written_is_named(tmp_path):
     named = pytest.raises(UserError, match="file/data cannot be written .*: name another folder")
     with named, folder_lock(tmp_path / "file" / "data", "it works"):
         pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_file_system_without_locks_is_said_and_worked_on(number, tmp_path, monkeypatch, caplog):
+    def refuse(*_: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with folder_lock(tmp_path, "it works"):
+        pass
+    RunFolder(str(tmp_path)).open().close()
+    said = f"{tmp_path}: its file system has no locks ({os.strerror(number)}): see to it that"
+    assert [message.startswith(said) for message in caplog.messages] == [True, True]
+    assert {path.name for path in tmp_path.iterdir()} <= {".lock", "log.txt"}

@@ -47,3 +47,12 @@ def test_console_that_nobody_reads_ends_nothing(tmp_path, monkeypatch):
     log.info("hello")
     end_log_file(handler)
     assert "hello" in (tmp_path / "log.txt").read_text()
+
+
+def test_each_line_is_in_the_file_when_it_is_said(tmp_path, monkeypatch):
+    path = tmp_path / "out.txt"
+    with path.open("w") as file:
+        monkeypatch.setattr("sys.stdout", file)
+        start_logging(quiet=False)
+        log.info("hello")
+        assert path.read_text() == "hello\n"

@@ -4,6 +4,7 @@ Defaults stand here and nowhere else. Nothing here imports torch.
 """
 
 import argparse
+import re
 from collections.abc import Collection
 from typing import NoReturn
 
@@ -21,13 +22,18 @@ from utils.cli.types import (
     unit_open_high,
 )
 
+LAUNCHER_FLAG = re.compile(r"--local[-_]rank\b")
+
 
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong, without the usage before it, and end with status 2."""
-        self.exit(2, f"error: {message} (-h lists the flags)\n")
+        hint = "-h lists the flags"
+        if LAUNCHER_FLAG.search(message):
+            hint = "torch.distributed.launch adds it: start with torchrun, or give the launcher --use-env"
+        self.exit(2, f"error: {message} ({hint})\n")
 
 
 def common_parser(
@@ -133,6 +139,13 @@ def _add_reading(parser: argparse.ArgumentParser, transforms: Collection[str]) -
         help="keep images that lie in files resized to this side in <datadir>/cache, built once, and read those: 256 "
         "takes 66 kB an image (6 GB for ChestXray), three times that in colour; crops of the training then come from "
         "the smaller image, of photographs from its central square (default: %(default)s, no cache)",
+    )
+    add(
+        "--cache-dir",
+        type=path,
+        metavar="PATH",
+        help="folder that --cache-size and --bad-images keep what they read in (default: <datadir>/cache; "
+        "<logdir>/cache where that cannot be written)",
     )
     add(
         "--bad-images",
@@ -260,8 +273,8 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
         "--amp",
         choices=("off", "bf16", "fp16"),
         default="off",
-        help="precision of encoder and decoder: off is float32, fp16 needs CUDA; losses and mixture are never reduced "
-        "(default: %(default)s)",
+        help="precision of encoder and decoder: off is float32 (a GPU's convolutions: TF32, unless the environment has "
+        "NVIDIA_TF32_OVERRIDE=0), fp16 needs CUDA; losses and mixture are never reduced (default: %(default)s)",
     )
     add(
         "--deterministic",

@@ -4,7 +4,7 @@ Nothing here imports torch.
 """
 
 import argparse
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from utils.errors import UserError
@@ -17,10 +17,12 @@ DATA_FLAGS = (
     *("subset_seed", "val_fraction", "dummy", "cache_size", "bad_images", "imbalance_factor", "csv", "names"),
 )
 SCORING_FLAGS = ("weight_cls", "weight_reconst", "weight_gmm")
+SCHEDULES = ("lr_step", "milestones", "T_max", "step_size")  # of which a run has one
+SCHEDULE_FLAGS = (*SCHEDULES, "gamma")
 # what else alters the numbers of a training run, or of a re-training
 OPTIMISER_FLAGS = (
     *("epochs", "batch_size", "lr", "momentum", "wd", "clip_grad", "seed", "max_steps", "amp", "eval_every"),
-    *("lr_step", "milestones", "T_max", "gamma", "step_size"),
+    *SCHEDULE_FLAGS,
 )
 TRAINING_FLAGS = (
     *OPTIMISER_FLAGS,
@@ -35,16 +37,22 @@ DGCMM_FLAGS = (
 WEIGHT_CLS, PLAIN_WEIGHT_CLS = 10.0, 1.0  # without --weight-cls
 COSINE_FLOOR = 1e-5  # learning rate that `--T-max` leads down to
 # what each node may say in its own way
-LOCAL_FLAGS = ("datadir", "logdir", "workers", "gpu", "quiet", "rank", "dist_url", "overwrite", "resume")
+LOCAL_FLAGS = ("datadir", "cache_dir", "logdir", "workers", "gpu", "quiet", "rank", "dist_url", "overwrite", "resume")
+
+# folders that a checkpoint remembers, as absolute paths, for those who do not name them
+PLACE_FLAGS = ("datadir", "cache_dir")
 
 _UNSET = object()
 
 
-def follow(args: argparse.Namespace, main: argparse.Namespace, resolved: argparse.Namespace, rank: int) -> None:
-    """Copy the main process's arguments into this process's, except `LOCAL_FLAGS`.
+def follow(
+    args: argparse.Namespace, given: set[str], main: argparse.Namespace, resolved: argparse.Namespace, rank: int
+) -> None:
+    """Copy the main process's arguments into this process's, except `LOCAL_FLAGS`; of these the folders not given.
 
     Args:
         args: this process's, as parsed; changed.
+        given: the names of those that this process was given.
         main: the main process's, as parsed.
         resolved: the same, after a checkpoint has contributed to them.
         rank: this process, for the message.
@@ -54,11 +62,12 @@ def follow(args: argparse.Namespace, main: argparse.Namespace, resolved: argpars
     """
     for name, value in vars(main).items():
         if name in LOCAL_FLAGS:
+            if name in PLACE_FLAGS and name not in given:
+                setattr(args, name, getattr(resolved, name))
             continue
         if getattr(args, name) != value:
-            flag = "--" + name.replace("_", "-")
             raise UserError(
-                f"{flag} is {getattr(args, name)} for rank {rank} but {value} for rank 0: give the same flags"
+                f"{flag_of(name)} is {getattr(args, name)} for rank {rank} but {value} for rank 0: give the same flags"
             )
         setattr(args, name, getattr(resolved, name))
 
@@ -84,29 +93,46 @@ def adopt(
     names: Sequence[str],
     source: str,
     remedy: str = "name another checkpoint",
+    terms: Mapping[str, str] | None = None,
 ) -> None:
     """Take `names` from a checkpoint's arguments, for those that were not given on the command line.
 
-    A run may be given more `--epochs` than it was started with.
+    A run may be given other `--epochs` than it was started with, and what `terms` allow. Of the schedules a command
+    that gives one takes none from the checkpoint.
 
     Args:
         source: of `stored`, for the message.
         remedy: what else the user can do who wants the other value.
+        terms: what may differ: name -> '', or what has to be given too for that.
 
     Raises:
         UserError: another one was given and differs; names the flag and both values.
     """
-    for name in names:
-        if name not in stored:
-            continue
-        if name == "epochs" and name in given:
-            continue
-        if name in given and getattr(args, name) != stored[name]:
-            flag = "--" + name.replace("_", "-")
+    terms = {"epochs": "", **(terms or {})}
+    differing = {name for name in given & stored.keys() & set(names) if getattr(args, name) != stored[name]}
+    for name in sorted(differing, key=list(names).index):
+        if terms.get(name) != "":
+            value, flag = getattr(args, name), flag_of(name)
+            ways = [f"leave {flag} out", *([f"give {terms[name]} too"] if name in terms else []), remedy]
             raise UserError(
-                f"{flag} is {getattr(args, name)} here but {stored[name]} in {source}: leave {flag} out, or {remedy}"
+                f"{flag} is {value} here but {stored[name]} in {source}: {', '.join(ways[:-1])}, or {ways[-1]}"
             )
-        setattr(args, name, stored[name])
+    kept = differing | (set(SCHEDULES) if differing.intersection(SCHEDULES) else set())
+    for name in names:
+        if name in stored and name not in kept:
+            setattr(args, name, stored[name])
+
+
+def adopt_places(args: argparse.Namespace, given: set[str], stored: dict[str, Any]) -> None:
+    """Take the folders that were not given from a checkpoint's arguments."""
+    for name in PLACE_FLAGS:
+        if name not in given and stored.get(name):
+            setattr(args, name, stored[name])
+
+
+def flag_of(name: str) -> str:
+    """Give the flag of an argument: --batch-size for batch_size."""
+    return "--" + name.replace("_", "-")
 
 
 def complete(
@@ -137,9 +163,9 @@ def complete(
             f"--cache-size {args.cache_size} is smaller than --new-size {args.new_size}, to which images would be "
             "enlarged again: give the cache at least that"
         )
-    schedules = [flag for flag in ("lr_step", "milestones", "T_max", "step_size") if getattr(args, flag) is not None]
+    schedules = [name for name in SCHEDULES if getattr(args, name) is not None]
     if len(schedules) > 1:
-        flags = " and ".join("--" + flag.replace("_", "-") for flag in schedules)
+        flags = " and ".join(map(flag_of, schedules))
         raise UserError(f"{flags} are two schedules: give one")
     if not schedules:
         args.step_size = 30

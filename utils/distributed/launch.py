@@ -29,6 +29,9 @@ def launch(plan: Launch, gpu: int | None, work: Callable[..., None], *arguments:
         UserError: a GPU that is asked for is not there, or `work` raised one in any process.
         LostRank, Stopped: as in `spawn`.
     """
+    said = os.environ.get("WORLD_SIZE", "1")
+    if "RANK" in os.environ and said not in ("1", str(plan.size), str(plan.nodes)):
+        log.warning("the environment speaks of %s processes (WORLD_SIZE), the flags of %d: they count", said, plan.size)
     if plan.size == 1:
         work(World(choose_device(gpu)), *arguments)
         return

@@ -1,7 +1,7 @@
 """From the flags to processes: how many there are, and who starts them.
 
-Three ways lead to several processes: `--multiprocessing-distributed` starts `--ngpus` of them here, torchrun (or
-anybody with `--dist-url=env://`) describes them in the environment, and `--world-size` with `--rank` makes this
+Three ways lead to several processes: `--multiprocessing-distributed` starts `--ngpus` of them here, torchrun or a
+cluster's operator describes them in the environment, and `--world-size` with `--rank` and `--dist-url` makes this
 command one of them. Nothing here imports torch.
 """
 
@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 
 from utils.errors import UserError
 
+ENVIRONMENT = "env://"  # as the place where processes meet: what MASTER_ADDR and MASTER_PORT say
+HIGHEST_PORT = 65535
 TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE")  # what torchrun sets, among others
 
 
@@ -52,10 +54,14 @@ class Launch:
 def plan_launch(args: argparse.Namespace, environ: Mapping[str, str]) -> Launch:
     """Plan the processes that flags and environment ask for.
 
+    Where only the environment says where they meet, `args.dist_url` says so too from now on.
+
     Raises:
         UserError: they contradict each other.
     """
     by_torchrun = all(name in environ for name in TORCHRUN)
+    if args.dist_url is None and "RANK" in environ and environ.get("WORLD_SIZE", "1") != "1":
+        args.dist_url = ENVIRONMENT  # as Kubernetes' operators describe it, without LOCAL_RANK
     if args.rank is not None and args.rank >= (args.world_size or 1) and not _counted_by(environ, args):
         raise UserError(f"--rank {args.rank} must be below --world-size {args.world_size or 1}: ranks start at 0")
     _check_url(args.dist_url)
@@ -70,17 +76,26 @@ def plan_launch(args: argparse.Namespace, environ: Mapping[str, str]) -> Launch:
             raise UserError(
                 f"--ngpus {args.ngpus} needs --multiprocessing-distributed, which starts that many processes"
             )
-        launch = _from_environment(args, environ) if args.dist_url == "env://" else _by_hand(args)
+        launch = _from_environment(args, environ) if args.dist_url == ENVIRONMENT else _by_hand(args)
     _check_together(args, launch)
     return launch
 
 
+def spare_rank(environ: Mapping[str, str]) -> int:
+    """Rank of a process that has nothing to do in a script for one process, as its environment says; else 0.
+
+    Raises:
+        UserError: the environment contradicts itself.
+    """
+    return _whole(environ, "RANK", 0) if _whole(environ, "WORLD_SIZE", 1) > 1 else 0
+
+
 def _counted_by(environ: Mapping[str, str], args: argparse.Namespace) -> bool:
-    return args.dist_url == "env://" and args.world_size is None and "WORLD_SIZE" in environ
+    return args.dist_url == ENVIRONMENT and args.world_size is None and "WORLD_SIZE" in environ
 
 
 def _check_url(url: str | None) -> None:
-    if url in (None, "env://"):
+    if url in (None, ENVIRONMENT):
         return
     try:
         parts = urlsplit(url)
@@ -113,11 +128,11 @@ def _check_together(args: argparse.Namespace, launch: Launch) -> None:
 def _spawning(args: argparse.Namespace, environ: Mapping[str, str]) -> Launch:
     """`--multiprocessing-distributed`: world size and rank count nodes."""
     url, nodes, node = args.dist_url, args.world_size, args.rank
-    if url == "env://":
-        url = f"tcp://{_variable(environ, 'MASTER_ADDR')}:{_variable(environ, 'MASTER_PORT')}"
-        _check_url(url)
-        nodes = _whole(environ, "WORLD_SIZE") if nodes is None else nodes
-        node = _whole(environ, "RANK") if node is None and nodes > 1 else node
+    if url == ENVIRONMENT:
+        host, port = _address(environ)
+        url = f"tcp://{host}:{port}"
+        nodes = _agreed("--world-size", nodes, environ, "WORLD_SIZE")
+        node = _agreed("--rank", node, environ, "RANK") if nodes > 1 else node
     nodes, node = nodes or 1, node or 0
     if node >= nodes:
         raise UserError(f"RANK {node} must be below the number of nodes, {nodes}")
@@ -144,12 +159,10 @@ def _by_hand(args: argparse.Namespace) -> Launch:
 
 def _from_environment(args: argparse.Namespace, environ: Mapping[str, str]) -> Launch:
     """torchrun's variables, or the same set by another launcher."""
-    size, rank = _whole(environ, "WORLD_SIZE"), _whole(environ, "RANK")
+    size = _agreed("--world-size", args.world_size, environ, "WORLD_SIZE")
+    rank = _agreed("--rank", args.rank, environ, "RANK")
     local_size = _whole(environ, "LOCAL_WORLD_SIZE", 1)
-    for flag, value, said in (("--world-size", args.world_size, size), ("--rank", args.rank, rank)):
-        if value not in (None, said):
-            raise UserError(f"{flag} {value} contradicts the environment, where it is {said}: leave {flag} out")
-    if args.dist_url not in (None, "env://"):
+    if args.dist_url not in (None, ENVIRONMENT):
         raise UserError(f"--dist-url {args.dist_url}: the environment says where the processes meet, leave it out")
     if rank >= size or size % local_size:
         raise UserError(
@@ -157,16 +170,36 @@ def _from_environment(args: argparse.Namespace, environ: Mapping[str, str]) -> L
         )
     if size == 1:
         return Launch(backend=args.dist_backend, timeout=args.dist_timeout)
-    for name in ("MASTER_ADDR", "MASTER_PORT"):
-        _variable(environ, name)
+    _address(environ)
     local_rank = _whole(environ, "LOCAL_RANK", 0)
-    meeting = {"url": "env://", "backend": args.dist_backend, "timeout": args.dist_timeout}
+    meeting = {"url": ENVIRONMENT, "backend": args.dist_backend, "timeout": args.dist_timeout}
     return Launch(size, rank, local_size, local_rank, **meeting)
 
 
+def _agreed(flag: str, value: int | None, environ: Mapping[str, str], name: str) -> int:
+    """What flag and environment say of the processes: either may be silent, but they must not contradict each other."""
+    if value is not None and name not in environ:
+        return value
+    said = _whole(environ, name)
+    if value not in (None, said):
+        raise UserError(f"{flag} {value} contradicts the environment, where {name} is {said}: leave {flag} out")
+    return said
+
+
+def _address(environ: Mapping[str, str]) -> tuple[str, int]:
+    """Host and port where the environment lets processes meet."""
+    host, port = _variable(environ, "MASTER_ADDR"), _whole(environ, "MASTER_PORT")
+    if not 0 < port <= HIGHEST_PORT:
+        raise UserError(f"the environment variable MASTER_PORT={port} is no port: give one from 1 to {HIGHEST_PORT}")
+    return host, port
+
+
 def _variable(environ: Mapping[str, str], name: str) -> str:
-    if name not in environ:
-        raise UserError(f"--dist-url env:// needs the environment variable {name}: set it, or give tcp://HOST:PORT")
+    if not environ.get(name):
+        raise UserError(
+            f"the environment variable {name} is not set, which --dist-url env://, or RANK and WORLD_SIZE in the "
+            "environment, rely on: set it, or give --dist-url=tcp://HOST:PORT"
+        )
     return environ[name]
 
 

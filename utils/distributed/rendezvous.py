@@ -1,13 +1,17 @@
 """The store where the processes of a run meet: who opens it, and how the others get there."""
 
+import contextlib
 import datetime
+import os
 import socket
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import torch.distributed as dist
 
-from utils.distributed.plan import Launch
+from utils.distributed.plan import ENVIRONMENT, Launch
 from utils.errors import UserError
 
 POLL_S = 0.05
@@ -21,8 +25,8 @@ def host_store(launch: Launch) -> dist.TCPStore | None:
     """
     if launch.first_rank != 0:
         return None
-    host, port = _address(launch.url) if launch.url else ("127.0.0.1", 0)
-    return _open(host, port, True, datetime.timedelta(seconds=launch.timeout))
+    place = _place(launch) if launch.url else _Place("127.0.0.1", 0, "a free port of this machine")
+    return _open(place, True, datetime.timedelta(seconds=launch.timeout))
 
 
 def reach_store(launch: Launch, rank: int, port: int | None, timeout: datetime.timedelta) -> dist.Store:
@@ -34,46 +38,66 @@ def reach_store(launch: Launch, rank: int, port: int | None, timeout: datetime.t
     Raises:
         UserError: its address cannot be had, or nobody answers there in time.
     """
-    if launch.url == "env://":
-        # torchrun's own store, with its rules of who hosts it
-        return next(dist.rendezvous("env://", rank, launch.size, timeout=timeout))[0]
     if port is not None:
-        return _open("127.0.0.1", port, False, timeout)
-    host, number = _address(launch.url)
-    return _open(host, number, rank == 0 and not launch.spawns, timeout)
+        return _open(_Place("127.0.0.1", port, "the port of the command that started this process"), False, timeout)
+    place = _place(launch)
+    if launch.url == ENVIRONMENT and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        with _usable(place, False, timeout):  # torchrun hosts it, and knows how to tell a restarted run from the first
+            return next(dist.rendezvous(ENVIRONMENT, rank, launch.size, timeout=timeout))[0]
+    return _open(place, rank == 0 and not launch.spawns, timeout)
 
 
-def _address(url: str) -> tuple[str, int]:
-    parts = urlsplit(url)
-    return parts.hostname, parts.port
+@dataclass(frozen=True)
+class _Place:
+    """Where processes meet, and how the user has said so."""
+
+    host: str
+    port: int
+    said: str
 
 
-def _open(host: str, port: int, hosting: bool, timeout: datetime.timedelta) -> dist.TCPStore:
-    where = f"--dist-url tcp://{host}:{port}"
+def _place(launch: Launch) -> _Place:
+    if launch.url == ENVIRONMENT:
+        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        return _Place(host, port, f"the environment's MASTER_ADDR={host} and MASTER_PORT={port}")
+    parts = urlsplit(launch.url)
+    return _Place(parts.hostname, parts.port, f"--dist-url tcp://{parts.hostname}:{parts.port}")
+
+
+def _open(place: _Place, hosting: bool, timeout: datetime.timedelta) -> dist.TCPStore:
+    with _usable(place, hosting, timeout):
+        return dist.TCPStore(place.host, place.port, is_master=hosting, timeout=timeout, wait_for_workers=False)
+
+
+@contextlib.contextmanager
+def _usable(place: _Place, hosting: bool, timeout: datetime.timedelta) -> Iterator[None]:
+    """Make sure of a place before the block opens or reaches a store there; its failure is the user's to mend."""
     try:  # a store that hosts itself would look for the host until its time is over
-        socket.getaddrinfo(host, port)
+        socket.getaddrinfo(place.host, place.port)
     except socket.gaierror as error:
-        raise UserError(f"{where}: there is no host {host} ({error.strerror}): mend the address") from error
+        reason = f"there is no host {place.host} ({error.strerror})"
+        raise UserError(f"{place.said}: {reason}: mend the address") from error
     if not hosting:
-        _wait_for_listener(host, port, timeout.total_seconds())
+        _wait_for_listener(place, timeout.total_seconds())
     try:
-        return dist.TCPStore(host, port, is_master=hosting, timeout=timeout, wait_for_workers=False)
+        yield
     except (dist.DistNetworkError, dist.DistStoreError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"{where} cannot be used ({reason}): give another port, or mend the address") from error
+        raise UserError(f"{place.said} cannot be used ({reason}): give another port, or mend the address") from error
 
 
-def _wait_for_listener(host: str, port: int, timeout: float) -> None:
+def _wait_for_listener(place: _Place, timeout: float) -> None:
     """Until somebody listens there; torch's own wait reports each attempt with a stack of C++ frames."""
     end = time.monotonic() + timeout
     while True:
         try:
-            socket.create_connection((host, port), timeout=max(end - time.monotonic(), POLL_S)).close()
+            seconds = max(end - time.monotonic(), POLL_S)
+            socket.create_connection((place.host, place.port), timeout=seconds).close()
             return
         except OSError as error:
             if time.monotonic() > end:
                 raise UserError(
-                    f"--dist-url tcp://{host}:{port}: node 0 did not come within {timeout:.0f} s "
-                    f"({error.strerror or error}): start it, mend the address, or give more --dist-timeout"
+                    f"{place.said}: node 0 did not come within {timeout:.0f} s ({error.strerror or error}): start it, "
+                    "mend the address, or give more --dist-timeout"
                 ) from error
             time.sleep(POLL_S)

@@ -22,8 +22,9 @@ from utils.device import share_cores
 from utils.distributed.plan import Launch
 from utils.distributed.rendezvous import host_store
 from utils.distributed.world import Member, is_connection_error
-from utils.errors import LostRank, UserError, print_error
+from utils.errors import LostRank, LostWorker, UserError, print_error
 from utils.stopping import Stopped
+from utils.streams import say
 
 GRACE_S = 3.0  # after the first failure the other ranks may say what they saw
 POLL_S = 0.1
@@ -113,7 +114,7 @@ def _judge(launch: Launch, processes: Sequence[BaseProcess], killed: set[int], f
         raise UserError(first["text"])
     if first["kind"] == "lost":
         raise LostRank(first["text"])
-    print(first["text"], end="", file=sys.stderr)
+    say(first["text"].rstrip())
     raise LostRank(f"rank {first['rank']} failed with the traceback above; all were ended")
 
 
@@ -146,10 +147,10 @@ def run_member(launch: Launch, gpu: int | None, work: Callable, *arguments: obje
     with stopping.handled(repeat_kills=False):
         status, kind, text = run_rank(launch, launch.local_rank, gpu, None, work, *arguments)
     if kind == "fault":
-        print(f"rank {launch.first_rank}: {text}", end="", file=sys.stderr)
+        say(f"rank {launch.first_rank}: {text.rstrip()}")
     elif kind == "stopped":
         if launch.first_rank == 0:
-            print(Stopped(status - 128, text), file=sys.stderr)
+            say(Stopped(status - 128, text))
     elif kind:
         print_error(text)
     if status:
@@ -176,6 +177,9 @@ def run_rank(
         return 2, "user", str(error)
     except LostRank as error:
         return 1, "lost", str(error)
+    except LostWorker as error:
+        _tell(world, str(error))
+        return 1, "lost", f"rank {launch.rank_of(local_rank)}: {error}"
     except Stopped as stop:
         return stop.status, "stopped", "" if launch.rank_of(local_rank) else stop.note
     except SystemExit as end:  # the main process says why

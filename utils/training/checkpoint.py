@@ -4,6 +4,7 @@ A checkpoint is a dict of tensors and plain containers that `torch.load(path, we
 `sha256` is a digest of all the others, so that a flipped bit is found even where torch would load it.
 """
 
+import copy
 import hashlib
 import json
 import logging
@@ -59,11 +60,22 @@ def save_checkpoint(path: Path, content: Checkpoint, previous: Path | None = Non
         content: tensors, numbers, strings, None, dicts, lists and tuples only.
         previous: keep the file that was at `path` under this name.
     """
-    content = {key: value for key, value in content.items() if key != "sha256"}
+    content = _on_cpu({key: value for key, value in content.items() if key != "sha256"})
     content["sha256"] = digest(content)
     if previous is not None and path.exists():
         keep_as(path, previous)
     write_atomically(path, lambda file: torch.save(content, file))
+
+
+def _on_cpu(value: Any) -> Any:
+    """Copy a GPU's tensors to the CPU, in all that a checkpoint may hold: a machine without a GPU shall load it."""
+    if isinstance(value, torch.Tensor):
+        return value.cpu()
+    if isinstance(value, dict):
+        copied = copy.copy(value)  # a model's is of a kind of its own
+        copied.update({key: _on_cpu(item) for key, item in value.items()})
+        return copied
+    return type(value)(map(_on_cpu, value)) if isinstance(value, list | tuple) else value
 
 
 def read_verified(path: Path) -> Checkpoint:

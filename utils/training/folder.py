@@ -3,7 +3,6 @@
 import argparse
 import csv
 import datetime
-import fcntl
 import importlib.metadata
 import io
 import json
@@ -16,9 +15,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from filelock import BaseFileLock, Timeout
 
+from utils.cli.rules import TRAINING_FLAGS
 from utils.errors import UserError
 from utils.files import write_text
+from utils.locks import LOCK_NAME, take_lock
 from utils.logs import end_log_file, log_to_file
 from utils.metrics import Measurement, Row, per_class_metrics
 from utils.training.checkpoint import plain
@@ -41,7 +43,7 @@ class RunFolder:
     def __init__(self, path: str, suffix: str = "") -> None:
         self.path = Path(path)
         self.suffix = suffix
-        self._lock: io.TextIOBase | None = None
+        self._lock: BaseFileLock | None = None
         self._log: logging.Handler | None = None
 
     def file(self, name: str) -> Path:
@@ -86,15 +88,12 @@ class RunFolder:
         Raises:
             UserError: it cannot be written, or another process is at work in it.
         """
-        lock_path = self.path / f".lock{self.suffix}"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = lock_path.open("a")
-            # a record lock ends with this process; one of flock would live on in loading processes that outlive it
-            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock = take_lock(self.path / f"{LOCK_NAME}{self.suffix}")
             if overwrite:
                 self._clear()
-        except BlockingIOError as error:
+        except Timeout as error:
             raise UserError(f"--logdir {self.path}: another process is at work there; wait, or name another") from error
         except OSError as error:
             raise UserError(f"--logdir {self.path} cannot be written ({error.strerror}): name another") from error
@@ -106,7 +105,7 @@ class RunFolder:
         if self._log is not None:
             end_log_file(self._log)
         if self._lock is not None:
-            self._lock.close()
+            self._lock.release()
 
     def __enter__(self) -> "RunFolder":
         return self
@@ -128,13 +127,18 @@ class RunFolder:
         args: argparse.Namespace,
         data: dict[str, str],
         resumed: tuple[int, int] | None = None,
+        before: dict[str, object] | None = None,
         processes: int = 1,
     ) -> None:
         """Write args.json: how this run was started, by which code, on which data; a resumption is added to its list.
 
         Args:
             resumed: the epochs, and the steps of the next one, after which the run is continued.
+            before: the arguments of the checkpoint that is continued; what has changed since is noted.
         """
+        now = plain(vars(args))
+        names = [name for name in TRAINING_FLAGS if name in (before or {}) and name in now]
+        changed = {name: [before[name], now[name]] for name in names if before[name] != now[name]}
         path = self.file("args.json")
         launch = {
             "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
@@ -143,11 +147,15 @@ class RunFolder:
             "versions": _versions(),
             "processes": processes,
         }
-        content = {"arguments": plain(vars(args)), "data": data, **launch, "resumed": []}
+        content = {"arguments": now, "data": data, **launch, "resumed": []}
+        if resumed is not None and not path.exists() and changed:  # of a run in another folder
+            content["resumed"] = [{"after_epoch": resumed[0], "after_step": resumed[1], "changed": changed}]
         if resumed is not None and path.exists():
             try:
                 earlier = json.loads(path.read_text())
-                earlier["resumed"].append({"after_epoch": resumed[0], "after_step": resumed[1], **launch})
+                earlier["resumed"].append(
+                    {"after_epoch": resumed[0], "after_step": resumed[1], "changed": changed, **launch}
+                )
                 content = earlier
             except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
                 log.warning("%s is damaged and written anew, without what it said before: %s", path, error)
@@ -189,20 +197,34 @@ def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def _versions() -> dict[str, str]:
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES}
+def _versions() -> dict[str, str | None]:
+    return {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
+
+
+def _version(package: str) -> str | None:
+    """Version of an installed package; None for one that came without its metadata, as own builds may."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def code_version() -> dict[str, str | bool | None]:
-    """Commit of the code and whether it was changed since; None where this is no git checkout."""
+    """Commit of the code and whether it was changed since; None where no repository has this very code."""
     root = Path(__file__).resolve().parents[2]
     try:
+        _git(
+            root, "ls-files", "--error-unmatch", str(Path(__file__).resolve())
+        )  # else a copy that lies in somebody's repository
         commit = _git(root, "rev-parse", "HEAD")
-        return {"commit": commit, "dirty": bool(_git(root, "status", "--porcelain", "--untracked-files=no"))}
+        return {"commit": commit, "dirty": bool(_git(root, "status", "--porcelain", "--untracked-files=no", "--", "."))}
     except (OSError, subprocess.CalledProcessError):
         return {"commit": None, "dirty": None}
 
 
 def _git(root: Path, *words: str) -> str:
-    done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True)
+    """Ask git about the folder, whatever repository the environment names and whoever owns the folder."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    command = ["git", "-c", f"safe.directory={root}", "-C", str(root), *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     return done.stdout.strip()

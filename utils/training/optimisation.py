@@ -1,6 +1,7 @@
 """Optimizer and learning-rate schedule."""
 
 import argparse
+import logging
 import warnings
 from collections.abc import Iterable, Sequence
 
@@ -10,6 +11,8 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR, StepLR
 
 from utils.cli.rules import COSINE_FLOOR
+
+log = logging.getLogger("dgcmm")
 
 
 def build_optimizer(model: nn.Module, args: argparse.Namespace) -> SGD:
@@ -70,6 +73,43 @@ def build_scheduler(
     for _ in range(epochs_done):
         end_epoch(scheduler)
     return scheduler
+
+
+def log_rates(args: argparse.Namespace, epochs_done: int, planned: int | None) -> None:
+    """Say where the learning rate goes in the epochs that are left, and if it rises again.
+
+    Args:
+        args: of the run.
+        epochs_done: after which it starts or goes on.
+        planned: epochs that it was to have before; None for a new run.
+    """
+    longer = planned is not None and args.epochs > planned
+    if not longer and (args.T_max is None or args.T_max >= args.epochs):
+        return
+    rates, left = _rates(args), range(epochs_done, args.epochs)
+    rises = [epoch for epoch in left if epoch and rates[epoch] > rates[epoch - 1]]
+    if rises:
+        top = max(rises, key=rates.__getitem__)
+        log.log(
+            logging.WARNING if longer else logging.INFO,
+            "--T-max %d of %d epochs: the learning rate rises again from epoch %d on, to %.3g in epoch %d%s",
+            *(args.T_max, args.epochs, rises[0] + 1, rates[top], top + 1),
+            f"; --T-max={args.epochs} would not" if longer else "",
+        )
+    elif longer and left:
+        ends = sorted({left[0], left[-1]})
+        log.info("learning rate %s", ", ".join(f"{rates[epoch]:.3g} in epoch {epoch + 1}" for epoch in ends))
+
+
+def _rates(args: argparse.Namespace) -> list[float]:
+    """List the network's learning rate of every epoch."""
+    optimizer = SGD([torch.zeros(())], lr=args.lr)
+    scheduler = build_scheduler(optimizer, args, [args.lr], 0)
+    rates = []
+    for _ in range(args.epochs):
+        rates.append(optimizer.param_groups[0]["lr"])
+        end_epoch(scheduler)
+    return rates
 
 
 def end_epoch(scheduler: LRScheduler) -> None:

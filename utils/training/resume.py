@@ -3,9 +3,22 @@
 import argparse
 import itertools
 import logging
+import os
 from pathlib import Path
 
-from utils.cli.rules import DATA_FLAGS, MODEL_FLAGS, OPTIMISER_FLAGS, SCORING_FLAGS, SHAPE_FLAGS, TRAINING_FLAGS, adopt
+from utils.cli.rules import (
+    DATA_FLAGS,
+    MODEL_FLAGS,
+    OPTIMISER_FLAGS,
+    PLACE_FLAGS,
+    SCHEDULE_FLAGS,
+    SCORING_FLAGS,
+    SHAPE_FLAGS,
+    TRAINING_FLAGS,
+    adopt,
+    adopt_places,
+    flag_of,
+)
 from utils.errors import UserError
 from utils.metrics import Row
 from utils.training.checkpoint import FORMAT, Checkpoint, load_checkpoint, load_latest, plain
@@ -13,6 +26,7 @@ from utils.training.folder import RunFolder
 
 log = logging.getLogger("dgcmm")
 
+MORE_EPOCHS = "more --epochs"
 BEFORE = {
     "loss": "ce",
     "sampler": "instance",
@@ -29,6 +43,11 @@ def find_checkpoint(args: argparse.Namespace, given: set[str], folder: RunFolder
         UserError: it is missing, damaged or of another run, or the run folder holds a run that nothing asked for.
     """
     checkpoint = None
+    if args.evaluate and folder.holds_run() and not args.overwrite:
+        raise UserError(
+            f"--logdir {folder.path} holds an evaluation ({folder.file('metrics.csv').name}): --overwrite it, or name "
+            "another --logdir"
+        )
     if args.resume == "auto" and not args.evaluate:
         args.resume = None
         if (found := load_latest(folder.checkpoint, folder.previous)) is not None:
@@ -49,21 +68,67 @@ def find_checkpoint(args: argparse.Namespace, given: set[str], folder: RunFolder
     checkpoint = checkpoint or load_checkpoint(Path(args.resume))
     if not args.evaluate and checkpoint["kind"] != "train":
         raise UserError(f"{args.resume} comes from an augmentation: it can be evaluated (--evaluate), not trained on")
-    if not args.evaluate:
-        require_same_dataset(args, checkpoint)
-        stored = BEFORE | _for_nodes(checkpoint, nodes, args.resume)
-        adopt(args, given, stored, MODEL_FLAGS + DATA_FLAGS + SCORING_FLAGS + TRAINING_FLAGS, args.resume)
+    if args.evaluate:
+        same = args.dataset == checkpoint["dataset"]
+        if same:
+            _adopt_places(args, given, checkpoint["args"], args.resume)
+        flags = MODEL_FLAGS + (DATA_FLAGS if same else SHAPE_FLAGS) + SCORING_FLAGS + tuple({"amp"} - given)
+        adopt(args, given, BEFORE | checkpoint["args"], flags, args.resume)
         return checkpoint
-    data_flags = DATA_FLAGS if args.dataset == checkpoint["dataset"] else SHAPE_FLAGS
-    flags = MODEL_FLAGS + data_flags + SCORING_FLAGS + tuple({"amp"} - given)
-    adopt(args, given, BEFORE | checkpoint["args"], flags, args.resume)
+    require_same_dataset(args, checkpoint)
+    _adopt_places(args, given, checkpoint["args"], args.resume)
+    terms = terms_of_change(args, given, checkpoint)
+    stored = _for_nodes(checkpoint, nodes, args.resume, "batch_size" in given and terms["batch_size"] == "")
+    flags = MODEL_FLAGS + DATA_FLAGS + SCORING_FLAGS + TRAINING_FLAGS
+    adopt(args, given, BEFORE | stored, flags, args.resume, terms=terms)
+    _warn_of_changes(args, stored, args.resume, checkpoint["epoch"] if args.start_epoch is None else args.start_epoch)
     return checkpoint
 
 
-def _for_nodes(checkpoint: Checkpoint, nodes: int, source: str) -> Checkpoint:
+def terms_of_change(args: argparse.Namespace, given: set[str], checkpoint: Checkpoint) -> dict[str, str]:
+    """Tell what a run may change when it goes on: name of an argument -> '', or what has to be given too for that.
+
+    More epochs may follow another schedule; the batch size may change where an epoch begins.
+    """
+    stored, epoch = checkpoint["args"], checkpoint["epoch"]
+    epochs = args.epochs if "epochs" in given else stored["epochs"]
+    terms = dict.fromkeys(SCHEDULE_FLAGS, "" if epochs > stored["epochs"] else MORE_EPOCHS)
+    if getattr(args, "start_epoch", None) is None and epoch >= epochs:
+        terms["batch_size"] = MORE_EPOCHS
+    elif getattr(args, "start_epoch", None) is not None or not checkpoint["step"]:
+        terms["batch_size"] = ""
+    elif checkpoint["kind"] == "train":
+        terms["batch_size"] = f"--start-epoch={epoch}"
+    return terms
+
+
+def _adopt_places(args: argparse.Namespace, given: set[str], stored: Checkpoint, source: str) -> None:
+    """Take folders that were not given from a checkpoint's arguments, and say which one has the data."""
+    adopt_places(args, given, stored)
+    if os.path.abspath(args.datadir) != os.getcwd() and "datadir" not in given:
+        log.info("--datadir: %s, as in %s", args.datadir, source)
+
+
+def _warn_of_changes(args: argparse.Namespace, stored: Checkpoint, source: str, epoch: int) -> None:
+    """Say which flags of a run have changed: from here on it is another run.
+
+    Args:
+        stored: the arguments that it had.
+        source: the checkpoint.
+        epoch: after which it goes on.
+    """
+    changed = [name for name in ("batch_size", *SCHEDULE_FLAGS) if getattr(args, name) != stored.get(name)]
+    if changed:
+        what = ", ".join(f"{flag_of(name)} is {getattr(args, name)} now, {stored.get(name)} before" for name in changed)
+        log.warning("%s: from epoch %d on this is another run than that of %s", what, epoch + 1, source)
+
+
+def _for_nodes(checkpoint: Checkpoint, nodes: int, source: str, another_batch: bool) -> Checkpoint:
     """Return the arguments of a checkpoint with the batch size that gives as many images a step on `nodes` nodes."""
     stored = checkpoint["args"]
     total = stored["batch_size"] * checkpoint["nodes"]
+    if total % nodes and another_batch:
+        return stored
     if total % nodes:
         raise UserError(f"{source} was trained with {total} images a step, which {nodes} nodes cannot share evenly")
     return stored | {"batch_size": total // nodes}
@@ -81,6 +146,7 @@ def find_trained(args: argparse.Namespace, given: set[str], folder: RunFolder) -
     if checkpoint["kind"] != "train":
         raise UserError(f"{args.resume} comes from an augmentation: name the checkpoint of train.py")
     require_same_dataset(args, checkpoint)
+    _adopt_places(args, given, checkpoint["args"], args.resume)
     adopt(args, given, BEFORE | checkpoint["args"], MODEL_FLAGS + DATA_FLAGS + SCORING_FLAGS, args.resume)
     return checkpoint
 
@@ -106,7 +172,9 @@ def find_unfinished(
     if checkpoint["trained_sha256"] != trained["sha256"]:
         raise UserError(f"{path} was made from another model than {args.resume}: --overwrite replaces it")
     remedy = "--overwrite it, or give another --logdir"
-    adopt(args, given, BEFORE | checkpoint["args"], OPTIMISER_FLAGS + flags, str(path), remedy)
+    terms = terms_of_change(args, given, checkpoint)
+    adopt(args, given, BEFORE | checkpoint["args"], OPTIMISER_FLAGS + flags, str(path), remedy, terms)
+    _warn_of_changes(args, checkpoint["args"], str(path), checkpoint["epoch"])
     return found
 
 
@@ -151,13 +219,14 @@ def require_same_data(stored: dict[str, str], data_sha256: dict[str, str], sourc
 def description(
     args: argparse.Namespace, classes: tuple[str, ...], class_counts: list[int], data_sha256: dict[str, str]
 ) -> Checkpoint:
-    """Gather what a checkpoint says of itself: model, data and arguments."""
+    """Gather what a checkpoint says of itself: model, data and arguments; folders stand for any working directory."""
+    places = {name: os.path.abspath(path) for name in PLACE_FLAGS if (path := getattr(args, name))}
     return {
         "format": FORMAT,
         "arch": args.arch,
         "dataset": args.dataset,
         "class_names": list(classes),
         "class_counts": class_counts,
-        "args": plain(vars(args)),
+        "args": plain(vars(args) | places),
         "data_sha256": data_sha256,
     }

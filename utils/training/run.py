@@ -64,7 +64,11 @@ class Position:
 
 def print_result(result: Row) -> None:
     """Print the last line of a script on standard output: one JSON object, null for what is undefined."""
-    print(json.dumps(result, allow_nan=False), flush=True)
+    text = json.dumps(result, allow_nan=False)
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        log.warning("standard output takes no more (%s); the result is in the run folder", error.strerror)
 
 
 class Run:

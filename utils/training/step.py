@@ -38,7 +38,8 @@ class Stepper:
     The processes agree once per step, by one small all-reduce that runs while the gradients are computed: on
     stopping, and on whether a loss was finite. On a CPU a bad loss is seen in its own step. On a GPU reading it would
     wait for the device, so the optimizer itself skips the step (torch's `found_inf`) and the host learns of it a step
-    later; averaged gradients are the same in all processes, so all skip.
+    later. A bad loss makes its whole gradient NaN there, and averaged gradients are the same in all processes, so all
+    skip.
 
     Args:
         optimizer: SGD; a fused one where `late` is set. The gradient of a group 'prior' is of another scale, and is not
@@ -85,7 +86,8 @@ class Stepper:
         readable = self._unread if self.late else flag  # without waiting for work that has just been queued
         vote = self.world.vote(bad=readable is not None and any(readable.read()))
         self.optimizer.zero_grad(set_to_none=True)
-        (self.scaler.scale(loss) if self.scaler else loss).backward()
+        one = loss.detach() - loss.detach() + 1 if self.late else None  # NaN for a loss that is not finite
+        (self.scaler.scale(loss) if self.scaler else loss).backward(one)
         signum, bad = vote.result()
         if bad:
             self._fail(readable)

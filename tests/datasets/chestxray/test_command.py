@@ -16,6 +16,7 @@ from datasets.chestxray.__main__ import main
 from datasets.chestxray.source import LISTS
 from helpers.mirror import Mirror, packed
 from helpers.project import ROOT
+from utils import files
 from utils.errors import UserError, run_script
 
 
@@ -62,13 +63,13 @@ def test_all_images_can_be_decoded(chest, manifest, capsys):
 
 
 def test_read_only_folder_can_be_verified(chest, manifest, monkeypatch, capsys):
-    def refuse(path: Path, *_: object, **__: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
     for image in (chest / "images").glob("0000000*.png"):
         shutil.copy(image, image.with_name(f"._{image.name}"))
     monkeypatch.setattr(Path, "unlink", refuse)
-    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(files.os, "fsync", refuse)
     check(chest, manifest, "--verify", "--workers=0")
     assert "all 60 images can be decoded" in capsys.readouterr().out
     (chest / "images" / "00000003_000.png").write_bytes(b"")

@@ -11,6 +11,7 @@ import pytest
 
 from datasets.download.parallel import Cancel, Cancelled
 from datasets.download.remote import Download, Patience, RemoteFile, Unavailable, problem_of
+from helpers.limits import with_small_files
 from helpers.mirror import Answer, Mirror
 from utils.errors import UserError
 
@@ -256,10 +257,10 @@ def test_nobody_listens(tmp_path):
     assert len(list(filter(None, pauses.asked))) == 1
 
 
-def test_disk_that_takes_no_more_is_named(mirror, tmp_path, file_size_limit):
-    file_size_limit(50_000)
+def test_disk_that_takes_no_more_is_named(mirror, tmp_path):
+    end = with_small_files(50_000, download(tmp_path, remote(mirror)).run)
     with pytest.raises(UserError, match=f".{NAME}.part cannot be written .*: choose another folder, or free"):
-        download(tmp_path, remote(mirror)).run()
+        raise end.error
     assert len(mirror.asked) == 1
 
 

@@ -1,5 +1,6 @@
 """Before images are read: who builds the cache, what is left out, and how evaluation stays what it was."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -98,6 +99,62 @@ def test_finished_cache_needs_no_folder_that_can_be_written(tmp_path, monkeypatc
     prepare_images(splits_of(tmp_path), 16, "error", quiet=True)
     monkeypatch.setattr(cache, "folder_lock", None)
     assert prepare_images(splits_of(tmp_path), 16, "error", quiet=True)["test"].cache is not None
+
+
+@pytest.fixture
+def read_only(monkeypatch) -> None:
+    """Let no folder named 'data' be written, as on a read-only disk; root may write anywhere else."""
+    original = os.access
+
+    def access(path: Path, mode: int, **options: object) -> bool:
+        return original(path, mode, **options) and not (mode & os.W_OK and "data" in Path(path).parts)
+
+    monkeypatch.setattr(os, "access", access)
+
+
+@pytest.mark.parametrize("cache_size", [0, 16])
+def test_read_only_data_has_its_cache_elsewhere(cache_size, read_only, tmp_path, caplog):
+    folder, other = tmp_path / "data", tmp_path / "run" / "cache"
+    folder.mkdir()
+    splits = splits_of(folder)
+    for _ in range(2):
+        caplog.clear()
+        prepared = prepare_images(splits, cache_size, "skip", quiet=True, otherwise=other)
+        assert len(prepared["training"]) == TRAIN
+        assert not (folder / "cache").exists()
+        assert caplog.messages == [
+            f"{folder}/cache cannot be written: what is read from {folder} is kept in {other} (--cache-dir)"
+        ]
+    with pytest.raises(UserError, match="cache cannot be written: name a folder that can, --cache-dir"):
+        prepare_images(splits, cache_size, "skip", quiet=True)
+
+
+def test_finished_cache_beside_read_only_data_is_used(read_only, tmp_path, caplog):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    splits = splits_of(folder)
+    with pytest.MonkeyPatch.context() as writable:
+        writable.setattr(os, "access", lambda *_: True)
+        prepare_images(splits, 16, "error", quiet=True)
+    prepared = prepare_images(splits, 16, "error", quiet=True, otherwise=tmp_path / "other")
+    assert prepared["test"].cache is not None
+    assert caplog.messages == []
+    assert not (tmp_path / "other").exists()
+
+
+def test_cache_dir_takes_caches_of_several_folders_apart(tmp_path):
+    pixels = []
+    for name in ("a", "b"):
+        folder = tmp_path / name
+        folder.mkdir()
+        splits = splits_of(folder)
+        if name == "b":
+            Image.fromarray(np.zeros((20, 20), np.uint8)).save(splits["training"].path(0))
+        prepared = prepare_images(splits, 16, "error", quiet=True, cache_dir=str(tmp_path / "caches"))
+        pixels.append(np.asarray(prepared["training"].read(0)))
+        assert [path for path in folder.iterdir() if path.is_dir()] == []
+    assert pixels[0].any()
+    assert not pixels[1].any()
 
 
 @pytest.mark.parametrize("cache_size", [0, 16])
@@ -214,10 +271,13 @@ def test_dummy_images_need_no_cache(caplog):
     assert [record.message for record in caplog.records] == ["--cache-size 32 is not used: --dummy reads no files"]
 
 
-def test_resumed_run_and_augmentation_adopt_the_cache_and_refuse_another(script, chest, tmp_path):
-    log = f"--logdir={tmp_path / 'log'}"
-    train = ["train", "ChestXray", f"--datadir={chest}", log, "--quiet"]
-    first = script(*train, *SMALL_MODEL, "--cache-size=40", "--epochs=1", "--max-steps=1", "--clip-grad=1")
+def test_resumed_run_and_augmentation_adopt_folder_and_cache_and_refuse_another(script, chest, tmp_path, monkeypatch):
+    train = ["train", "ChestXray", f"--logdir={tmp_path / 'log'}", "--quiet"]
+    monkeypatch.chdir(tmp_path)
+    places = [f"--datadir={chest.name}", "--cache-dir=caches"]
+    first = script(*train, *places, *SMALL_MODEL, "--cache-size=40", "--epochs=1", "--max-steps=1", "--clip-grad=1")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
     assert first.status == 0, first.err
     for path in (chest / "images").iterdir():
         path.write_bytes(b"")  # only the cache is left
@@ -228,3 +288,9 @@ def test_resumed_run_and_augmentation_adopt_the_cache_and_refuse_another(script,
     flags = ["--resume=auto", "--epochs=1", "--batch-size=16", "--max-steps=1", "--workers=0"]
     augmented = script("augment", *train[1:], *flags)
     assert augmented.status == 0, augmented.err
+    assert not list((tmp_path / "elsewhere").iterdir())
+    chest.rename(tmp_path / "moved")
+    for name in ("train", "augment"):
+        gone = script(name, *train[1:], "--resume=auto", "--epochs=3")
+        assert f"was trained on {chest}, which is not there: name the data's folder (--datadir)" in gone.error
+    assert not chest.exists()

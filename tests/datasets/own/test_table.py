@@ -82,7 +82,8 @@ def test_what_is_odd_is_told(data, caplog):
     assert [m.split("labels.csv")[-1] for m in caplog.messages] == [
         ": left out 2 rows (row 16, row 17) without a path or a label",
         ": 1 image (sub/3.png) named more than once, and used once",
-        "1 group (g0) in training and in another split: results may be too good",
+        "1 image (sub/11.png) of 4 in the test split are of groups (patients) that training has too, 0 of them are in "
+        "both lists: what is measured on them is too good, mend the lists",
     ]
 
 

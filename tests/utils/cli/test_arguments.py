@@ -17,6 +17,7 @@ COMMON = [
     "--datadir",
     "--logdir",
     "--dummy",
+    "--cache-dir",
     "--csv",
     "--names",
     "--imbalance-factor",

@@ -5,7 +5,7 @@ import argparse
 import pytest
 
 import train
-from utils.cli.rules import adopt, check_start, complete, follow, parse
+from utils.cli.rules import adopt, adopt_places, check_start, complete, follow, parse
 from utils.errors import UserError
 
 
@@ -99,8 +99,20 @@ def test_ranks_follow_the_main_one_but_in_what_is_their_own():
     mine, _ = parse(train.build_parser(), ["Digits_LT", "--datadir=mine", "--workers=1"])
     main, _ = parse(train.build_parser(), ["Digits_LT", "--datadir=theirs"])
     resolved, _ = parse(train.build_parser(), ["Digits_LT", "--datadir=theirs", "--lr=0.5"])
-    follow(mine, main, resolved, 1)
+    follow(mine, {"datadir", "workers"}, main, resolved, 1)
     assert (mine.datadir, mine.workers, mine.lr) == ("mine", 1, 0.5)
+    mine, _ = parse(train.build_parser(), ["Digits_LT", "--workers=1"])
+    follow(mine, {"workers"}, main, resolved, 1)  # a folder that it does not name is that of the main one
+    assert mine.datadir == "theirs"
     other, _ = parse(train.build_parser(), ["Digits_LT", "--momentum=0.5"])
     with pytest.raises(UserError, match=r"--momentum is 0.5 for rank 3 but 0.9 for rank 0"):
-        follow(other, main, resolved, 3)
+        follow(other, {"momentum"}, main, resolved, 3)
+
+
+def test_folders_come_from_the_checkpoint_unless_they_are_named():
+    args = argparse.Namespace(datadir=".", cache_dir=None)
+    adopt_places(args, set(), {"datadir": "/data", "cache_dir": None})
+    assert args == argparse.Namespace(datadir="/data", cache_dir=None)
+    args = argparse.Namespace(datadir="mine", cache_dir=None)
+    adopt_places(args, {"datadir"}, {"datadir": "/data", "cache_dir": "/cache"})
+    assert args == argparse.Namespace(datadir="mine", cache_dir="/cache")

@@ -8,12 +8,13 @@ import torch
 
 import train
 from utils.cli.rules import parse
-from utils.distributed.launch import choose_gpus
-from utils.distributed.plan import Launch, check_batch_size, plan_launch
+from utils.distributed.launch import choose_gpus, launch
+from utils.distributed.plan import Launch, check_batch_size, plan_launch, spare_rank
 from utils.errors import UserError
 
 TORCHRUN = {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}
 TORCHRUN |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "2345"}
+POD = {name: value for name, value in TORCHRUN.items() if not name.startswith("LOCAL")}  # of Kubernetes' operators
 MP = "--multiprocessing-distributed"
 URL = "--dist-url=tcp://10.0.0.1:4000"
 
@@ -36,13 +37,18 @@ def planned(*flags, environ=()):
         (["--dist-url=env://", "--world-size=4"], TORCHRUN, 4, 3, 2, False),
         (["--dist-url=env://"], TORCHRUN | {"LOCAL_WORLD_SIZE": "1"}, 4, 3, 1, False),
         ([MP, "--ngpus=2", "--dist-url=env://"], {**TORCHRUN, "LOCAL_RANK": None}, 8, 6, 2, True),
+        ([], POD, 4, 3, 1, False),
+        (["--rank=3"], POD, 4, 3, 1, False),
+        ([MP, "--ngpus=2"], POD, 8, 6, 2, True),
+        ([], {"RANK": "0", "WORLD_SIZE": "1"}, 1, 0, 1, False),
+        ([MP, "--world-size=1", "--rank=0", URL], POD, 1, 0, 1, False),
     ],
 )
 def test_processes(flags, environ, size, first, local_size, spawns):
-    launch = planned(*flags, environ={name: value for name, value in dict(environ).items() if value is not None})
-    found = (launch.size, launch.first_rank, launch.local_size, launch.spawns)
+    plan = planned(*flags, environ={name: value for name, value in dict(environ).items() if value is not None})
+    found = (plan.size, plan.first_rank, plan.local_size, plan.spawns)
     assert found == (size, first, local_size, spawns)
-    assert launch.nodes == size // local_size
+    assert plan.nodes == size // local_size
 
 
 def test_environment_of_a_launcher_becomes_an_address():
@@ -71,11 +77,31 @@ def test_environment_of_a_launcher_becomes_an_address():
         ([URL], TORCHRUN, "leave it out"),
         ([], TORCHRUN | {"RANK": "4"}, "no such run"),
         ([], TORCHRUN | {"WORLD_SIZE": "four"}, "WORLD_SIZE=four"),
+        ([], {"RANK": "0", "WORLD_SIZE": "2"}, "MASTER_ADDR is not set"),
+        ([], POD | {"MASTER_PORT": "99999"}, "MASTER_PORT=99999 is no port"),
+        ([MP, "--world-size=1"], POD, "--world-size 1 contradicts the environment, where WORLD_SIZE is 4"),
     ],
 )
 def test_what_contradicts_itself_is_named(flags, environ, word):
     with pytest.raises(UserError, match=word):
         planned(*flags, environ=environ)
+
+
+def test_flags_that_leave_out_processes_of_the_environment_are_said(monkeypatch, caplog):
+    worlds = []
+    for name, value in POD.items():
+        monkeypatch.setenv(name, value)
+    launch(planned("--world-size=1", URL, environ=POD), None, worlds.append)
+    assert worlds[0].size == 1
+    assert caplog.messages == ["the environment speaks of 4 processes (WORLD_SIZE), the flags of 1: they count"]
+
+
+@pytest.mark.parametrize(
+    ("environ", "rank"),
+    [({}, 0), (TORCHRUN, 3), (POD, 3), (POD | {"RANK": "0"}, 0), ({"WORLD_SIZE": "1", "RANK": "0"}, 0)],
+)
+def test_script_for_one_process_knows_those_that_are_spare(environ, rank):
+    assert spare_rank(environ) == rank
 
 
 def test_batch_is_shared_evenly_or_not_at_all():

@@ -3,6 +3,7 @@
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from helpers.limits import with_small_files
 from utils.errors import UserError
 from utils.training.board import Board
 
@@ -17,13 +18,13 @@ def test_every_epoch_is_on_disk_at_its_end(tmp_path):
     board.close()
 
 
-def test_full_disk_is_named_without_a_traceback(tmp_path, capfd, file_size_limit):
+def test_full_disk_is_named_without_a_traceback(tmp_path):
     def write():
         board = Board(tmp_path, ".train", 0)
         board.scalars(1, {"epoch": 1, "split": "test", "acc": 0.5})
         board.flush()
 
-    file_size_limit(10)
+    end = with_small_files(10, write)
     with pytest.raises(UserError, match=f"{tmp_path} cannot be written"):
-        write()
-    assert "Traceback" not in capfd.readouterr().err
+        raise end.error
+    assert "Traceback" not in end.err

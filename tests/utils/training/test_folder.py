@@ -14,7 +14,8 @@ import pytest
 from helpers.project import ROOT
 from utils.errors import UserError
 from utils.metrics import Measurement, Predictions
-from utils.training.folder import RunFolder
+from utils.training import folder as folder_module
+from utils.training.folder import RunFolder, code_version
 
 
 @pytest.mark.parametrize(
@@ -115,3 +116,79 @@ def test_arguments_keep_the_first_start_and_list_resumptions(tmp_path):
     assert [(launch["after_epoch"], launch["after_step"]) for launch in content["resumed"]] == [(3, 7)]
     assert (content["processes"], content["resumed"][0]["processes"]) == (1, 2)
     assert {"torch", "python", "scikit-learn"} <= set(content["versions"])
+
+
+def test_what_a_continuation_changes_is_noted(tmp_path):
+    before = {"lr": 1.0, "batch_size": 50, "T_max": 2, "epochs": 2, "datadir": "/a"}
+    now = argparse.Namespace(lr=1.0, batch_size=25, T_max=4, epochs=4, datadir="/b")
+    folder = RunFolder(str(tmp_path))
+    folder.write_args(argparse.Namespace(**before), {})
+    folder.write_args(now, {}, resumed=(2, 0), before=before)
+    folder.write_args(now, {}, resumed=(3, 0), before=vars(now))
+    content = json.loads((tmp_path / "args.json").read_text())
+    assert content["arguments"] == before
+    changed = {"epochs": [2, 4], "batch_size": [50, 25], "T_max": [2, 4]}
+    assert [(entry["after_epoch"], entry["changed"]) for entry in content["resumed"]] == [(2, changed), (3, {})]
+    elsewhere = RunFolder(str(tmp_path / "other"))
+    elsewhere.path.mkdir()
+    elsewhere.write_args(now, {}, resumed=(2, 0), before=before)
+    content = json.loads((elsewhere.path / "args.json").read_text())
+    assert (content["arguments"], content["resumed"][0]["changed"]) == (vars(now), changed)
+
+
+def git(folder, *words):
+    identity = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
+    done = subprocess.run(["git", *identity, *words], cwd=folder, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def code(tmp_path, monkeypatch):
+    """A copy of the module that asks for the commit, in `outer/code`; gives (outer, code)."""
+    for name in [name for name in os.environ if name.startswith("GIT_")]:
+        monkeypatch.delenv(name)
+    module = tmp_path / "outer" / "code" / "utils" / "training" / "folder.py"
+    module.parent.mkdir(parents=True)
+    module.touch()
+    monkeypatch.setattr(folder_module, "__file__", str(module))
+    return tmp_path / "outer", tmp_path / "outer" / "code"
+
+
+UNKNOWN = {"commit": None, "dirty": None}
+
+
+def test_code_that_no_repository_has_is_of_no_commit(code):
+    outer, _ = code
+    assert code_version() == UNKNOWN
+    git(outer, "init", "-q")
+    (outer / "thesis.tex").touch()
+    git(outer, "add", "thesis.tex")
+    git(outer, "commit", "-qm", "x")
+    assert code_version() == UNKNOWN  # unpacked in a repository of something else
+
+
+def test_commit_is_that_of_the_code(code, tmp_path, monkeypatch):
+    outer, inner = code
+    git(outer, "init", "-q")
+    (outer / "thesis.tex").touch()
+    git(outer, "add", ".")
+    git(outer, "commit", "-qm", "x")
+    assert code_version() == {"commit": git(outer, "rev-parse", "HEAD"), "dirty": False}
+    (outer / "thesis.tex").write_text("changed")
+    assert code_version()["dirty"] is False
+    (inner / "utils" / "training" / "folder.py").write_text("changed")
+    assert code_version()["dirty"] is True
+    git(outer, "worktree", "add", "-q", "-b", "other", str(tmp_path / "tree"))
+    git(tmp_path / "tree", "commit", "-qm", "y", "--allow-empty")
+    monkeypatch.setenv("GIT_DIR", str(outer / ".git"))  # as in a hook
+    monkeypatch.setattr(folder_module, "__file__", str(tmp_path / "tree" / "code" / "utils" / "training" / "folder.py"))
+    other = git(tmp_path / "tree", "--git-dir", str(tmp_path / "tree" / ".git"), "rev-parse", "other")
+    assert code_version() == {"commit": other, "dirty": False}
+
+
+def test_package_without_metadata_has_no_version(tmp_path, monkeypatch):
+    monkeypatch.setattr("utils.training.folder.PACKAGES", ("numpy", "a-package-of-ones-own"))
+    RunFolder(str(tmp_path)).write_args(argparse.Namespace(lr=0.1), {})
+    versions = json.loads((tmp_path / "args.json").read_text())["versions"]
+    assert versions["a-package-of-ones-own"] is None
+    assert versions["numpy"] == np.__version__

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from utils.training.optimisation import build_optimizer, build_scheduler, default_prior_lr
+from utils.training.optimisation import build_optimizer, build_scheduler, default_prior_lr, log_rates
 
 BASE = argparse.Namespace(
     lr=0.1, prior_lr=2.0, momentum=0.9, wd=1e-4, lr_step=None, milestones=None, T_max=None, step_size=None, gamma=0.1
@@ -57,6 +57,31 @@ def test_schedule_of_a_resumed_run_continues_bit_for_bit(flags, done):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert rates(flags, 5 - done, done) == rates(flags, 5)[done:]
+
+
+@pytest.mark.parametrize(
+    ("flags", "done", "planned", "level", "said"),
+    [
+        ({"T_max": 4}, 0, None, "", ""),
+        ({"lr_step": 2}, 0, None, "", ""),
+        ({"lr_step": 2}, 1, 4, "", ""),
+        ({"T_max": 4}, 1, 2, "INFO", "learning rate 0.0854 in epoch 2, 0.0147 in epoch 4"),
+        ({"lr_step": 2}, 3, 3, "INFO", "learning rate 0.01 in epoch 4"),
+        (
+            *({"T_max": 2}, 0, None, "INFO"),
+            "--T-max 2 of 4 epochs: the learning rate rises again from epoch 4 on, to 0.05 in epoch 4",
+        ),
+        (
+            *({"T_max": 1}, 2, 2, "WARNING"),
+            "--T-max 1 of 4 epochs: the learning rate rises again from epoch 3 on, to 0.1 in epoch 3; --T-max=4 would "
+            "not",
+        ),
+    ],
+)
+def test_where_the_learning_rate_goes_is_said(flags, done, planned, level, said, caplog):
+    caplog.set_level("INFO", "dgcmm")
+    log_rates(argparse.Namespace(**vars(BASE) | flags, epochs=4), done, planned)
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == ([(level, said)] if said else [])
 
 
 def test_schedule_ignores_the_rate_that_a_checkpoint_restored():

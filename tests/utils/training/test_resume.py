@@ -5,10 +5,13 @@ import shutil
 import pytest
 
 import train
-from utils.cli.rules import parse
+from utils.cli.rules import adopt, parse
 from utils.errors import UserError
 from utils.training.folder import RunFolder
-from utils.training.resume import find_checkpoint
+from utils.training.resume import find_checkpoint, terms_of_change
+
+SCHEDULES = {"T_max": 2, "lr_step": None, "step_size": None, "milestones": None}
+STORED = {"epochs": 2, "batch_size": 50, "gamma": 0.1, **SCHEDULES}
 
 
 @pytest.mark.parametrize(("nodes", "batch_size"), [(1, 64), (2, 32), (64, 1)])
@@ -24,3 +27,47 @@ def test_steps_that_nodes_cannot_share_are_named(tmp_path, trained_digits):
     args, given = parse(train.build_parser(), ["Digits_LT", "--resume=auto", f"--logdir={tmp_path}"])
     with pytest.raises(UserError, match="64 images a step, which 3 nodes cannot share"):
         find_checkpoint(args, given, RunFolder(str(tmp_path)), nodes=3)
+
+
+def test_steps_that_nodes_cannot_share_may_be_of_another_size(tmp_path, trained_digits):
+    shutil.copytree(trained_digits, tmp_path, dirs_exist_ok=True)
+    flags = ["Digits_LT", "--resume=auto", f"--logdir={tmp_path}", "--epochs=3", "--batch-size=20"]
+    args, given = parse(train.build_parser(), flags)
+    find_checkpoint(args, given, RunFolder(str(tmp_path)), nodes=3)
+    assert args.batch_size == 20
+
+
+def going_on(*argv, epoch=2, step=0, kind="train"):
+    """What a command that goes on from a run with `STORED` makes of its flags."""
+    args, given = parse(train.build_parser(), ["Digits_LT", *argv])
+    terms = terms_of_change(args, given, {"args": STORED, "epoch": epoch, "step": step, "kind": kind})
+    adopt(args, given, STORED, tuple(STORED), "there", terms=terms)
+    return args
+
+
+def test_more_epochs_may_have_another_schedule_which_takes_the_place_of_the_first():
+    assert (going_on("--epochs=4").T_max, going_on("--epochs=4", "--T-max=4").T_max) == (2, 4)
+    stepped = going_on("--epochs=4", "--lr-step=3", "--gamma=0.5")
+    assert (stepped.T_max, stepped.lr_step, stepped.gamma, stepped.batch_size) == (None, 3, 0.5, 50)
+
+
+def test_batch_size_may_change_where_an_epoch_begins():
+    assert going_on("--epochs=3", "--batch-size=25").batch_size == 25
+    assert going_on("--batch-size=25", epoch=1).batch_size == 25
+    assert going_on("--batch-size=25", "--start-epoch=1", epoch=1, step=3).batch_size == 25
+
+
+@pytest.mark.parametrize(
+    ("argv", "where", "says"),
+    [
+        (["--T-max=4"], {}, "--T-max is 4 here but 2 in there: leave --T-max out, give more --epochs too, or name"),
+        (["--T-max=4", "--epochs=2"], {"epoch": 1}, "leave --T-max out, give more --epochs too, or name another"),
+        (["--gamma=0.5", "--epochs=1"], {"epoch": 1}, "--gamma is 0.5 here"),
+        (["--batch-size=25"], {}, "leave --batch-size out, give more --epochs too, or name another"),
+        (["--batch-size=25"], {"epoch": 1, "step": 3}, "leave --batch-size out, give --start-epoch=1 too, or name"),
+        (["--batch-size=25"], {"epoch": 1, "step": 3, "kind": "aug"}, "leave --batch-size out, or name another"),
+    ],
+)
+def test_what_may_not_change_is_named_with_what_would_allow_it(argv, where, says):
+    with pytest.raises(UserError, match=says):
+        going_on(*argv, **where)

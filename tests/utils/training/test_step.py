@@ -59,6 +59,12 @@ def test_bad_loss_changes_no_weight_and_is_named(late, factor):
     assert torch.equal(model.weight, before)
 
 
+def test_late_bad_loss_spoils_its_gradient_by_which_other_processes_learn_of_it():
+    model, _, stepper = made(True)
+    stepper.take(model.weight.sum() + math.inf, "", torch.tensor([1]))  # whose own gradient is finite
+    assert model.weight.grad.isnan().all()
+
+
 @pytest.mark.parametrize("late", [False, True])
 def test_bad_last_step_is_found_before_anything_is_saved(late):
     model, _, stepper = made(late)

@@ -1,0 +1,48 @@
+"""A look at a few images before hours of training: are their grey levels what a model can learn from?"""
+
+import contextlib
+import logging
+
+import numpy as np
+from PIL import Image
+
+from datasets.images.files import FileDataset
+from datasets.images.opening import read_grey
+from datasets.images.png import TWELVE_BITS, most_of
+from utils.errors import UserError
+
+log = logging.getLogger("dgcmm")
+
+LOOKED_AT = 8  # images, spread over the split
+DARK = 64  # of 255: below this lie 14 of 16 bits, and what a converter has squeezed
+
+
+def warn_of_grey_levels(data: FileDataset, split: str) -> None:
+    """Warn if a split's images are read as 12 bits, or are almost black; those that cannot be read are left out.
+
+    Nothing is said of images in colour, which come from cameras.
+
+    Args:
+        data: the images.
+        split: what messages call them.
+    """
+    if data.colour:
+        return
+    brightest, twelve = [], 0
+    for row in data.rows[np.unique(np.linspace(0, len(data) - 1, LOOKED_AT).astype(int))] if len(data) else ():
+        path = data.path(int(row))
+        with contextlib.suppress(UserError):  # who reads all of them names those
+            brightest.append(int(read_grey(path).max(initial=0)))
+            with Image.open(path) as image:
+                twelve += image.mode.startswith("I") and most_of(np.asarray(image)) == TWELVE_BITS
+    count = len(brightest)
+    if twelve:
+        log.warning(
+            "%d of %d %s images looked at have 16 bits and no value above %d: read as 12 bits",
+            *(twelve, count, split, TWELVE_BITS),
+        )
+    if brightest and max(brightest) <= DARK:
+        log.warning(
+            "the %s images are almost black: the brightest grey level of %d is %d of 255: look at how they were made",
+            *(split, count, max(brightest)),
+        )

@@ -1,0 +1,67 @@
+"""Where the time of a training step on a GPU goes: how long the host and the device are busy, and with what.
+
+    python -m scripts.benchmarks.profile                     64 images, --amp bf16
+    python -m scripts.benchmarks.profile --images=180 --amp=off
+
+A device that is busy for less than a step waits for the host, which then launches too many kernels, or too slowly.
+Without a GPU the table is the CPU's.
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from torch.autograd import DeviceType
+from torch.profiler import profile, supported_activities
+
+from scripts.benchmark import measured_on
+from scripts.benchmarks.setup import ReadyBatches, Sizes, default_sizes, train_args
+from scripts.benchmarks.training import project
+from utils.cli.types import count
+from utils.device import PRECISIONS
+
+STEPS, ROWS = 10, 25
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the command line: which step."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--images", type=count, default=64, metavar="N", help="images of a step (default: %(default)s)")
+    add("--amp", choices=tuple(PRECISIONS), default="bf16", help="precision, as of train.py (default: %(default)s)")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None, sizes: Sizes | None = None, steps: int = STEPS) -> None:
+    """Print what a step costs, and the table of its kernels and operations."""
+    options, sizes = build_parser().parse_args(argv), sizes or default_sizes()
+    print(f"{measured_on()}\n{options.images} images, --amp {options.amp}")
+    train_steps = project(sizes, train_args(sizes, f"--amp={options.amp}"), ReadyBatches(sizes, options.images, steps))
+    train_steps()
+    seconds = _seconds(train_steps)
+    with profile(activities=supported_activities()) as found:
+        _seconds(train_steps)
+    kernels = [event for event in found.events() if event.device_type == DeviceType.CUDA]
+    busy = sum(event.time_range.elapsed_us() for event in kernels) / 1e6
+    print(f"a step takes {1e3 * seconds / steps:.2f} ms, {options.images * steps / seconds:,.0f} images/s")
+    print(
+        f"the device is busy for {1e3 * busy / steps:.2f} ms of it, with {len(kernels) / steps:,.0f} kernels and copies"
+    )
+    averages = found.key_averages()
+    if kernels:
+        print(averages.table(sort_by="self_cuda_time_total", row_limit=ROWS, max_name_column_width=80))
+    print(averages.table(sort_by="self_cpu_time_total", row_limit=ROWS, max_name_column_width=80))
+
+
+def _seconds(call: Callable[[], None]) -> float:
+    """Time a call, with all that it has queued."""
+    started = time.perf_counter()
+    call()
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,29 @@
+"""What an untimely end of the loading processes means for the user."""
+
+import errno
+import signal
+
+import pytest
+
+from datasets.workers import why_lost
+
+DIED = RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly")
+
+
+@pytest.mark.parametrize(
+    ("error", "exit_codes", "said"),
+    [
+        (DIED, [None, -signal.SIGKILL], "killed, perhaps for want of memory"),
+        (ConnectionResetError(errno.ECONNRESET, "reset"), [-signal.SIGKILL], "killed, perhaps for want of memory"),
+        (DIED, [None, -signal.SIGBUS], "shared memory"),
+        (OSError(errno.ENOSPC, "No space left on device"), [], "shared memory"),  # at the start, for its queues
+        (RuntimeError("Too many open files. Communication ..."), [None], "ulimit -n"),
+        (OSError(errno.EMFILE, "Too many open files"), [], "ulimit -n"),
+        (DIED, [-signal.SIGSEGV], "status -11"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), [], "cannot be started (Cannot allocate memory)"),
+        (RuntimeError("a fault of the program"), [None, 0], None),
+    ],
+)
+def test_reason_names_what_helps(error, exit_codes, said):
+    reason = why_lost(error, exit_codes)
+    assert (said in reason) if said else reason is None

@@ -1,0 +1,79 @@
+"""The check of a machine with a GPU: its commands, parts that fail or hang, and the table; nothing of it needs one."""
+
+import subprocess
+
+import pytest
+
+import augment
+import augment_ftl
+import train
+from helpers.project import ROOT
+from scripts import gpu_check
+from scripts.gpu_check import End, Part, missing_packages, published_commands, run_part, summary
+from utils.cli.rules import check_training, complete, parse
+
+
+def test_without_a_gpu_it_is_one_line_and_status_2():
+    done = subprocess.run([ROOT / "scripts" / "gpu_check.sh"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: there is no GPU")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("gpus", "used"), [(1, 1), (3, 3), (8, 6)])
+def test_published_commands_become_short_ones_on_the_gpus_that_there_are(gpus, used, tmp_path):
+    parsers = {"train.py": train, "augment_ftl.py": augment_ftl, "augment.py": augment}
+    commands = published_commands(gpus, str(tmp_path))
+    assert [words[0] for words in commands] == list(parsers)
+    for name, *words in commands:
+        args, _ = parse(parsers[name].build_parser(), words)
+        complete(args, 2048)
+        assert (args.dataset, args.dummy, args.epochs, args.max_steps) == ("ChestXray", True, 1, 10)
+        assert args.logdir == str(tmp_path)
+        if name == "train.py":
+            check_training(args)
+            assert (args.batch_size, args.ngpus, args.pretrained, args.dist_backend) == (180, used, False, "nccl")
+        else:
+            assert args.resume == f"{tmp_path}/checkpoint.pth"
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [("print('well')", "good"), ("print('ill'); exit(3)", "FAILED with status 3"), ("input()", "ENDED after 1 s")],
+)
+def test_output_of_a_part_is_kept_however_it_ends(code, text, tmp_path):
+    waits = "import time; print('slow', flush=True); time.sleep(60)"
+    end = run_part(
+        Part("name", ["-c", waits if "ENDED" in text else code], seconds=1 if "ENDED" in text else 60), tmp_path
+    )
+    assert (end.text, end.good) == (text, text == "good")
+    assert (tmp_path / "name.txt").read_text() == end.output != ""
+
+
+def test_table_has_parts_ratios_and_what_a_training_takes():
+    rows = (
+        '[{"name": "step: model / bare, 180 images, --amp bf16", "ratio": 1.2, "target": 1.1, "at_least": false, '
+        '"met": false, "rate": 2000.0, "memory": 3221225472}]'
+    )
+    ends = [
+        End(Part("tests", []), 0, 3.0, "fine"),
+        End(Part("benchmark", []), 1, 60.4, f"commit 1; a card\n{rows}\n"),
+        End(Part("profile", []), None, 60.0, ""),
+    ]
+    lines = summary("2 x card", ends).splitlines()
+    assert lines[:3] == ["# 2 x card", "", "commit 1; a card"]
+    assert "| benchmark | a target is missed | 60 |" in lines
+    assert "| step: model / bare, 180 images, --amp bf16 | 1.200 | <= 1.1 | missed |" in lines
+    assert "| 180 images, --amp bf16 | 2,000 | 3.0 GiB | 1.0 h |" in lines  # 7.3 million images
+    assert lines[-1] == "failed: profile"
+
+
+def test_packages_that_are_missing_are_named(monkeypatch):
+    assert missing_packages() == []
+
+    def version(name):
+        if name == "isal":
+            raise gpu_check.importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(gpu_check.importlib.metadata, "version", version)
+    assert missing_packages() == ["isal"]

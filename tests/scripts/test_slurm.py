@@ -1,0 +1,24 @@
+"""The batch script for Slurm, with commands that stand for Slurm's."""
+
+import os
+import subprocess
+
+import pytest
+
+from helpers.project import ROOT
+
+
+def command(path, body):
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(0o755)
+
+
+@pytest.mark.parametrize(("status", "requeued"), [(138, True), (143, False), (2, False), (0, False)])
+def test_job_is_queued_again_when_its_time_was_over_and_only_then(status, requeued, tmp_path):
+    command(tmp_path / "srun", f"exit {status}")
+    command(tmp_path / "scontrol", f'echo "$@" >> {tmp_path}/asked; echo node0')
+    job = {"SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "node[0-1]"}
+    job |= {"SLURM_GPUS_ON_NODE": "4", "SLURM_NNODES": "2", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", ROOT / "scripts" / "slurm.sbatch", "Digits_LT"], env=os.environ | job)
+    assert done.returncode == status
+    assert ("requeue 7" in (tmp_path / "asked").read_text().splitlines()) == requeued

@@ -1,0 +1,46 @@
+"""Standard streams that are closed, or that nobody reads, neither end a script nor spoil its files."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from helpers.project import ROOT
+
+SCRIPT = """
+import subprocess, sys
+from utils.errors import run_script
+
+def main():
+    with open(sys.argv[1], "w") as file:
+        print("line", flush=True)
+        subprocess.run("echo noise; echo noise >&2", shell=True)
+        file.write("content")
+
+run_script(main)
+"""
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_what_is_printed_into_a_closed_stream_reaches_no_file(closed, tmp_path):
+    path = tmp_path / "file"
+    words = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-c", SCRIPT, str(path)]
+    assert subprocess.run(words, cwd=ROOT).returncode == 0
+    assert path.read_text() == "content"
+
+
+def test_reader_that_is_gone_is_no_fault():
+    words = [sys.executable, "-c", "from utils.errors import run_script; run_script(lambda: print('line'))"]
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with subprocess.Popen(words, cwd=ROOT, env=buffered, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
+
+
+def test_windows_is_told_where_this_runs():
+    code = "import sys; sys.platform = 'win32'; import utils.errors"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "WSL" in done.stderr

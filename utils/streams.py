@@ -1,0 +1,46 @@
+"""Standard streams that may be closed, or that nobody reads: no reason to end a run, nor to spoil a file."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from typing import TextIO
+
+
+@contextlib.contextmanager
+def guarded() -> Iterator[None]:
+    """Print inside the block without regard to who reads."""
+    _stand_in_for_closed()
+    try:
+        yield
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            _flush_or_drop(stream)
+
+
+def say(text: object) -> None:
+    """Print a line on standard error, for whom it may reach."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
+
+
+def _stand_in_for_closed() -> None:
+    """Open the null device for standard streams that are closed.
+
+    Else the next file that is opened gets the number of one of them, and with it what torch or another process prints.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free: this one
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
+
+
+def _flush_or_drop(stream: TextIO) -> None:
+    """Flush what was printed; drop it where nobody reads, of which Python would complain at its end."""
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
