@@ -37,7 +37,9 @@ def load(args: argparse.Namespace) -> Splits:
         raise UserError(
             f"{root / PARTITION} lacks {count_of(unknown, 'image')} of {ATTRIBUTES}: replace one of the two"
         )
-    train, test = (_dataset(root, [row for row in rows if part_of[row[0]] == part]) for part in (TRAIN, TEST))
+    number_of = {name: number for number, name in enumerate(part_of)}
+    parts = ([row for row in rows if part_of[row[0]] == part] for part in (TRAIN, TEST))
+    train, test = (_dataset(root, part, number_of) for part in parts)
     return Splits(train.subset(draw_long_tailed(train.targets, TRAIN_COUNTS, args.subset_seed)), None, test)
 
 
@@ -59,14 +61,16 @@ def _labelled(path: Path) -> list[tuple[str, int]]:
     return [(line[0], label) for line in lines for label, column in enumerate(columns) if line[column] == "1"]
 
 
-def _dataset(root: Path, rows: list[tuple[str, int]]) -> FileDataset:
+def _dataset(root: Path, rows: list[tuple[str, int]], number_of: dict[str, int]) -> FileDataset:
     files = [f"{IMAGES}/{name}" for name, _ in rows]
     if missing := missing_files(root, files):
         raise UserError(f"{root}: {count_of(missing, 'image')} of {len(files)} not found: unpack {IMAGES}.zip again")
     targets = np.array([label for _, label in rows], dtype=np.int64)
     ids = [f"{CLASSES[label]}/{name}" for name, label in rows]
-    images = np.unique(files, return_inverse=True)[1]  # an image that is there twice is held out twice, or not at all
-    return FileDataset(root, files, CLASSES, targets, ids, groups=images, colour=True)
+    # an image that is there twice is held out twice, or not at all
+    return FileDataset(
+        root, files, CLASSES, targets, ids, groups=np.array([number_of[name] for name, _ in rows]), colour=True
+    )
 
 
 CELEBA = DatasetSpec(

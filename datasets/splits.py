@@ -165,7 +165,7 @@ def describe_classes(classes: Sequence[str], counts: Sequence[int]) -> list[str]
         classes: names, (K,); of many only the largest and the smallest are listed.
         counts: training images of each, (K,).
     """
-    order = np.argsort(counts, kind="stable")[::-1]
+    order = np.argsort(-np.asarray(counts), kind="stable")
     shown = [f"{classes[c]} {counts[c]}" for c in range(len(classes))]
     if len(classes) > LISTED_CLASSES:
         ends = LISTED_CLASSES // 2

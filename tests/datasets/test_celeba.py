@@ -34,7 +34,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_classes_and_splits(root):
+def test_classes_and_splits(root, caplog):
     splits = load_splits(data_args("CelebA", root, new_size=16, crop_size=16), augment=False)
     assert tuple(splits.train.class_counts) == LONG_TAIL
     assert splits.test.class_counts == [10, 10, 14, 10, 10]  # of the six every tenth, two are bald by their colour
@@ -42,6 +42,7 @@ def test_classes_and_splits(root):
     assert splits.test.ids[1] == "Bald/000121.jpg"
     assert splits.test.groups[0] == splits.test.groups[1]
     assert len(set(splits.test.ids)) == len(splits.test)
+    assert caplog.messages == []
     assert {int(name[-10:-4]) <= 60 for name in splits.train.ids} == {True}
     assert splits.train[0][0].shape == (3, 16, 16)
     other = load_splits(data_args("CelebA", root / "celeba", subset_seed=1))

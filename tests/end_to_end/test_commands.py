@@ -3,17 +3,24 @@
 import csv
 import importlib
 import json
+import os
 import re
 import shlex
 import shutil
+import subprocess
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torchvision
+from PIL import Image
 
 from datasets import DATASETS
+from datasets.splits import complete_data
 from helpers.project import METRIC_NAMES, ROOT, SMALL_MODEL
-from utils.cli.rules import complete, parse
+from models.encoder import PLAIN_ARCHITECTURES, feature_dim
+from utils.cli.rules import check_start, check_training, complete, parse
 from utils.training.checkpoint import load_checkpoint
 
 DOCUMENTS = [
@@ -21,14 +28,15 @@ DOCUMENTS = [
     "train.py",
     "augment.py",
     "augment_ftl.py",
-    *(f"scripts/{p.name}" for p in (ROOT / "scripts").glob("*.sh")),
+    *(f"scripts/{p.name}" for p in (ROOT / "scripts").glob("*.sh") if p.name != "recipe.sh"),
 ]
+RECIPES = sorted(p.name for p in (ROOT / "scripts").glob("*.sh") if ". scripts/recipe.sh" in p.read_text())
 
 
 def commands(document: str) -> list[list[str]]:
     """The words of every `python train.py|augment.py|augment_ftl.py ...` of a document, line continuations joined."""
     text = re.sub(r"\\+\n\s*", " ", (ROOT / document).read_text())
-    text = text.replace('"$script"', "augment.py").replace('"$seed"', "0")
+    text = text.replace('"$script"', "augment.py").replace('"$seed"', "0").replace('"${start[@]}"', "--pretrained")
     found = re.findall(r"^\s*(?:torchrun .*?|python )(?:\./)?(train|augment|augment_ftl)\.py (.*)$", text, re.MULTILINE)
     split = [(name, shlex.split(rest.replace('"$@"', ""), comments=True)) for name, rest in found]
     # a script that leaves the data set to its caller
@@ -54,6 +62,37 @@ def test_documented_command_parses(document, words):
     assert args.dataset in DATASETS
     if name == "train" and not args.resume:
         complete(args, 2048 if args.arch == "resnet_vae3" else 512)
+
+
+@pytest.mark.parametrize("name", [*RECIPES, "chestxray.sh"])
+def test_recipe_trains_and_re_trains_by_commands_that_parse(name, tmp_path):
+    """As bash makes them of its variables; a stand-in for Python writes down what it is given."""
+    python, told = tmp_path / "python", tmp_path / "told"
+    python.write_text(f'#!/bin/sh\nprintf "%s\\0" "$@" >>{told}; printf "\\n" >>{told}\n')
+    python.chmod(0o755)
+    words = ["./data", "./runs", "--print-freq=7"] if name in RECIPES else ["--print-freq=7"]
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SEEDS": "3", "INIT": "imagenet.pth"}
+    subprocess.run(["bash", ROOT / "scripts" / name, *words], env=environment, check=True)
+    given = [line.split("\0")[:-1] for line in told.read_text().splitlines()]
+    assert [words[0] for words in given][:3] == ["train.py", "augment_ftl.py", "augment.py"]
+    runs = set()
+    for script, *argv in given[:3]:
+        args, stated = parse(importlib.import_module(script.removesuffix(".py")).build_parser(), argv)
+        runs.add((args.dataset, args.logdir))
+        if script == "train.py":
+            complete(args, feature_dim(args.arch), args.arch in PLAIN_ARCHITECTURES, stated)
+            complete_data(args)
+            check_training(args)
+            check_start(args)
+            assert args.print_freq == 7
+    assert len(runs) == 1
+    if name in RECIPES:
+        assert given[3] == ["scripts/table.py", "./runs/subset3"]
+
+
+def test_every_data_set_that_is_published_has_a_recipe():
+    text = "".join((ROOT / "scripts" / name).read_text() for name in [*RECIPES, "chestxray.sh", "quickstart.sh"])
+    assert {name for name in DATASETS if not re.search(rf"(recipe|train.py) {name} ", text)} == {"CSV", "ImageFolder"}
 
 
 def replaced(argv: list[str], **flags: str) -> list[str]:
@@ -94,6 +133,50 @@ def test_chestxray_commands_as_they_stand(script, tmp_path, monkeypatch, chest_f
     assert any("--gpu 0" in line for line in warned[1])
     state = load_checkpoint(log / "checkpoint.pth")["state_dict"]
     assert state["prior.means"].shape == (15, 2048)
+
+
+def photographs(root: Path) -> None:
+    """60 photographs of three kinds, 20 for the test, in four formats and many shapes."""
+    rng = np.random.default_rng(0)
+    for number in range(60):
+        kind, part = number % 3, "train" if number < 40 else "test"
+        height, width = rng.integers(30, 90, 2)
+        pixels = rng.integers(0, 90, (height, width, 4), dtype=np.uint8) + np.uint8(80 * kind)
+        image, ending = (
+            (Image.fromarray(pixels[:, :, :3].copy()), ".JPG"),
+            (Image.fromarray(pixels), ".png"),
+            (Image.fromarray(pixels[:, :, 0].astype(np.uint16) * 257), ".tiff"),
+            (Image.fromarray(pixels[:, :, 0].copy()), ".png"),
+        )[number // 3 % 4]
+        path = root / part / f"kind {kind}" / f"{number}{ending}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(path)
+
+
+def test_from_a_folder_of_photographs_to_a_model_by_three_commands(script, tmp_path):
+    """Those of the README, but for their number of epochs and the size of images."""
+    photographs(tmp_path / "photos")
+    log = tmp_path / "log"
+    done = []
+    for name, *argv in [words for words in commands("README.md") if words[1] == "ImageFolder"]:
+        own = {"datadir": str(tmp_path / "photos"), "logdir": str(log)}
+        if "--evaluate" in argv:
+            own["resume"] = str(log / "checkpoint_aug.pth")
+        else:
+            own["epochs"] = "2"
+        small = ["--new-size=36", "--crop-size=32"] if name == "train" and "--evaluate" not in argv else []
+        done.append(script(name, *replaced(argv, **own), *small, "--workers=0"))
+    assert [outcome.status for outcome in done] == [0, 0, 0], [outcome.err for outcome in done]
+    assert "imbalance: 3 classes, largest kind 0 14, smallest kind 2 13" in done[0].out
+    assert {name: done[1].result[name] for name in METRIC_NAMES} == pytest.approx(
+        {name: done[2].result[name] for name in METRIC_NAMES}
+    )
+    with (log / "predictions_eval.csv").open() as file:
+        assert {row["id"].rsplit("/", 1)[0] for row in csv.DictReader(file)} == {f"test/kind {n}" for n in range(3)}
+    resumed = [*(f"--{flag}={value}" for flag, value in own.items() if flag != "resume"), "--resume=auto", "--epochs=3"]
+    for flag, value in (("--train-transform", "shift"), ("--names", "x.txt")):
+        refused = script("train", "ImageFolder", *resumed, f"{flag}={value}")
+        assert f"{flag} is {value} here but " in refused.error
 
 
 @pytest.mark.parametrize(

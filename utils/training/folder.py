@@ -11,7 +11,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from filelock import BaseFileLock, Timeout
 
 from utils.cli.rules import TRAINING_FLAGS
 from utils.errors import UserError
-from utils.files import write_text
+from utils.files import Sink, write_atomically, write_text
 from utils.locks import LOCK_NAME, take_lock
 from utils.logs import end_log_file, log_to_file
 from utils.metrics import Measurement, Row, per_class_metrics
@@ -29,6 +29,7 @@ log = logging.getLogger("dgcmm")
 
 SUFFIXES = ("", "_eval", "_aug", "_aug_ftl")
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "pillow")
+TABLE_CHUNK = 1 << 20  # characters of a table in memory
 NAMES = ("args.json", "log.txt", "metrics.csv", "metrics_per_class.csv", "predictions.csv", "subset.txt")
 
 
@@ -163,11 +164,24 @@ class RunFolder:
 
     def write_rows(self, name: str, rows: Sequence[Row]) -> None:
         """Write a CSV file in one piece; the longest row's keys are the header, None and a key less an empty cell."""
-        buffer = io.StringIO()
-        writer = csv.DictWriter(buffer, list(max(rows, key=len)), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_text(self.file(name), buffer.getvalue())
+        self._write_table(name, list(max(rows, key=len)), rows)
+
+    def _write_table(self, name: str, header: Sequence[str], rows: Iterable[Row]) -> None:
+        """Write a CSV file; the rows are taken one by one, as all of them may not fit into memory."""
+
+        def write(file: Sink) -> None:
+            buffer = io.StringIO()
+            writer = csv.DictWriter(buffer, header, lineterminator="\n")
+            writer.writeheader()
+            for row in rows:
+                writer.writerow(row)
+                if buffer.tell() > TABLE_CHUNK:
+                    file.write(buffer.getvalue().encode())
+                    buffer.seek(0)
+                    buffer.truncate()
+            file.write(buffer.getvalue().encode())
+
+        write_atomically(self.file(name), write)
 
     def write_subset(self, rows: np.ndarray) -> None:
         """Write subset.txt: rows of the source's training split that this run trains on, one a line."""
@@ -185,12 +199,13 @@ class RunFolder:
     ) -> None:
         """Write predictions.csv: sample id, target, prediction (class numbers), probability of each class."""
         predictions = probabilities.argmax(axis=1)
-        rows = [
+        columns = [f"p_{label}" for label in classes]
+        rows = (
             {"id": name, "target": int(target), "prediction": int(prediction)}
-            | {f"p_{label}": f"{p:.9g}" for label, p in zip(classes, probability, strict=True)}
+            | {column: f"{p:.9g}" for column, p in zip(columns, probability.tolist(), strict=True)}
             for name, target, prediction, probability in zip(ids, targets, predictions, probabilities, strict=True)
-        ]
-        self.write_rows("predictions.csv", rows)
+        )
+        self._write_table("predictions.csv", ["id", "target", "prediction", *columns], rows)
 
 
 def _now() -> str:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -192,3 +193,23 @@ def test_package_without_metadata_has_no_version(tmp_path, monkeypatch):
     versions = json.loads((tmp_path / "args.json").read_text())["versions"]
     assert versions["a-package-of-ones-own"] is None
     assert versions["numpy"] == np.__version__
+
+
+def test_predictions_of_many_classes_take_little_memory(tmp_path):
+    """A thousand classes: the table is written row by row, and is the same as in one piece."""
+    count, classes = 400, 1000
+    probabilities = np.random.default_rng(0).dirichlet(np.ones(classes), count).astype(np.float32)
+    targets = np.arange(count) % classes
+    ids = np.array([f"i{row}" for row in range(count)])
+    found = Predictions(np.arange(count), targets, probabilities, np.zeros(count, np.int64))
+    measurement = Measurement({}, found, ids, [f"c{label}" for label in range(classes)], [1] * classes)
+    tracemalloc.start()
+    RunFolder(str(tmp_path)).write_measurement(measurement, 1, "test")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    path = tmp_path / "predictions.csv"
+    assert peak < 5 * path.stat().st_size  # a row has a string for each class
+    with path.open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["id"] for row in rows] == ids.tolist()
+    assert np.array_equal(np.array([float(rows[7][f"p_c{c}"]) for c in range(classes)], np.float32), probabilities[7])
