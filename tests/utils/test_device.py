@@ -1,12 +1,13 @@
 """Precisions and compilation: refused where the machine cannot, and without a trace in the checkpoint."""
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
 from utils import device
-from utils.device import autocast, check_device, has_fast_bfloat16, require_compiler
+from utils.device import autocast, check_device, has_fast_bfloat16, require_compiler, usable_cores
 from utils.errors import UserError
 
 CPU = torch.device("cpu")
@@ -50,3 +51,8 @@ def test_a_cpu_that_lists_no_instructions_is_not_warned_of(monkeypatch, caplog):
     monkeypatch.setattr(Path, "read_text", absent)
     check_device(CPU, "bf16")
     assert not caplog.text
+
+
+def test_system_that_does_not_tell_the_usable_cores_has_all(monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)  # as on macOS
+    assert usable_cores() == os.cpu_count()
