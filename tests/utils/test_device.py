@@ -1,13 +1,22 @@
 """Precisions and compilation: refused where the machine cannot, and without a trace in the checkpoint."""
 
 import errno
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
 from utils import device
-from utils.device import autocast, check_device, choose_device, has_fast_bfloat16, memory_watched, require_compiler
+from utils.device import (
+    autocast,
+    check_device,
+    choose_device,
+    has_fast_bfloat16,
+    memory_watched,
+    require_compiler,
+    usable_cores,
+)
 from utils.errors import UserError
 
 CPU = torch.device("cpu")
@@ -91,3 +100,8 @@ def test_other_faults_keep_their_traceback(error):
     with pytest.raises(type(error)) as raised, memory_watched("--resume=auto"):
         raise error
     assert raised.value is error
+
+
+def test_system_that_does_not_tell_the_usable_cores_has_all(monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)  # as on macOS
+    assert usable_cores() == os.cpu_count()
