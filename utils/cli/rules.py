@@ -175,7 +175,7 @@ def complete(
 
 def _leave_to_dgcmm(args: argparse.Namespace, given: Collection[str]) -> None:
     """Set the loss terms that a plain classifier has not to nothing; none of `DGCMM_FLAGS` may have been given."""
-    found = ", ".join("--" + flag.replace("_", "-") for flag in DGCMM_FLAGS if flag in given)
+    found = ", ".join(flag_of(name) for name in DGCMM_FLAGS if name in given)
     if found:
         raise UserError(
             f"{found}: {args.arch} is a plain classifier, without code distribution, decoder and prior: leave it out, "
