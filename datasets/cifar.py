@@ -60,10 +60,13 @@ def _collection(kind: type[TorchvisionCIFAR10]) -> Collection:
 
 
 def _read(folder: Path, kind: type[TorchvisionCIFAR10], classes: tuple[str, ...], train: bool) -> ArrayDataset:
-    if damaged := [name for name, md5 in _files(kind).items() if not check_integrity(folder / name, md5)]:
-        raise UserError(f"{folder}: not as published: {', '.join(damaged)}; delete them, and they are fetched")
     in_place = type(kind.__name__, (kind,), {"base_folder": ""})  # the folder may have any name
-    found = in_place(str(folder), train=train)
+    try:
+        found = in_place(str(folder), train=train)
+    except RuntimeError as error:  # the MD5 of a file is another one; torchvision does not say of which
+        damaged = [name for name, md5 in _files(kind).items() if not check_integrity(folder / name, md5)]
+        what = f"not as published: {', '.join(damaged)}"
+        raise UserError(f"{folder}: {what}; delete them, and they are fetched") from error
     ids = [f"{'train' if train else 'test'}/{row:05d}" for row in range(len(found.targets))]
     return ArrayDataset(np.ascontiguousarray(found.data), classes, np.array(found.targets), ids)
 
