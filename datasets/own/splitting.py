@@ -76,8 +76,8 @@ def split_images(root: Path, images: Sequence[Listed], args: argparse.Namespace)
     counts = Counter(image.label for image in training)
     if alone := [classes[label] for label in classes if counts[label] == 1]:
         log.warning("a single training image: %s", count_of(alone, "such class", "such classes"))
-    groups = {name: number for number, name in enumerate(sorted({_group(image) for image in images}))}
-    data = {part: _dataset(root, found, classes, groups) for part, found in by_part.items() if found}
+    numbers = _group_numbers(images)
+    data = {part: _dataset(root, found, classes, numbers) for part, found in by_part.items() if found}
     if "test" in data:
         return Splits(data.get("train"), data.get("val"), data["test"])
     whole = data.get("train") or data[""]
@@ -89,6 +89,13 @@ def split_images(root: Path, images: Sequence[Listed], args: argparse.Namespace)
 def _group(image: Listed) -> str:
     """Name the group of an image; who has none is one alone."""
     return image.group or f"\0{image.path}"
+
+
+def _group_numbers(images: Sequence[Listed]) -> dict[str, int]:
+    """Number the groups, alike for all splits; empty where no image has one, of a million images, perhaps."""
+    if not any(image.group for image in images):
+        return {}
+    return {name: number for number, name in enumerate(sorted({_group(image) for image in images}))}
 
 
 def _dataset(
