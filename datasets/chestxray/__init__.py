@@ -56,17 +56,23 @@ def prepare(
 
 
 def load(args: argparse.Namespace) -> Splits:
-    """Load both official lists from `--datadir`."""
-    return Splits(load_list(args.datadir, train=True), None, load_list(args.datadir, train=False))
-
-
-def load_list(root: str, train: bool) -> FileDataset:
-    """Load the official training or test list, less the rows with several labels."""
-    folder = Path(root)
+    """Load both official lists from `--datadir`, less the rows with several labels."""
+    folder = Path(args.datadir)
     require_reachable(folder)
     if not folder.is_dir():
-        raise UserError(f"--datadir {root} does not exist: name the folder that holds ChestX-ray14")
-    labels = read_labels(folder)
+        raise UserError(f"--datadir {folder} does not exist: name the folder that holds ChestX-ray14")
+    labels, files = read_labels(folder), find_images(folder)
+    train, test = (_load_list(folder, train, labels, files) for train in (True, False))
+    return Splits(train, None, test)
+
+
+def _load_list(folder: Path, train: bool, labels: dict[str, str], files: list[str]) -> FileDataset:
+    """Load the training or the test list.
+
+    Args:
+        labels: file name -> labels, see `read_labels`.
+        files: paths of the images within the folder.
+    """
     names = read_list(folder / LISTS[train])
     unlabelled = [name for name in names if name not in labels]
     if unlabelled:
@@ -79,7 +85,7 @@ def load_list(root: str, train: bool) -> FileDataset:
         raise UserError(f"the label file names {unknown[0]!r}, which is none of the {len(class_of)} classes")
     targets = np.array([class_of[labels[name]] for name in chosen], dtype=np.int64)
     patients = np.array([patient_of(name) for name in chosen])
-    there = locate(chosen, find_images(folder)).paths
+    there = locate(chosen, files).paths
     if missing := [name for name in chosen if name not in there]:
         what = count_of(missing, "image")
         raise UserError(f"{folder}: {what} of {len(chosen)} listed not found: unpack NIH's archives there")

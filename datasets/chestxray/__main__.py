@@ -16,7 +16,7 @@ from pathlib import Path
 
 from torch.utils.data import Dataset
 
-from datasets.chestxray import load_list, prepare
+from datasets.chestxray import load, prepare
 from datasets.chestxray.lists import read_list
 from datasets.chestxray.source import LISTS, list_problem
 from datasets.images.cache import prepare_images
@@ -77,7 +77,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     folder = Path(args.datadir)
     check_lists(folder, official=args.dataset_manifest is None)
-    splits = {name: load_list(args.datadir, train) for train, name in LISTS.items()}
+    train, _, test = load(args)
+    splits = {LISTS[True]: train, LISTS[False]: test}
     for name, data in splits.items():
         counts = dict(zip(data.classes, data.class_counts, strict=True))
         log.info("%s: %d images with a single label: %s", name, len(data), counts)

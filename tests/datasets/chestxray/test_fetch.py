@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 
 import datasets.chestxray.fetch
-from datasets.chestxray import load_list, prepare
+from datasets.chestxray import CHESTXRAY, prepare
 from datasets.chestxray.source import LISTS, Source, read_manifest
 from datasets.download.remote import Patience
 from datasets.images.finder import find_images
+from helpers.data import data_args
 from helpers.mirror import PIECE, Answer, Mirror, packed, tar_gz, write_data_set
 from helpers.project import SMALL_MODEL
 from utils.errors import UserError
@@ -81,7 +82,7 @@ def test_empty_folder_is_filled_and_then_left_alone(mirror, bring, chest_folder)
     folder = bring()
     require_complete(folder, chest_folder)
     assert asked(mirror) == TEXTS | ARCHIVES
-    assert len(load_list(str(folder), True)) == 45
+    assert len(CHESTXRAY.load(data_args("ChestXray", folder)).train) == 45
     mirror.asked.clear()
     bring()
     assert mirror.asked == []

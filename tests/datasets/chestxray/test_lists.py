@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.chestxray import CLASSES, load_list
+from datasets.chestxray import CHESTXRAY, CLASSES
 from datasets.chestxray.lists import read_contents
+from helpers.data import data_args
 from helpers.project import HEADER_2017
 from utils.errors import UserError
 
@@ -29,7 +30,8 @@ def chest(chest_folder: Path, tmp_path: Path) -> Path:
 
 
 def load(folder: Path, train: bool = True):
-    return load_list(str(folder), train)
+    splits = CHESTXRAY.load(data_args("ChestXray", folder))
+    return splits.train if train else splits.test
 
 
 def edit(path: Path, change: Callable[[str], str]) -> None:
