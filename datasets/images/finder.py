@@ -24,12 +24,32 @@ def find_images(root: Path) -> list[str]:
     Raises:
         UserError: a folder cannot be listed.
     """
-    return [path for paths in _scan(root, "", set()) for path in paths]
+    return find_files(root).images
 
 
-def _scan(root: Path, folder: str, seen: set[tuple[int, int]]) -> Iterator[list[str]]:
-    """Give the images of each folder, as 'images_001/NAME' within `root`, parents first."""
-    images, inside = [], []
+class Files(NamedTuple):
+    """The files below a folder, as paths within it: images, and those whose names are no images'."""
+
+    images: list[str]
+    others: list[str]
+
+
+def find_files(root: Path) -> Files:
+    """List the images below a folder as `find_images` does, and by the same rules what else lies there.
+
+    Raises:
+        UserError: a folder cannot be listed.
+    """
+    found = Files([], [])
+    for files in _scan(root, "", set()):
+        found.images.extend(files.images)
+        found.others.extend(files.others)
+    return found
+
+
+def _scan(root: Path, folder: str, seen: set[tuple[int, int]]) -> Iterator[Files]:
+    """Give the files of each folder, as 'images_001/NAME' within `root`, parents first."""
+    images, others, inside = [], [], []
     place = root / folder
     try:
         status = os.stat(place)
@@ -44,9 +64,11 @@ def _scan(root: Path, folder: str, seen: set[tuple[int, int]]) -> Iterator[list[
                     images.append(entry.name)
                 elif entry.is_dir():
                     inside.append(entry.name)
+                else:
+                    others.append(entry.name)
     except OSError as error:
         raise UserError(f"{place} cannot be listed ({error.strerror}): make it readable, or name another") from error
-    yield [folder + name for name in sorted(images)]
+    yield Files(*([folder + name for name in sorted(names)] for names in (images, others)))
     for name in sorted(inside):
         yield from _scan(root, f"{folder}{name}/", seen)
 

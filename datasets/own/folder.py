@@ -13,7 +13,7 @@ from pathlib import Path
 
 from datasets.base import DatasetSpec, Splits
 from datasets.images.files import images_root
-from datasets.images.finder import NOT_OURS, find_images, is_image_name
+from datasets.images.finder import NOT_OURS, find_files
 from datasets.own.splitting import PARTS, Listed, part_of, split_images
 from utils.errors import UserError
 
@@ -66,8 +66,8 @@ def _class_folders(root: Path, folder: str, part: str, places: dict[tuple[int, i
         status = os.stat(root / place)
         if (other := places.setdefault((status.st_dev, status.st_ino), place)) != place:
             raise UserError(f"{root}: {place} and {other} are one folder (a link): an image has one class and one part")
-        found = find_images(root / place)
-        left_out = _no_images(root / place)
+        found, others_here = find_files(root / place)
+        left_out = _by_ending(others_here)
         if not found:
             what = f"it has {_kinds(left_out)}; {KINDS}" if left_out else "it is empty"
             raise UserError(f"{root / place} has no image ({what}): put some there, or delete the folder")
@@ -80,10 +80,9 @@ def _class_folders(root: Path, folder: str, part: str, places: dict[tuple[int, i
     return images
 
 
-def _no_images(folder: Path) -> Counter[str]:
-    """Count the files below a folder that are no images, by the endings of their names."""
-    names = (name for _, _, files in os.walk(folder) for name in files if not name.startswith("."))
-    return Counter(os.path.splitext(name)[1].lower() or name for name in names if not is_image_name(name))
+def _by_ending(paths: Sequence[str]) -> Counter[str]:
+    """Count files by the endings of their names; one without an ending by its name."""
+    return Counter(os.path.splitext(path)[1].lower() or os.path.basename(path) for path in paths)
 
 
 def _kinds(endings: Counter[str]) -> str:
