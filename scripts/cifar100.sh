@@ -8,7 +8,5 @@ cd "$(dirname "$0")/.."
 . scripts/recipe.sh
 
 seeds="0"
-train=(--arch=resnet32_vae3 --new-size=32 --crop-size=32 --epochs=200 --batch-size=128 --lr=0.1 --wd=2e-4
-  --milestones 160 180 --gamma=0.01 --gmm-assign=label)
-retrain=(--epochs=30 --batch-size=128 --lr=1e-2 --milestones 10 20)
+cifar
 recipe CIFAR100 "$@"

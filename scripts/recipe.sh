@@ -1,8 +1,24 @@
 #!/usr/bin/env bash
-# Sourced by the scripts of the data sets, which set `train`, `retrain` and `seeds`: train, re-train the classifier both
-# ways, and print a table; all may be given again after an interruption, and go on where they were.
+# Sourced by the scripts of the data sets, which set `seeds`, and the flags `train` and `retrain`, by themselves or by
+# one of the next two functions; then they call `recipe`.
+
+# `train` and `retrain` of small images with the long tails of the DGC paper, and of the like.
+small_images() {
+  train=(--arch=resnet18_vae3 --new-size=32 --crop-size=32 --epochs=20 --batch-size=100 --lr=5e-3 --T-max=20
+    --gmm-assign=label --workers=0)
+  retrain=(--epochs=10 --batch-size=100 --lr=1e-2 --T-max=10 --workers=0)
+}
+
+# `train` and `retrain` of CIFAR with ResNet-32, by the schedule of LDAM-DRW.
+cifar() {
+  train=(--arch=resnet32_vae3 --new-size=32 --crop-size=32 --epochs=200 --batch-size=128 --lr=0.1 --wd=2e-4
+    --milestones 160 180 --gamma=0.01 --gmm-assign=label)
+  retrain=(--epochs=30 --batch-size=128 --lr=1e-2 --milestones 10 20)
+}
+
+# Train, re-train the classifier both ways, and print a table; all may be given again after an interruption, and go on
+# where they were. The environment variable SEEDS names the subsets and runs.
 #   recipe NAME [folder of the data] [folder of the runs] [train.py flags ...]
-# The environment variable SEEDS names the subsets and runs.
 recipe() {
   local name=$1 data=${2:-./datasets/$1} runs=${3:-./logs/$1} seed script
   shift $(($# < 3 ? $# : 3))

@@ -8,7 +8,5 @@ cd "$(dirname "$0")/.."
 . scripts/recipe.sh
 
 seeds="0"
-train=(--arch=resnet18_vae3 --new-size=32 --crop-size=32 --epochs=20 --batch-size=100 --lr=5e-3 --T-max=20
-  --gmm-assign=label --workers=0)
-retrain=(--epochs=10 --batch-size=100 --lr=1e-2 --T-max=10 --workers=0)
+small_images
 recipe SVHN "$@"
