@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from datasets.workers import kill_workers
 from helpers.project import HEADER_2017, SMALL_MODEL
 
 
@@ -66,6 +67,16 @@ def _fresh_log() -> Iterator[None]:
     reset()
     yield
     reset()
+
+
+@pytest.fixture(autouse=True)
+def _no_workers_left() -> Iterator[None]:
+    """Kill the loading processes that a test leaves: torch waits 5 s for each when it collects a loader of a cycle.
+
+    Python closes the queue that would tell a worker to end before torch puts the word into it.
+    """
+    yield
+    kill_workers()
 
 
 @pytest.fixture
