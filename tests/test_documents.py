@@ -116,7 +116,7 @@ def test_options_page_has_the_defaults_and_choices_of_the_code():
         if isinstance(action, argparse._StoreTrueAction):
             assert default == "", flags
         elif action.default is not None:
-            assert str(action.default) in default.replace(";", "").split(), flags
+            assert str(action.default) in re.split(r"[`; ]+", default), flags
         if action.choices and action.dest != "arch":
             assert f"`{flags[-1]} {{{','.join(action.choices)}}}`" in text
 
