@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The README's table of choices: assignment and weight of the mixture, plain and generative, measured on held-out training images.
+# The held-out comparison of docs/experiments.md: assignment and weight of the mixture, plain and generative, measured on
+# held-out training images.
 #   ./scripts/fashion_mnist_held_out.sh [folder of the IDX files] [folder of the runs]
 # About 8 minutes a run on one core.
 set -euo pipefail

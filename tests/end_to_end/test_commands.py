@@ -5,7 +5,6 @@ import importlib
 import json
 import os
 import re
-import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -18,50 +17,42 @@ from PIL import Image
 
 from datasets import DATASETS
 from datasets.splits import complete_data
+from helpers.documents import DOCUMENTS, TRAINING, commands, program, replaced
 from helpers.project import METRIC_NAMES, ROOT, SMALL_MODEL
 from models.encoder import PLAIN_ARCHITECTURES, feature_dim
 from utils.cli.rules import check_start, check_training, complete, parse
 from utils.training.checkpoint import load_checkpoint
 
-DOCUMENTS = [
-    "README.md",
-    "train.py",
-    "augment.py",
-    "augment_ftl.py",
-    *(f"scripts/{p.name}" for p in (ROOT / "scripts").glob("*.sh") if p.name != "recipe.sh"),
-]
 RECIPES = sorted(p.name for p in (ROOT / "scripts").glob("*.sh") if ". scripts/recipe.sh" in p.read_text())
 
 
-def commands(document: str) -> list[list[str]]:
-    """The words of every `python train.py|augment.py|augment_ftl.py ...` of a document, line continuations joined."""
-    text = re.sub(r"\\+\n\s*", " ", (ROOT / document).read_text())
-    text = text.replace('"$script"', "augment.py").replace('"$seed"', "0").replace('"${start[@]}"', "--pretrained")
-    found = re.findall(r"^\s*(?:torchrun .*?|python )(?:\./)?(train|augment|augment_ftl)\.py (.*)$", text, re.MULTILINE)
-    split = [(name, shlex.split(rest.replace('"$@"', ""), comments=True)) for name, rest in found]
-    # a script that leaves the data set to its caller
-    return [[name, *(words if words and words[0] in DATASETS else ["Digits_LT", *words])] for name, words in split]
-
-
-ALL = [(document, words) for document in DOCUMENTS for words in commands(document)]
+ALL = [
+    (document, words)
+    for document in DOCUMENTS
+    for words in commands(document)
+    if (path := ROOT / program(words[0])).exists() and "def build_parser() " in path.read_text()
+]
 
 
 def test_documents_hold_commands():
     assert {document for document, _ in ALL} >= {
-        "README.md",
-        "train.py",
-        "scripts/chestxray.sh",
-        "scripts/quickstart.sh",
+        *("README.md", "docs/baselines.md", "docs/datasets.md", "docs/distributed.md"),
+        *("train.py", "scripts/chestxray.sh", "scripts/quickstart.sh"),
     }
+    assert [words[0] for words in commands("README.md")][:3] == ["train", "augment", "train"]
 
 
 @pytest.mark.parametrize(("document", "words"), ALL, ids=[f"{d}:{w[0]}:{i}" for i, (d, w) in enumerate(ALL)])
 def test_documented_command_parses(document, words):
     name, *argv = words
-    args, _ = parse(importlib.import_module(name).build_parser(), argv)
+    module = importlib.import_module(program(name).removesuffix(".py").replace("/", "."))
+    if name not in TRAINING:
+        module.build_parser().parse_args(argv)
+        return
+    args, _ = parse(module.build_parser(), argv)
     assert args.dataset in DATASETS
     if name == "train" and not args.resume:
-        complete(args, 2048 if args.arch == "resnet_vae3" else 512)
+        complete(args, 2048 if args.arch == "resnet_vae3" else 512, args.arch in PLAIN_ARCHITECTURES)
 
 
 @pytest.mark.parametrize("name", [*RECIPES, "chestxray.sh"])
@@ -93,16 +84,6 @@ def test_recipe_trains_and_re_trains_by_commands_that_parse(name, tmp_path):
 def test_every_data_set_that_is_published_has_a_recipe():
     text = "".join((ROOT / "scripts" / name).read_text() for name in [*RECIPES, "chestxray.sh", "quickstart.sh"])
     assert {name for name in DATASETS if not re.search(rf"(recipe|train.py) {name} ", text)} == {"CSV", "ImageFolder"}
-
-
-def replaced(argv: list[str], **flags: str) -> list[str]:
-    """The same command with other values for some flags, spelt as they were."""
-    out = []
-    for word in argv:
-        name = word.split("=")[0].lstrip("-")
-        out.append(f"--{name}={flags.pop(name)}" if name in flags else word)
-    assert not flags
-    return out
 
 
 def test_chestxray_commands_as_they_stand(script, tmp_path, monkeypatch, chest_folder):
@@ -153,27 +134,36 @@ def photographs(root: Path) -> None:
         image.save(path)
 
 
-def test_from_a_folder_of_photographs_to_a_model_by_three_commands(script, tmp_path):
-    """Those of the README, but for their number of epochs and the size of images."""
+def test_from_a_folder_of_photographs_to_predictions_by_the_commands_of_the_readme(script, tmp_path):
+    """All that have to do with that run, one after the other, but for their number of epochs and the size of images."""
     photographs(tmp_path / "photos")
     log = tmp_path / "log"
-    done = []
-    for name, *argv in [words for words in commands("README.md") if words[1] == "ImageFolder"]:
-        own = {"datadir": str(tmp_path / "photos"), "logdir": str(log)}
-        if "--evaluate" in argv:
-            own["resume"] = str(log / "checkpoint_aug.pth")
-        else:
-            own["epochs"] = "2"
-        small = ["--new-size=36", "--crop-size=32"] if name == "train" and "--evaluate" not in argv else []
-        done.append(script(name, *replaced(argv, **own), *small, "--workers=0"))
-    assert [outcome.status for outcome in done] == [0, 0, 0], [outcome.err for outcome in done]
-    assert "imbalance: 3 classes, largest kind 0 14, smallest kind 2 13" in done[0].out
-    assert {name: done[1].result[name] for name in METRIC_NAMES} == pytest.approx(
-        {name: done[2].result[name] for name in METRIC_NAMES}
+    places = {
+        "./photos": str(tmp_path / "photos"),
+        "./new_photos": str(tmp_path / "photos/test"),
+        "./logs/photos": str(log),
+        "./predictions.csv": str(tmp_path / "predictions.csv"),
+    }
+    done = {}
+    for name, *argv in commands("README.md"):
+        if not any("./logs/photos" in word for word in argv) or not (ROOT / program(name)).exists():
+            continue
+        words = [re.sub("|".join(map(re.escape, places)), lambda found: places[found[0]], word) for word in argv]
+        own = [re.sub(r"^--epochs=.*", "--epochs=2", word) for word in words]
+        trains = name == "train" and own != words
+        small = ["--new-size=36", "--crop-size=32"] if trains else []
+        what = "measure" if "--evaluate" in argv else "continue" if name == "train" and not trains else name
+        done[what] = script(name, *own, *small, *(["--workers=0"] if name in TRAINING else []))
+        assert done[what].status == 0, done[what].err
+    assert done.keys() >= {"train", "augment", "measure", "continue"}
+    assert "imbalance: 3 classes, largest kind 0 14, smallest kind 2 13" in done["train"].out
+    assert done["continue"].result == done["train"].result
+    assert {name: done["augment"].result[name] for name in METRIC_NAMES} == pytest.approx(
+        {name: done["measure"].result[name] for name in METRIC_NAMES}
     )
     with (log / "predictions_eval.csv").open() as file:
         assert {row["id"].rsplit("/", 1)[0] for row in csv.DictReader(file)} == {f"test/kind {n}" for n in range(3)}
-    resumed = [*(f"--{flag}={value}" for flag, value in own.items() if flag != "resume"), "--resume=auto", "--epochs=3"]
+    resumed = [f"--datadir={tmp_path}/photos", f"--logdir={log}", "--resume=auto", "--epochs=3"]
     for flag, value in (("--train-transform", "shift"), ("--names", "x.txt")):
         refused = script("train", "ImageFolder", *resumed, f"{flag}={value}")
         assert f"{flag} is {value} here but " in refused.error

@@ -17,6 +17,7 @@ from torch import nn
 import train
 from datasets.loading import BatchLoader, EvaluationBatches, TrainBatches
 from helpers import ranks
+from helpers.documents import commands, replaced
 from helpers.project import ROOT, SMALL_MODEL
 from scripts.compare_runs import differences
 from utils.cli.rules import parse
@@ -245,6 +246,12 @@ def torchrun(*words):
     return [sys.executable, "-m", "torch.distributed.run", *words]
 
 
+def documented(document, log):
+    """The flags of the command on a page that trains on Digits_LT in two processes, made short."""
+    argv = next(argv for _, *argv in commands(document) if argv[0] == "Digits_LT")
+    return [*replaced(argv, logdir=log, epochs="2"), "--max-steps=3", "--workers=0"]
+
+
 LAUNCHERS = {
     "two commands": lambda log, port: [
         python(*RUN, f"--logdir={log}", "--world-size=2", f"--rank={rank}", f"--dist-url=tcp://127.0.0.1:{port}")
@@ -257,7 +264,8 @@ LAUNCHERS = {
         )
         for rank in (0, 1)
     ],
-    "torchrun": lambda log, port: [torchrun("--nproc-per-node=2", "train.py", *RUN, f"--logdir={log}")],
+    "torchrun": lambda log, port: [torchrun("--nproc-per-node=2", "train.py", *documented("docs/distributed.md", log))],
+    "processes of this machine": lambda log, port: [python(*documented("README.md", log))],
     "torchrun, two nodes": lambda log, port: [
         torchrun(
             *("--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}"),

@@ -115,8 +115,8 @@ def _add_reading(parser: argparse.ArgumentParser, transforms: Collection[str]) -
         "--names",
         type=path,
         metavar="FILE",
-        help="names of the classes of ImageFolder, CSV and ImageNet: on each line a label (folder, wnid) and its name; "
-        "the order of the lines is that of the classes (default: the labels are the names)",
+        help="names of the classes of ImageFolder, CSV, ImageNet, ImageNet_LT and Places_LT: on each line a label "
+        "(folder, wnid) and its name, in the order that the classes get (default: the labels are the names)",
     )
     add(
         "--imbalance-factor",

@@ -1,0 +1,136 @@
+"""README and docs: what they name is there, and what they quote is what the code says."""
+
+import argparse
+import ast
+import re
+
+import numpy as np
+import pytest
+
+import augment_ftl
+import train
+from datasets import DATASETS
+from helpers.documents import DOCUMENTS, NOT_YET, PAGES, commands, program
+from helpers.project import ROOT, SMALL_MODEL
+
+CODE = [path for path in ROOT.rglob("*.py") if path.relative_to(ROOT).parts[0] not in ("tests", ".venv")]
+LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)")
+PATH = re.compile(r"`(?:\./)?((?:scripts|results|fig|models|datasets|utils|tests|docs)/[\w./]*)`")
+MADE_BY_USERS = {"results/gpu/", "datasets/mine.py"}
+
+
+def anchors(page):
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", page.read_text(), flags=re.S), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_and_anchors_exist(page):
+    for target, anchor in LINK.findall((ROOT / page).read_text()):
+        path = ((ROOT / page).parent / target).resolve() if target else ROOT / page
+        if str(path.relative_to(ROOT)) in NOT_YET and not path.exists():
+            continue
+        assert path.exists(), target
+        assert not anchor or anchor in anchors(path), f"{target}#{anchor}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_files_that_are_named_exist(page):
+    named = set(PATH.findall((ROOT / page).read_text())) - MADE_BY_USERS
+    assert {path for path in named if not (ROOT / path).exists()} <= NOT_YET
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_programs_of_the_commands_exist(document):
+    assert {program(name) for name, *_ in commands(document) if not (ROOT / program(name)).exists()} <= NOT_YET
+
+
+def test_every_page_is_reached_from_the_readme():
+    reached, found = {"README.md"}, {"README.md"}
+    while found:
+        links = {(page, link) for page in found for link, _ in LINK.findall((ROOT / page).read_text()) if link}
+        paths = {str(((ROOT / page).parent / link).resolve().relative_to(ROOT)) for page, link in links}
+        found = {path for path in paths if path in PAGES} - reached
+        reached |= found
+    assert reached == set(PAGES)
+
+
+def test_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) < 200
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_lines_fit(page):
+    assert [line for line in (ROOT / page).read_text().splitlines() if len(line) > 120] == []
+
+
+def texts_of_the_code():
+    """Every text in the code, with ... for what is filled in."""
+    for path in CODE:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                yield "".join(part.value if isinstance(part, ast.Constant) else "..." for part in node.values)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield re.sub(r"%(\.\d)?[a-z]", "...", node.value)
+
+
+def test_messages_of_the_troubleshooting_table_are_the_codes_own():
+    table = (ROOT / "README.md").read_text().partition("| message | what to do |")[2].partition("\n\n")[0]
+    messages = re.findall(r"^\| `(.*?)` \|", table, re.M)
+    said = list(texts_of_the_code())
+    assert len(messages) >= 10
+    assert [message for message in messages if not any(message in text for text in said)] == []
+
+
+def test_code_page_names_what_is_there():
+    text = (ROOT / "docs/code.md").read_text()
+    code = "\n".join(path.read_text() for path in CODE)
+    names = {part for quoted in re.findall(r"`([A-Za-z_.]+)`", text) for part in quoted.split(".")}
+    names -= {"py", "csv", "metrics"}
+    assert {name for name in names if not re.search(rf"\b{name}\b", code)} <= {path.stem for path in CODE}
+
+
+def listed_options():
+    """Each option of the page, in order: its flags, and what stands in brackets behind them."""
+    items = re.findall(r"^- ((?:`-[^`]+`(?:, )?)+)(?: \(([^)]*)\))?:", (ROOT / "docs/options.md").read_text(), re.M)
+    return {tuple(flag.split()[0] for flag in re.findall(r"`([^`]+)`", flags)): default for flags, default in items}
+
+
+def options_of(module):
+    """The options of a script, in the order of its help."""
+    groups = module.build_parser()._action_groups
+    options = [action for group in groups for action in group._group_actions if action.option_strings]
+    return {tuple(action.option_strings): action for action in options if action.dest != "help"}
+
+
+def test_options_page_has_every_option_in_the_order_of_the_help():
+    transfer = {flags: action for flags, action in options_of(augment_ftl).items() if flags not in options_of(train)}
+    assert list(listed_options()) == [*options_of(train), *transfer]
+
+
+def test_options_page_has_the_defaults_and_choices_of_the_code():
+    text = (ROOT / "docs/options.md").read_text()
+    for flags, action in (options_of(train) | options_of(augment_ftl)).items():
+        default = listed_options()[flags]
+        if isinstance(action, argparse._StoreTrueAction):
+            assert default == "", flags
+        elif action.default is not None:
+            assert str(action.default) in re.split(r"[`; ]+", default), flags
+        if action.choices and action.dest != "arch":
+            assert f"`{flags[-1]} {{{','.join(action.choices)}}}`" in text
+
+
+def test_data_set_of_the_readme_trains(script, tmp_path, monkeypatch):
+    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S).group(1)
+    names = {}
+    exec(code, names)
+    monkeypatch.setitem(DATASETS, "Mine", names["MINE"])
+    rng = np.random.default_rng(0)
+    for part, counts in (("train", (8, 4)), ("test", (3, 3))):
+        np.save(tmp_path / f"{part}_images.npy", rng.integers(0, 256, (sum(counts), 20, 24, 3), dtype=np.uint8))
+        np.save(tmp_path / f"{part}_labels.npy", np.repeat([0, 1], counts))
+    run = [*SMALL_MODEL, f"--datadir={tmp_path}", f"--logdir={tmp_path}/log", "--epochs=1", "--batch-size=6"]
+    done = script("train", "Mine", *run)
+    assert done.status == 0, done.err
+    assert "imbalance: 2 classes, largest cat 8, smallest dog 4" in done.out
