@@ -327,6 +327,14 @@ def train_parser(
     )
 
     add(
+        "--val-per-class",
+        type=count_or_zero,
+        default=0,
+        metavar="N",
+        help="the same with N images a class that the training images leave over: for data sets that are drawn from a "
+        "larger pool (*_LT of small images, CelebA); the training images stay what they are (default: %(default)s)",
+    )
+    add(
         "--sampler",
         choices=samplers,
         default="instance",

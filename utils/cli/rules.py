@@ -14,7 +14,8 @@ MODEL_FLAGS = ("arch", "h_dim", "z_dim", "crop_size", "generative", "gmm_assign"
 SHAPE_FLAGS = ("new_size", "train_transform")  # what becomes of an image, whatever data set it is of
 DATA_FLAGS = (
     *SHAPE_FLAGS,
-    *("subset_seed", "val_fraction", "dummy", "cache_size", "bad_images", "imbalance_factor", "csv", "names"),
+    *("subset_seed", "val_fraction", "val_per_class", "dummy"),
+    *("cache_size", "bad_images", "imbalance_factor", "csv", "names"),
 )
 SCORING_FLAGS = ("weight_cls", "weight_reconst", "weight_gmm")
 SCHEDULES = ("lr_step", "milestones", "T_max", "step_size")  # of which a run has one
@@ -198,6 +199,8 @@ def check_training(args: argparse.Namespace) -> None:
         raise UserError("--evaluate needs --resume: name the checkpoint to measure")
     if not (args.weight_cls or args.weight_reconst or args.weight_gmm):
         raise UserError("--weight-cls, --weight-reconst and --weight-gmm are all 0: nothing would be trained")
+    if args.val_fraction and args.val_per_class:
+        raise UserError("--val-fraction and --val-per-class both make the validation set: give one of the two")
     if args.loss != "ce" and not args.weight_cls:
         raise UserError(f"--loss {args.loss} is the classification term, which --weight-cls 0 switches off")
     if args.warmup_epochs and not args.weight_cls:

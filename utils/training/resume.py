@@ -27,10 +27,8 @@ from utils.training.folder import RunFolder
 log = logging.getLogger("dgcmm")
 
 MORE_EPOCHS = "more --epochs"
-BEFORE = {
-    "loss": "ce",
-    "sampler": "instance",
-}  # what flags were before there was a choice, in checkpoints that do not have them
+# what flags were before there was a choice, in checkpoints that do not have them
+BEFORE = {"loss": "ce", "sampler": "instance", "val_per_class": 0}
 
 
 def find_checkpoint(args: argparse.Namespace, given: set[str], folder: RunFolder, nodes: int = 1) -> Checkpoint | None:

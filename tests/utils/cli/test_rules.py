@@ -5,7 +5,7 @@ import argparse
 import pytest
 
 import train
-from utils.cli.rules import adopt, adopt_places, check_start, complete, follow, parse
+from utils.cli.rules import adopt, adopt_places, check_start, check_training, complete, follow, parse
 from utils.errors import UserError
 
 
@@ -75,6 +75,11 @@ def test_run_has_one_start(argv):
     args, _ = parse(train.build_parser(), ["Digits_LT", "--init=y.pth", *argv])
     with pytest.raises(UserError, match="--init.*give one of the two"):
         check_start(args)
+
+
+def test_run_has_one_validation_set():
+    with pytest.raises(UserError, match="--val-fraction and --val-per-class.*give one of the two"):
+        check_training(completed("--val-fraction=0.1", "--val-per-class=2"))
 
 
 def test_start_beside_auto_is_for_a_run_that_does_not_exist():
