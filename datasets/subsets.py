@@ -116,6 +116,14 @@ def spread(targets: np.ndarray, count: int) -> np.ndarray:
     return np.sort(order[: max(count, int((rank == 0).sum()))])
 
 
+def some_of_each(targets: np.ndarray, limit: int) -> dict[int, np.ndarray]:
+    """Choose at most `limit` images of each class, spread over its list: label -> sorted indices into `targets`."""
+    return {
+        label: members[np.linspace(0, len(members), min(limit, len(members)), endpoint=False).astype(np.int64)]
+        for label, members in _members(targets).items()
+    }
+
+
 def _members(groups: np.ndarray) -> dict[int, np.ndarray]:
     order = np.argsort(groups, kind="stable")
     names, starts = np.unique(groups[order], return_index=True)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from datasets.subsets import draw_left_over, draw_long_tailed, hold_out, spread
+from datasets.subsets import draw_left_over, draw_long_tailed, hold_out, some_of_each, spread
 from utils.errors import UserError
 
 TARGETS = np.arange(300) % 3
@@ -123,3 +123,10 @@ def test_spread_goes_round_the_classes(count, expected):
     chosen = spread(targets, count)
     assert np.bincount(targets[chosen]).tolist() == expected
     assert np.all(np.diff(chosen) > 0)
+
+
+def test_some_of_each_class_are_spread_over_its_list():
+    found = some_of_each(np.array([0] * 1000 + [2] * 3 + [1]), 100)
+    assert {label: len(rows) for label, rows in found.items()} == {0: 100, 1: 1, 2: 3}
+    assert found[0].tolist() == list(range(0, 1000, 10))
+    assert [*found[2], *found[1]] == [1000, 1001, 1002, 1003]
