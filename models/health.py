@@ -116,8 +116,8 @@ def say_health(health: Health, split: str, args: argparse.Namespace) -> None:
     if health.mse >= health.mse_constant and not is_trial(args):
         log.warning(
             "the decoder has learned nothing, its squared error %.4f is not below the %.4f of a constant grey: start "
-            "anew with a higher --weight-reconst (now %g)",
-            *(health.mse, health.mse_constant, args.weight_reconst),
+            "anew with a higher --weight-reconst (now %g) or --lr (%g)",
+            *(health.mse, health.mse_constant, args.weight_reconst, args.lr),
         )
 
 

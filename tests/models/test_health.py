@@ -12,7 +12,7 @@ from utils.distributed.world import World
 
 ARGS = argparse.Namespace(
     **{"amp": "off", "batch_size": 4, "quiet": True, "max_steps": None, "epochs": 2},
-    **{"weight_reconst": 0.1, "weight_gmm": 0.001, "prior_lr": 5.0, "gmm_assign": "posterior"},
+    **{"lr": 5e-3, "weight_reconst": 0.1, "weight_gmm": 0.001, "prior_lr": 5.0, "gmm_assign": "posterior"},
 )
 
 
@@ -69,7 +69,7 @@ def test_decoder_no_better_than_a_constant_is_said_with_a_remedy(health, changes
     )
     assert len(warnings) == warned
     assert not warned or "the decoder has learned nothing" in warnings[0]
-    assert not warned or "a higher --weight-reconst (now 0.1)" in warnings[0]
+    assert not warned or "a higher --weight-reconst (now 0.1) or --lr (0.005)" in warnings[0]
 
 
 @pytest.mark.parametrize(
