@@ -143,7 +143,8 @@ class Load(Protocol):
 
         Args:
             args: `datadir`, which data sets that come with a package ignore; `subset_seed` says which long-tailed
-                subset is drawn, where one is drawn; `imbalance_factor`, `csv` and `names` are the data set's own.
+                subset is drawn, where one is drawn, and `val_per_class` what is left over for a validation set;
+                `imbalance_factor`, `csv` and `names` are the data set's own.
 
         Raises:
             UserError: the files are missing, damaged or not what the data set needs.
@@ -185,6 +186,7 @@ class DatasetSpec:
         colour: images have three channels.
         own: takes `--names`: the labels are the user's.
         table: takes `--csv`.
+        pool: the training images are drawn from more, of which `--val-per-class` takes.
         shift: a training image is shifted by up to this share of its side, 1/16 or another.
     """
 
@@ -200,6 +202,7 @@ class DatasetSpec:
     colour: bool = False
     own: bool = False
     table: bool = False
+    pool: bool = False
     shift: float = 1 / 16
 
     def transform(self, train: bool, new_size: int, crop_size: int, kind: str | None = None) -> Transform:

@@ -11,7 +11,8 @@ from torchvision.datasets.utils import check_integrity
 
 from datasets.base import DEFAULT_IMBALANCE, ArrayDataset, DatasetSpec, Splits
 from datasets.download.beside import Collection, find_or_download
-from datasets.subsets import draw_long_tailed, exponential_counts
+from datasets.pool import draw_splits
+from datasets.subsets import exponential_counts
 from utils.errors import UserError
 
 CLASSES_10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -37,10 +38,10 @@ def load(args: argparse.Namespace, kind: type[TorchvisionCIFAR10], classes: tupl
     """
     folder = find_or_download(Path(args.datadir), _collection(kind))
     train, test = (_read(folder, kind, classes, split) for split in (True, False))
-    if long_tail:
-        counts = exponential_counts(TRAIN // len(classes), len(classes), args.imbalance_factor)
-        train = train.subset(draw_long_tailed(train.targets, counts, args.subset_seed))
-    return Splits(train, None, test)
+    if not long_tail:
+        return Splits(train, None, test)
+    counts = exponential_counts(TRAIN // len(classes), len(classes), args.imbalance_factor)
+    return draw_splits(train, test, counts, args)
 
 
 def _files(kind: type[TorchvisionCIFAR10]) -> dict[str, str]:
@@ -83,6 +84,7 @@ def _spec(kind: type[TorchvisionCIFAR10], classes: tuple[str, ...], long_tail: b
         test_counts=(TEST // num_classes,) * num_classes,
         long_tail=counts if long_tail else None,
         colour=True,
+        pool=long_tail,
         shift=SHIFT,
     )
 

@@ -13,7 +13,7 @@ from torchvision.datasets import MNIST, FashionMNIST
 
 from datasets.base import ArrayDataset, DatasetSpec, Splits
 from datasets.download.beside import Collection, find_or_download
-from datasets.subsets import draw_long_tailed
+from datasets.pool import draw_splits
 from utils.errors import UserError
 
 DIGITS = tuple("0123456789")
@@ -46,7 +46,7 @@ def load(args: argparse.Namespace, classes: tuple[str, ...], collection: Collect
     """
     folder = find_or_download(Path(args.datadir), collection)
     train, test = (_read(folder, prefix, classes, collection) for prefix in ("train", "t10k"))
-    return Splits(train.subset(draw_long_tailed(train.targets, TRAIN_COUNTS, args.subset_seed)), None, test)
+    return draw_splits(train, test, TRAIN_COUNTS, args)
 
 
 def _read(folder: Path, prefix: str, classes: tuple[str, ...], collection: Collection) -> ArrayDataset:
@@ -81,6 +81,7 @@ MNIST_LT = DatasetSpec(
     classes=DIGITS,
     train_counts=TRAIN_COUNTS,
     test_counts=MNIST_TEST_COUNTS,
+    pool=True,
 )
 FASHION_MNIST_LT = DatasetSpec(
     load=partial(load, classes=CLOTHES, collection=FASHION_FILES),
@@ -89,4 +90,5 @@ FASHION_MNIST_LT = DatasetSpec(
     classes=CLOTHES,
     train_counts=TRAIN_COUNTS,
     test_counts=(1000,) * 10,
+    pool=True,
 )

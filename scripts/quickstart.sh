@@ -10,7 +10,8 @@ prepare_environment requirements.txt
 
 run=${1:-./logs/quickstart}
 python train.py Digits_LT --logdir="$run" --arch=resnet18_vae3 --new-size=32 --crop-size=32 \
-  --epochs=12 --batch-size=32 --lr=5e-3 --T-max=12 --gmm-assign=label --prior-lr=100 --workers=0 --overwrite
+  --epochs=12 --batch-size=32 --lr=2e-2 --T-max=12 --weight-reconst=100 --gmm-assign=label --prior-lr=100 --workers=0 \
+  --overwrite
 for script in augment_ftl.py augment.py; do
   python "$script" Digits_LT --logdir="$run" --resume=auto --epochs=10 --batch-size=100 --lr=1e-2 --T-max=10 --workers=0 --overwrite
 done
