@@ -41,7 +41,9 @@ def path(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise argparse.ArgumentTypeError(f"the path {text!a} is not UTF-8: rename it") from error
+        raise argparse.ArgumentTypeError(
+            f"the path {text!a}, or the locale, is not UTF-8: rename it, or set LC_ALL=C.UTF-8"
+        ) from error
     return text
 
 

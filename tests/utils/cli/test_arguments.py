@@ -181,7 +181,7 @@ def test_value_out_of_range_is_refused(flag, value, script):
 def test_path_in_an_old_encoding_is_refused(script):
     done = script("train", "Digits_LT", "--logdir=" + os.fsdecode(b"caf\xe9"))
     assert done.status == 2
-    assert r"--logdir: the path 'caf\udce9' is not UTF-8: rename it" in done.error
+    assert r"--logdir: the path 'caf\udce9', or the locale, is not UTF-8: rename it" in done.error
 
 
 def test_every_number_of_train_is_tried_out_of_range():
