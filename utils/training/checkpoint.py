@@ -23,6 +23,10 @@ log = logging.getLogger("dgcmm")
 
 Checkpoint = dict[str, Any]  # tensors and plain containers
 FORMAT = 2  # of the entries that a run needs to continue
+ENTRIES = (
+    *("kind", "epoch", "step", "sums", "nodes", "arch", "dataset", "class_names", "class_counts", "args"),
+    *("data_sha256", "result", "state_dict", "optimizer", "history", "best"),
+)
 
 
 def digest(content: Any) -> str:
@@ -104,8 +108,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
     content = read_verified(path)
     if "state_dict" not in content:
         raise UserError(f"{path} is no checkpoint: it has no weights")
-    if content.get("format") != FORMAT:
-        raise UserError(f"{path} was written by another version of this code: use that version, or train anew")
+    lacking = [name for name in ENTRIES if name not in content]
+    if content.get("format") != FORMAT or lacking:
+        what = f" (it lacks {', '.join(lacking)})" if lacking else ""
+        raise UserError(f"{path} was written by another version of this code{what}: use that version, or train anew")
     return content
 
 
