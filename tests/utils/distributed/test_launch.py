@@ -35,7 +35,7 @@ def planned(*flags, environ=()):
         (["--world-size=2", "--rank=1", URL], {}, 2, 1, 1, False),
         ([], TORCHRUN, 4, 3, 2, False),
         (["--dist-url=env://", "--world-size=4"], TORCHRUN, 4, 3, 2, False),
-        (["--dist-url=env://"], TORCHRUN | {"LOCAL_WORLD_SIZE": "1"}, 4, 3, 1, False),
+        (["--dist-url=env://"], TORCHRUN | {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}, 4, 3, 1, False),
         ([MP, "--ngpus=2", "--dist-url=env://"], {**TORCHRUN, "LOCAL_RANK": None}, 8, 6, 2, True),
         ([], POD, 4, 3, 1, False),
         (["--rank=3"], POD, 4, 3, 1, False),
