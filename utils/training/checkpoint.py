@@ -89,6 +89,8 @@ def read_verified(path: Path) -> Checkpoint:
     Raises:
         UserError: it is missing, not such a file, or damaged.
     """
+    if os.path.isdir(path):
+        raise UserError(f"{path} is a folder: name a checkpoint in it, as {path / 'checkpoint.pth'}")
     if not os.path.isfile(path):
         raise UserError(f"there is no file {path}: check the path")
     try:

@@ -34,6 +34,11 @@ def test_what_is_read_is_what_was_written(path):
     assert torch.load(path, weights_only=True)["epoch"] == 3
 
 
+def test_folder_of_a_run_is_told_from_a_missing_file(path):
+    with pytest.raises(UserError, match=f"{path.parent} is a folder: name a checkpoint in it, as {path}"):
+        load_checkpoint(path.parent)
+
+
 @pytest.mark.parametrize("name", ["kind", "sums", "args", "best"])
 def test_checkpoint_of_another_version_is_named(name, path):
     save_checkpoint(path, {key: value for key, value in CONTENT.items() if key != name})
