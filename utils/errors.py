@@ -1,6 +1,5 @@
 """What a user can get wrong, a process that is gone, and the place where they become one line and an exit status."""
 
-import os
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -36,7 +35,6 @@ def run_script(main: Callable[[], None]) -> NoReturn:
     status = 0
     with streams.guarded(), stopping.handled():
         try:
-            _require_working_directory()
             main()
         except UserError as error:
             print_error(error)
@@ -48,11 +46,3 @@ def run_script(main: Callable[[], None]) -> NoReturn:
             streams.say(stop)
             status = stop.status
     sys.exit(status)  # not within the except: the error would keep all that main held alive
-
-
-def _require_working_directory() -> None:
-    """Raise a `UserError` if the folder that the command was given in has been deleted: no path leads on from it."""
-    try:
-        os.getcwd()
-    except FileNotFoundError as error:
-        raise UserError("the working directory has been deleted: change into another one (cd)") from error

@@ -31,16 +31,6 @@ def test_one_line_and_a_status(error, status, line, capsys):
     assert capsys.readouterr().err == line
 
 
-def test_a_working_directory_that_is_gone_is_said_before_anything_is_done(tmp_path, monkeypatch, capsys):
-    (tmp_path / "gone").mkdir()
-    monkeypatch.chdir(tmp_path / "gone")
-    (tmp_path / "gone").rmdir()
-    with pytest.raises(SystemExit) as end:
-        run_script(raising(ZeroDivisionError()))
-    assert end.value.code == 2
-    assert capsys.readouterr().err == "error: the working directory has been deleted: change into another one (cd)\n"
-
-
 def test_a_fault_of_the_program_is_not_hidden():
     with pytest.raises(ZeroDivisionError):
         run_script(raising(ZeroDivisionError()))
