@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from utils import streams
 from utils.files import unwritable
 
 log = logging.getLogger("dgcmm")
@@ -44,6 +45,7 @@ class _Console(logging.Handler):
 def start_logging(quiet: bool, rank: int = 0) -> None:
     """Send the log to the console: warnings only if `quiet`, or if this is not the main process."""
     tqdm.set_lock(threading.RLock())  # its own is a semaphore of the system, which a process that ends at once leaves
+    streams.escape_unprintable()
     for handler in list(log.handlers):
         handler.close()
         log.removeHandler(handler)
@@ -87,7 +89,7 @@ def log_to_file(path: Path) -> logging.Handler:
         UserError: the file cannot be written, now or with any later line.
     """
     try:
-        handler = _LogFile(path, encoding="utf-8")
+        handler = _LogFile(path, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise unwritable(path, error) from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))

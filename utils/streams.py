@@ -1,6 +1,7 @@
 """Standard streams that may be closed, or that nobody reads: no reason to end a run, nor to spoil a file."""
 
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,12 @@ def guarded() -> Iterator[None]:
     finally:
         for stream in (sys.stdout, sys.stderr):
             _flush_or_drop(stream)
+
+
+def escape_unprintable() -> None:
+    """Have a terminal that is not set to UTF-8 show what it lacks as a number; standard error does so by itself."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def say(text: object) -> None:

@@ -1,5 +1,6 @@
 """ChestX-ray14's label file, lists and images as they lie in a folder."""
 
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,6 +9,7 @@ from datasets.images.finder import Located, find_images, locate
 from datasets.tables import count_of, one_label_each, read_names, read_table, repeated
 from utils.errors import UserError
 
+LISTED_NAME = re.compile(r"\d+_\d+\.\w+")  # NIH's, in any format
 SEVERAL = "|"  # between the labels of an image that has several
 COMPARED = 100  # of the images that are there twice, by their sizes, which takes long on a network
 
@@ -40,7 +42,7 @@ def read_list(path: Path) -> list[str]:
     """Read the names of a list's images; one that is there twice counts once.
 
     Raises:
-        UserError: it cannot be read, or is empty.
+        UserError: it cannot be read, is empty, or has a line that is no image name of the data set.
     """
     return list(dict.fromkeys(_listed(path)))
 
@@ -49,19 +51,17 @@ def _listed(path: Path) -> list[str]:
     names = read_names(path, "put NIH's list there")
     if not names:
         raise UserError(f"{path} is empty: put NIH's list there")
+    if odd := next((name for name in names if not LISTED_NAME.fullmatch(name)), None):
+        # it would be missing, and looked for in 45 GB of archives
+        raise UserError(
+            f"{path}: {odd!r} is no image name of ChestX-ray14 (like 00000013_005.png): put NIH's list there"
+        )
     return names
 
 
 def patient_of(name: str) -> int:
-    """Tell the patient of an image: 00000013_005.png is one of patient 13.
-
-    Raises:
-        UserError: the name has another form.
-    """
-    try:
-        return int(name.split("_")[0])
-    except ValueError as error:
-        raise UserError(f"{name!r} in a list is no image name of ChestX-ray14 (like 00000013_005.png)") from error
+    """Tell the patient of an image: 00000013_005.png is one of patient 13."""
+    return int(name.split("_")[0])
 
 
 class Contents(NamedTuple):

@@ -50,6 +50,18 @@ def missing_files(root: Path, paths: Sequence[str]) -> list[str]:
     return missing
 
 
+def _require_utf8(root: Path, names: Sequence[str]) -> None:
+    """Raise a `UserError` if a name is in an old encoding, which neither tables nor log take."""
+    text = "\n".join(names)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        name = text[text.rfind("\n", 0, error.start) + 1 :].partition("\n")[0]
+        raise UserError(
+            f"{root}: the name {name!a}, or the locale, is not UTF-8: rename it, or set LC_ALL=C.UTF-8"
+        ) from error
+
+
 class FileDataset(ImageDataset):
     """Images in files, each decoded when it is read, or read from a cache of resized ones.
 
@@ -58,6 +70,9 @@ class FileDataset(ImageDataset):
         files: paths of the images within it, (N,).
         colour: files of all usual kinds, read as RGB; else PNGs, read as grey.
         the others: as in `ImageDataset`; the ids are the names of the files.
+
+    Raises:
+        UserError: a name is not UTF-8.
     """
 
     def __init__(
@@ -72,6 +87,7 @@ class FileDataset(ImageDataset):
         colour: bool = False,
     ) -> None:
         super().__init__(classes, targets, ids, transform, groups)
+        _require_utf8(root, ids)
         self.root, self.colour = root, colour
         self.files = np.asarray(files)  # one array: 100,000 paths would take tens of megabytes
         self.names = self.ids  # of the rows of the source; `ids` are those of a subset

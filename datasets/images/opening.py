@@ -1,28 +1,28 @@
 """Image files as sources of 8-bit grey, whatever their format and depth."""
 
+import io
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
-from datasets.images.png import READING_ERRORS, GreyPng, to_grey
+from datasets.images.png import SIGNATURE, GreyPng, reading, to_grey
 from datasets.images.source import ArraySource, ImageSource, whole
-from utils.errors import UserError
 
 
 def open_grey(path: Path) -> ImageSource:
-    """Open an image file: a PNG is decoded where it is needed, any other format at once.
+    """Open an image file: a PNG is decoded where it is needed, any other format at once, the right way up.
 
     Raises:
-        UserError: the file is missing or damaged.
+        UserError: the file is missing or damaged, or named .png and none.
     """
-    if path.name.lower().endswith(".png"):
-        return GreyPng(path)
-    try:
-        with Image.open(path) as image:
+    with reading(path):
+        content = path.read_bytes()
+        if content.startswith(SIGNATURE) or path.name.lower().endswith(".png"):
+            return GreyPng(path, content)
+        with Image.open(io.BytesIO(content)) as image:
+            ImageOps.exif_transpose(image, in_place=True)
             return ArraySource(to_grey(image))
-    except READING_ERRORS as error:
-        raise UserError(f"{path} cannot be read ({error}): replace it") from error
 
 
 def read_grey(path: Path) -> np.ndarray:

@@ -1,15 +1,12 @@
 """Image files of all usual kinds as 8-bit colour: JPEG, PNG, BMP, TIFF, WebP; 1, 3 or 4 channels, 8 or 16 bits."""
 
-import contextlib
 import io
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from datasets.images.png import READING_ERRORS, SIGNATURE, to_grey, verified_data
-from utils.errors import UserError
+from datasets.images.png import SIGNATURE, reading, to_grey, verified_data
 
 BACKGROUND = (255, 255, 255)  # behind what is transparent
 
@@ -29,7 +26,7 @@ class Photo:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with self._named():
+        with reading(path):
             content = path.read_bytes()
             if content[: len(SIGNATURE)] == SIGNATURE:
                 verified_data(memoryview(content))
@@ -45,15 +42,8 @@ class Photo:
         Raises:
             UserError: the file is damaged.
         """
-        with self._named():
+        with reading(self.path):
             return np.asarray(to_rgb(self._image.crop((left, top, left + width, top + height))))
-
-    @contextlib.contextmanager
-    def _named(self) -> Iterator[None]:
-        try:
-            yield
-        except READING_ERRORS as error:
-            raise UserError(f"{self.path} cannot be read ({error}): replace it") from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

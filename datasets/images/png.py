@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from isal import isal_zlib
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from utils.errors import UserError
 
@@ -22,6 +22,17 @@ PLAIN_GREY = bytes([8, 0, 0, 0, 0])  # the KIND of most X-rays: 8 bits, one chan
 TWELVE_BITS, SIXTEEN_BITS = 2**12 - 1, 2**16 - 1
 
 
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Raise what goes wrong in the block as a `UserError` that names the image file."""
+    try:
+        yield
+    except READING_ERRORS as error:
+        foreign = isinstance(error, UnidentifiedImageError)  # whose own words hold an address in memory
+        reason = "it is no image of a known format" if foreign else getattr(error, "strerror", None) or error
+        raise UserError(f"{path} cannot be read ({reason}): replace it") from error
+
+
 def to_grey(image: Image.Image) -> np.ndarray:
     """Turn an image into 8-bit grey, uint8 (h,w).
 
@@ -32,7 +43,7 @@ def to_grey(image: Image.Image) -> np.ndarray:
         ValueError: it has more than 16 bits.
     """
     if image.mode in ("P", "PA"):
-        image = image.convert("RGB")
+        image = image.convert("RGBA")  # Pillow warns of RGB where a palette has transparent colours
     if image.mode == "F" or image.mode.startswith("I"):
         values = np.asarray(image, dtype=np.float64)
         if image.mode == "F" or values.min(initial=0) < 0 or values.max(initial=0) > SIXTEEN_BITS:
@@ -53,17 +64,17 @@ class GreyPng:
     makes noise of some damaged files without a word.
 
     Args:
-        path: the file.
+        path: the file, for messages.
+        content: of the file.
 
     Raises:
-        UserError: the file is missing or damaged.
+        UserError: the file is damaged.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        with self._named():
-            self._content = path.read_bytes()
-            self._data = verified_data(memoryview(self._content))
+    def __init__(self, path: Path, content: bytes) -> None:
+        self.path, self._content = path, content
+        with reading(path):
+            self._data = verified_data(memoryview(content))
         self.width, self.height = (int.from_bytes(self._content[part], "big") for part in (WIDTH, HEIGHT))
 
     def crop(self, top: int, left: int, height: int, width: int) -> np.ndarray:
@@ -72,7 +83,7 @@ class GreyPng:
         Raises:
             UserError: the file is damaged.
         """
-        with self._named():
+        with reading(self.path):
             if self._content[DEPTH] == 16:  # all values together tell how many of the bits are used
                 with self._upper(self.height) as image:
                     return to_grey(image)[top : top + height, left : left + width]
@@ -103,13 +114,6 @@ class GreyPng:
             file.write(header + zlib.crc32(header).to_bytes(4, "big"))
             file.seek(0)
         return file
-
-    @contextlib.contextmanager
-    def _named(self) -> Iterator[None]:
-        try:
-            yield
-        except READING_ERRORS as error:
-            raise UserError(f"{self.path} cannot be read ({error}): replace it") from error
 
 
 def _stored(content: bytes) -> bytes:

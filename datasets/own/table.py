@@ -1,8 +1,10 @@
 """CSV: one's own images, with a table that names them."""
 
 import argparse
+import contextlib
 import logging
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from utils.errors import UserError
 log = logging.getLogger("dgcmm")
 
 PATH_COLUMNS, LABEL_COLUMN, SPLIT_COLUMN, GROUP_COLUMN = ("path", "file", "image"), "label", "split", "group"
+MISSING = ("nan", "na", "n/a", "#n/a", "null", "none")  # pandas, R, spreadsheets, databases, Python
 
 
 def load_table(args: argparse.Namespace) -> Splits:
@@ -45,10 +48,28 @@ def load_table(args: argparse.Namespace) -> Splits:
     if lacking:
         log.warning("%s: left out %s without a path or a label", table, count_of(lacking, "row"))
     images = _each_once(images, table)
+    _warn_of_doubtful_labels(Counter(image.label for image in images), table)
     if missing := missing_files(root, [image.path for image in images]):
         what = count_of(missing, "image")
         raise UserError(f"{table}: {what} of {len(images)} listed not found in {root}: check --datadir and the paths")
     return split_images(root, images, args)
+
+
+def _warn_of_doubtful_labels(counts: Counter[str], table: Path) -> None:
+    """Warn of labels that programs write for a missing one, and of numbers that are written in two ways.
+
+    Args:
+        counts: images of each label.
+    """
+    for label, count in counts.items():
+        if label.lower() in MISSING:
+            text = "%s: label %r is a class of %d images: if it stands for a missing label, leave the cell empty"
+            log.warning(text, table, label, count)
+    written: dict[float, str] = {}
+    for label in counts:
+        with contextlib.suppress(ValueError):
+            if (first := written.setdefault(float(label), label)) != label:
+                log.warning("%s: labels %r and %r are one number and two classes: write it alike", table, first, label)
 
 
 def _within(root: Path, path: str, where: str) -> str:

@@ -56,3 +56,11 @@ def test_each_line_is_in_the_file_when_it_is_said(tmp_path, monkeypatch):
         start_logging(quiet=False)
         log.info("hello")
         assert path.read_text() == "hello\n"
+
+
+def test_terminal_that_lacks_a_character_shows_its_number(monkeypatch):
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", terminal)
+    start_logging(quiet=False)
+    log.info("images per class: Größe 5")
+    assert terminal.buffer.getvalue() == b"images per class: Gr\\xf6\\xdfe 5\n"

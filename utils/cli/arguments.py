@@ -18,6 +18,7 @@ from utils.cli.types import (
     number,
     path,
     positive,
+    seconds,
     seed,
     unit_open_high,
     variance,
@@ -444,7 +445,7 @@ def _add_processes(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--dist-timeout",
-        type=count,
+        type=seconds,
         default=600,
         metavar="S",
         help="seconds that a process waits for another before the run ends (default: %(default)s)",

@@ -32,15 +32,25 @@ def number(
 
 
 def path(text: str) -> str:
-    """Parse a path (an argparse type); an empty one, which a variable that is not set gives, is refused."""
+    """Parse a path (an argparse type); an empty one, which a variable that is not set gives, is refused.
+
+    So is one in an old encoding, which neither log.txt nor TensorBoard can take.
+    """
     if not text:
         raise argparse.ArgumentTypeError("the path is empty")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise argparse.ArgumentTypeError(
+            f"the path {text!a}, or the locale, is not UTF-8: rename it, or set LC_ALL=C.UTF-8"
+        ) from error
     return text
 
 
 count = number(int, 1)
 count_or_zero = number(int, 0)
 seed = number(int, 0, 2**63 - 1)
+seconds = number(int, 1, 10**9)  # a socket takes few more
 positive = number(float, 0, open_low=True)
 non_negative = number(float, 0)
 unit_open_high = number(float, 0, 1, open_high=True)

@@ -29,8 +29,8 @@ def launch(plan: Launch, gpu: int | None, work: Callable[..., None], *arguments:
         UserError: a GPU that is asked for is not there, or `work` raised one in any process.
         LostRank, Stopped: as in `spawn`.
     """
-    said = os.environ.get("WORLD_SIZE", "1")
-    if "RANK" in os.environ and said not in ("1", str(plan.size), str(plan.nodes)):
+    said = os.environ.get("WORLD_SIZE") or "1"
+    if said not in ("1", str(plan.size), str(plan.nodes)):
         log.warning("the environment speaks of %s processes (WORLD_SIZE), the flags of %d: they count", said, plan.size)
     if plan.size == 1:
         work(World(choose_device(gpu)), *arguments)
@@ -57,9 +57,10 @@ def choose_gpus(plan: Launch, environ: Mapping[str, str]) -> list[int | None]:
             log.warning("--dist-backend nccl: there is no CUDA here, %d processes on the CPU use gloo", plan.size)
         return [None] * number
     have = torch.cuda.device_count()
-    if plan.local_size > have:
+    needed = max(plan.local_size, plan.local_rank + 1)  # some launchers tell the local rank alone
+    if needed > have:
         raise UserError(
-            f"{plan.local_size} processes on this node, but CUDA has {have} GPU(s) here: lower --ngpus, or show more "
+            f"{needed} processes on this node, but CUDA has {have} GPU(s) here: lower --ngpus, or show more "
             "of them in CUDA_VISIBLE_DEVICES"
         )
     if not plan.spawns:

@@ -99,7 +99,7 @@ def _check_url(url: str | None) -> None:
         return
     try:
         parts = urlsplit(url)
-        good = parts.scheme == "tcp" and parts.hostname and parts.port and not parts.path.strip("/")
+        good = parts.scheme == "tcp" and parts.hostname and parts.port and not parts.path.strip("/") and not parts.query
     except ValueError:
         good = False
     if not good:
@@ -164,14 +164,16 @@ def _from_environment(args: argparse.Namespace, environ: Mapping[str, str]) -> L
     local_size = _whole(environ, "LOCAL_WORLD_SIZE", 1)
     if args.dist_url not in (None, ENVIRONMENT):
         raise UserError(f"--dist-url {args.dist_url}: the environment says where the processes meet, leave it out")
-    if rank >= size or size % local_size:
+    local_rank = _whole(environ, "LOCAL_RANK", 0)
+    outside = "LOCAL_WORLD_SIZE" in environ and local_rank >= local_size  # other launchers set LOCAL_RANK alone
+    if rank >= size or local_size == 0 or size % local_size or outside:
         raise UserError(
-            f"the environment says RANK={rank}, WORLD_SIZE={size}, LOCAL_WORLD_SIZE={local_size}: no such run"
+            f"the environment says RANK={rank}, WORLD_SIZE={size}, LOCAL_RANK={local_rank}, "
+            f"LOCAL_WORLD_SIZE={local_size}: no such run"
         )
     if size == 1:
         return Launch(backend=args.dist_backend, timeout=args.dist_timeout)
     _address(environ)
-    local_rank = _whole(environ, "LOCAL_RANK", 0)
     meeting = {"url": ENVIRONMENT, "backend": args.dist_backend, "timeout": args.dist_timeout}
     return Launch(size, rank, local_size, local_rank, **meeting)
 

@@ -3,9 +3,11 @@
 import contextlib
 import datetime
 import os
+import queue
 import socket
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -65,8 +67,32 @@ def _place(launch: Launch) -> _Place:
 
 
 def _open(place: _Place, hosting: bool, timeout: datetime.timedelta) -> dist.TCPStore:
-    with _usable(place, hosting, timeout):
+    def open_store() -> dist.TCPStore:
         return dist.TCPStore(place.host, place.port, is_master=hosting, timeout=timeout, wait_for_workers=False)
+
+    with _usable(place, hosting, timeout):
+        return open_store() if hosting else _answered(place, open_store, timeout.total_seconds())
+
+
+def _answered(place: _Place, reach: Callable[[], dist.TCPStore], timeout: float) -> dist.TCPStore:
+    """Reach the store of a place; a stranger who listens there may be silent for ever, and torch would wait as long."""
+    answers: queue.SimpleQueue[dist.TCPStore | Exception] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answers.put(reach())
+        except Exception as error:
+            answers.put(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        answer = answers.get(timeout=timeout)
+    except queue.Empty as error:
+        reason = f"what listens there did not answer within {timeout:.0f} s"
+        raise UserError(f"{place.said} cannot be used ({reason}): give another port, or mend the address") from error
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
 
 
 @contextlib.contextmanager
@@ -74,8 +100,8 @@ def _usable(place: _Place, hosting: bool, timeout: datetime.timedelta) -> Iterat
     """Make sure of a place before the block opens or reaches a store there; its failure is the user's to mend."""
     try:  # a store that hosts itself would look for the host until its time is over
         socket.getaddrinfo(place.host, place.port)
-    except socket.gaierror as error:
-        reason = f"there is no host {place.host} ({error.strerror})"
+    except (socket.gaierror, UnicodeError) as error:  # the second: of a name that has no form of one, like a..b
+        reason = f"there is no host {place.host} ({getattr(error, 'strerror', None) or error})"
         raise UserError(f"{place.said}: {reason}: mend the address") from error
     if not hosting:
         _wait_for_listener(place, timeout.total_seconds())

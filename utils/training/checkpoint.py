@@ -11,6 +11,7 @@ import logging
 import os
 import struct
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,10 @@ log = logging.getLogger("dgcmm")
 
 Checkpoint = dict[str, Any]  # tensors and plain containers
 FORMAT = 2  # of the entries that a run needs to continue
+ENTRIES = (  # of any checkpoint; some runs have more
+    *("kind", "epoch", "step", "sums", "nodes", "arch", "dataset", "class_names", "class_counts", "args"),
+    *("data_sha256", "result", "state_dict", "optimizer", "history", "best"),
+)
 
 
 def digest(content: Any) -> str:
@@ -84,6 +89,8 @@ def read_verified(path: Path) -> Checkpoint:
     Raises:
         UserError: it is missing, not such a file, or damaged.
     """
+    if os.path.isdir(path):
+        raise UserError(f"{path} is a folder: name a checkpoint in it, as {path / 'checkpoint.pth'}")
     if not os.path.isfile(path):
         raise UserError(f"there is no file {path}: check the path")
     try:
@@ -106,7 +113,17 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise UserError(f"{path} is no checkpoint: it has no weights")
     if content.get("format") != FORMAT:
         raise UserError(f"{path} was written by another version of this code: use that version, or train anew")
+    require_entries(content, ENTRIES, path)
     return content
+
+
+def require_entries(content: Checkpoint, names: Iterable[str], path: Path) -> None:
+    """Raise a `UserError` if a checkpoint has not all entries that are needed of it."""
+    if lacking := [name for name in names if name not in content]:
+        raise UserError(
+            f"{path} was written by another version of this code (it lacks {', '.join(lacking)}): use that version, or "
+            "train anew"
+        )
 
 
 def load_latest(path: Path, previous: Path) -> tuple[Checkpoint, Path] | None:

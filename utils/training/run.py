@@ -36,7 +36,7 @@ from utils.logs import progress
 from utils.metrics import Measurement, Row, shown
 from utils.stopping import Stopped
 from utils.training.board import Board
-from utils.training.checkpoint import Checkpoint, load_checkpoint, load_model_state, save_checkpoint
+from utils.training.checkpoint import Checkpoint, load_checkpoint, load_model_state, require_entries, save_checkpoint
 from utils.training.folder import RunFolder
 from utils.training.optimisation import build_scheduler, end_epoch
 from utils.training.step import Stepper
@@ -349,7 +349,12 @@ class Run:
         return content | {"scaler": self.scaler.state_dict()} if self.scaler else content
 
     def restore(self, checkpoint: Checkpoint, path: Path) -> None:
-        """Continue where `checkpoint` was written, at `path`."""
+        """Continue where `checkpoint` was written, at `path`.
+
+        Raises:
+            UserError: another version wrote it, the model is another one, or its best epoch is missing.
+        """
+        require_entries(checkpoint, self.state, path)
         load_model_state(self.model, checkpoint, str(path))
         self.optimizer.load_state_dict(checkpoint["optimizer"])  # its learning rates are replaced by `open`
         self.epoch, self.best = checkpoint["epoch"], checkpoint["best"]

@@ -206,7 +206,7 @@ def test_missing_images_are_counted_and_the_first_named(count, says, chest):
             lambda folder: [
                 edit(folder / file, lambda text: text.replace("00000001_000", "scan")) for file in (TRAIN_LIST, LABELS)
             ],
-            r"'scan.png' in a list is no image name of ChestX-ray14",
+            r"train_val_list.txt: 'scan.png' is no image name of ChestX-ray14",
         ),
     ],
     ids=[
@@ -218,6 +218,13 @@ def test_what_is_wrong_with_the_folder_is_named(spoil, says, chest):
     spoil(chest)
     with pytest.raises(UserError, match=says):
         load(chest)
+
+
+@pytest.mark.parametrize("line", ['"00000001_000.png"', "images/00000001_000.png", "00000001_000", "Image Index"])
+def test_line_of_a_list_that_is_no_image_name_is_named_not_looked_for_in_the_archives(line, chest):
+    edit(chest / TRAIN_LIST, lambda text: f"{line}\n{text}")
+    with pytest.raises(UserError, match=rf"train_val_list.txt: {line!r} is no image name .*: put NIH's list there"):
+        read_contents(chest)
 
 
 def test_missing_test_list_is_named(chest):

@@ -66,3 +66,9 @@ def test_damage_below_the_crop_is_found_too(dataset):
 def test_data_set_is_sent_to_another_process_without_pixels(dataset):
     copy = pickle.loads(pickle.dumps(dataset))
     assert np.array_equal(np.asarray(copy.read(4)), np.asarray(dataset.read(4)))
+
+
+def test_name_in_an_old_encoding_is_named(tmp_path):
+    names = ["a.png", "train/caf\udce9/b.png", "c.png"]  # as Python has what another system wrote as Latin 1
+    with pytest.raises(UserError, match=r"the name 'train/caf\\udce9/b\.png', or the locale, is not UTF-8"):
+        FileDataset(tmp_path, names, "ab", [0, 1, 0], names)

@@ -1,6 +1,7 @@
 """PNG files as 8-bit grey: every mode, every kind of damage, and no row more than is asked for."""
 
 import io
+import warnings
 import zlib
 from pathlib import Path
 
@@ -8,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.images.opening import read_grey
-from datasets.images.png import SIGNATURE, GreyPng
+from datasets.images.opening import open_grey, read_grey
+from datasets.images.png import SIGNATURE
 from utils.errors import UserError
 
 GREY = np.random.default_rng(0).integers(0, 256, (12, 12), dtype=np.uint8)
@@ -46,6 +47,38 @@ def test_colour_and_a_colour_palette_become_the_same_luminance(tmp_path):
         assert np.array_equal(read_grey(tmp_path / name), image.convert("RGB").convert("L"))
 
 
+def test_palette_with_transparent_colours_is_read_without_a_warning(tmp_path):
+    image = Image.fromarray(GREY).convert("P")
+    (tmp_path / "image.png").write_bytes(png(image, transparency=bytes([0, 128])))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.array_equal(read_grey(tmp_path / "image.png"), GREY)
+
+
+def test_damage_of_a_png_under_another_name_is_found(tmp_path):
+    content = bytearray(png(Image.fromarray(GREY)))
+    (tmp_path / "a.jpg").write_bytes(content)
+    assert np.array_equal(read_grey(tmp_path / "a.jpg"), GREY)
+    content[-8] ^= 1  # in the last checksum, which Pillow does not look at
+    (tmp_path / "a.jpg").write_bytes(content)
+    with pytest.raises(UserError, match="cut off or damaged"):
+        read_grey(tmp_path / "a.jpg")
+
+
+def test_picture_of_a_camera_held_askew(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees to see it upright
+    Image.fromarray(GREY).save(tmp_path / "a.webp", exif=exif, lossless=True)
+    assert np.array_equal(read_grey(tmp_path / "a.webp"), np.rot90(GREY, -1))
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>404</html>"])
+def test_what_is_no_image_is_said_alike_in_every_run(content, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(content)
+    with pytest.raises(UserError, match=r"a\.jpg cannot be read \(it is no image of a known format\): replace it"):
+        read_grey(tmp_path / "a.jpg")
+
+
 def test_transparency_is_dropped(tmp_path):
     path = tmp_path / "image.png"
     path.write_bytes(png(Image.fromarray(np.dstack([GREY, GREY, GREY, np.zeros_like(GREY)]))))
@@ -64,10 +97,10 @@ def test_12_bits_in_16_keep_their_contrast_in_every_part(tmp_path):
     path = tmp_path / "image.png"
     path.write_bytes(png(Image.fromarray(values)))
     assert read_grey(path).tolist() == [[0, 1, 62], [128, 249, 255]]
-    assert GreyPng(path).crop(0, 1, 1, 2).tolist() == [[1, 62]]
+    assert open_grey(path).crop(0, 1, 1, 2).tolist() == [[1, 62]]
     path.write_bytes(png(Image.fromarray(np.where(values == 4095, 4096, values).astype(np.uint16))))
     assert read_grey(path).tolist() == [[0, 0, 4], [8, 16, 16]]
-    assert GreyPng(path).crop(0, 1, 1, 2).tolist() == [[0, 4]]
+    assert open_grey(path).crop(0, 1, 1, 2).tolist() == [[0, 4]]
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "I;16"])
@@ -102,7 +135,7 @@ def test_part_of_an_image_is_that_part_of_the_whole(mode, tmp_path):
     image = Image.fromarray(GREY.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(GREY).convert(mode)
     path = tmp_path / "image.png"
     path.write_bytes(png(image))
-    source, everything = GreyPng(path), read_grey(path)
+    source, everything = open_grey(path), read_grey(path)
     assert (source.height, source.width) == everything.shape
     for top, left, height, width in [(0, 0, 12, 12), (0, 0, 1, 1), (3, 2, 5, 10), (11, 11, 1, 1)]:
         assert np.array_equal(
@@ -117,7 +150,7 @@ def test_rows_below_the_part_are_not_decoded(tmp_path):
     rows[120_000:150_000] = bytes(30_000)
     path = tmp_path / "image.png"
     path.write_bytes(by_hand(400, bytes(rows), interlaced=False))
-    assert np.array_equal(GreyPng(path).crop(0, 0, 200, 400), image[:200])
+    assert np.array_equal(open_grey(path).crop(0, 0, 200, 400), image[:200])
     with pytest.raises(UserError, match=rf"{path} cannot be read"):
         read_grey(path)
 
@@ -130,7 +163,7 @@ def test_every_filter_is_undone_as_pillow_does_it(tmp_path):
     path = tmp_path / "image.png"
     path.write_bytes(content)
     assert np.array_equal(read_grey(path), np.asarray(Image.open(io.BytesIO(content))))
-    assert np.array_equal(GreyPng(path).crop(10, 20, 33, 44), read_grey(path)[10:43, 20:64])
+    assert np.array_equal(open_grey(path).crop(10, 20, 33, 44), read_grey(path)[10:43, 20:64])
 
 
 @pytest.mark.parametrize(
@@ -160,7 +193,7 @@ def test_interlaced_image_is_decoded_whole(tmp_path):
     path = tmp_path / "image.png"
     passes = zlib.compress(bytes([0, 10, 0, 20, 0, 30, 40]))  # the first, sixth and seventh of Adam7
     path.write_bytes(by_hand(2, passes, interlaced=True))
-    assert GreyPng(path).crop(0, 0, 1, 2).tolist() == [[10, 20]]
+    assert open_grey(path).crop(0, 0, 1, 2).tolist() == [[10, 20]]
     assert read_grey(path).tolist() == [[10, 20], [30, 40]]
 
 

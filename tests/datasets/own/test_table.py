@@ -52,6 +52,17 @@ def test_spellings_of_the_columns(header, data):
     assert len(load(data, "\n".join([header, *(sign.join(row) for row in rows)])).train) == 8
 
 
+def test_words_for_a_missing_label_and_numbers_written_in_two_ways_are_said(data, caplog):
+    labels = ["NaN", "1", "1.0", "2"]
+    splits = load(data, table(*((f"sub/{n}.png", labels[n % 4], "train" if n < 8 else "test") for n in range(12))))
+    assert splits.train.classes == ("1", "2", "1.0", "NaN")
+    start = f"{data / 'labels.csv'}: "
+    assert [message.removeprefix(start) for message in caplog.messages] == [
+        "label 'NaN' is a class of 3 images: if it stands for a missing label, leave the cell empty",
+        "labels '1' and '1.0' are one number and two classes: write it alike",
+    ]
+
+
 def test_absolute_paths_and_a_table_elsewhere(data, tmp_path):
     (tmp_path / "table.csv").write_text(table(*((data / path, *rest) for path, *rest in SPLIT)))
     splits = load_splits(data_args("CSV", data, csv=str(tmp_path / "table.csv")))

@@ -1,6 +1,7 @@
 """The command lines: frozen flags, values in range, and what a checkpoint contributes."""
 
 import argparse
+import os
 import re
 
 import pytest
@@ -137,7 +138,7 @@ OUT_OF_RANGE = {
     "--ngpus": ["0", "-1", "nan"],
     "--world-size": ["0", "-1", "nan"],
     "--rank": ["-1", "nan"],
-    "--dist-timeout": ["0", "-1", "nan"],
+    "--dist-timeout": ["0", "-1", "nan", "99999999999"],
 }
 
 
@@ -180,6 +181,12 @@ def test_value_out_of_range_is_refused(flag, value, script):
     done = script("train", "Digits_LT", *words)
     assert done.status == 2
     assert flag in done.error
+
+
+def test_path_in_an_old_encoding_is_refused(script):
+    done = script("train", "Digits_LT", "--logdir=" + os.fsdecode(b"caf\xe9"))
+    assert done.status == 2
+    assert r"--logdir: the path 'caf\udce9', or the locale, is not UTF-8: rename it" in done.error
 
 
 def test_every_number_of_train_is_tried_out_of_range():

@@ -35,7 +35,7 @@ def planned(*flags, environ=()):
         (["--world-size=2", "--rank=1", URL], {}, 2, 1, 1, False),
         ([], TORCHRUN, 4, 3, 2, False),
         (["--dist-url=env://", "--world-size=4"], TORCHRUN, 4, 3, 2, False),
-        (["--dist-url=env://"], TORCHRUN | {"LOCAL_WORLD_SIZE": "1"}, 4, 3, 1, False),
+        (["--dist-url=env://"], TORCHRUN | {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}, 4, 3, 1, False),
         ([MP, "--ngpus=2", "--dist-url=env://"], {**TORCHRUN, "LOCAL_RANK": None}, 8, 6, 2, True),
         ([], POD, 4, 3, 1, False),
         (["--rank=3"], POD, 4, 3, 1, False),
@@ -70,12 +70,15 @@ def test_environment_of_a_launcher_becomes_an_address():
         (["--dist-url=tcp://10.0.0.1"], {}, "tcp://HOST:PORT"),
         (["--dist-url=tcp://10.0.0.1:99999"], {}, "tcp://HOST:PORT"),
         (["--dist-url=file:///tmp/x"], {}, "tcp://HOST:PORT"),
+        (["--dist-url=tcp://10.0.0.1:4000?rank=1"], {}, "tcp://HOST:PORT"),
         (["--dist-url=env://"], {}, "WORLD_SIZE"),
         ([MP], TORCHRUN, "leave --multiprocessing-distributed out"),
         (["--world-size=3"], TORCHRUN, "--world-size 3 contradicts"),
         (["--world-size=9", "--rank=1"], TORCHRUN, "contradicts"),
         ([URL], TORCHRUN, "leave it out"),
         ([], TORCHRUN | {"RANK": "4"}, "no such run"),
+        ([], TORCHRUN | {"LOCAL_WORLD_SIZE": "0"}, "LOCAL_WORLD_SIZE=0: no such run"),
+        ([], TORCHRUN | {"LOCAL_RANK": "2"}, "LOCAL_RANK=2, LOCAL_WORLD_SIZE=2: no such run"),
         ([], TORCHRUN | {"WORLD_SIZE": "four"}, "WORLD_SIZE=four"),
         ([], {"RANK": "0", "WORLD_SIZE": "2"}, "MASTER_ADDR is not set"),
         ([], POD | {"MASTER_PORT": "99999"}, "MASTER_PORT=99999 is no port"),
@@ -87,11 +90,12 @@ def test_what_contradicts_itself_is_named(flags, environ, word):
         planned(*flags, environ=environ)
 
 
-def test_flags_that_leave_out_processes_of_the_environment_are_said(monkeypatch, caplog):
+@pytest.mark.parametrize(("flags", "environ"), [(["--world-size=1", URL], POD), ([], {"WORLD_SIZE": "4"})])
+def test_processes_of_the_environment_that_are_left_out_are_said(flags, environ, monkeypatch, caplog):
     worlds = []
-    for name, value in POD.items():
+    for name, value in environ.items():
         monkeypatch.setenv(name, value)
-    launch(planned("--world-size=1", URL, environ=POD), None, worlds.append)
+    launch(planned(*flags, environ=environ), None, worlds.append)
     assert worlds[0].size == 1
     assert caplog.messages == ["the environment speaks of 4 processes (WORLD_SIZE), the flags of 1: they count"]
 
@@ -137,10 +141,11 @@ def test_member_takes_the_gpu_of_its_local_rank(monkeypatch):
     assert choose_gpus(Launch(8, 6, local_size=4, local_rank=2, url="env://"), {}) == [2]
 
 
-def test_fewer_gpus_than_processes(monkeypatch):
+@pytest.mark.parametrize("plan", [Launch(3, local_size=3, spawns=True), Launch(4, 2, local_rank=2, url="env://")])
+def test_fewer_gpus_than_processes(plan, monkeypatch):
     cuda(monkeypatch, [1, 1])
-    with pytest.raises(UserError, match="CUDA has 2"):
-        choose_gpus(Launch(3, local_size=3, spawns=True), {})
+    with pytest.raises(UserError, match="3 processes on this node, but CUDA has 2"):
+        choose_gpus(plan, {})
 
 
 def test_sync_bn_needs_cuda(script, tmp_path):

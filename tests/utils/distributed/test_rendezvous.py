@@ -25,10 +25,17 @@ def test_port_in_use_is_named(monkeypatch):
             reach(0, "127.0.0.1", port, monkeypatch)
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_unknown_host_is_named(rank, monkeypatch):
-    with pytest.raises(UserError, match="MASTER_ADDR=no-such-host.invalid .*: there is no host no-such-host.invalid"):
-        reach(rank, "no-such-host.invalid", 4000, monkeypatch)
+@pytest.mark.parametrize(("rank", "host"), [(0, "no-such-host.invalid"), (1, "no-such-host.invalid"), (1, "a..b")])
+def test_unknown_host_is_named(rank, host, monkeypatch):
+    with pytest.raises(UserError, match=f"MASTER_ADDR={host} .*: there is no host {host}"):
+        reach(rank, host, 4000, monkeypatch)
+
+
+def test_stranger_who_listens_and_is_silent_is_not_waited_for(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as stranger:
+        port = stranger.getsockname()[1]
+        with pytest.raises(UserError, match=f"MASTER_PORT={port} cannot be used .*did not answer within 1 s"):
+            reach(1, "127.0.0.1", port, monkeypatch)
 
 
 def test_node_0_that_never_comes_is_named(monkeypatch):

@@ -10,9 +10,9 @@ import torch
 
 from utils import files
 from utils.errors import UserError
-from utils.training.checkpoint import FORMAT, digest, load_checkpoint, read_verified, save_checkpoint
+from utils.training.checkpoint import ENTRIES, FORMAT, digest, load_checkpoint, read_verified, save_checkpoint
 
-CONTENT = {
+CONTENT = dict.fromkeys(ENTRIES) | {
     "kind": "train",
     "format": FORMAT,
     "epoch": 3,
@@ -32,6 +32,18 @@ def test_what_is_read_is_what_was_written(path):
     found = load_checkpoint(path)
     assert digest({key: found[key] for key in CONTENT}) == digest(CONTENT)
     assert torch.load(path, weights_only=True)["epoch"] == 3
+
+
+def test_folder_of_a_run_is_told_from_a_missing_file(path):
+    with pytest.raises(UserError, match=f"{path.parent} is a folder: name a checkpoint in it, as {path}"):
+        load_checkpoint(path.parent)
+
+
+@pytest.mark.parametrize("name", ["kind", "sums", "args", "best"])
+def test_checkpoint_of_another_version_is_named(name, path):
+    save_checkpoint(path, {key: value for key, value in CONTENT.items() if key != name})
+    with pytest.raises(UserError, match=rf"{path} was written by another version of this code \(it lacks {name}\)"):
+        load_checkpoint(path)
 
 
 def test_flipped_bit_is_found_or_changes_nothing(path):
