@@ -27,10 +27,8 @@ from utils.training.folder import RunFolder
 log = logging.getLogger("dgcmm")
 
 MORE_EPOCHS = "more --epochs"
-BEFORE = {
-    "loss": "ce",
-    "sampler": "instance",
-}  # what flags were before there was a choice, in checkpoints that do not have them
+# what flags were before there was a choice, in checkpoints that do not have them
+BEFORE = {"loss": "ce", "sampler": "instance", "lr_warmup_epochs": 0}
 
 
 def find_checkpoint(args: argparse.Namespace, given: set[str], folder: RunFolder, nodes: int = 1) -> Checkpoint | None:
@@ -117,6 +115,7 @@ def _warn_of_changes(args: argparse.Namespace, stored: Checkpoint, source: str, 
         source: the checkpoint.
         epoch: after which it goes on.
     """
+    stored = BEFORE | stored
     changed = [name for name in ("batch_size", *SCHEDULE_FLAGS) if getattr(args, name) != stored.get(name)]
     if changed:
         what = ", ".join(f"{flag_of(name)} is {getattr(args, name)} now, {stored.get(name)} before" for name in changed)
