@@ -12,7 +12,7 @@ small_images() {
 # `train` and `retrain` of CIFAR with ResNet-32, by the schedule of LDAM-DRW.
 cifar() {
   train=(--arch=resnet32_vae3 --new-size=32 --crop-size=32 --epochs=200 --batch-size=128 --lr=0.1 --wd=2e-4
-    --milestones 160 180 --gamma=0.01 --gmm-assign=label)
+    --milestones 160 180 --gamma=0.01 --lr-warmup-epochs=5 --gmm-assign=label)
   retrain=(--epochs=30 --batch-size=128 --lr=1e-2 --milestones 10 20)
 }
 
