@@ -21,10 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from datasets import DATASETS
-from datasets.base import ImageDataset, Splits
+from datasets.base import Splits
 from datasets.loading import BatchLoader, EvaluationBatches
 from datasets.splits import complete_data, load_splits, prepare_data
-from datasets.tables import count_of
 from datasets.transforms import TRAIN_TRANSFORMS
 from models.classifier import ImageClassifier
 from models.encoder import ARCHITECTURES, PLAIN_ARCHITECTURES, feature_dim
@@ -118,7 +117,6 @@ def retrain(
         resumed = (unfinished["epoch"], unfinished["step"]) if unfinished else None
         before = unfinished["args"] if unfinished else None
         folder.write_args(args, data_sha256, resumed, before)
-        warn_of_single_images(splits.train)
         codes = load_or_extract(model, splits, trained, args, world)
         sampler = make_sampler(take_training_codes(codes, world.device), len(splits.train.classes), args)
         optimizer = build_sgd(model.classifier.parameters(), args)
@@ -129,13 +127,6 @@ def retrain(
             log.info("continuing after epoch %d of %d, step %d", run.epoch, args.epochs, run.position.step)
         log_rates(args, run.epoch, before and before["epochs"])
         print_result(train_epochs(run, sampler, codes, splits))
-
-
-def warn_of_single_images(data: ImageDataset) -> None:
-    """Warn of classes with one training image: what is drawn for them has no other source."""
-    single = [name for name, count in zip(data.classes, data.class_counts, strict=True) if count == 1]
-    if single:
-        log.warning("one training image: all codes are draws around it, for %s", count_of(single, "class", "classes"))
 
 
 def load_trained_model(args: argparse.Namespace, trained: Checkpoint, splits: Splits, world: World) -> ImageClassifier:
