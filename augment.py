@@ -22,10 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from datasets import DATASETS
-from datasets.base import ImageDataset, Splits
+from datasets.base import Splits
 from datasets.loading import BatchLoader, EvaluationBatches
 from datasets.splits import complete_data, load_splits, prepare_data
-from datasets.tables import count_of
 from datasets.transforms import TRAIN_TRANSFORMS
 from models.classifier import ImageClassifier, subtract_class_shares
 from models.encoder import ARCHITECTURES, PLAIN_ARCHITECTURES, feature_dim
@@ -121,7 +120,6 @@ def retrain(
         resumed = (unfinished["epoch"], unfinished["step"]) if unfinished else None
         before = unfinished["args"] if unfinished else None
         folder.write_args(args, data_sha256, resumed, before)
-        warn_of_single_images(splits.train)
         codes = load_or_extract(model, splits, trained, args, world)
         sampler = make_sampler(take_training_codes(codes, world.device), len(splits.train.classes), args)
         optimizer = build_sgd(model.classifier.parameters(), args)
@@ -146,13 +144,6 @@ def check_start(args: argparse.Namespace, trained: Checkpoint) -> None:
     if balanced or args.loss == "logit-adjust":
         how = "--sampler balanced" if balanced else "--loss logit-adjust"
         log.warning("--start adjusted: %s took the class shares out already, now they are taken out twice", how)
-
-
-def warn_of_single_images(data: ImageDataset) -> None:
-    """Warn of classes with one training image: what is drawn for them has no other source."""
-    single = [name for name, count in zip(data.classes, data.class_counts, strict=True) if count == 1]
-    if single:
-        log.warning("one training image: all codes are draws around it, for %s", count_of(single, "class", "classes"))
 
 
 def load_trained_model(args: argparse.Namespace, trained: Checkpoint, splits: Splits, world: World) -> ImageClassifier:

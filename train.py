@@ -374,9 +374,10 @@ def evaluate(
     if found is None:
         return None
     columns = [np.concatenate(column) for column in zip(*(part for rank in found for part in rank), strict=True)]
+    del parts, found  # with 1000 classes the probabilities take hundreds of megabytes: they are held once
     order = np.argsort(columns[0], kind="stable")
-    predictions = Predictions(*(column[order] for column in columns))
-    return Measurement.of(predictions, loader.dataset.ids, loader.dataset.classes, train_counts)
+    columns = [column[order] for column in columns]
+    return Measurement.of(Predictions(*columns), loader.dataset.ids, loader.dataset.classes, train_counts)
 
 
 def evaluate_only(world: World, args: argparse.Namespace, checkpoint: Checkpoint, folder: RunFolder) -> Row:

@@ -121,6 +121,11 @@ def load_splits(args: argparse.Namespace, augment: bool = True) -> Splits:
         if part is not None:
             random = augment and part is train
             part.transform = spec.transform(random, args.new_size, args.crop_size, args.train_transform)
+    if single := [name for name, count in zip(train.classes, train.class_counts, strict=True) if count == 1]:
+        log.warning(
+            "a single training image, around which a re-training draws all codes: %s",
+            count_of(single, "class", "classes"),
+        )
     splits = Splits(train, val, test)
     where, measured = splits.measured
     if unmeasured := absent(measured):

@@ -58,7 +58,8 @@ RESIZES: dict[str, Callable[[int], Resize]] = {
     "pad": Enlarge,
     "pad or centre": partial(Enlarge, shrink=centre),
 }
-TRAIN_TRANSFORMS = ("resized-crop", "shift-flip", "shift", "none")
+TRAIN_TRANSFORMS = ("resized-crop", "resized-crop-jitter", "shift-flip", "shift", "none")
+JITTER = 0.4  # share that brightness, contrast and saturation change by at most, as in Kang et al., ICLR 2020
 
 
 def resize_under(kind: str, own: str) -> str:
@@ -83,8 +84,8 @@ def make_transform(kind: str, train: bool, own: str, new_size: int, crop_size: i
         new_size, crop_size: what images are resized to, and the side of the crop.
         shift: the most that an image is shifted by, as a share of the crop.
     """
-    if train and kind == "resized-crop":
-        return RandomCropAndFlip(crop_size)
+    if train and kind.startswith("resized-crop"):
+        return RandomCropAndFlip(crop_size, JITTER if kind == "resized-crop-jitter" else 0)
     random: list[Callable] = []
     if train and kind.startswith("shift"):
         random = [small_shift(crop_size, shift)] + [T.RandomHorizontalFlip()] * (kind == "shift-flip")
@@ -92,29 +93,32 @@ def make_transform(kind: str, train: bool, own: str, new_size: int, crop_size: i
 
 
 class RandomCropAndFlip:
-    """torchvision's RandomResizedCrop, then a flip of every second image.
+    """torchvision's RandomResizedCrop, then a flip of every second image, then if asked to a ColorJitter.
 
-    The same pixels as torchvision's two transforms give under the same seed. The crop is drawn before anything is
+    The same pixels as torchvision's transforms give under the same seed. The crop is drawn before anything is
     decoded, so a source can leave out what lies outside.
 
     Args:
         crop_size: pixels of a side.
+        jitter: share that brightness, contrast and saturation change by at most; 0: they stay.
     """
 
-    def __init__(self, crop_size: int) -> None:
+    def __init__(self, crop_size: int, jitter: float = 0) -> None:
         self.crop = T.RandomResizedCrop(crop_size)
         self.flip = T.RandomHorizontalFlip()
+        self.jitter = T.ColorJitter(jitter, jitter, jitter) if jitter else None
 
     def __call__(self, image: Image.Image) -> Tensor:
         """PIL image, mode L or RGB -> uint8 (1 or 3, crop_size, crop_size)."""
         return self.take(ArraySource(np.asarray(image)))
 
     def take(self, source: ImageSource) -> Tensor:
-        """Crop a source, resize and flip: uint8 (1 or 3, crop_size, crop_size)."""
+        """Crop a source, resize, flip and jitter: uint8 (1 or 3, crop_size, crop_size)."""
         shape = torch.empty(1, source.height, source.width, device="meta")
         part = source.crop(*self.crop.get_params(shape, self.crop.scale, self.crop.ratio))
         image = F.resize(Image.fromarray(part), self.crop.size)
-        return F.pil_to_tensor(self.flip(image))
+        image = self.flip(image)
+        return F.pil_to_tensor(self.jitter(image) if self.jitter else image)
 
 
 def evaluation(resize: Resize, crop_size: int, *random: Callable) -> T.Compose:

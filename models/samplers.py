@@ -93,10 +93,7 @@ class FeatureTransferSampler(PosteriorSampler):
     ) -> None:
         super().__init__(mu, sigma, targets, num_classes, seed)
         self.wanted = (wanted or to_largest)(self.counts)
-        self.pools = [
-            torch.cat([self.members[other] for other in others]) if others else torch.empty(0, dtype=torch.int64)
-            for others in transfer_sources(self.counts)
-        ]
+        self.sources = transfer_sources(self.counts)
         self.means = class_means(mu, targets, num_classes)
         self.basis = scatter_basis(mu, self.means, targets, rank)
 
@@ -104,9 +101,10 @@ class FeatureTransferSampler(PosteriorSampler):
         """Take each image once, then as many codes of other classes as are wanted."""
         own = self.members[c]
         missing = self.wanted[c] - len(own)
-        if missing <= 0 or not len(self.pools[c]):
+        if missing <= 0 or not self.sources[c]:
             return own
-        return torch.cat([own, self._round(self.pools[c], missing, epoch, c)])
+        pool = torch.cat([self.members[other] for other in self.sources[c]])  # kept, those of 1,000 classes fill 700 MB
+        return torch.cat([own, self._round(pool, missing, epoch, c)])
 
     def codes(self, sources: Tensor, labels: Tensor, noise: Tensor) -> Tensor:
         """Make the codes of a batch as in `PosteriorSampler`; foreign sources are transferred."""

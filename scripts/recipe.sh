@@ -14,7 +14,7 @@ small_images() {
 # classification term has the weight 10.
 cifar() {
   train=(--arch=resnet32_vae3 --new-size=32 --crop-size=32 --epochs=200 --batch-size=128 --lr=3e-2 --wd=2e-4
-    --milestones 160 180 --gamma=0.01 --clip-grad=5 --gmm-assign=label --weight-reconst=100)
+    --milestones 160 180 --gamma=0.01 --lr-warmup-epochs=5 --clip-grad=5 --gmm-assign=label --weight-reconst=100)
   retrain=(--epochs=30 --batch-size=128 --lr=1e-2 --milestones 10 20)
 }
 

@@ -132,13 +132,3 @@ def test_training_codes_are_taken_without_a_copy():
     assert (training["mu"].data_ptr(), training["sigma"].data_ptr()) == (mu.data_ptr(), log_var.data_ptr())
     assert codes == {"test": test}
     assert test.keys() == {"targets", "mu"}
-
-
-def test_classes_with_one_image_are_named_in_one_line(caplog):
-    names = [f"kind {number}" for number in range(7)]
-    data = ArrayDataset(np.zeros((9, 1, 1), np.uint8), names, [0, 0, 0, 1, 2, 3, 4, 5, 6], range(9))
-    augment.warn_of_single_images(data)
-    augment.warn_of_single_images(data.subset(np.arange(3)))
-    assert caplog.messages == [
-        "one training image: all codes are draws around it, for 6 classes (kind 1, kind 2, kind 3, ...)"
-    ]

@@ -34,7 +34,8 @@ def images_root(datadir: str) -> Path:
     root = Path(datadir)
     require_reachable(root)
     if not root.is_dir():
-        raise UserError(f"--datadir {root} does not exist: name the folder that holds the images")
+        what = "is no folder" if root.exists() else "does not exist"
+        raise UserError(f"--datadir {root} {what}: name the folder that holds the images")
     return root
 
 

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from datasets.base import DatasetSpec, Splits
 from datasets.images.files import images_root
-from datasets.images.finder import NOT_OURS, find_files
+from datasets.images.finder import NOT_OURS, find_files, is_image_name
 from datasets.own.splitting import PARTS, Listed, part_of, split_images
+from datasets.tables import count_of
 from utils.errors import UserError
 
 log = logging.getLogger("dgcmm")
@@ -54,12 +55,19 @@ def _class_folders(root: Path, folder: str, part: str, places: dict[tuple[int, i
         places: class folders so far, to see that none is another one by a link; is added to.
     """
     images: list[Listed] = []
-    labels = _folders(root / folder)
+    labels, loose = _folders(root / folder), _loose_images(root / folder)
     if not labels:
-        raise UserError(
-            f"{root / folder} has no class folder: put images into train/CLASS/ and test/CLASS/, or into CLASS/ "
-            f"({KINDS})"
+        only = f", only {count_of(loose, 'image')}" if loose else ""
+        remedy = (
+            f"into {folder}/CLASS/, or delete it" if folder else "into train/CLASS/ and test/CLASS/, or into CLASS/"
         )
+        raise UserError(f"--datadir {root}: {folder or 'it'} has no class folder{only}: put images {remedy} ({KINDS})")
+    if len(labels) == 1 and (inner := _folders(root / folder / labels[0])):
+        what, above = count_of(inner, "folder"), root / folder
+        remedy = f"move them to {above}" if folder else f"name that one, --datadir={above / labels[0]}"
+        raise UserError(f"{above} has one class folder, {labels[0]}, with {what}: if these are the classes, {remedy}")
+    if loose:
+        log.warning("%s: left out %s beside the class folders", root / folder, count_of(loose, "image"))
     others: Counter[str] = Counter()
     for label in labels:
         place = f"{folder}/{label}" if folder else label
@@ -70,7 +78,7 @@ def _class_folders(root: Path, folder: str, part: str, places: dict[tuple[int, i
         left_out = _by_ending(others_here)
         if not found:
             what = f"it has {_kinds(left_out)}; {KINDS}" if left_out else "it is empty"
-            raise UserError(f"{root / place} has no image ({what}): put some there, or delete the folder")
+            raise UserError(f"--datadir {root}: {place} has no image ({what}): put some there, or delete the folder")
         images += [Listed(f"{place}/{path}", label, part) for path in found]
         others += left_out
     if others:
@@ -95,6 +103,13 @@ def _folders(folder: Path) -> list[str]:
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
     return sorted(name for name in names if name not in NOT_OURS and not (folder / name / ".lock").exists())
+
+
+def _loose_images(folder: Path) -> list[str]:
+    """List the images that lie in a folder itself, by name; they are of no class."""
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if not entry.name.startswith(".") and is_image_name(entry.name)]
+    return sorted(names)
 
 
 def load_imagenet(args: argparse.Namespace) -> Splits:

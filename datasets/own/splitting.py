@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,23 +66,30 @@ def split_images(root: Path, images: Sequence[Listed], args: argparse.Namespace)
         raise UserError(f"{root} has no training image: name the part of some images train")
     labels = sorted({image.label for image in training}, key=_by_number_or_name)
     classes = read_class_names(args.names, labels) if args.names else {label: label for label in labels}
-    if others := [image.label for image in images if image.label not in classes]:
-        where = next(part for part in PARTS if any(image.label == others[0] for image in by_part[part]))
+    if others := [image for image in images if image.label not in classes]:
+        label, where = others[0].label, others[0].part
+        paths = [image.path for image in others if image.label == label]
+        alike = "".join(f", train has {other!r}" for other in labels if _folded(other) == _folded(label))
         raise UserError(
-            f"{root}: label {others[0]!r} occurs in {where} only ({others.count(others[0])} images): put training "
-            "images of it there too, or leave it out"
+            f"{root}: label {label!r} occurs in {where} only, {count_of(paths, 'image')}{alike}: put training images "
+            "of it there too, or leave it out"
         )
     if len(labels) < 2:
         raise UserError(f"{root} has one class, {labels[0]!r}: two at least are needed")
-    counts = Counter(image.label for image in training)
-    if alone := [classes[label] for label in classes if counts[label] == 1]:
-        log.warning("a single training image: %s", count_of(alone, "such class", "such classes"))
+    folded = Counter(map(_folded, labels))
+    if alike := [label for label in labels if folded[_folded(label)] > 1]:
+        log.warning("classes whose names differ in case only: %s; is one of them misspelt?", ", ".join(alike))
     numbers = _group_numbers(images)
     data = {part: _dataset(root, found, classes, numbers) for part, found in by_part.items() if found}
     if "test" in data:
         return Splits(data.get("train"), data.get("val"), data["test"])
     whole = data.get("train") or data[""]
     kept, held = hold_out(whole.targets, len(classes), TEST_SHARE, args.subset_seed, whole.groups)
+    if not len(held):
+        raise UserError(
+            f"{root} names no test set, and {TEST_SHARE:.0%} of its {len(whole)} images cannot be drawn as one: that "
+            "would take the only image of a class, or part a group; add images, or name a test set"
+        )
     log.info("no test set: %d of %d images, drawn by --subset-seed, are held out as one", len(held), len(whole))
     return Splits(whole.subset(kept), data.get("val"), whole.subset(held))
 
@@ -127,13 +135,19 @@ def read_class_names(path: str, labels: Sequence[str]) -> dict[str, str]:
         if label in names:
             raise UserError(f"--names {path} names {label!r} twice: keep one line of it")
         names[label] = name
-    if differing := sorted(known ^ names.keys()):
-        where = "lacks" if differing[0] in known else "names"
-        what = count_of(differing, "label")
-        raise UserError(f"--names {path} {where} {differing[0]!r}; {what} differ from those of the data: correct them")
+    lacking, unknown = sorted(known - names.keys()), sorted(names.keys() - known)
+    if lacking or unknown:
+        wrong = [f"lacks {count_of(lacking, 'label')} of the data"] if lacking else []
+        wrong += [f"names {count_of(unknown, 'label')} that the data has not"] if unknown else []
+        raise UserError(f"--names {path} {' and '.join(wrong)}: correct it")
     if twice := repeated(names.values()):
         raise UserError(f"--names {path} gives two labels the name {twice[0]!r}: give each its own")
     return names
+
+
+def _folded(label: str) -> str:
+    """Give what a label has in common with those that differ from it in case, or in how an accent is stored."""
+    return unicodedata.normalize("NFKC", label).casefold()
 
 
 def _by_number_or_name(label: str) -> tuple[bool, int, str]:

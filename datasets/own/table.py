@@ -36,6 +36,8 @@ def load_table(args: argparse.Namespace) -> Splits:
     images, lacking = [], []
     for number, row in enumerate(body, start=2):
         cells = {name: row[at].strip() if at < len(row) else "" for name, at in columns.items()}
+        if "\n" in cells[path_column]:
+            raise UserError(f'{table}, row {number}: its path goes over several lines: is a quote (") not closed?')
         if not cells[path_column] or not cells[LABEL_COLUMN]:
             lacking.append(f"row {number}")
             continue
@@ -47,11 +49,14 @@ def load_table(args: argparse.Namespace) -> Splits:
         images.append(Listed(path, cells[LABEL_COLUMN], part, cells.get(GROUP_COLUMN, "")))
     if lacking:
         log.warning("%s: left out %s without a path or a label", table, count_of(lacking, "row"))
+    if not images:
+        raise UserError(f"{table} names no image: give it a row for each, with a path and a label")
     images = _each_once(images, table)
     _warn_of_doubtful_labels(Counter(image.label for image in images), table)
     if missing := missing_files(root, [image.path for image in images]):
         what = count_of(missing, "image")
-        raise UserError(f"{table}: {what} of {len(images)} listed not found in {root}: check --datadir and the paths")
+        remedy = "write / for \\ in the paths" if "\\" in missing[0] else "check --datadir and the paths"
+        raise UserError(f"{table}: {what} of {len(images)} listed not found in {root}: {remedy}")
     return split_images(root, images, args)
 
 

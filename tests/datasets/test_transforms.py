@@ -94,6 +94,26 @@ def test_training_crop_asks_a_source_for_no_more_than_the_crop():
     assert 0.07 < min(shares) < 0.2 < 0.45 < np.mean(shares) < 0.6
 
 
+@pytest.mark.parametrize("shape", [(40, 50, 3), (40, 50)], ids=["colour", "grey"])
+def test_jitter_has_the_pixels_of_torchvision_and_the_evaluation_has_none(shape):
+    """As the ImageNet-LT recipe of classifier-balancing has it; without it the same crops."""
+    image = Image.fromarray(np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8))
+    recipe = [T.RandomResizedCrop(16), T.RandomHorizontalFlip(), T.ColorJitter(0.4, 0.4, 0.4, 0), T.PILToTensor()]
+    plain = make_transform("resized-crop", True, "centre", 20, 16, 1 / 16)
+    jittered = make_transform("resized-crop-jitter", True, "centre", 20, 16, 1 / 16)
+    changed = []
+    for seed in range(10):
+        pixels = []
+        for transform in (T.Compose(recipe), jittered, plain):
+            torch.manual_seed(seed)
+            pixels.append(transform(image))
+        assert torch.equal(pixels[0], pixels[1])
+        changed.append(not torch.equal(pixels[1], pixels[2]))
+    assert all(changed)
+    evaluations = [make_transform(kind, False, "centre", 20, 16, 1 / 16) for kind in ("none", "resized-crop-jitter")]
+    assert torch.equal(*(transform(image) for transform in evaluations))
+
+
 def test_training_crop_keeps_the_colour():
     """The pixels of torchvision in three channels, and the same crop as of a grey image."""
     colour = Image.fromarray(np.random.default_rng(1).integers(0, 256, (40, 50, 3), dtype=np.uint8))
@@ -109,7 +129,7 @@ def test_training_crop_keeps_the_colour():
 WIDE = Image.fromarray(np.random.default_rng(2).integers(1, 256, (20, 40, 3), dtype=np.uint8))
 
 
-@pytest.mark.parametrize("kind", ["none", "resized-crop", "shift", "shift-flip"])
+@pytest.mark.parametrize("kind", ["none", "resized-crop", "resized-crop-jitter", "shift", "shift-flip"])
 @pytest.mark.parametrize("own", ["stretch", "centre", "pad"])
 def test_evaluation_sees_the_whole_image_or_its_centre_and_pads_what_is_shifted(kind, own):
     def seen(new_size: int) -> torch.Tensor:

@@ -20,7 +20,10 @@ from utils.training.checkpoint import digest, load_checkpoint, save_checkpoint
 from utils.training.run import Position, own_position
 from utils.training.step import Stepper
 
-TRAIN = ["Digits_LT", *SMALL_MODEL, "--batch-size=24", "--epochs=3", "--T-max=2", "--max-steps=3", "--quiet"]
+TRAIN = [
+    *("Digits_LT", *SMALL_MODEL, "--batch-size=24", "--epochs=3", "--max-steps=3", "--quiet"),
+    *("--T-max=2", "--lr-warmup-epochs=2"),
+]
 AUGMENT = ["Digits_LT", "--batch-size=50", "--epochs=3", "--T-max=3", "--max-steps=12", "--workers=0", "--quiet"]
 # where a run can be: what is called there
 PLACES = {

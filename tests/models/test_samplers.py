@@ -310,3 +310,10 @@ def test_class_with_one_image_gives_finite_codes(sampler_class, counts):
 def test_class_without_an_image_is_an_error(sampler_class):
     with pytest.raises(UserError, match="class 1 has no training code"):
         make_sampler(sampler_class, (5, 0, 3))
+
+
+def test_sampler_of_many_classes_holds_little_beside_the_codes():
+    """The codes that 900 small classes take theirs from are the same 10,100, and not kept for each."""
+    sampler = make_sampler(FeatureTransferSampler, counts=[101] * 100 + [1] * 900)
+    parts = [part for value in vars(sampler).values() for part in (value if isinstance(value, list) else [value])]
+    assert sum(part.nbytes for part in parts if isinstance(part, torch.Tensor)) < 1e6

@@ -129,7 +129,8 @@ def _add_reading(parser: argparse.ArgumentParser, transforms: Collection[str]) -
     add(
         "--train-transform",
         choices=tuple(transforms),
-        help="resized-crop: a random part, resized, flipped; shift-flip: shifted by up to 1/16 (CIFAR: 1/8) and "
+        help="resized-crop: a random part, resized, flipped; resized-crop-jitter: then brightness, contrast and "
+        "saturation changed by up to 40%% each; shift-flip: shifted by up to 1/16 (CIFAR: 1/8) and "
         "flipped; shift: not flipped (digits, text); none: as in the evaluation. Small images are padded for the "
         "shifts, in the evaluation too, else resized (default: the data set's own)",
     )
@@ -258,6 +259,13 @@ def _add_optimiser(parser: argparse.ArgumentParser, lr: float) -> None:
         help="factor of a step, in (0,1] (default: %(default)s)",
     )
     add("--step-size", type=count, metavar="N", help="epochs between steps without another schedule (default: 30)")
+    add(
+        "--lr-warmup-epochs",
+        type=count_or_zero,
+        default=0,
+        metavar="N",
+        help="scale the rates of the first N epochs, of any schedule, by 1/N, 2/N, ..., 1 (default: %(default)s)",
+    )
 
 
 def _add_machine(parser: argparse.ArgumentParser) -> None:

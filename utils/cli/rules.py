@@ -19,7 +19,7 @@ DATA_FLAGS = (
 )
 SCORING_FLAGS = ("weight_cls", "weight_reconst", "weight_gmm")
 SCHEDULES = ("lr_step", "milestones", "T_max", "step_size")  # of which a run has one
-SCHEDULE_FLAGS = (*SCHEDULES, "gamma")
+SCHEDULE_FLAGS = (*SCHEDULES, "gamma", "lr_warmup_epochs")
 # what else alters the numbers of a training run, or of a re-training
 OPTIMISER_FLAGS = (
     *("epochs", "batch_size", "lr", "momentum", "wd", "clip_grad", "seed", "max_steps", "amp", "eval_every"),

@@ -55,28 +55,61 @@ def default_prior_lr(lr: float, weight_gmm: float) -> float:
 
 def build_scheduler(
     optimizer: torch.optim.Optimizer, args: argparse.Namespace, start_rates: Sequence[float], epochs_done: int
-) -> LRScheduler:
+) -> "Schedule":
     """Build the schedule of `--lr-step`, `--milestones`, `--T-max` or `--step-size`, stepped per epoch.
 
     The learning rate is a function of the number of epochs alone, so a resumed run steps a new schedule
     `epochs_done` times, from the groups' `start_rates`, instead of restoring an old one. The cosine rises again after
-    T-max.
+    T-max. The first `--lr-warmup-epochs` have less, see `LinearWarmup`.
     """
     for group, rate in zip(optimizer.param_groups, start_rates, strict=True):
         group["lr"] = group["initial_lr"] = rate
     if args.T_max is not None:
-        scheduler: LRScheduler = CosineAnnealingLR(optimizer, args.T_max, eta_min=COSINE_FLOOR)
+        scheduler: Schedule = CosineAnnealingLR(optimizer, args.T_max, eta_min=COSINE_FLOOR)
     elif args.milestones is not None:
         scheduler = MultiStepLR(optimizer, args.milestones, args.gamma)
     else:
         scheduler = StepLR(optimizer, args.lr_step or args.step_size, args.gamma)
+    if args.lr_warmup_epochs:
+        scheduler = LinearWarmup(scheduler, args.lr_warmup_epochs)
     for _ in range(epochs_done):
         end_epoch(scheduler)
     return scheduler
 
 
+class LinearWarmup:
+    """A schedule whose rates are scaled by 1/N, 2/N, ... in its first N epochs, as LDAM-DRW trains CIFAR.
+
+    Args:
+        scheduler: goes on as it would alone, so what follows the warm-up is the same as without.
+        epochs: N.
+    """
+
+    def __init__(self, scheduler: LRScheduler, epochs: int) -> None:
+        self.scheduler, self.optimizer = scheduler, scheduler.optimizer
+        self.epochs, self.epoch = epochs, 0
+        self._scale()
+
+    def step(self) -> None:
+        """Set the rates of the next epoch."""
+        for group, rate in zip(self.optimizer.param_groups, self._unscaled, strict=True):
+            group["lr"] = rate
+        self.scheduler.step()
+        self.epoch += 1
+        self._scale()
+
+    def _scale(self) -> None:
+        groups = self.optimizer.param_groups
+        self._unscaled = [group["lr"] for group in groups]
+        for group in groups:
+            group["lr"] *= min((self.epoch + 1) / self.epochs, 1)
+
+
+Schedule = LRScheduler | LinearWarmup
+
+
 def log_rates(args: argparse.Namespace, epochs_done: int, planned: int | None) -> None:
-    """Say where the learning rate goes in the epochs that are left, and if it rises again.
+    """Say where the learning rate goes in the epochs that are left: through a warm-up, or if it rises again.
 
     Args:
         args: of the run.
@@ -84,10 +117,9 @@ def log_rates(args: argparse.Namespace, epochs_done: int, planned: int | None) -
         planned: epochs that it was to have before; None for a new run.
     """
     longer = planned is not None and args.epochs > planned
-    if not longer and (args.T_max is None or args.T_max >= args.epochs):
-        return
     rates, left = _rates(args), range(epochs_done, args.epochs)
-    rises = [epoch for epoch in left if epoch and rates[epoch] > rates[epoch - 1]]
+    warm = min(args.lr_warmup_epochs, args.epochs)
+    rises = [epoch for epoch in left if epoch >= max(warm, 1) and rates[epoch] > rates[epoch - 1]]
     if rises:
         top = max(rises, key=rates.__getitem__)
         log.log(
@@ -96,8 +128,8 @@ def log_rates(args: argparse.Namespace, epochs_done: int, planned: int | None) -
             *(args.T_max, args.epochs, rises[0] + 1, rates[top], top + 1),
             f"; --T-max={args.epochs} would not" if longer else "",
         )
-    elif longer and left:
-        ends = sorted({left[0], left[-1]})
+    elif left and (longer or epochs_done < warm):
+        ends = sorted({left[0], left[-1]} | ({warm - 1} if epochs_done < warm else set()))
         log.info("learning rate %s", ", ".join(f"{rates[epoch]:.3g} in epoch {epoch + 1}" for epoch in ends))
 
 
@@ -112,7 +144,7 @@ def _rates(args: argparse.Namespace) -> list[float]:
     return rates
 
 
-def end_epoch(scheduler: LRScheduler) -> None:
+def end_epoch(scheduler: Schedule) -> None:
     """Step the schedule; it need not know that the optimizer's steps were taken by a process before this one.
 
     A rate of 0 stays 0: the cosine would lift it to its floor.

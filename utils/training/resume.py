@@ -28,7 +28,10 @@ log = logging.getLogger("dgcmm")
 
 MORE_EPOCHS = "more --epochs"
 # what flags were before there was a choice, in checkpoints that do not have them
-BEFORE = {"loss": "ce", "sampler": "instance", "val_per_class": 0, "start": "trained", "prior_variance": None}
+BEFORE = {
+    **{"loss": "ce", "sampler": "instance", "lr_warmup_epochs": 0},
+    **{"val_per_class": 0, "start": "trained", "prior_variance": None},
+}
 
 
 def find_checkpoint(args: argparse.Namespace, given: set[str], folder: RunFolder, nodes: int = 1) -> Checkpoint | None:
@@ -115,6 +118,7 @@ def _warn_of_changes(args: argparse.Namespace, stored: Checkpoint, source: str, 
         source: the checkpoint.
         epoch: after which it goes on.
     """
+    stored = BEFORE | stored
     changed = [name for name in ("batch_size", *SCHEDULE_FLAGS) if getattr(args, name) != stored.get(name)]
     if changed:
         what = ", ".join(f"{flag_of(name)} is {getattr(args, name)} now, {stored.get(name)} before" for name in changed)

@@ -87,12 +87,14 @@ def test_links_are_followed_and_what_systems_leave_is_not_there(tmp_path, caplog
     (root / "train/a/notes.txt").touch()
     (root / "train/a/phone.heic").touch()
     (root / "models").mkdir()
+    write(root, "train/2.png", "train/1.png")
     splits = load(root)
     assert splits.train.ids.tolist() == ["train/a/1.png", "train/b/1.png", "train/c/x.png"]
     said = "\n".join(caplog.messages)
     assert "left out: models, beside test, train" in said
+    assert "train: left out 2 images (1.png, 2.png) beside the class folders" in said
     assert "left out 2 files that are no images: 1 .heic, 1 .txt (JPEG" in said
-    assert "a single training image: 3 such classes (a, b, c)" in said
+    assert said.count("a single training image, around which a re-training draws all codes: 3 classes (a, b, c)") == 1
     assert "no test image of class c" in said
 
 
@@ -104,6 +106,19 @@ def spoil(root: Path, change: str) -> None:
         (root / "train/fox/1.heic").touch()
     elif change == "test only":
         write(root, "test/fox/1.png", "test/fox/2.png")
+    elif change == "another case":
+        (root / "test/dog").rename(root / "test/Dog")
+    elif change == "one level more":
+        (root / "x").mkdir()
+        for part in ("test", "train"):
+            (root / part).rename(root / "x" / part)
+    elif change == "one level more in a part":
+        (root / "test").rename(root / "photos")
+        (root / "test").mkdir()
+        (root / "photos").rename(root / "test/photos")
+    elif change == "empty test":
+        (root / "test").rename(root / "rest")
+        (root / "test").mkdir()
     elif change == "linked":
         (root / "test/fox").symlink_to(root / "train/cat")
     elif change == "two names":
@@ -123,11 +138,18 @@ def spoil(root: Path, change: str) -> None:
     [
         ("empty class", r"train/fox has no image \(it is empty\): put some there"),
         ("no image in a class", r"train/fox has no image \(it has 1 .heic; JPEG, .* are read\): put some there"),
-        ("test only", r"label 'fox' occurs in test only \(2 images\)"),
+        ("test only", r"label 'fox' occurs in test only, 2 images \(test/fox/1.png, test/fox/2.png\): put"),
+        ("another case", r"label 'Dog' occurs in test only, 2 images \(.*\), train has 'dog': put training"),
+        (
+            "one level more",
+            r"has one class folder, x, with 2 folders \(test, train\): if .*, name that one, --datadir=.*/x$",
+        ),
+        ("one level more in a part", r"test has one class folder, photos, with 2 folders .*, move them to .*/test$"),
+        ("empty test", "test has no class folder: put images into test/CLASS/, or delete it"),
         ("linked", r"test/fox and train/cat are one folder \(a link\)"),
         ("two names", "has val and valid, both for val: rename one"),
         ("no train", "has test, val but no train: put the training images into train/CLASS/"),
-        ("no class folder", "has no class folder: put images into train/CLASS/"),
+        ("no class folder", r"it has no class folder, only 1 image \(1.png\): put images into train/CLASS/"),
     ],
 )
 def test_bad_tree_is_one_line(change, says, tmp_path):
@@ -135,6 +157,25 @@ def test_bad_tree_is_one_line(change, says, tmp_path):
     with pytest.raises(UserError, match=says) as caught:
         load(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_classes_that_differ_in_case_only_are_asked_about(caplog, tmp_path):
+    names = [f"{label}/{number}.png" for label in ("Cat", "cat", "dog") for number in range(3)]
+    assert load(write(tmp_path, *names)).train.classes == ("Cat", "cat", "dog")
+    assert "classes whose names differ in case only: Cat, cat; is one of them misspelt?" in caplog.messages
+
+
+def test_no_test_set_can_be_drawn_of_single_images(tmp_path):
+    with pytest.raises(
+        UserError, match="names no test set, and 20% of its 2 images cannot be drawn as one: that would"
+    ):
+        load(write(tmp_path, "a/1.png", "b/1.png"))
+
+
+def test_folder_that_is_none_is_told_from_one_that_is_not_there(tmp_path):
+    for place, says in ((write(tmp_path, "x.png") / "x.png", "is no folder"), (tmp_path / "y", "does not exist")):
+        with pytest.raises(UserError, match=f"{says}: name the folder that holds the images"):
+            load(place)
 
 
 def test_one_class_cannot_be_told_from_others(tmp_path):
@@ -182,8 +223,9 @@ def test_names_order_and_name_the_classes(tmp_path):
     assert splits.train.classes == ("Canis familiaris", "a cat")
     assert splits.train.targets.tolist() == [1, 1, 1, 0, 0]
     for text, says in (
-        ("dog\n", "lacks 'cat'; 1 label"),
-        ("dog\ncat\nfox", "names 'fox'; 1 label"),
+        ("dog\n", r"lacks 1 label \(cat\) of the data: correct it"),
+        ("dog\ncat\nfox", r"names 1 label \(fox\) that the data has not"),
+        ("dog\nKatze", r"lacks 1 label \(cat\) of the data and names 1 label \(Katze\) that the data has not"),
         ("dog\ndog\ncat", "names 'dog' twice"),
         ("dog pet\ncat pet", "gives two labels the name 'pet'"),
     ):

@@ -111,10 +111,19 @@ def test_what_is_odd_is_told(data, caplog):
         (table(*SPLIT, ("sub/x.png", "a", "train")), r"1 image \(sub/x.png\) of 13 listed not found"),
         (table(*SPLIT, ("sub/3.png", "b", "fold3")), "row 14: split 'fold3' is none of train, val, test"),
         (table(*SPLIT, ("sub/3.png", "b", "")), "row 14: split '' is none of train, val, test"),
-        (table(*SPLIT[:10], ("sub/11.png", "c", "test")), r"label 'c' occurs in test only \(1 images\)"),
+        (table(*SPLIT[:10], ("sub/11.png", "c", "test")), r"label 'c' occurs in test only, 1 image \(sub/11.png\)"),
         (table(*((path, "a", part) for path, _, part in SPLIT)), "has one class, 'a': two at least"),
         (table(*((path, label, "test") for path, label, _ in SPLIT)), "has no training image"),
-        (table(), "has no training image"),
+        (table(), "labels.csv names no image: give it a row for each"),
+        (
+            table(('"sub/0.png', "a", "train"), *SPLIT),
+            r"row 2: its path goes over several lines: is a quote \(\"\) not",
+        ),
+        (
+            table(*((path.replace("/", "\\"), *rest) for path, *rest in SPLIT)),
+            r"not found in .*: write / for \\ in the",
+        ),
+        (table(*((path, label, "p") for path, label, _ in SPLIT), header="path,label,group"), "or part a group; add"),
     ],
 )
 def test_bad_table_is_one_line(text, says, data):

@@ -11,7 +11,16 @@ from torch import nn
 from utils.training.optimisation import build_optimizer, build_scheduler, default_prior_lr, end_epoch, log_rates
 
 BASE = argparse.Namespace(
-    lr=0.1, prior_lr=2.0, momentum=0.9, wd=1e-4, lr_step=None, milestones=None, T_max=None, step_size=None, gamma=0.1
+    lr=0.1,
+    prior_lr=2.0,
+    momentum=0.9,
+    wd=1e-4,
+    lr_step=None,
+    milestones=None,
+    T_max=None,
+    step_size=None,
+    gamma=0.1,
+    lr_warmup_epochs=0,
 )
 
 
@@ -51,9 +60,10 @@ def test_schedules(flags, expected):
     assert rates(flags, 5) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("warm", [0, 2])
 @pytest.mark.parametrize("done", [0, 3])
-def test_rate_of_0_stays_0_where_the_cosine_has_a_floor(done):
-    args = argparse.Namespace(**vars(BASE) | {"prior_lr": 0.0, "T_max": 4})
+def test_rate_of_0_stays_0_where_the_cosine_has_a_floor(done, warm):
+    args = argparse.Namespace(**vars(BASE) | {"prior_lr": 0.0, "T_max": 4, "lr_warmup_epochs": warm})
     optimizer = build_optimizer(Model(), args)
     scheduler = build_scheduler(optimizer, args, [args.lr, args.prior_lr], done)
     for _ in range(done, 6):
@@ -62,7 +72,31 @@ def test_rate_of_0_stays_0_where_the_cosine_has_a_floor(done):
     assert optimizer.param_groups[0]["lr"] == pytest.approx(cosine(6, 4))
 
 
-@pytest.mark.parametrize("flags", [{"lr_step": 2}, {"milestones": [1, 4]}, {"T_max": 2}])
+@pytest.mark.parametrize("flags", [{"lr_step": 2}, {"milestones": [2, 4], "gamma": 0.5}, {"T_max": 5}])
+def test_warm_up_rises_in_equal_parts_of_any_schedule_and_leaves_the_rest_as_it_is(flags):
+    warm, cold = rates(flags | {"lr_warmup_epochs": 3}, 7), rates(flags, 7)
+    assert warm[:3] == pytest.approx([cold[0] / 3, cold[1] * 2 / 3, cold[2]])
+    assert warm[2:] == cold[2:]
+
+
+def test_warm_up_is_that_of_ldam_drw_on_cifar():
+    """Its cifar_train.py: lr epoch/5 in epochs 1 to 5, lr / 100 after epoch 160, lr / 10,000 after epoch 180."""
+    found = rates({"milestones": [160, 180], "gamma": 0.01, "lr_warmup_epochs": 5}, 200)
+    expected = [0.1 * epoch / 5 for epoch in range(1, 6)] + [0.1] * 155 + [1e-3] * 20 + [1e-5] * 20
+    assert found == pytest.approx(expected)
+
+
+def test_warm_up_is_of_the_prior_too():
+    args = argparse.Namespace(**vars(BASE) | {"T_max": 4, "lr_warmup_epochs": 4})
+    optimizer = build_optimizer(Model(), args)
+    build_scheduler(optimizer, args, [args.lr, args.prior_lr], 0)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.1 / 4, 2.0 / 4])
+
+
+WARM = {"T_max": 4, "lr_warmup_epochs": 3}
+
+
+@pytest.mark.parametrize("flags", [{"lr_step": 2}, {"milestones": [1, 4]}, {"T_max": 2}, WARM])
 @pytest.mark.parametrize("done", [1, 2, 3])
 def test_schedule_of_a_resumed_run_continues_bit_for_bit(flags, done):
     with warnings.catch_warnings():
@@ -82,6 +116,13 @@ def test_schedule_of_a_resumed_run_continues_bit_for_bit(flags, done):
             *({"T_max": 2}, 0, None, "INFO"),
             "--T-max 2 of 4 epochs: the learning rate rises again from epoch 4 on, to 0.05 in epoch 4",
         ),
+        (
+            {"step_size": 30, "lr_warmup_epochs": 2},
+            *(0, None, "INFO"),
+            "learning rate 0.05 in epoch 1, 0.1 in epoch 2, 0.1 in epoch 4",
+        ),
+        ({"step_size": 30, "lr_warmup_epochs": 9}, *(3, None, "INFO"), "learning rate 0.0444 in epoch 4"),
+        ({"step_size": 30, "lr_warmup_epochs": 2}, *(2, None, "", "")),
         (
             *({"T_max": 1}, 2, 2, "WARNING"),
             "--T-max 1 of 4 epochs: the learning rate rises again from epoch 3 on, to 0.1 in epoch 3; --T-max=4 would "
