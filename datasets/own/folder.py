@@ -58,10 +58,10 @@ def _class_folders(root: Path, folder: str, part: str, places: dict[tuple[int, i
     labels, loose = _folders(root / folder), _loose_images(root / folder)
     if not labels:
         only = f", only {count_of(loose, 'image')}" if loose else ""
-        remedy = (
-            f"into {folder}/CLASS/, or delete it" if folder else "into train/CLASS/ and test/CLASS/, or into CLASS/"
-        )
-        raise UserError(f"--datadir {root}: {folder or 'it'} has no class folder{only}: put images {remedy} ({KINDS})")
+        where, remedy = "", "into train/CLASS/ and test/CLASS/, or into CLASS/"
+        if folder:
+            where, remedy = f": {folder}", f"into {folder}/CLASS/, or delete it"
+        raise UserError(f"--datadir {root}{where} has no class folder{only}: put images {remedy} ({KINDS})")
     if len(labels) == 1 and (inner := _folders(root / folder / labels[0])):
         what, above = count_of(inner, "folder"), root / folder
         remedy = f"move them to {above}" if folder else f"name that one, --datadir={above / labels[0]}"

@@ -149,7 +149,10 @@ def spoil(root: Path, change: str) -> None:
         ("linked", r"test/fox and train/cat are one folder \(a link\)"),
         ("two names", "has val and valid, both for val: rename one"),
         ("no train", "has test, val but no train: put the training images into train/CLASS/"),
-        ("no class folder", r"it has no class folder, only 1 image \(1.png\): put images into train/CLASS/"),
+        (
+            "no class folder",
+            r"--datadir [^:]* has no class folder, only 1 image \(1.png\): put images into train/CLASS/",
+        ),
     ],
 )
 def test_bad_tree_is_one_line(change, says, tmp_path):
