@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from datasets.images.png import READING_ERRORS, GreyPng, to_grey
+from datasets.images.png import READING_ERRORS, GreyPng
 from datasets.images.source import ArraySource, ImageSource, whole
 from utils.errors import UserError
+from utils.preprocessing import to_grey
 
 
 def open_grey(path: Path) -> ImageSource:

@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from datasets.images.png import READING_ERRORS, SIGNATURE, to_grey, verified_data
+from datasets.images.png import READING_ERRORS, SIGNATURE, verified_data
 from utils.errors import UserError
-
-BACKGROUND = (255, 255, 255)  # behind what is transparent
+from utils.preprocessing import of_8_bits, to_rgb
 
 
 class Photo:
@@ -35,8 +34,7 @@ class Photo:
                 verified_data(memoryview(content))
             self._image = Image.open(io.BytesIO(content))
             ImageOps.exif_transpose(self._image, in_place=True)
-            if self._image.mode == "F" or self._image.mode.startswith("I"):  # all values tell how many bits are used
-                self._image = Image.fromarray(to_grey(self._image))
+            self._image = of_8_bits(self._image)  # here, as all values tell how many bits are used
         self.width, self.height = self._image.size
 
     def crop(self, top: int, left: int, height: int, width: int) -> np.ndarray:
@@ -54,11 +52,3 @@ class Photo:
             yield
         except READING_ERRORS as error:
             raise UserError(f"{self.path} cannot be read ({error}): replace it") from error
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert an image of 8 bits to RGB, over `BACKGROUND`."""
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (*BACKGROUND, 255)), image)
-    return image.convert("RGB")
