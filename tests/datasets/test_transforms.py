@@ -9,6 +9,7 @@ from torchvision import transforms as T
 from datasets.images.source import ArraySource
 from datasets.transforms import RandomCropAndFlip, make_transform, small_shift
 
+
 @pytest.mark.parametrize(("crop_size", "most"), [(8, 1), (32, 2), (224, 14)])
 def test_small_shift_moves_by_up_to_a_sixteenth_each_way(crop_size, most):
     point = np.zeros((crop_size, crop_size), np.uint8)
