@@ -9,9 +9,9 @@ from multiprocessing.process import BaseProcess
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-from datasets.base import ImageDataset, SampleKey
+from datasets.base import SampleKey
 from datasets.workers import collate_shared, kill_workers, live_with_the_parent, start_method, why_lost, without_advice
 from utils.errors import LostWorker, UserError
 from utils.randomness import Stream, generator, permutation
@@ -122,13 +122,13 @@ class BatchLoader:
     """A DataLoader over given batches whose errors are the user's where the user can mend them.
 
     Args:
-        dataset: gives (image, label, index).
+        dataset: gives (image, label, index) or the like, the image first.
         batches: `TrainBatches` or `EvaluationBatches`.
         workers: processes that load; 0 loads in this one.
         pin_memory: for a fast copy to a GPU.
     """
 
-    def __init__(self, dataset: ImageDataset, batches: Sampler, workers: int, pin_memory: bool) -> None:
+    def __init__(self, dataset: Dataset, batches: Sampler, workers: int, pin_memory: bool) -> None:
         self.dataset, self.batches, self.workers = dataset, batches, workers
         self._processes: list[BaseProcess] = []
         with without_advice():
@@ -149,8 +149,8 @@ class BatchLoader:
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __iter__(self) -> Iterator[list[Tensor]]:
-        """Give images, labels and indices of each batch; images of many batches must not be kept.
+    def __iter__(self) -> Iterator[list]:
+        """Give images, labels and indices of each batch, or what else an item has; images must not be kept.
 
         Raises:
             UserError: as the data set raised it.
@@ -160,7 +160,7 @@ class BatchLoader:
             batches = self._start() if self.workers else self._loader
             for images, *others in batches:
                 # what came from a worker is shared memory, an open file each: who keeps labels keeps copies
-                yield [images, *(part.clone() for part in others)] if self.workers else [images, *others]
+                yield [images, *(part.clone() if isinstance(part, Tensor) else part for part in others)]
         except UserError as error:  # from a worker it arrives with the worker's traceback around it
             raise UserError(str(error).rpartition("utils.errors.UserError: ")[2].strip()) from error
         except (OSError, EOFError, RuntimeError) as error:

@@ -140,7 +140,7 @@ class Preprocessing(NamedTuple):
             return Image.fromarray(to_grey(image))
         return to_rgb(of_8_bits(ImageOps.exif_transpose(image)))
 
-    def transform(self) -> T.Compose:
+    def evaluation_transform(self) -> T.Compose:
         """Make the transform of an image of mode RGB or L to uint8 (1 or 3, crop_size, crop_size)."""
         resize = RESIZES[self.resize]
         steps = [resize(self.cache_size)] if self.cache_size else []
@@ -152,4 +152,4 @@ class Preprocessing(NamedTuple):
         Raises:
             ValueError: it has more than 16 bits.
         """
-        return self.transform()(self.pixels(image)).float().div_(255)
+        return self.evaluation_transform()(self.pixels(image)).float().div_(255)

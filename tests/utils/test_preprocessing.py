@@ -68,7 +68,7 @@ def test_photograph_is_turned_the_right_way_up_and_its_object_left_alone():
 
 
 def test_what_was_trained_from_a_cache_is_resized_twice():
-    once, twice = (Preprocessing(False, "stretch", size, 10, 10).transform()(GREY) for size in (0, 13))
+    once, twice = (Preprocessing(False, "stretch", size, 10, 10).evaluation_transform()(GREY) for size in (0, 13))
     expected = T.PILToTensor()(T.Resize((10, 10))(T.Resize((13, 13))(GREY)))
     assert torch.equal(twice, expected)
     assert not torch.equal(once, twice)
