@@ -16,6 +16,7 @@ The last line on standard output is a JSON object: images, errors, and how many 
 import argparse
 import logging
 import os
+import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -34,7 +35,7 @@ from utils.cli.arguments import predict_parser
 from utils.cli.rules import parse
 from utils.device import check_device, choose_device, memory_watched, to_device
 from utils.errors import UserError, run_script
-from utils.files import write_atomically, write_table
+from utils.files import Sink, write_atomically, write_table
 from utils.logs import progress, start_logging
 from utils.metrics import exact, require_finite
 from utils.preprocessing import Preprocessing
@@ -253,7 +254,15 @@ class Outcome:
     def write_codes(self, path: Path) -> None:
         """Write files (N), mu and log_var (N,D) of the images that could be read."""
         mu, log_var = (np.concatenate(part) for part in zip(*self._codes, strict=True))
-        write_atomically(path, lambda file: np.savez(file, files=np.array(self._files), mu=mu, log_var=log_var))
+        arrays = {"files": np.array(self._files), "mu": mu, "log_var": log_var}
+
+        def write(file: Sink) -> None:
+            with zipfile.ZipFile(file, "w") as archive:  # np.savez wants a file that can be read too
+                for name, array in arrays.items():
+                    with archive.open(f"{name}.npy", "w", force_zip64=True) as part:
+                        np.lib.format.write_array(part, array, allow_pickle=False)
+
+        write_atomically(path, write)
 
     def summary(self) -> dict[str, int | dict[str, int]]:
         """Sum up for the last line."""
