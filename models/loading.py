@@ -1,15 +1,4 @@
-"""Models by their descriptions: anew from the arguments of a run, trained from a checkpoint.
-
-In code of one's own:
-
-    from PIL import Image
-    from models import load_model
-
-    model = load_model("checkpoint.pth")
-    image = model.transform(Image.open("image.png"))
-    probabilities = model(image[None])[0]
-    print(model.class_names[probabilities.argmax()], model.features(image[None]).shape)
-"""
+"""Models by their descriptions: anew from the arguments of a run, trained from a checkpoint."""
 
 import argparse
 from os import PathLike

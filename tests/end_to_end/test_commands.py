@@ -172,7 +172,15 @@ def test_from_a_folder_of_photographs_to_a_model_by_three_commands(script, tmp_p
         {name: done[2].result[name] for name in METRIC_NAMES}
     )
     with (log / "predictions_eval.csv").open() as file:
-        assert {row["id"].rsplit("/", 1)[0] for row in csv.DictReader(file)} == {f"test/kind {n}" for n in range(3)}
+        evaluated = list(csv.DictReader(file))
+    assert {row["id"].rsplit("/", 1)[0] for row in evaluated} == {f"test/kind {n}" for n in range(3)}
+    photos, out = tmp_path / "photos" / "test", tmp_path / "out.csv"
+    assert script("predict", log / "checkpoint_aug.pth", photos, f"--out={out}", "--workers=0").status == 0
+    with out.open() as file:
+        for row, other in zip(csv.DictReader(file), evaluated, strict=True):  # to the last digit
+            assert {name: row[name] for name in row if name[:2] == "p_"}.items() <= other.items()
+            assert row["file"].endswith(other["id"])
+            assert 0 <= float(row["atypicality"]) <= 1
     resumed = [*(f"--{flag}={value}" for flag, value in own.items() if flag != "resume"), "--resume=auto", "--epochs=3"]
     for flag, value in (("--train-transform", "shift"), ("--names", "x.txt")):
         refused = script("train", "ImageFolder", *resumed, f"{flag}={value}")

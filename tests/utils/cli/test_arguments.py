@@ -7,6 +7,7 @@ import pytest
 
 import augment
 import augment_ftl
+import predict
 import train
 from helpers.project import ROOT
 from utils.cli.rules import parse
@@ -87,11 +88,24 @@ TRAIN = [
     "--dist-timeout",
     "--sync-bn",
 ]
+PREDICT = [
+    "--help",
+    "--out",
+    "--codes",
+    "--prior",
+    "--overwrite",
+    "--quiet",
+    "--batch-size",
+    "--workers",
+    "--gpu",
+    "--amp",
+]
 SHORT = {"-h", "-p", "-a", "-b", "-j"}
 SCRIPTS = {
     "train": (train, {*COMMON, *TRAIN, *SHORT, "-e"}),
     "augment": (augment, {*COMMON, *SHORT}),
     "augment_ftl": (augment_ftl, {*COMMON, *SHORT, "--rep-method", "--ftl-rank"}),
+    "predict": (predict, {*PREDICT, "--amp", "-h", "-b", "-j"}),
 }
 # every numeric flag of train.py with values that it must refuse
 OUT_OF_RANGE = {
