@@ -14,6 +14,7 @@ The last line on standard output is a JSON object: images, errors, and how many 
 """
 
 import argparse
+import itertools
 import logging
 import os
 import zipfile
@@ -65,28 +66,29 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = choose_device(args.gpu)
     amp = choose_amp(args.amp, checkpoint, device)
     model = TrainedModel(checkpoint, args.checkpoint).to(device)
-    log.info("%s: %s, %d classes of %s", args.checkpoint, *describe(checkpoint))
+    names = checkpoint["class_names"]
+    log.info("%s: %s, %d classes of %s", args.checkpoint, checkpoint["arch"], len(names), checkpoint["dataset"])
     if model.network.prior is not None and model.distance_quantiles is None:
         log.warning(
-            "%s has no distances of training codes: atypicality stays empty; augment.py and augment_ftl.py add them",
+            "%s holds no distances of training codes: atypicality stays empty (they come at the end of a training, or "
+            "with a re-training, that has the mixture term)",
             args.checkpoint,
         )
-    outcome = Outcome(model.class_names, keep_codes=bool(args.codes))
     data = UnlabelledImages([image.path for image in images], preprocessing_of(model, checkpoint))
     batches = EvaluationBatches(len(data), args.batch_size)
     loader = BatchLoader(data, batches, args.workers, pin_memory=device.type == "cuda")
+    outcome = Outcome(model.class_names, keep_codes=bool(args.codes))
     header = ["file", "prediction", "confidence", *outcome.columns, "atypicality", "error"]
-    with progress(None, "prediction", total=len(images), unit="img", quiet=args.quiet) as bar, memory_watched(""):
+    with memory_watched(""), progress(None, "prediction", total=len(images), unit="img", quiet=args.quiet) as bar:
 
         def rows() -> Iterator[dict[str, str]]:
-            start = 0
+            left = iter(images)
             for pixels, errors in loader:
                 found = model.classify(to_device(pixels, device), amp, correction)
                 require_finite([found.probabilities.cpu().numpy()])
-                yield from outcome.rows(images[start : start + len(errors)], errors, found)
-                start += len(errors)
+                yield from outcome.rows(list(itertools.islice(left, len(errors))), errors, found)
                 bar.update(len(errors))
-            if args.codes:
+            if args.codes:  # before the table gets its name: both files are there, or none is
                 outcome.write_codes(Path(args.codes))
 
         write_table(Path(args.out), header, rows())
@@ -131,11 +133,6 @@ def preprocessing_of(model: TrainedModel, checkpoint: Checkpoint) -> Preprocessi
     return model.transform or DATASETS[checkpoint["dataset"]].preprocessing(args)
 
 
-def describe(checkpoint: Checkpoint) -> tuple[str, int, str]:
-    """Say what a checkpoint is: architecture, number of classes, data set."""
-    return checkpoint["arch"], len(checkpoint["class_names"]), checkpoint["dataset"]
-
-
 def trained_shares(checkpoint: Checkpoint) -> tuple[Tensor, bool]:
     """Tell the class shares (K,) that a checkpoint's probabilities imply, and whether they do so only about.
 
@@ -156,7 +153,7 @@ def prior_correction(prior: str | None, checkpoint: Checkpoint) -> Tensor | None
     """Give the log of what `--prior` multiplies each class's probability by, up to a constant, (K,); None without it.
 
     With class shares s in the training and t where the images come from, p(c|x) is in proportion to p_s(c|x) t_c / s_c
-    (Saerens et al., Neural Computation 14(1), 2002, equation 2.4).
+    (Saerens et al., Neural Computation 14(1), 2002).
     """
     if prior is None:
         return None
@@ -233,7 +230,7 @@ class Outcome:
         """
         labels, probabilities = found.labels.tolist(), found.probabilities.tolist()
         read = [number for number, error in enumerate(errors) if not error]
-        self.counts += np.bincount([labels[number] for number in read], minlength=len(self.counts)).astype(np.int64)
+        self.counts += np.bincount(found.labels[read].cpu().numpy(), minlength=len(self.counts))
         self.errors += len(errors) - len(read)
         if self.keep_codes:
             self._files += [images[number].name for number in read]
