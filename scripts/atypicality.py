@@ -4,10 +4,10 @@
     python scripts/atypicality.py CHECKPOINT [--datadir=/usr/share/datasets/fashion-mnist]
 
 CHECKPOINT is of FashionMNIST_LT. The others are scikit-learn's handwritten digits, enlarged to 28x28, and 2,000 images
-of uniform noise. Of some scores, atypicality, 1 - confidence, the squared error of the reconstruction, and how short the
-code is, the table has the area under the ROC curve (0.5: tells nothing; below: misleads) and the share of the other
-images that pass where 95 % of the test images pass; for all images, and apart by the size of the predicted class in the
-training.
+of uniform noise. The scores are atypicality, 1 - confidence, the squared error of the reconstruction, and how short the
+code is. Of each the table has the area under the ROC curve (0.5: tells nothing; below: misleads) and the share of the
+other images that pass where 95 % of the test images pass; for all images, and apart by the size of the predicted class
+in the training.
 """
 
 import argparse
@@ -32,6 +32,7 @@ from utils.metrics import shot_group  # noqa: E402
 SIDE, NOISE, BATCH = 28, 2000, 250
 RECALL = 0.95  # of the test images
 FEWEST = 20  # images of a group, for a number
+KINDS = ("atypicality", "1 - confidence", "reconstruction error", "short code")
 GROUPS = ("all", "many", "median", "low")
 
 
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print("|---|---|" + "---|" * len(GROUPS))
     for name, images in {"digits": digits(), "noise": noise()}.items():
         other = score(model, images)
-        for kind in usual[0]:
+        for kind in KINDS:
             cells = [cell(*(part[0][kind][belongs(part[1], group)] for part in (usual, other))) for group in GROUPS]
             print(f"| {name} | {kind} |", " | ".join(cells), "|")
 

@@ -273,7 +273,6 @@ def test_commands_of_the_page_run_and_its_code_too(script, tmp_path, trained_dig
     for number in range(3):
         shutil.copyfile(digits / f"{number:03d}.png", tmp_path / "new_photos" / f"{number}.png")
     (tmp_path / "images.csv").write_text("path,ward\nnew_photos/0.png,north\nnew_photos/2.png,south\n")
-    # the page's model has two classes, this one ten
     (tmp_path / "shares.csv").write_text("class,share\n" + "".join(f"{c},0.1\n" for c in range(10)))
     shutil.copyfile(digits / "005.png", tmp_path / "image.png")
     monkeypatch.chdir(tmp_path)
