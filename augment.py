@@ -26,12 +26,13 @@ from datasets.base import Splits
 from datasets.loading import BatchLoader, EvaluationBatches
 from datasets.splits import complete_data, load_splits, prepare_data
 from datasets.transforms import TRAIN_TRANSFORMS
+from models.atypicality import code_distances, distance_quantiles
 from models.classifier import ImageClassifier, subtract_class_shares
 from models.encoder import ARCHITECTURES, PLAIN_ARCHITECTURES, feature_dim
+from models.loading import all_weights, create_model
 from models.losses import COSINE_LOSSES
-from models.samplers import PosteriorSampler
+from models.samplers import ROWS, PosteriorSampler
 from models.scoring import Scorer
-from train import all_weights, create_model
 from utils.cli.arguments import augment_parser, common_parser
 from utils.cli.rules import complete, parse
 from utils.device import autocast, check_device, choose_device, memory_watched, repeat_exactly, to_device
@@ -110,7 +111,8 @@ def retrain(
     splits = load_splits(args, augment=False)
     model = load_trained_model(args, trained, splits, world)
     data_sha256 = {"train": splits.train.fingerprint(), "test": splits.test.fingerprint()}
-    about = description(args, splits.train.classes, splits.train.class_counts, data_sha256)
+    preprocessing = DATASETS[args.dataset].preprocessing(args)
+    about = description(args, splits.train.classes, splits.train.class_counts, data_sha256, preprocessing)
     require_same_data(trained["data_sha256"], data_sha256, args.resume)
     for entry in ("state_dict", "optimizer"):  # each as large as the model
         del trained[entry]
@@ -121,7 +123,10 @@ def retrain(
         before = unfinished["args"] if unfinished else None
         folder.write_args(args, data_sha256, resumed, before)
         codes = load_or_extract(model, splits, trained, args, world)
-        sampler = make_sampler(take_training_codes(codes, world.device), len(splits.train.classes), args)
+        training = take_training_codes(codes, world.device)
+        if trained["prior_started"]:
+            about["distance_quantiles"] = measure_distances(model, training)
+        sampler = make_sampler(training, model.num_classes, args)
         optimizer = build_sgd(model.classifier.parameters(), args)
         state = {"trained_sha256": trained["sha256"]}
         run = Run(kind, args, model, optimizer, folder, splits.measured[0], about, world, state=state)
@@ -312,6 +317,13 @@ def take_training_codes(codes: dict[str, Codes], device: torch.device) -> Codes:
     for split in codes.values():
         split.pop("log_var", None)
     return training
+
+
+def measure_distances(model: ImageClassifier, codes: Codes) -> Tensor:
+    """Measure how far training codes lie from their components: quantiles (K,Q), see `models.atypicality`."""
+    parts = zip(codes["mu"].split(ROWS), codes["targets"].split(ROWS), strict=True)
+    distances = torch.cat([code_distances(model.prior, mu, targets) for mu, targets in parts])
+    return distance_quantiles(distances.cpu().numpy(), codes["targets"].cpu().numpy(), model.num_classes)
 
 
 if __name__ == "__main__":

@@ -24,12 +24,12 @@ import itertools
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.amp import GradScaler
 from torchvision.utils import make_grid
 
@@ -37,12 +37,15 @@ from datasets import DATASETS
 from datasets.base import ImageDataset, Splits
 from datasets.loading import SAMPLERS, BatchLoader, ClassPairs, EvaluationBatches, TrainBatches
 from datasets.splits import complete_data, describe_classes, load_splits, prepare_data
+from datasets.subsets import spread
 from datasets.transforms import TRAIN_TRANSFORMS
-from models.classifier import ImageClassifier, PlainClassifier
+from models.atypicality import code_distances, distance_quantiles
+from models.classifier import ImageClassifier
 from models.dgcmm import DGCMM
 from models.encoder import ARCHITECTURES, PLAIN_ARCHITECTURES, feature_dim
 from models.health import measure_health, say_health, warn_of_dead_components
-from models.losses import COSINE_LOSSES, LIKELIHOODS, LOSSES, LossWeights, build_loss, first_reweighted_epoch
+from models.loading import all_weights, create_model
+from models.losses import LIKELIHOODS, LOSSES, LossWeights, build_loss, first_reweighted_epoch
 from models.mixup import mix
 from models.prior import ClassMoments
 from models.scoring import Scorer
@@ -66,6 +69,7 @@ from utils.training.run import Run, print_result
 log = logging.getLogger("dgcmm")
 
 CLASS_IMAGES = 100  # of each class that show whether the decoder lives, and as many training images
+MEASURED_CODES = 400  # of a class, for atypicality: a share is then known to 0.03
 SHOWN_IMAGES = 8  # above their reconstructions, in TensorBoard
 TERMS = ("loss", "loss_cls", "loss_reconst", "loss_gmm")
 
@@ -159,7 +163,8 @@ def train(
             "test": make_loader(world, args, splits.test),
         }
         data_sha256 = {"train": splits.train.fingerprint(), "test": splits.test.fingerprint()}
-        about = description(args, splits.train.classes, splits.train.class_counts, data_sha256)
+        preprocessing = DATASETS[args.dataset].preprocessing(args)
+        about = description(args, splits.train.classes, splits.train.class_counts, data_sha256, preprocessing)
         scaler = GradScaler(world.device.type, enabled=args.amp == "fp16")
         state = {"warmup_end": args.warmup_epochs, "prior_started": False}
         if args.loss == "ldam-drw":
@@ -245,6 +250,8 @@ def train_epochs(run: Run, loaders: dict[str, BatchLoader]) -> Row:
             run.end_epoch(measurement, losses)
         if args.weight_reconst and run.state["warmup_end"] < args.epochs:
             examine_decoder(run, loaders)
+        if run.state["prior_started"]:
+            run.about["distance_quantiles"] = measure_distances(run, loaders["train"].dataset)
         return run.finish(lambda: measure("test"), measurement)
 
 
@@ -261,11 +268,6 @@ def examine_decoder(run: Run, loaders: dict[str, BatchLoader]) -> None:
     if health is not None:
         run.folder.write_health({"epoch": run.epoch, "split": run.split, **health._asdict()})
         say_health(health, run.split, args)
-
-
-def all_weights(args: argparse.Namespace) -> LossWeights:
-    """Weigh the loss terms as the arguments say: in training after the warm-up, and to score candidate labels."""
-    return LossWeights(args.weight_cls, args.weight_reconst, args.weight_gmm)
 
 
 def train_epoch(run: Run, module: nn.Module, loader: BatchLoader, weights: LossWeights) -> None:
@@ -353,21 +355,13 @@ def evaluate(
     model.eval()
     scorer = Scorer(model, all_weights(args))
     parts: list[tuple[np.ndarray, ...]] = []
-    steps = min(loader.batches.rounds, args.max_steps or loader.batches.rounds)
-    batches = itertools.chain(loader, itertools.repeat(None))  # a process may have a batch less than another
-    with progress(None, "evaluation", total=loader.batches.count, unit="img", quiet=args.quiet) as bar:
-        for batch in itertools.islice(batches, steps):
-            world.check_stop()
-            if batch is None:
-                continue
-            images, labels, indices = batch
-            with autocast(world.device, args.amp):
-                features, fixed = scorer.evidence(to_device(images, world.device))
-            probabilities = scorer.probabilities(features, fixed)
-            mu, _ = model.posterior(features, probabilities.argmax(dim=1))
-            components = model.components(mu)
-            parts.append(tuple(value.cpu().numpy() for value in (indices, labels, probabilities, components)))
-            bar.update(len(images) * world.size)
+    for images, labels, indices in shared_batches(loader, args, world, "evaluation"):
+        with autocast(world.device, args.amp):
+            features, fixed = scorer.evidence(to_device(images, world.device))
+        probabilities = scorer.probabilities(features, fixed)
+        mu, _ = model.posterior(features, probabilities.argmax(dim=1))
+        components = model.components(mu)
+        parts.append(tuple(value.cpu().numpy() for value in (indices, labels, probabilities, components)))
     with world.errors_together():
         require_finite([probabilities for _, _, probabilities, _ in parts])
     found = world.gather_main(parts)
@@ -378,6 +372,57 @@ def evaluate(
     order = np.argsort(columns[0], kind="stable")
     columns = [column[order] for column in columns]
     return Measurement.of(Predictions(*columns), loader.dataset.ids, loader.dataset.classes, train_counts)
+
+
+def shared_batches(loader: BatchLoader, args: argparse.Namespace, world: World, what: str) -> Iterator[list[Tensor]]:
+    """Yield this process's batches of an evaluation, to the end of all processes; `what` is on the progress bar.
+
+    Raises:
+        Stopped: by a signal.
+    """
+    steps = min(loader.batches.rounds, args.max_steps or loader.batches.rounds)
+    batches = itertools.chain(loader, itertools.repeat(None))  # a process may have a batch less than another
+    with progress(None, what, total=loader.batches.count, unit="img", quiet=args.quiet) as bar:
+        for batch in itertools.islice(batches, steps):
+            world.check_stop()
+            if batch is not None:
+                yield batch
+                bar.update(len(batch[0]) * world.size)
+
+
+@torch.inference_mode()
+def measure_distances(run: Run, data: ImageDataset) -> Tensor | None:
+    """Measure how far codes of training images lie from their components, for the checkpoint; see `models.atypicality`.
+
+    One pass over the first `MEASURED_CODES` images a class or, if there are few of some classes, more of the others;
+    with `--max-steps` over as many as an epoch has. The processes share it.
+
+    Returns:
+        Quantiles of the distances of each class, (K,Q), in the main process; None in the others.
+
+    Raises:
+        Stopped: by a signal.
+    """
+    args, world, model = run.args, run.world, run.model
+    most = MEASURED_CODES * model.num_classes
+    if args.max_steps:
+        most = min(most, args.max_steps * args.batch_size * world.nodes)
+    transform = DATASETS[args.dataset].transform(False, args.new_size, args.crop_size, args.train_transform)
+    loader = make_loader(world, args, data.subset(spread(data.targets, most), transform))
+    world.broadcast_buffers(model)
+    model.eval()
+    parts: list[tuple[np.ndarray, np.ndarray]] = []
+    for images, targets, _ in shared_batches(loader, args, world, "codes"):
+        labels = targets.to(world.device)
+        with autocast(world.device, args.amp):
+            features = model.features(to_device(images, world.device))
+        mu, _ = model.posterior(features, labels)
+        parts.append((code_distances(model.prior, mu, labels).cpu().numpy(), targets.numpy()))
+    found = world.gather_main(parts)
+    if found is None:
+        return None
+    distances, targets = (np.concatenate(column) for column in zip(*itertools.chain(*found), strict=True))
+    return distance_quantiles(distances, targets, model.num_classes)
 
 
 def evaluate_only(world: World, args: argparse.Namespace, checkpoint: Checkpoint, folder: RunFolder) -> Row:
@@ -402,23 +447,6 @@ def evaluate_only(world: World, args: argparse.Namespace, checkpoint: Checkpoint
         result["time"] = time.perf_counter() - started
         folder.write_rows("metrics.csv", [result])
         return result
-
-
-def create_model(args: argparse.Namespace, num_classes: int, pretrained: bool = False) -> ImageClassifier:
-    """Create the model that the arguments describe."""
-    cosine = args.loss in COSINE_LOSSES
-    if args.arch in PLAIN_ARCHITECTURES:
-        return PlainClassifier(args.arch, num_classes, cosine=cosine, pretrained=pretrained)
-    return DGCMM(
-        arch=args.arch,
-        num_classes=num_classes,
-        z_dim=args.z_dim,
-        image_size=args.crop_size,
-        generative=args.generative,
-        gmm_assign=args.gmm_assign,
-        cosine=cosine,
-        pretrained=pretrained,
-    )
 
 
 def build_model(world: World, args: argparse.Namespace, num_classes: int, pretrained: bool = False) -> ImageClassifier:

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datasets.subsets import spread
-from datasets.transforms import Transform, make_transform
+from datasets.transforms import make_transform, resize_under
+from utils.preprocessing import Preprocessing, Transform
 from utils.randomness import Stream, global_seed
 
 
@@ -175,7 +176,7 @@ class DatasetSpec:
 
     Attributes:
         load: gives the splits.
-        resize: how an image becomes a square one, a key of `datasets.transforms.RESIZES`.
+        resize: how an image becomes a square one, a key of `utils.preprocessing.RESIZES`.
         train_transform: what `--train-transform` is by default, one of `datasets.transforms.TRAIN_TRANSFORMS`.
         classes: class names in label order; () where only the files tell.
         train_counts, test_counts: images per class of the full splits; () where only the files tell.
@@ -212,6 +213,16 @@ class DatasetSpec:
             train: with the random part, which `kind` names (default: the data set's own).
         """
         return make_transform(kind or self.train_transform, train, self.resize, new_size, crop_size, self.shift)
+
+    def preprocessing(self, args: argparse.Namespace) -> Preprocessing:
+        """Say how the evaluation of a run prepares images, for its checkpoint.
+
+        Args:
+            args: cache_size, new_size, crop_size, train_transform and dummy are read; completed.
+        """
+        resize = resize_under(args.train_transform, self.resize)
+        cache_size = 0 if args.dummy else args.cache_size
+        return Preprocessing(self.colour, resize, cache_size, args.new_size, args.crop_size)
 
 
 DEFAULT_IMBALANCE = 100.0

@@ -123,7 +123,7 @@ class BatchLoader:
     """A DataLoader over given batches whose errors are the user's where the user can mend them.
 
     Args:
-        dataset: gives (image, label, index).
+        dataset: gives (image, label, index) or the like, the image first.
         batches: `TrainBatches`, `EvaluationBatches`, or indices of each batch.
         workers: processes that load; 0 loads in this one.
         pin_memory: for a fast copy to a GPU.
@@ -152,8 +152,8 @@ class BatchLoader:
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __iter__(self) -> Iterator[list[Tensor]]:
-        """Give images, labels and indices of each batch; images of many batches must not be kept.
+    def __iter__(self) -> Iterator[list]:
+        """Give images, labels and indices of each batch, or what else an item has; images must not be kept.
 
         Raises:
             UserError: as the data set raised it.
@@ -163,7 +163,7 @@ class BatchLoader:
             batches = self._start() if self.workers else self._loader
             for images, *others in batches:
                 # what came from a worker is shared memory, an open file each: who keeps labels keeps copies
-                yield [images, *(part.clone() for part in others)] if self.workers else [images, *others]
+                yield [images, *(part.clone() if isinstance(part, Tensor) else part for part in others)]
         except UserError as error:  # from a worker it arrives with the worker's traceback around it
             raise UserError(str(error).rpartition("utils.errors.UserError: ")[2].strip()) from error
         except (OSError, EOFError, RuntimeError) as error:

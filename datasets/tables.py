@@ -4,7 +4,7 @@ import codecs
 import csv
 import io
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from utils.errors import UserError
@@ -18,6 +18,7 @@ FOREIGN_MARKS = {
 }
 DELIMITERS = ",;\t"  # the last two: spreadsheets, by the country that they are set to
 SHOWN = 3  # names in a message
+PATH_COLUMNS = ("path", "file", "image")  # of a table of images, the first of them that is there
 
 
 def read_text(path: Path, remedy: str) -> str:
@@ -69,6 +70,11 @@ def read_table(path: Path, remedy: str) -> list[list[str]]:
         return [row for row in csv.reader(io.StringIO(text), delimiter=delimiter) if row]
     except csv.Error as error:
         raise UserError(f"{path} cannot be read ({error}): {remedy}") from error
+
+
+def column_numbers(header: Sequence[str]) -> dict[str, int]:
+    """Give the number of each column by its name in small letters; of two columns of one name that of the first."""
+    return {name.strip().lower(): number for number, name in reversed(list(enumerate(header)))}
 
 
 def repeated(names: Iterable[str]) -> list[str]:

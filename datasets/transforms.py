@@ -1,63 +1,17 @@
 """Transforms that several data sets share; each gives uint8, the model scales and normalises."""
 
 from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torchvision import transforms as T
 from torchvision.transforms import functional as F
 
 from datasets.images.source import ArraySource, ImageSource
+from utils.preprocessing import RESIZES, Transform, evaluation
 
-Transform = Callable[[Image.Image], Tensor]
-Resize = Callable[[Image.Image], Image.Image]
-
-
-def stretch(size: int) -> Resize:
-    """Resize to (size, size), whatever the shape was."""
-    return T.Resize((size, size))
-
-
-def centre(size: int) -> Resize:
-    """Resize so that the shorter side is `size`, and keep the central square, as is usual for photographs."""
-    return T.Compose([T.Resize(size), T.CenterCrop(size)])
-
-
-class Enlarge:
-    """Enlarge a small image by the largest whole factor that fits into `size`, and pad the rest with black.
-
-    Pixels stay what they were: 28 becomes 32 by padding alone, and 256 by a factor of 9 and 2 pixels of padding.
-
-    Args:
-        size: pixels of a side.
-        shrink: makes an image (size, size) that is too large for that.
-    """
-
-    def __init__(self, size: int, shrink: Callable[[int], Resize] = stretch) -> None:
-        self.size, self.shrink = size, shrink(size)
-
-    def __call__(self, image: Image.Image) -> Image.Image:
-        """Enlarge a PIL image of any size to (size, size)."""
-        factor = self.size // max(image.size)
-        if factor == 0:
-            return self.shrink(image)
-        if factor > 1:
-            image = image.resize((image.width * factor, image.height * factor), Image.Resampling.BILINEAR)
-        spare = (self.size - image.width, self.size - image.height)
-        border = (spare[0] // 2, spare[1] // 2, spare[0] - spare[0] // 2, spare[1] - spare[1] // 2)
-        return ImageOps.expand(image, border)
-
-
-# how an image becomes a square one: for the evaluation, and for a cache
-RESIZES: dict[str, Callable[[int], Resize]] = {
-    "stretch": stretch,
-    "centre": centre,
-    "pad": Enlarge,
-    "pad or centre": partial(Enlarge, shrink=centre),
-}
 TRAIN_TRANSFORMS = ("resized-crop", "resized-crop-jitter", "shift-flip", "shift", "none")
 JITTER = 0.4  # share that brightness, contrast and saturation change by at most, as in Kang et al., ICLR 2020
 
@@ -80,7 +34,7 @@ def make_transform(kind: str, train: bool, own: str, new_size: int, crop_size: i
     Args:
         kind: one of `TRAIN_TRANSFORMS`.
         train: with the random part.
-        own: the resize of the data set, a key of `RESIZES`.
+        own: the resize of the data set, a key of `utils.preprocessing.RESIZES`.
         new_size, crop_size: what images are resized to, and the side of the crop.
         shift: the most that an image is shifted by, as a share of the crop.
     """
@@ -119,11 +73,6 @@ class RandomCropAndFlip:
         image = F.resize(Image.fromarray(part), self.crop.size)
         image = self.flip(image)
         return F.pil_to_tensor(self.jitter(image) if self.jitter else image)
-
-
-def evaluation(resize: Resize, crop_size: int, *random: Callable) -> T.Compose:
-    """`resize`, centre crop, `random` transforms if any, uint8 tensor (C, crop_size, crop_size)."""
-    return T.Compose([resize, T.CenterCrop(crop_size), *random, T.PILToTensor()])
 
 
 def small_shift(crop_size: int, share: float = 1 / 16) -> T.RandomCrop:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 LOSSES = ("ce", "focal", "class-balanced", "ldam-drw", "logit-adjust")
 COSINE_LOSSES = ("ldam-drw",)  # with a classifier by the cosine
+PROBABILITIES = ("ce", "class-balanced", "logit-adjust")  # learn p(c|x) under some class shares, see `implied_shares`
 LIKELIHOODS = ("ce", "logit-adjust")  # -log of a probability of the label: guessing by class shares bounds their mean
 FOCUS = 2.0  # gamma of the focal loss
 BETA = 0.9999  # of the effective number of images
@@ -158,6 +159,29 @@ def build_loss(
     if name == "logit-adjust":
         return LogitAdjustedLoss(counts)
     return nn.CrossEntropyLoss()
+
+
+def implied_shares(name: str, class_counts: Sequence[int], power: float, reweighted: bool = False) -> Tensor:
+    """Compute the class shares s that a classifier's probabilities imply: they are in proportion to s_c p(x|c).
+
+    Cross-entropy learns them in the shares in which the classes were drawn. Class weights multiply these, and logit
+    adjustment, whose predictions are by x alone, divides them by n_c / N. The focal loss and LDAM's margins learn no
+    probabilities; of them the shares are about those of their images and class weights.
+
+    Args:
+        name, class_counts, reweighted: as for `build_loss`.
+        power: q of the sampler, which draws a class in proportion to n_c^q.
+
+    Returns:
+        (K,) float64, of sum 1.
+    """
+    counts = torch.tensor(class_counts, dtype=torch.float64)
+    shares = counts**power
+    if name == "class-balanced" or (name == "ldam-drw" and reweighted):
+        shares = shares * effective_number_weights(counts)
+    if name == "logit-adjust":
+        shares = shares / counts
+    return shares / shares.sum()
 
 
 def first_reweighted_epoch(epochs: int) -> int:

@@ -1,18 +1,21 @@
 """Writing files so that a reader, or a crash, never meets half of one."""
 
 import contextlib
+import csv
 import errno
 import glob
+import io
 import os
 import shutil
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, Protocol, TypeVar
 
 from utils.errors import UserError
 
 T = TypeVar("T")
+TABLE_CHUNK = 1 << 20  # characters of a table in memory
 
 
 class Sink(Protocol):
@@ -90,6 +93,33 @@ def unwritable(path: Path, error: Exception) -> UserError:
 def write_text(path: Path, text: str) -> None:
     """Write a text file in one piece."""
     write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def write_table(path: Path, header: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
+    """Write a CSV file in one piece; None and a column that a row lacks are empty cells.
+
+    The rows are taken one by one, as all of them may not fit into memory.
+
+    Raises:
+        UserError: as `write_atomically`; what taking a row raises passes through, and `path` is what it was.
+    """
+
+    def encoded(buffer: io.StringIO) -> bytes:
+        return buffer.getvalue().encode(errors="surrogateescape")  # a file's name need not be UTF-8
+
+    def write(file: Sink) -> None:
+        buffer = io.StringIO()
+        writer = csv.DictWriter(buffer, header, lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            writer.writerow(row)
+            if buffer.tell() > TABLE_CHUNK:
+                file.write(encoded(buffer))
+                buffer.seek(0)
+                buffer.truncate()
+        file.write(encoded(buffer))
+
+    write_atomically(path, write)
 
 
 def keep_as(path: Path, previous: Path) -> None:

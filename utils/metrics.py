@@ -64,6 +64,11 @@ def shown(numbers: Row) -> str:
     return ", ".join(f"{name} {'-' if numbers[name] is None else format(numbers[name], '.4f')}" for name in SHOWN)
 
 
+def exact(probability: float) -> str:
+    """Write a float32 with as many digits as tell it from its neighbours."""
+    return f"{probability:.9g}"
+
+
 def require_finite(probabilities: Sequence[np.ndarray]) -> None:
     """Raise a `UserError` if a class probability is not finite.
 

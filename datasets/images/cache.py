@@ -19,12 +19,12 @@ from PIL import Image
 
 from datasets.images.files import FileDataset
 from datasets.images.source import ArraySource, ImageSource, whole
-from datasets.transforms import RESIZES
 from utils.device import usable_cores
 from utils.errors import UserError
 from utils.files import write_atomically
 from utils.locks import folder_lock
 from utils.logs import progress
+from utils.preprocessing import RESIZES
 
 log = logging.getLogger("dgcmm")
 
@@ -56,7 +56,7 @@ def prepare_images(
         quiet: show no progress.
         cache_dir: folder that takes the caches of any data set, in place of the data set's own folder.
         otherwise: the same where the data set's own folder has no finished cache and cannot be written.
-        resize: how images become square in the cache, a key of `datasets.transforms.RESIZES`.
+        resize: how images become square in the cache, a key of `utils.preprocessing.RESIZES`.
 
     Raises:
         UserError: images cannot be read (more than `MOST_BAD` of a split, with 'skip'), or there is no space.
@@ -159,7 +159,7 @@ class ImageCache:
         parent: the folder of all caches of a data set.
         names: of the images, in order; other names, another size or another format are another cache.
         size: pixels of a side; 0 keeps the records alone, of images that could be decoded.
-        resize: how images become square, a key of `datasets.transforms.RESIZES`.
+        resize: how images become square, a key of `utils.preprocessing.RESIZES`.
         colour: images have three channels.
     """
 

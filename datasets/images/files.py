@@ -14,8 +14,9 @@ from datasets.base import ImageDataset
 from datasets.images.opening import open_grey
 from datasets.images.photo import Photo
 from datasets.images.source import ImageSource, SourceCache, whole
-from datasets.transforms import RandomCropAndFlip, Transform
+from datasets.transforms import RandomCropAndFlip
 from utils.errors import UserError
+from utils.preprocessing import Transform
 
 
 def require_reachable(folder: Path) -> None:

@@ -8,8 +8,8 @@ from PIL import Image
 
 from datasets.images.files import FileDataset
 from datasets.images.opening import read_grey
-from datasets.images.png import TWELVE_BITS, most_of
 from utils.errors import UserError
+from utils.preprocessing import TWELVE_BITS, most_of
 
 log = logging.getLogger("dgcmm")
 

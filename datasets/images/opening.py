@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from datasets.images.png import SIGNATURE, GreyPng, reading, to_grey
+from datasets.images.png import SIGNATURE, GreyPng, reading
 from datasets.images.source import ArraySource, ImageSource, whole
+from utils.preprocessing import to_grey
 
 
 def open_grey(path: Path) -> ImageSource:

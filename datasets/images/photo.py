@@ -6,9 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from datasets.images.png import SIGNATURE, reading, to_grey, verified_data
-
-BACKGROUND = (255, 255, 255)  # behind what is transparent
+from datasets.images.png import SIGNATURE, reading, verified_data
+from utils.preprocessing import of_8_bits, to_rgb
 
 
 class Photo:
@@ -32,8 +31,7 @@ class Photo:
                 verified_data(memoryview(content))
             self._image = Image.open(io.BytesIO(content))
             ImageOps.exif_transpose(self._image, in_place=True)
-            if self._image.mode == "F" or self._image.mode.startswith("I"):  # all values tell how many bits are used
-                self._image = Image.fromarray(to_grey(self._image))
+            self._image = of_8_bits(self._image)  # here, as all values tell how many bits are used
         self.width, self.height = self._image.size
 
     def crop(self, top: int, left: int, height: int, width: int) -> np.ndarray:
@@ -44,11 +42,3 @@ class Photo:
         """
         with reading(self.path):
             return np.asarray(to_rgb(self._image.crop((left, top, left + width, top + height))))
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert an image of 8 bits to RGB, over `BACKGROUND`."""
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (*BACKGROUND, 255)), image)
-    return image.convert("RGB")

@@ -11,6 +11,7 @@ from isal import isal_zlib
 from PIL import Image, UnidentifiedImageError
 
 from utils.errors import UserError
+from utils.preprocessing import to_grey
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # of the first chunk, after the signature and its length: its name, width, height, 3 bytes, interlace; a checksum
@@ -19,7 +20,6 @@ WIDTH, HEIGHT, KIND, DEPTH, INTERLACE = slice(16, 20), slice(20, 24), slice(24, 
 STORED_BLOCK = 0xFFFF  # bytes, the most that deflate has in one
 READING_ERRORS = (OSError, SyntaxError, ValueError, isal_zlib.error, Image.DecompressionBombError)
 PLAIN_GREY = bytes([8, 0, 0, 0, 0])  # the KIND of most X-rays: 8 bits, one channel, not interlaced
-TWELVE_BITS, SIXTEEN_BITS = 2**12 - 1, 2**16 - 1
 
 
 @contextlib.contextmanager
@@ -31,30 +31,6 @@ def reading(path: Path) -> Iterator[None]:
         foreign = isinstance(error, UnidentifiedImageError)  # whose own words hold an address in memory
         reason = "it is no image of a known format" if foreign else getattr(error, "strerror", None) or error
         raise UserError(f"{path} cannot be read ({reason}): replace it") from error
-
-
-def to_grey(image: Image.Image) -> np.ndarray:
-    """Turn an image into 8-bit grey, uint8 (h,w).
-
-    Grey stays; colour and palette become luminance, transparency is dropped; 16-bit grey is scaled, not cut. Where none
-    of its values is above 4095 it holds the 12 bits of an X-ray detector, and is scaled as such: it would be black.
-
-    Raises:
-        ValueError: it has more than 16 bits.
-    """
-    if image.mode in ("P", "PA"):
-        image = image.convert("RGBA")  # Pillow warns of RGB where a palette has transparent colours
-    if image.mode == "F" or image.mode.startswith("I"):
-        values = np.asarray(image, dtype=np.float64)
-        if image.mode == "F" or values.min(initial=0) < 0 or values.max(initial=0) > SIXTEEN_BITS:
-            raise ValueError("more than 16 bits")
-        return (values / (most_of(values) / 255)).round().astype(np.uint8)
-    return np.asarray(image if image.mode == "L" else image.convert("L"))
-
-
-def most_of(values: np.ndarray) -> int:
-    """Tell the largest value that the pixels of a 16-bit image can have: of 12 bits where they fit into those."""
-    return TWELVE_BITS if values.max(initial=0) <= TWELVE_BITS else SIXTEEN_BITS
 
 
 class GreyPng:

@@ -11,12 +11,12 @@ from pathlib import Path
 from datasets.base import DatasetSpec, Splits
 from datasets.images.files import images_root, missing_files
 from datasets.own.splitting import PARTS, Listed, part_of, split_images
-from datasets.tables import count_of, read_table, repeated
+from datasets.tables import PATH_COLUMNS, column_numbers, count_of, read_table, repeated
 from utils.errors import UserError
 
 log = logging.getLogger("dgcmm")
 
-PATH_COLUMNS, LABEL_COLUMN, SPLIT_COLUMN, GROUP_COLUMN = ("path", "file", "image"), "label", "split", "group"
+LABEL_COLUMN, SPLIT_COLUMN, GROUP_COLUMN = "label", "split", "group"
 MISSING = ("nan", "na", "n/a", "#n/a", "null", "none")  # pandas, R, spreadsheets, databases, Python
 
 
@@ -26,7 +26,7 @@ def load_table(args: argparse.Namespace) -> Splits:
     table = Path(args.csv) if os.path.isfile(args.csv) else root / args.csv
     rows = read_table(table, "name the table with --csv")
     header, *body = rows or [[]]
-    columns = {name.strip().lower(): number for number, name in reversed(list(enumerate(header)))}
+    columns = column_numbers(header)
     path_column = next((name for name in PATH_COLUMNS if name in columns), None)
     for wanted, there in ((" or ".join(PATH_COLUMNS), path_column), (LABEL_COLUMN, LABEL_COLUMN in columns)):
         if not there:

@@ -14,6 +14,7 @@ import train
 from augment import extract
 from datasets.base import ArrayDataset
 from datasets.loading import BatchLoader, EvaluationBatches
+from models.loading import all_weights
 from models.scoring import Scorer
 from scripts.benchmarks.setup import (
     CHESTXRAY,
@@ -47,7 +48,7 @@ def generative_sides(sizes: Sizes, labels: int, assign: str) -> tuple[Side, Side
     """Make both sides, of one model."""
     args = train_args(sizes, "--generative", f"--gmm-assign={assign}")
     model = train.build_model(World(sizes.device), args, labels).eval()
-    scorer = Scorer(model, train.all_weights(args))
+    scorer = Scorer(model, all_weights(args))
     images = torch.rand(sizes.batch, 1, sizes.side, sizes.side, device=sizes.device)
 
     @torch.inference_mode()

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 import train
 from datasets.loading import BatchLoader
 from datasets.splits import load_splits
+from models.loading import all_weights
 from models.prior import GaussianMixturePrior
 from scripts.benchmarks.reading import ReleaseImages, write_chestxray
 from scripts.benchmarks.setup import CLASSES, BareTraining, ReadyBatches, Sizes, next_epoch, train_args
@@ -51,7 +52,7 @@ def project(sizes: Sizes, args: argparse.Namespace, loader: BatchLoader | ReadyB
     run = Run("train", args, model, build_optimizer(model, args), None, "test", {}, world)
 
     def call() -> None:
-        train.train_epoch(run, model, loader, train.all_weights(args))
+        train.train_epoch(run, model, loader, all_weights(args))
         next_epoch(run)
 
     return call

@@ -157,14 +157,20 @@ def test_from_a_folder_of_photographs_to_predictions_by_the_commands_of_the_read
         what = "measure" if "--evaluate" in argv else "continue" if name == "train" and not trains else name
         done[what] = script(name, *own, *small, *(["--workers=0"] if name in TRAINING else []))
         assert done[what].status == 0, done[what].err
-    assert done.keys() >= {"train", "augment", "measure", "continue"}
+    assert done.keys() >= {"train", "augment", "measure", "continue", "predict"}
     assert "imbalance: 3 classes, largest kind 0 14, smallest kind 2 13" in done["train"].out
     assert done["continue"].result == done["train"].result
     assert {name: done["augment"].result[name] for name in METRIC_NAMES} == pytest.approx(
         {name: done["measure"].result[name] for name in METRIC_NAMES}
     )
     with (log / "predictions_eval.csv").open() as file:
-        assert {row["id"].rsplit("/", 1)[0] for row in csv.DictReader(file)} == {f"test/kind {n}" for n in range(3)}
+        evaluated = list(csv.DictReader(file))
+    assert {row["id"].rsplit("/", 1)[0] for row in evaluated} == {f"test/kind {n}" for n in range(3)}
+    with (tmp_path / "predictions.csv").open() as file:
+        for row, other in zip(csv.DictReader(file), evaluated, strict=True):  # to the last digit
+            assert {name: row[name] for name in row if name[:2] == "p_"}.items() <= other.items()
+            assert row["file"].endswith(other["id"])
+            assert 0 <= float(row["atypicality"]) <= 1
     resumed = [f"--datadir={tmp_path}/photos", f"--logdir={log}", "--resume=auto", "--epochs=3"]
     for flag, value in (("--train-transform", "shift"), ("--names", "x.txt")):
         refused = script("train", "ImageFolder", *resumed, f"{flag}={value}")

@@ -29,9 +29,15 @@ def test_each_component_ends_nearest_to_the_codes_of_its_class(script, tmp_path)
     assert script("augment", "Digits_LT", *run, "--resume=auto", "--epochs=1").status == 0
     codes = torch.load(tmp_path / "checkpoint_codes.pth", weights_only=True)["train"]
     class_means = torch.stack([codes["mu"][codes["targets"] == c].mean(dim=0) for c in range(10)])
-    means = load_checkpoint(tmp_path / "checkpoint.pth")["state_dict"]["prior.means"]
+    trained, retrained = (load_checkpoint(tmp_path / f"checkpoint{suffix}.pth") for suffix in ("", "_aug"))
+    means = trained["state_dict"]["prior.means"]
     assert torch.cdist(means, class_means).argmin(dim=1).tolist() == list(range(10))
     assert done.result["live_components"] >= 9
+    variances = trained["state_dict"]["prior.log_vars"].exp()
+    distances = ((codes["mu"] - means[codes["targets"]]).square() / variances[codes["targets"]]).sum(dim=1)
+    largest = [distances[codes["targets"] == c].max() for c in range(10)]
+    for checkpoint in (trained, retrained):  # of a pass at the end of the training, and of the codes; the same images
+        torch.testing.assert_close(checkpoint["distance_quantiles"][:, -1], torch.stack(largest), rtol=1e-4, atol=0)
 
 
 def test_plain_classifier_in_the_same_harness(script, tmp_path):

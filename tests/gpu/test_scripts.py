@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import models.dgcmm
+from helpers.data import load_part
 from helpers.project import METRIC_NAMES, ROOT, SMALL_MODEL
 from scripts.compare_runs import differences
 from utils.training.checkpoint import load_checkpoint
@@ -220,3 +221,19 @@ def test_gpu_that_is_not_there_is_named(cuda, script, tmp_path):
     done = script("train", *TRAIN, *several, f"--logdir={tmp_path / 'run'}")
     assert done.status == 2
     assert f"CUDA has {number} GPU(s)" in done.error
+
+
+def test_predictions_are_those_of_the_evaluation(script, tmp_path):
+    """In the precision of the training, from a checkpoint that lies elsewhere."""
+    flags = ["--amp=bf16", "--deterministic", f"--logdir={tmp_path / 'log'}"]
+    assert script("train", *TRAIN, *flags).status == 0
+    moved = shutil.move(tmp_path / "log" / "checkpoint.pth", tmp_path / "moved.pth")
+    data = load_part("Digits_LT", "", train=False)
+    for number, row in enumerate(data.rows[: 3 * 64]):  # --max-steps ends the evaluation there
+        data.read(int(row)).save(tmp_path / f"{number:03d}.png")
+    images = sorted(tmp_path.glob("*.png"))
+    done = script("predict", moved, *images, "--batch-size=64", "--workers=2", f"--out={tmp_path / 'out.csv'}")
+    assert done.status == 0, done.err
+    for row, other in zip(rows(tmp_path / "out.csv"), rows(tmp_path / "log" / "predictions.csv"), strict=True):
+        found, expected = ([float(cells[f"p_{c}"]) for c in range(10)] for cells in (row, other))
+        assert found == pytest.approx(expected, abs=1e-5)

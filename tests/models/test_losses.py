@@ -14,6 +14,7 @@ from models.losses import (
     build_loss,
     effective_number_weights,
     first_reweighted_epoch,
+    implied_shares,
     margins,
 )
 
@@ -137,3 +138,28 @@ def test_model_keeps_its_weights_names_whatever_the_loss():
     before = list(model.state_dict())
     model.criterion = build_loss("ldam-drw", COUNTS, reweighted=True)
     assert list(model.state_dict()) == before
+
+
+@pytest.mark.parametrize("name", ["ce", "class-balanced", "logit-adjust"])
+@pytest.mark.parametrize("power", [1.0, 0.5, 0.0])
+def test_probabilities_that_minimise_a_loss_imply_its_shares(name, power):
+    """Images that say nothing: the best logits then give the shares; found by descent on the expected loss."""
+    counts = (50, 30, 20, 5)
+    criterion = build_loss(name, counts).double()
+    drawn = torch.tensor(counts, dtype=torch.float64) ** power
+    weights = drawn
+    if name == "class-balanced":  # of a single image the weighted mean is its loss, without the weight
+        weights = drawn * effective_number_weights(torch.tensor(counts))
+    logits = torch.zeros(4, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([logits], max_iter=200, tolerance_grad=1e-12, tolerance_change=1e-14)
+
+    def expected_loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        losses = torch.stack([criterion(logits[None], torch.tensor([label])) for label in range(4)])
+        total = (weights / weights.sum() * losses).sum()
+        total.backward()
+        return total
+
+    optimizer.step(expected_loss)
+    found = logits.detach().softmax(dim=0)
+    torch.testing.assert_close(found, implied_shares(name, counts, power), rtol=1e-4, atol=1e-6)

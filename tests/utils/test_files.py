@@ -9,7 +9,7 @@ import torch
 from helpers.limits import with_small_files
 from utils import files
 from utils.errors import UserError
-from utils.files import keep_as, write_atomically, write_text
+from utils.files import keep_as, write_atomically, write_table, write_text
 
 
 @pytest.mark.parametrize(
@@ -78,3 +78,21 @@ def test_previous_that_cannot_be_kept_is_as_it_was(tmp_path, monkeypatch):
         raise end.error
     assert previous.read_text() == "old"
     assert sorted(os.listdir(tmp_path)) == ["a", "b"]
+
+
+def test_table_is_written_row_by_row_and_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "table.csv"
+    name = b"caf\xe9.png".decode(errors="surrogateescape")  # a file whose name is not UTF-8
+
+    def rows(count):
+        for number in range(3):
+            if number == count:
+                raise ZeroDivisionError
+            yield {"file": name, "a": number} if number else {"a": None}
+
+    write_table(path, ["file", "a"], rows(3))
+    assert path.read_bytes() == b"file,a\n,\ncaf\xe9.png,1\ncaf\xe9.png,2\n"
+    before = path.read_bytes()
+    with pytest.raises(ZeroDivisionError):
+        write_table(path, ["file", "a"], rows(2))
+    assert [(found.name, found.read_bytes()) for found in tmp_path.iterdir()] == [("table.csv", before)]

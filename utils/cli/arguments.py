@@ -482,5 +482,55 @@ def augment_parser(common: argparse.ArgumentParser, **kwargs: str | None) -> arg
     return parser
 
 
+def predict_parser(**kwargs: str | None) -> argparse.ArgumentParser:
+    """Build the parser of predict.py; `kwargs` go to ArgumentParser."""
+    parser = Parser(formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
+    add = parser.add_argument
+    add("checkpoint", type=path, metavar="CHECKPOINT", help="of train.py, augment.py or augment_ftl.py")
+    add(
+        "sources",
+        type=path,
+        nargs="+",
+        metavar="SOURCE",
+        help="an image; a folder, of which all images are taken, those in sub-folders too; a .txt list with a path on "
+        "each line; a .csv table with a column path, file or image",
+    )
+    add("--out", type=path, default="predictions.csv", metavar="FILE", help="where to write (default: %(default)s)")
+    add(
+        "--codes",
+        type=path,
+        metavar="FILE.npz",
+        help="write the codes too: files (N), mu and log_var (N,D), of a generative model under the predicted label; "
+        "they are held in memory, 8 D bytes an image",
+    )
+    add(
+        "--prior",
+        metavar="SHARES",
+        help="class shares of the images to classify: uniform, natural (those of the training images) or FILE.csv with "
+        "the columns class and share; corrects the probabilities for the shares that the classifier was trained under "
+        "(default: the probabilities as they are)",
+    )
+    add("--overwrite", action="store_true", help="replace --out and --codes if they exist")
+    add("--quiet", action="store_true", help="print warnings and the final JSON line only")
+    add(
+        "-b",
+        "--batch-size",
+        type=count,
+        default=256,
+        metavar="N",
+        help="images at a time (default: %(default)s)",
+    )
+    add(
+        "-j", "--workers", type=count_or_zero, default=4, metavar="N", help="processes that load (default: %(default)s)"
+    )
+    add("--gpu", type=count_or_zero, metavar="N", help="number of the GPU (default: the first; without CUDA the CPU)")
+    add(
+        "--amp",
+        choices=("off", "bf16", "fp16"),
+        help="precision of encoder and decoder (default: that of the training, or off where fp16 needs a GPU)",
+    )
+    return parser
+
+
 def _parser(common: argparse.ArgumentParser, **kwargs: str | None) -> argparse.ArgumentParser:
     return Parser(parents=[common], formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)

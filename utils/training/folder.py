@@ -1,17 +1,15 @@
 """The folder of a run: who may write into it, and the files that it holds."""
 
 import argparse
-import csv
 import datetime
 import importlib.metadata
-import io
 import json
 import logging
 import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,17 +17,16 @@ from filelock import BaseFileLock, Timeout
 
 from utils.cli.rules import TRAINING_FLAGS
 from utils.errors import UserError
-from utils.files import Sink, write_atomically, write_text
+from utils.files import write_table, write_text
 from utils.locks import LOCK_NAME, take_lock
 from utils.logs import end_log_file, log_to_file
-from utils.metrics import Measurement, Row, per_class_metrics
+from utils.metrics import Measurement, Row, exact, per_class_metrics
 from utils.training.checkpoint import plain
 
 log = logging.getLogger("dgcmm")
 
 SUFFIXES = ("", "_eval", "_aug", "_aug_ftl")
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "pillow")
-TABLE_CHUNK = 1 << 20  # characters of a table in memory
 NAMES = ("args.json", "health.json", "log.txt", "metrics.csv", "metrics_per_class.csv", "predictions.csv", "subset.txt")
 
 
@@ -164,24 +161,7 @@ class RunFolder:
 
     def write_rows(self, name: str, rows: Sequence[Row]) -> None:
         """Write a CSV file in one piece; the longest row's keys are the header, None and a key less an empty cell."""
-        self._write_table(name, list(max(rows, key=len)), rows)
-
-    def _write_table(self, name: str, header: Sequence[str], rows: Iterable[Row]) -> None:
-        """Write a CSV file; the rows are taken one by one, as all of them may not fit into memory."""
-
-        def write(file: Sink) -> None:
-            buffer = io.StringIO()
-            writer = csv.DictWriter(buffer, header, lineterminator="\n")
-            writer.writeheader()
-            for row in rows:
-                writer.writerow(row)
-                if buffer.tell() > TABLE_CHUNK:
-                    file.write(buffer.getvalue().encode())
-                    buffer.seek(0)
-                    buffer.truncate()
-            file.write(buffer.getvalue().encode())
-
-        write_atomically(self.file(name), write)
+        write_table(self.file(name), list(max(rows, key=len)), rows)
 
     def write_subset(self, rows: np.ndarray) -> None:
         """Write subset.txt: rows of the source's training split that this run trains on, one a line."""
@@ -206,10 +186,10 @@ class RunFolder:
         columns = [f"p_{label}" for label in classes]
         rows = (
             {"id": name, "target": int(target), "prediction": int(prediction)}
-            | {column: f"{p:.9g}" for column, p in zip(columns, probability.tolist(), strict=True)}
+            | {column: exact(p) for column, p in zip(columns, probability.tolist(), strict=True)}
             for name, target, prediction, probability in zip(ids, targets, predictions, probabilities, strict=True)
         )
-        self._write_table("predictions.csv", ["id", "target", "prediction", *columns], rows)
+        write_table(self.file("predictions.csv"), ["id", "target", "prediction", *columns], rows)
 
 
 def _now() -> str:

@@ -21,6 +21,7 @@ from utils.cli.rules import (
 )
 from utils.errors import UserError
 from utils.metrics import Row
+from utils.preprocessing import Preprocessing
 from utils.training.checkpoint import FORMAT, Checkpoint, load_checkpoint, load_latest, plain
 from utils.training.folder import RunFolder
 
@@ -219,7 +220,11 @@ def require_same_data(stored: dict[str, str], data_sha256: dict[str, str], sourc
 
 
 def description(
-    args: argparse.Namespace, classes: tuple[str, ...], class_counts: list[int], data_sha256: dict[str, str]
+    args: argparse.Namespace,
+    classes: tuple[str, ...],
+    class_counts: list[int],
+    data_sha256: dict[str, str],
+    preprocessing: Preprocessing,
 ) -> Checkpoint:
     """Gather what a checkpoint says of itself: model, data and arguments; folders stand for any working directory."""
     places = {name: os.path.abspath(path) for name in PLACE_FLAGS if (path := getattr(args, name))}
@@ -231,4 +236,5 @@ def description(
         "class_counts": class_counts,
         "args": plain(vars(args) | places),
         "data_sha256": data_sha256,
+        "preprocessing": preprocessing._asdict(),
     }

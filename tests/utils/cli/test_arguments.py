@@ -8,6 +8,7 @@ import pytest
 
 import augment
 import augment_ftl
+import predict
 import train
 from helpers.project import ROOT
 from utils.cli.rules import parse
@@ -91,11 +92,24 @@ TRAIN = [
     "--dist-timeout",
     "--sync-bn",
 ]
+PREDICT = [
+    "--help",
+    "--out",
+    "--codes",
+    "--prior",
+    "--overwrite",
+    "--quiet",
+    "--batch-size",
+    "--workers",
+    "--gpu",
+    "--amp",
+]
 SHORT = {"-h", "-p", "-a", "-b", "-j"}
 SCRIPTS = {
     "train": (train, {*COMMON, *TRAIN, *SHORT, "-e"}),
     "augment": (augment, {*COMMON, *SHORT, "--start"}),
     "augment_ftl": (augment_ftl, {*COMMON, *SHORT, "--start", "--rep-method", "--ftl-rank"}),
+    "predict": (predict, {*PREDICT, "--amp", "-h", "-b", "-j"}),
 }
 # every numeric flag of train.py with values that it must refuse
 OUT_OF_RANGE = {

@@ -1,0 +1,111 @@
+"""Images without labels: found by what a user names, and read one by one, a bad one with what is wrong with it."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from datasets.images.finder import find_files, is_image_name
+from datasets.images.opening import open_grey
+from datasets.images.photo import Photo
+from datasets.images.source import whole
+from datasets.tables import PATH_COLUMNS, column_numbers, read_names, read_table
+from utils.errors import UserError
+from utils.preprocessing import Preprocessing
+
+LISTS, TABLES = (".txt",), (".csv", ".tsv")
+REMEDY = "name an image (JPEG, PNG, BMP, TIFF, WebP), a folder of images, a .txt list or a .csv table"
+
+
+class Named(NamedTuple):
+    """An image that a user names: its name as it stands there, and its file."""
+
+    name: str
+    path: str
+
+
+def find_named(sources: Sequence[str]) -> list[Named]:
+    """Find the images that sources name, in their order; the files of a list or a table need not be there.
+
+    Args:
+        sources: images; folders, of which all images are taken, those in sub-folders too, by sorted names; .txt lists
+            with a path on each line; tables (.csv, .tsv) with a column of `PATH_COLUMNS`. Paths in lists and tables are
+            those from the list's own folder or, where there is no such file, from the current one.
+
+    Raises:
+        UserError: a source is not there or none of these, or names no image.
+    """
+    images: list[Named] = []
+    for source in sources:
+        found = _of_source(source)
+        if not found:
+            raise UserError(f"{source} names no image: {REMEDY}")
+        images += found
+    return images
+
+
+def _of_source(source: str) -> list[Named]:
+    if os.path.isdir(source):
+        files = find_files(Path(source))
+        if files.others and not files.images:
+            raise UserError(f"{source} has {len(files.others)} files, but none is an image: {REMEDY}")
+        return [Named(path, path) for path in (os.path.join(source, name) for name in files.images)]
+    if not os.path.isfile(source):
+        raise UserError(f"there is no {source}: {REMEDY}")
+    ending = os.path.splitext(source)[1].lower()
+    if ending in LISTS:
+        return [_listed(name, source) for name in read_names(Path(source), REMEDY)]
+    if ending in TABLES:
+        return [_listed(name, source) for name in _path_column(source)]
+    if not is_image_name(source):
+        raise UserError(f"{source} is no image by the ending of its name: {REMEDY}")
+    return [Named(source, source)]
+
+
+def _path_column(table: str) -> list[str]:
+    header, *rows = read_table(Path(table), REMEDY) or [[]]
+    columns = column_numbers(header)
+    name = next((name for name in PATH_COLUMNS if name in columns), None)
+    if name is None:
+        there = ", ".join(header) or "nothing"
+        raise UserError(f"{table} has no column {' or '.join(PATH_COLUMNS)}, but {there}: name the column so")
+    at = columns[name]
+    if empty := [number for number, row in enumerate(rows, start=2) if at >= len(row) or not row[at].strip()]:
+        raise UserError(f"{table}, row {empty[0]}: the column {name} is empty: fill it in, or delete the row")
+    return [row[at].strip() for row in rows]
+
+
+def _listed(name: str, source: str) -> Named:
+    beside = os.path.join(os.path.dirname(source), name)
+    return Named(name, name if os.path.exists(name) and not os.path.exists(beside) else beside)
+
+
+class UnlabelledImages(Dataset):
+    """Images as a model of the given preprocessing takes them.
+
+    Args:
+        paths: of the files, (N,).
+        preprocessing: of the model's checkpoint.
+    """
+
+    def __init__(self, paths: Sequence[str], preprocessing: Preprocessing) -> None:
+        self.paths, self.preprocessing = list(paths), preprocessing
+        self.transform = preprocessing.evaluation_transform()
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, str]:
+        """Give an image, uint8 (1 or 3,S,S), and '', or black and why it cannot be read."""
+        colour, size = self.preprocessing.colour, self.preprocessing.crop_size
+        path = Path(self.paths[index])
+        try:
+            source = Photo(path) if colour else open_grey(path)
+            return self.transform(Image.fromarray(whole(source))), ""
+        except UserError as error:
+            return torch.zeros(3 if colour else 1, size, size, dtype=torch.uint8), str(error)

@@ -1,0 +1,271 @@
+#!/usr/bin/env python3
+"""Classify images with a trained model: a row for each image in predictions.csv.
+
+A folder of images, or a single one; model, sizes and class names come from the checkpoint:
+    python predict.py ./logs/photos/checkpoint_aug.pth ./new_photos --out=predictions.csv
+
+A list or a table, for a place where all classes are equally frequent, and the codes besides:
+    python predict.py ./logs/photos/checkpoint_aug.pth images.txt table.csv --prior=uniform --codes=codes.npz
+
+Columns: file, prediction, confidence (its probability), p_CLASS for each class, atypicality (the share of training
+images of the predicted class whose code lies nearer to its component; empty where the checkpoint does not know), and
+error, with all else empty, for an image that cannot be read.
+The last line on standard output is a JSON object: images, errors, and how many were predicted as each class.
+"""
+
+import argparse
+import itertools
+import logging
+import os
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datasets import DATASETS
+from datasets.images.unlabelled import Named, UnlabelledImages, find_named
+from datasets.loading import SAMPLERS, BatchLoader, EvaluationBatches
+from datasets.tables import column_numbers, count_of, read_table
+from models.loading import Classified, TrainedModel
+from models.losses import PROBABILITIES, implied_shares
+from models.samplers import REP_METHODS
+from utils.cli.arguments import predict_parser
+from utils.cli.rules import parse
+from utils.device import check_device, choose_device, memory_watched, to_device
+from utils.errors import UserError, run_script
+from utils.files import Sink, write_atomically, write_table
+from utils.logs import progress, start_logging
+from utils.metrics import exact, require_finite
+from utils.preprocessing import Preprocessing
+from utils.training.checkpoint import Checkpoint, load_checkpoint
+from utils.training.resume import BEFORE
+from utils.training.run import print_result
+
+log = logging.getLogger("dgcmm")
+
+SHARE_COLUMNS = ("class", "share")
+SUM_TOLERANCE = 1e-3  # of shares that a user has rounded
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the command line of predict.py."""
+    return predict_parser(prog="predict.py", description=__doc__)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse, check all that was named, then classify."""
+    args, _ = parse(build_parser(), argv)
+    start_logging(args.quiet)
+    check_outputs(args)
+    checkpoint = load_checkpoint(Path(args.checkpoint))
+    images = find_named(args.sources)
+    correction = prior_correction(args.prior, checkpoint)
+    device = choose_device(args.gpu)
+    amp = choose_amp(args.amp, checkpoint, device)
+    model = TrainedModel(checkpoint, args.checkpoint).to(device)
+    names = checkpoint["class_names"]
+    log.info("%s: %s, %d classes of %s", args.checkpoint, checkpoint["arch"], len(names), checkpoint["dataset"])
+    if model.network.prior is not None and model.distance_quantiles is None:
+        log.warning(
+            "%s holds no distances of training codes: atypicality stays empty (they come at the end of a training, or "
+            "with a re-training, that has the mixture term)",
+            args.checkpoint,
+        )
+    data = UnlabelledImages([image.path for image in images], preprocessing_of(model, checkpoint))
+    batches = EvaluationBatches(len(data), args.batch_size)
+    loader = BatchLoader(data, batches, args.workers, pin_memory=device.type == "cuda")
+    outcome = Outcome(model.class_names, keep_codes=bool(args.codes))
+    header = ["file", "prediction", "confidence", *outcome.columns, "atypicality", "error"]
+    with memory_watched(""), progress(None, "prediction", total=len(images), unit="img", quiet=args.quiet) as bar:
+
+        def rows() -> Iterator[dict[str, str]]:
+            left = iter(images)
+            for pixels, errors in loader:
+                found = model.classify(to_device(pixels, device), amp, correction)
+                require_finite([found.probabilities.cpu().numpy()])
+                yield from outcome.rows(list(itertools.islice(left, len(errors))), errors, found)
+                bar.update(len(errors))
+            if args.codes:  # before the table gets its name: both files are there, or none is
+                outcome.write_codes(Path(args.codes))
+
+        write_table(Path(args.out), header, rows())
+    log.info("%d images: written to %s", len(images), args.out)
+    if outcome.errors:
+        log.warning("%d of %d images cannot be read: column error of %s", outcome.errors, len(images), args.out)
+    print_result(outcome.summary())
+
+
+def check_outputs(args: argparse.Namespace) -> None:
+    """Raise a `UserError` if a file that is to be written is there already, or cannot be written."""
+    outputs = {"--out": args.out} | ({"--codes": args.codes} if args.codes else {})
+    places = [os.path.abspath(path) for path in outputs.values()]
+    if len(set(places)) < len(places):
+        raise UserError(f"--out and --codes are both {args.out}: give one another name")
+    for flag, path in outputs.items():
+        if os.path.isdir(path):
+            raise UserError(f"{flag} {path} is a folder: name a file")
+        if os.path.exists(path) and not args.overwrite:
+            raise UserError(f"{flag} {path} exists: --overwrite it, or name another file")
+        if any(os.path.realpath(path) == os.path.realpath(source) for source in (args.checkpoint, *args.sources)):
+            raise UserError(f"{flag} {path} is also what is read: name another file")
+        folder = os.path.dirname(os.path.abspath(path))
+        if not os.path.isdir(folder) or not os.access(folder, os.W_OK | os.X_OK):
+            reason = "no permission" if os.path.isdir(folder) else f"there is no folder {folder}"
+            raise UserError(f"{flag} {path} cannot be written ({reason}): name another file")
+
+
+def choose_amp(given: str | None, checkpoint: Checkpoint, device: torch.device) -> str:
+    """Choose the precision: the one that is given, else that of the training, as train.py --evaluate does."""
+    amp = given or checkpoint["args"]["amp"]
+    if given is None and amp == "fp16" and device.type != "cuda":
+        log.warning("trained with --amp fp16, which needs CUDA: float32 is used, the last digits may differ")
+        amp = "off"
+    check_device(device, amp)
+    return amp
+
+
+def preprocessing_of(model: TrainedModel, checkpoint: Checkpoint) -> Preprocessing:
+    """Tell how images are prepared; for checkpoints that do not say it themselves, the data set's entry does."""
+    args = argparse.Namespace(**checkpoint["args"])
+    return model.transform or DATASETS[checkpoint["dataset"]].preprocessing(args)
+
+
+def trained_shares(checkpoint: Checkpoint) -> tuple[Tensor, bool]:
+    """Tell the class shares (K,) that a checkpoint's probabilities imply, and whether they do so only about.
+
+    After augment.py they are uniform, after augment_ftl.py those of the codes that `--rep-method` makes; after train.py
+    they follow from sampler and loss. A generative model scores labels by a weighted sum, whose softmax is no
+    probability of the training.
+    """
+    args, counts = argparse.Namespace(**BEFORE | checkpoint["args"]), checkpoint["class_counts"]
+    if checkpoint["kind"] == "train":
+        reweighted = checkpoint["epoch"] > checkpoint.get("reweighted_from", checkpoint["epoch"])
+        shares = implied_shares(args.loss, counts, SAMPLERS[args.sampler], reweighted)
+        return shares, args.generative or args.loss not in PROBABILITIES
+    codes = [max(counts)] * len(counts) if checkpoint["kind"] == "aug" else REP_METHODS[args.rep_method](counts)
+    return torch.tensor(codes, dtype=torch.float64) / sum(codes), args.generative
+
+
+def prior_correction(prior: str | None, checkpoint: Checkpoint) -> Tensor | None:
+    """Give the log of what `--prior` multiplies each class's probability by, up to a constant, (K,); None without it.
+
+    With class shares s in the training and t where the images come from, p(c|x) is in proportion to p_s(c|x) t_c / s_c
+    (Saerens et al., Neural Computation 14(1), 2002).
+    """
+    if prior is None:
+        return None
+    names, counts = checkpoint["class_names"], checkpoint["class_counts"]
+    if prior == "uniform":
+        wanted = torch.ones(len(names), dtype=torch.float64)
+    elif prior == "natural":
+        wanted = torch.tensor(counts, dtype=torch.float64)
+    else:
+        wanted = torch.tensor(read_shares(prior, names), dtype=torch.float64)
+    shares, approximate = trained_shares(checkpoint)
+    if approximate:
+        log.warning("--prior corrects only about here: the training did not learn probabilities under class shares")
+    return (wanted / wanted.sum()).log() - shares.log()
+
+
+def read_shares(path: str, names: Sequence[str]) -> list[float]:
+    """Read the share of each class from a table with the columns class and share, in the order of `names`.
+
+    Raises:
+        UserError: it cannot be read, its classes are not these, a share is no number from 0 to 1, or the sum is not 1.
+    """
+    remedy = "--prior takes uniform, natural or a table with the columns class and share"
+    header, *rows = read_table(Path(path), remedy) or [[]]
+    columns = column_numbers(header)
+    if lacking := [name for name in SHARE_COLUMNS if name not in columns]:
+        raise UserError(f"--prior {path} has no column {lacking[0]}, but {', '.join(header) or 'nothing'}: {remedy}")
+    shares: dict[str, float] = {}
+    for number, row in enumerate(rows, start=2):
+        name, text = (row[columns[c]].strip() if columns[c] < len(row) else "" for c in SHARE_COLUMNS)
+        if name not in names or name in shares:
+            what = "names twice" if name in shares else "names"
+            classes = count_of(names, "class", "classes")
+            raise UserError(f"--prior {path}, row {number}, {what} {name!r}: give each of {classes} one row")
+        try:
+            shares[name] = float(text)
+        except ValueError:
+            shares[name] = -1.0
+        if not 0 <= shares[name] <= 1:
+            raise UserError(f"--prior {path}, row {number}: the share {text!r} is no number from 0 to 1: correct it")
+    if lacking := [name for name in names if name not in shares]:
+        raise UserError(f"--prior {path} lacks {count_of(lacking, 'class', 'classes')}: give each a row")
+    if abs(sum(shares.values()) - 1) > SUM_TOLERANCE:
+        raise UserError(f"--prior {path}: the shares sum to {sum(shares.values()):.6g}, not to 1: correct them")
+    return [shares[name] for name in names]
+
+
+class Outcome:
+    """What is said of the images so far: rows, counts, and codes if they are to be kept.
+
+    Args:
+        class_names: (K,).
+        keep_codes: hold the codes of all images, for `write_codes`.
+
+    Attributes:
+        columns: names of the columns of probabilities.
+        errors: images that could not be read.
+    """
+
+    def __init__(self, class_names: Sequence[str], keep_codes: bool) -> None:
+        self.class_names, self.keep_codes = class_names, keep_codes
+        self.columns = [f"p_{name}" for name in class_names]
+        self.counts, self.errors = np.zeros(len(class_names), dtype=np.int64), 0
+        self._files: list[str] = []
+        self._codes: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def rows(self, images: Sequence[Named], errors: Sequence[str], found: Classified) -> Iterator[dict[str, str]]:
+        """Yield the row of each image of a batch, and count it.
+
+        Args:
+            images: of the batch, (B,).
+            errors: why each cannot be read, '' for one that can.
+            found: of all of them; what it says of one that cannot be read does not count.
+        """
+        labels, probabilities = found.labels.tolist(), found.probabilities.tolist()
+        read = [number for number, error in enumerate(errors) if not error]
+        self.counts += np.bincount(found.labels[read].cpu().numpy(), minlength=len(self.counts))
+        self.errors += len(errors) - len(read)
+        if self.keep_codes:
+            self._files += [images[number].name for number in read]
+            self._codes.append((found.mu[read].cpu().numpy(), found.log_var[read].cpu().numpy()))
+        for number, (image, error) in enumerate(zip(images, errors, strict=True)):
+            if error:
+                yield {"file": image.name, "error": error}
+                continue
+            atypicality = found.atypicality[number]
+            yield {
+                "file": image.name,
+                "prediction": self.class_names[labels[number]],
+                "confidence": exact(probabilities[number][labels[number]]),
+                **{column: exact(p) for column, p in zip(self.columns, probabilities[number], strict=True)},
+                "atypicality": "" if np.isnan(atypicality) else f"{atypicality:.4f}",
+            }
+
+    def write_codes(self, path: Path) -> None:
+        """Write files (N), mu and log_var (N,D) of the images that could be read."""
+        mu, log_var = (np.concatenate(part) for part in zip(*self._codes, strict=True))
+        arrays = {"files": np.array(self._files), "mu": mu, "log_var": log_var}
+
+        def write(file: Sink) -> None:
+            with zipfile.ZipFile(file, "w") as archive:  # np.savez wants a file that can be read too
+                for name, array in arrays.items():
+                    with archive.open(f"{name}.npy", "w", force_zip64=True) as part:
+                        np.lib.format.write_array(part, array, allow_pickle=False)
+
+        write_atomically(path, write)
+
+    def summary(self) -> dict[str, int | dict[str, int]]:
+        """Sum up for the last line."""
+        counts = dict(zip(self.class_names, self.counts.tolist(), strict=True))
+        return {"images": int(self.counts.sum()) + self.errors, "errors": self.errors, "counts": counts}
+
+
+if __name__ == "__main__":
+    run_script(main)

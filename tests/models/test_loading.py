@@ -1,0 +1,43 @@
+"""Trained models in code of one's own."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import models
+from models.loading import TrainedModel
+from utils.errors import UserError
+from utils.training.checkpoint import load_checkpoint, save_checkpoint
+
+
+def test_checkpoint_alone_gives_the_model_wherever_it_lies(trained_digits, tmp_path):
+    shutil.copyfile(trained_digits / "checkpoint.pth", tmp_path / "moved.pth")
+    model = models.load_model(tmp_path / "moved.pth")
+    assert not any(module.training for module in model.modules())
+    assert (model.class_names, model.image_size) == (tuple("0123456789"), 16)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8))
+    images = model.transform(image)[None]
+    assert images.shape == (1, 1, 16, 16)
+    features, probabilities = model.features(images), model(images)
+    assert (features.shape, probabilities.shape) == ((1, 512), (1, 10))
+    assert not features.requires_grad
+    torch.nn.Linear(512, 2)(features).sum().backward()  # a classifier of one's own can learn from them
+    assert probabilities.sum().item() == pytest.approx(1)
+
+
+def test_older_checkpoint_does_not_say_how_images_are_prepared(trained_digits):
+    checkpoint = load_checkpoint(trained_digits / "checkpoint.pth")
+    for entry in ("preprocessing", "distance_quantiles"):
+        del checkpoint[entry]
+    model = TrainedModel(checkpoint, "old.pth")
+    assert model.transform is None
+    assert np.isnan(model.classify(torch.zeros(2, 1, 16, 16)).atypicality).all()
+
+
+def test_what_is_no_checkpoint_is_named(tmp_path):
+    save_checkpoint(tmp_path / "codes.pth", {"key": 1})
+    with pytest.raises(UserError, match=r"codes\.pth is no checkpoint"):
+        models.load_model(tmp_path / "codes.pth")

@@ -1,0 +1,74 @@
+"""From images of any kind to what a model is given."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import transforms as T
+
+from utils.preprocessing import Enlarge, Preprocessing, evaluation
+
+NOISE = np.random.default_rng(0).integers(1, 256, (28, 28), dtype=np.uint8)  # without black
+
+
+@pytest.mark.parametrize(("size", "before"), [(28, 0), (32, 2), (33, 2), (55, 13)])
+def test_enlarge_pads_with_black_where_no_whole_factor_fits(size, before):
+    enlarged = np.asarray(Enlarge(size)(Image.fromarray(NOISE)))
+    assert enlarged.shape == (size, size)
+    assert np.array_equal(enlarged[before : before + 28, before : before + 28], NOISE)
+    assert np.count_nonzero(enlarged) == 28 * 28
+
+
+def test_enlarge_takes_the_largest_whole_factor():
+    enlarged = np.asarray(Enlarge(256)(Image.fromarray(NOISE)))
+    assert enlarged.shape == (256, 256)
+    rows, columns = np.nonzero(enlarged)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (2, 253, 2, 253)  # 9 x 28 = 252
+
+
+def test_enlarge_shrinks_what_is_too_large():
+    assert Enlarge(16)(Image.fromarray(NOISE)).size == (16, 16)
+
+
+def test_evaluation_resizes_crops_the_centre_and_keeps_uint8():
+    image = Image.fromarray(np.pad(np.full((2, 2), 200, np.uint8), 1))
+    pixels = evaluation(T.Resize((4, 4)), 2)(image)
+    assert pixels.dtype == torch.uint8
+    assert pixels.tolist() == [[[200, 200], [200, 200]]]
+
+
+def test_evaluation_applies_the_random_transforms_to_the_crop():
+    seen = []
+    evaluation(T.Resize((20, 20)), 12, lambda image: seen.append(image.size) or image)(Image.fromarray(NOISE))
+    assert seen == [(12, 12)]
+
+
+GREY = Image.fromarray(NOISE)
+COLOUR = Image.fromarray(np.random.default_rng(1).integers(0, 256, (20, 30, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize(("colour", "channels"), [(True, 3), (False, 1)])
+@pytest.mark.parametrize(
+    "image",
+    [GREY, COLOUR, COLOUR.convert("P"), COLOUR.convert("RGBA"), Image.fromarray(NOISE.astype(np.uint16) * 257)],
+    ids=["grey", "colour", "palette", "transparent", "16 bits"],
+)
+def test_image_of_any_kind_becomes_a_square_of_floats(image, colour, channels):
+    prepared = Preprocessing(colour, "centre", 0, 16, 12)(image)
+    assert (prepared.shape, prepared.dtype) == ((channels, 12, 12), torch.float32)
+    assert 0 <= prepared.min() < 0.4 < prepared.max() <= 1
+
+
+def test_photograph_is_turned_the_right_way_up_and_its_object_left_alone():
+    image = COLOUR.copy()
+    image.getexif()[0x0112] = 6  # turn by 90 degrees to see it upright
+    prepared = Preprocessing(True, "stretch", 0, 10, 10)(image)
+    assert torch.equal(prepared, Preprocessing(True, "stretch", 0, 10, 10)(COLOUR.rotate(-90, expand=True)))
+    assert image.size == COLOUR.size
+
+
+def test_what_was_trained_from_a_cache_is_resized_twice():
+    once, twice = (Preprocessing(False, "stretch", size, 10, 10).evaluation_transform()(GREY) for size in (0, 13))
+    expected = T.PILToTensor()(T.Resize((10, 10))(T.Resize((13, 13))(GREY)))
+    assert torch.equal(twice, expected)
+    assert not torch.equal(once, twice)
