@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from datasets import DATASETS
-from datasets.base import DEFAULT_IMBALANCE, DatasetSpec, ImageDataset, Splits
+from datasets.base import DatasetSpec, ImageDataset, Splits
 from datasets.dummy import DummyDataset
 from datasets.images.cache import prepare_images
 from datasets.images.inspection import warn_of_grey_levels
-from datasets.subsets import hold_out
+from datasets.subsets import hold_out, scaled_counts
 from datasets.tables import count_of
 from datasets.transforms import resize_under
 from utils.errors import UserError
@@ -33,9 +33,11 @@ def complete_data(args: argparse.Namespace) -> None:
     spec, name = DATASETS[args.dataset], args.dataset
     args.train_transform = args.train_transform or spec.train_transform
     if spec.long_tail:
-        args.imbalance_factor = args.imbalance_factor or DEFAULT_IMBALANCE
+        args.imbalance_factor = args.imbalance_factor or spec.imbalance
     elif args.imbalance_factor is not None:
         raise UserError(f"--imbalance-factor {args.imbalance_factor:g}: {name} has counts of its own, leave it out")
+    elif args.subset_scale != 1:
+        raise UserError(f"--subset-scale {args.subset_scale:g}: {name} has counts of its own, leave it out")
     if args.csv and not spec.table:
         raise UserError(f"--csv {args.csv}: {name} reads no table, leave it out (the data set CSV does)")
     if args.names and not spec.own:
@@ -140,7 +142,9 @@ def warn_of_overlap(train: ImageDataset, test: ImageDataset, split: str = "test"
 
 
 def _dummy(spec: DatasetSpec, args: argparse.Namespace) -> Splits:
-    counts = spec.long_tail(args.imbalance_factor) if spec.long_tail else spec.train_counts
+    counts = spec.train_counts
+    if spec.long_tail:
+        counts = scaled_counts(spec.long_tail(args.imbalance_factor), args.subset_scale)
     parts = [DummyDataset(spec.classes, split, spec.colour) for split in (counts, spec.test_counts)]
     return Splits(parts[0], None, parts[1])
 
