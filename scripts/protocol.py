@@ -6,9 +6,9 @@
     python scripts/protocol.py table --rows ce dgcmm --subsets 0
     python scripts/protocol.py tune table --list              the commands, nothing is run
 
-Stages: tune (subsets 5 and 6: learning rates, then the own parameter of each row at the best of them; the choices are in
-RESULTS/chosen.json), table (subsets 0 to 4), tune-tenth and tenth (a tenth of the images; a third too), imbalance (10
-to 200 at the same number of images), weights (weights of the loss terms, length of the code).
+Stages: tune (subsets 5 and 6: learning rates, then the own parameter of each row at the best of them; the choices are
+in RESULTS/chosen.json), table (subsets 0 to 4), tune-tenth and tenth (a tenth of the images; a third too), imbalance
+(10 to 200 at the same number of images), weights (weights of the loss terms, length of the code).
 
 The same command goes on where it was: runs whose results lie in RESULTS are skipped at once, unfinished ones continued
 from their checkpoints in RUNS. At the end of a run its small files are copied to RESULTS, from which scripts/claim.py
@@ -81,6 +81,11 @@ def run_all(jobs: list[Job], options: argparse.Namespace, runner: Runner) -> Rep
     return Report([job.folder for job in jobs if job not in waiting], [], [job.folder for job in waiting])
 
 
+def joined(first: Report, second: Report) -> Report:
+    """Join two reports; a run that is in both counts once."""
+    return Report(*(list(dict.fromkeys(one + other)) for one, other in zip(first, second, strict=True)))
+
+
 def run_tuning(stage: str, options: argparse.Namespace, runner: Runner) -> Report:
     """Try the learning rates of each row, then its own parameter at the best of them, and write what is best.
 
@@ -104,9 +109,7 @@ def run_tuning(stage: str, options: argparse.Namespace, runner: Runner) -> Repor
         if (found := best(folders(row, first[row]), subsets))
     }
     jobs = [job for row in second for job in protocol.tuning_jobs(stage, row, second[row], places, subsets)]
-    if not runner.stopped:
-        later = run_all(jobs, options, runner)
-        report = Report(*(list(dict.fromkeys(old + new)) for old, new in zip(report, later, strict=True)))
+    report = joined(report, run_all(jobs, options, runner))
     path, regime = runner.results / FILE, TUNED[stage].name
     choices = read_choices(path)
     for row, settings in second.items():
@@ -132,8 +135,7 @@ def run_stage(stage: str, options: argparse.Namespace, runner: Runner) -> Report
             f"{stage}: nothing is chosen for the row {error}: run the stage tune (tune-tenth) first, or name --rows"
         ) from error
     judge = [protocol.judge_job(places)] if stage in ("table", "tenth") else []
-    reports = [run_all(part, options, runner) for part in (judge, jobs)]
-    return Report(*(sum(parts, []) for parts in zip(*reports, strict=True)))
+    return joined(run_all(judge, options, runner), run_all(jobs, options, runner))
 
 
 def defaults() -> dict[str, Choice]:

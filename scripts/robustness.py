@@ -10,11 +10,11 @@ noise of standard deviation 0.1 and 0.2, blurred over 3x3 pixels, and half as br
 RUN/metrics_robustness.csv: a row per classifier and condition, with the metrics of metrics.csv and the calibration
 error.
 
-Of a DGCMM with a decoder it writes RUN/generative_half.json too, of 2,000 test images: the squared error of reconstructions beside those of a
-grey image and of the class's mean image, the balanced accuracy of the best reconstruction alone and of the mixture
-alone and, with --judge, the share of reconstructions and of samples of the components that another classifier
-recognises: a plain one, trained on more images than the run has. A minute on one core for 10,000 small images. The last
-line on standard output is JSON.
+Of a DGCMM with a decoder it writes RUN/generative_half.json too, of 2,000 test images: the squared error of
+reconstructions beside those of a grey image and of the class's mean image, the balanced accuracy of the best
+reconstruction alone and of the mixture alone and, with --judge, the share of reconstructions and of samples of the
+components that another classifier recognises: a plain one, trained on more images than the run has. A minute or two on
+one core for 10,000 small images. The last line on standard output is JSON.
 """
 
 import argparse

@@ -65,7 +65,7 @@ class Regime(NamedTuple):
 SCALES = (1.0, 3.0, 10.0)  # of the loss: with a clipped gradient not the same as a learning rate
 DECAYS = (1e-4, 3e-4, 1e-3)
 RECONSTRUCTION = (40.0, 100.0, 200.0)
-LABEL = "--gmm-assign=label"
+LABEL, FROZEN = "--gmm-assign=label", "--prior-lr=0"
 
 ROWS = (
     Row("ce", "cross-entropy", PLAIN, (), "--weight-cls", SCALES, 1.0),
@@ -82,7 +82,7 @@ ROWS = (
         "dgcmm-frozen",
         "DGCMM, frozen mixture",
         DGCMM,
-        (LABEL, "--prior-lr=0"),
+        (LABEL, FROZEN),
         "--weight-reconst",
         RECONSTRUCTION,
         100.0,
@@ -102,7 +102,7 @@ ROWS = (
 )
 BY_NAME = {row.name: row for row in ROWS}
 FURTHER = ("dgcmm", "dgcmm-frozen", "ce-control", "logit-adjust")  # rows of the further tables
-IN_TENTH = tuple(row.name for row in ROWS if row.plain) + ("dgcmm", "dgcmm-frozen", "dgcmm-off")
+IN_TENTH = (*(row.name for row in ROWS if row.plain), "dgcmm", "dgcmm-frozen", "dgcmm-off")
 
 ALL = Regime("all", (), 20, 100)
 THIRD = Regime("third", ("--subset-scale=0.3333",), 40, 100)
@@ -177,7 +177,7 @@ def jobs_of(
     choices: dict[str, dict[str, Choice]],
     places: Places,
     rows: Sequence[str],
-    subsets: Sequence[int] | None,
+    subsets: Sequence[int] | None = None,
 ) -> list[Job]:
     """List the jobs of a stage that is no tuning, subset by subset, so that what is there early has all rows.
 
@@ -277,7 +277,7 @@ def retraining_steps(places: Places, folder: str, row: Row, values: dict[str, fl
 
 
 def baseline_steps(places: Places, folder: str, row: Row, values: dict[str, float | str]) -> list[Step]:
-    """Make the command of the methods on stored codes, with the values that were chosen; a generative model has none."""
+    """Make the command of the methods on stored codes, with the values chosen; a generative model has none."""
     if not row.codes_are_free:
         return []
     fixed = [f"{name}={value}" for name, value in values.items()]
