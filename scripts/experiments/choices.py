@@ -68,9 +68,17 @@ def choose(tried: Tried, setting: Path, subsets: Sequence[int]) -> Choice:
     for method in dict.fromkeys(method for method, _ in means):
         value = max((key for key in means if key[0] == method), key=means.__getitem__)[1]
         if value:
-            values[method] = float(value) if value.replace(".", "").replace("e-", "").isdigit() else value
+            values[method] = value_of(value)
     method = max(means, key=means.__getitem__)[0] if means else "trained"
     return Choice(*tried, values, method)
+
+
+def value_of(text: str) -> float | str:
+    """Read the value of a method's parameter as a CSV file has it: a number, or a name."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def write_choices(path: Path, choices: dict[str, dict[str, Choice]]) -> None:
