@@ -26,7 +26,7 @@ class Difference(NamedTuple):
     p: float | None
 
     @property
-    def excludes_nothing(self) -> bool:
+    def level(self) -> bool:
         """Tell whether 0 may be the mean: it lies in the interval, or there is none."""
         return self.low is None or self.low <= 0 <= self.high
 

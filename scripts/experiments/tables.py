@@ -167,7 +167,7 @@ def verdict(results: Path, stage: str = "table", regime: str = ALL.name) -> str:
     if found.low is None:
         return f"{names[0]} against {names[1]}: {points(found.mean)} points, without an interval yet.{partial}"
     by = f"{points(found.mean)} points, 95 % interval {points(found.low)} to {points(found.high)}"
-    if found.excludes_nothing:
+    if found.level:
         return f"{names[0]} is level with {names[1]} ({by}).{partial}"
     return f"{names[0]} is {'ahead of' if found.mean > 0 else 'behind'} {names[1]} ({by}).{partial}"
 
