@@ -5,7 +5,8 @@ Every class gets as many codes as the largest one has images, each a fresh draw 
     python augment.py Digits_LT --logdir=./logs/digits --resume=auto --epochs=20 --lr=1e-2 --T-max=20
 
 The codes are kept beside the trained checkpoint, the new classifier in <logdir>/checkpoint_aug.pth. The same command
-continues an unfinished augmentation, and prints the result of a finished one.
+continues an unfinished augmentation, and prints the result of a finished one. With --start=adjusted re-training begins
+at the trained classifier without the class shares, which prefers no class.
 The last line on standard output is a JSON object with the final metrics.
 """
 
@@ -26,8 +27,9 @@ from datasets.loading import BatchLoader, EvaluationBatches
 from datasets.splits import complete_data, load_splits, prepare_data
 from datasets.tables import count_of
 from datasets.transforms import TRAIN_TRANSFORMS
-from models.classifier import ImageClassifier
+from models.classifier import ImageClassifier, subtract_class_shares
 from models.encoder import ARCHITECTURES, PLAIN_ARCHITECTURES, feature_dim
+from models.losses import COSINE_LOSSES
 from models.samplers import PosteriorSampler
 from models.scoring import Scorer
 from train import all_weights, create_model
@@ -99,6 +101,7 @@ def retrain(
     if result := finished_result(unfinished, args.epochs):
         print_result(result)
         return
+    check_start(args, trained)
     folder.check_place()
     if args.deterministic:
         repeat_exactly()
@@ -131,6 +134,20 @@ def retrain(
         print_result(train_epochs(run, sampler, codes, splits))
 
 
+def check_start(args: argparse.Namespace, trained: Checkpoint) -> None:
+    """Raise a `UserError` if `--start adjusted` finds no bias; warn if training took the class shares out already."""
+    if args.start != "adjusted":
+        return
+    if args.loss in COSINE_LOSSES:
+        raise UserError(
+            f"--start adjusted: the classifier of --loss {args.loss} is by the cosine and has no bias: leave it out"
+        )
+    balanced = trained["args"].get("sampler") == "balanced"
+    if balanced or args.loss == "logit-adjust":
+        how = "--sampler balanced" if balanced else "--loss logit-adjust"
+        log.warning("--start adjusted: %s took the class shares out already, now they are taken out twice", how)
+
+
 def warn_of_single_images(data: ImageDataset) -> None:
     """Warn of classes with one training image: what is drawn for them has no other source."""
     single = [name for name, count in zip(data.classes, data.class_counts, strict=True) if count == 1]
@@ -139,9 +156,14 @@ def warn_of_single_images(data: ImageDataset) -> None:
 
 
 def load_trained_model(args: argparse.Namespace, trained: Checkpoint, splits: Splits, world: World) -> ImageClassifier:
-    """Build the trained model on the device of `world`; all but its classifier stays as it is."""
+    """Build the trained model on the device of `world`, adjusted if `args.start` says so.
+
+    All but its classifier stays as it is.
+    """
     model = create_model(args, len(splits.train.classes))
     load_model_state(model, trained, args.resume)
+    if args.start == "adjusted":
+        subtract_class_shares(model.classifier, trained["class_counts"])
     model.requires_grad_(False)
     model.classifier.requires_grad_(True)
     return model.to(world.device)

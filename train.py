@@ -35,12 +35,13 @@ from torchvision.utils import make_grid
 
 from datasets import DATASETS
 from datasets.base import ImageDataset, Splits
-from datasets.loading import SAMPLERS, BatchLoader, EvaluationBatches, TrainBatches
+from datasets.loading import SAMPLERS, BatchLoader, ClassPairs, EvaluationBatches, TrainBatches
 from datasets.splits import complete_data, describe_classes, load_splits, prepare_data
 from datasets.transforms import TRAIN_TRANSFORMS
 from models.classifier import ImageClassifier, PlainClassifier
 from models.dgcmm import DGCMM
 from models.encoder import ARCHITECTURES, PLAIN_ARCHITECTURES, feature_dim
+from models.health import measure_health, say_health, warn_of_dead_components
 from models.losses import COSINE_LOSSES, LIKELIHOODS, LOSSES, LossWeights, build_loss, first_reweighted_epoch
 from models.mixup import mix
 from models.prior import ClassMoments
@@ -64,6 +65,7 @@ from utils.training.run import Run, print_result
 
 log = logging.getLogger("dgcmm")
 
+CLASS_IMAGES = 100  # of each class that show whether the decoder lives, and as many training images
 SHOWN_IMAGES = 8  # above their reconstructions, in TensorBoard
 TERMS = ("loss", "loss_cls", "loss_reconst", "loss_gmm")
 
@@ -142,14 +144,11 @@ def resolve(
 
 
 def train(
-    world: World,
-    args: argparse.Namespace,
-    checkpoint: Checkpoint | None,
-    folder: RunFolder,
-    start: Checkpoint | None = None,
+    world: World, args: argparse.Namespace, checkpoint: Checkpoint | None, folder: RunFolder, start: Checkpoint | None
 ) -> Row:
     """Start a training run, with the weights of `start` if given, or continue `checkpoint`'s; returns its result."""
-    args.prior_lr = args.prior_lr or default_prior_lr(args.lr, args.weight_gmm)
+    if args.prior_lr is None:
+        args.prior_lr = default_prior_lr(args.lr, args.weight_gmm)
     with world.errors_together():
         splits = load_splits(args)
         model = build_model(world, args, len(splits.train.classes), args.pretrained and checkpoint is None)
@@ -187,9 +186,11 @@ def train(
             log_rates(args, run.epoch, before and before["epochs"])
         if start:
             take_weights(run, start)
+        if args.prior_variance:
+            model.prior.bound_variances(*args.prior_variance)
         share_warnings(world.gather, world.is_main)
         result = train_epochs(run, loaders)
-        warn_of_dead_components(result, run.model.num_classes, args)
+        warn_of_dead_components(result.get("live_components"), run.model.num_classes, args)
         return result
 
 
@@ -242,23 +243,24 @@ def train_epochs(run: Run, loaders: dict[str, BatchLoader]) -> Row:
             if measurement is not None and run.model.prior is not None:
                 show_reconstructions(run, loaders[run.split].dataset)
             run.end_epoch(measurement, losses)
+        if args.weight_reconst and run.state["warmup_end"] < args.epochs:
+            examine_decoder(run, loaders)
         return run.finish(lambda: measure("test"), measurement)
 
 
-def warn_of_dead_components(result: Row, components: int, args: argparse.Namespace) -> None:
-    """Warn if fewer than half of the prior's components live: some may die, but then most classes share one.
+def examine_decoder(run: Run, loaders: dict[str, BatchLoader]) -> None:
+    """Measure, say and keep in health.json what the decoder rebuilds of some images of the split that is measured.
 
-    Args:
-        result: of the training; empty but in the main process.
-        components: of the prior, live or not.
+    With a hold-out that is the last epoch on the validation images: `--weight-reconst` may be chosen by it.
     """
-    live = result.get("live_components")
-    if live is None or 2 * live >= components or not args.weight_gmm or args.max_steps:
-        return
-    remedy = f"a higher --prior-lr (now {args.prior_lr:g})"
-    if args.gmm_assign != "label":
-        remedy = f"--gmm-assign=label, or with {remedy}"
-    log.warning("only %d of %d components of the prior live: start anew with %s", live, components, remedy)
+    args, world = run.args, run.world
+    train, measured = loaders["train"].dataset, loaders[run.split].dataset
+    pin_memory = world.device.type == "cuda"
+    pairs = ClassPairs(train, measured, CLASS_IMAGES, world.rank, world.size, loaders["train"].workers, pin_memory)
+    health = measure_health(run.model, pairs, pairs.rounds, args, world)
+    if health is not None:
+        run.folder.write_health({"epoch": run.epoch, "split": run.split, **health._asdict()})
+        say_health(health, run.split, args)
 
 
 def all_weights(args: argparse.Namespace) -> LossWeights:
@@ -333,11 +335,7 @@ def start_prior(run: Run, loader: BatchLoader) -> None:
 
 @torch.inference_mode()
 def evaluate(
-    model: ImageClassifier,
-    loader: BatchLoader,
-    args: argparse.Namespace,
-    world: World,
-    train_counts: Sequence[int],
+    model: ImageClassifier, loader: BatchLoader, args: argparse.Namespace, world: World, train_counts: Sequence[int]
 ) -> Measurement | None:
     """Classify every image of `loader` once; codes are the encoder's mean. The processes share the images.
 

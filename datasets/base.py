@@ -143,8 +143,8 @@ class Load(Protocol):
 
         Args:
             args: `datadir`, which data sets that come with a package ignore; `subset_seed` says which long-tailed
-                subset is drawn, where one is drawn; `imbalance_factor`, `subset_scale`, `csv` and `names` are the data
-                set's own.
+                subset is drawn, where one is drawn, `subset_scale` how large it is, and `val_per_class` what is left
+                over for a validation set; `imbalance_factor`, `csv` and `names` are the data set's own.
 
         Raises:
             UserError: the files are missing, damaged or not what the data set needs.
@@ -180,13 +180,14 @@ class DatasetSpec:
         classes: class names in label order; () where only the files tell.
         train_counts, test_counts: images per class of the full splits; () where only the files tell.
         long_tail: images per class for an `--imbalance-factor`, or for the default of `imbalance`, which are
-            `train_counts`; None where the data set has no such choice, nor that of a `--subset-scale`.
+            `train_counts`; None where the data set has no such choice.
         imbalance: what `--imbalance-factor` is by default; None: counts that follow no factor.
         prepare: brings the files, by a list that a manifest can replace; None where there is nothing to bring.
         in_files: each image is a file of its own (`FileDataset`): it can be cached, and it can be a bad one.
         colour: images have three channels.
         own: takes `--names`: the labels are the user's.
         table: takes `--csv`.
+        pool: the training images are drawn from more, of which `--val-per-class` takes.
         shift: a training image is shifted by up to this share of its side, 1/16 or another.
     """
 
@@ -203,6 +204,7 @@ class DatasetSpec:
     colour: bool = False
     own: bool = False
     table: bool = False
+    pool: bool = False
     shift: float = 1 / 16
 
     def transform(self, train: bool, new_size: int, crop_size: int, kind: str | None = None) -> Transform:

@@ -10,7 +10,7 @@ import numpy as np
 
 from datasets.base import DatasetSpec, Splits
 from datasets.images.files import FileDataset, images_root, missing_files
-from datasets.subsets import draw_long_tailed
+from datasets.pool import draw_splits
 from datasets.tables import count_of, read_names
 from utils.errors import UserError
 
@@ -40,7 +40,7 @@ def load(args: argparse.Namespace) -> Splits:
     number_of = {name: number for number, name in enumerate(part_of)}
     parts = ([row for row in rows if part_of[row[0]] == part] for part in (TRAIN, TEST))
     train, test = (_dataset(root, part, number_of) for part in parts)
-    return Splits(train.subset(draw_long_tailed(train.targets, TRAIN_COUNTS, args.subset_seed)), None, test)
+    return draw_splits(train, test, TRAIN_COUNTS, args)
 
 
 def _cells(path: Path, columns: int) -> list[list[str]]:
@@ -82,4 +82,5 @@ CELEBA = DatasetSpec(
     test_counts=TEST_COUNTS,
     in_files=True,
     colour=True,
+    pool=True,
 )

@@ -11,7 +11,8 @@ from torchvision.datasets.utils import check_integrity
 
 from datasets.base import DEFAULT_IMBALANCE, ArrayDataset, DatasetSpec, Splits
 from datasets.download.beside import Collection, find_or_download
-from datasets.subsets import draw_long_tailed, exponential_counts, scaled_counts
+from datasets.pool import draw_splits
+from datasets.subsets import exponential_counts
 from utils.errors import UserError
 
 CLASSES_10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -33,15 +34,14 @@ def load(args: argparse.Namespace, kind: type[TorchvisionCIFAR10], classes: tupl
     """Read the batches in `--datadir`, or where torchvision puts them, which downloads them if they are not there.
 
     Args:
-        long_tail: draw the training images by `imbalance_factor`, `subset_scale` and `subset_seed`; else take all.
+        long_tail: draw the training images by `imbalance_factor` and `subset_seed`; else take all.
     """
     folder = find_or_download(Path(args.datadir), _collection(kind))
     train, test = (_read(folder, kind, classes, split) for split in (True, False))
-    if long_tail:
-        counts = exponential_counts(TRAIN // len(classes), len(classes), args.imbalance_factor)
-        counts = scaled_counts(counts, args.subset_scale)
-        train = train.subset(draw_long_tailed(train.targets, counts, args.subset_seed))
-    return Splits(train, None, test)
+    if not long_tail:
+        return Splits(train, None, test)
+    counts = exponential_counts(TRAIN // len(classes), len(classes), args.imbalance_factor)
+    return draw_splits(train, test, counts, args)
 
 
 def _files(kind: type[TorchvisionCIFAR10]) -> dict[str, str]:
@@ -85,6 +85,7 @@ def _spec(kind: type[TorchvisionCIFAR10], classes: tuple[str, ...], long_tail: b
         long_tail=counts if long_tail else None,
         imbalance=DEFAULT_IMBALANCE if long_tail else None,
         colour=True,
+        pool=long_tail,
         shift=SHIFT,
     )
 

@@ -6,7 +6,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from datasets.base import ArrayDataset, DatasetSpec, Splits
-from datasets.subsets import draw_long_tailed
+from datasets.pool import draw_splits
 
 CLASSES = tuple("0123456789")
 TRAIN_COUNTS = (130, 110, 80, 60, 45, 35, 25, 20, 12, 6)
@@ -20,10 +20,9 @@ def load(args: argparse.Namespace) -> Splits:
     targets = bunch.target.astype(np.int64)
     test = np.sort(np.concatenate([np.flatnonzero(targets == c)[-n:] for c, n in enumerate(TEST_COUNTS)]))
     rest = np.setdiff1d(np.arange(len(targets)), test)
-    train = rest[draw_long_tailed(targets[rest], TRAIN_COUNTS, args.subset_seed)]
     ids = [f"digits/{row:04d}" for row in range(len(targets))]
     whole = ArrayDataset(images, CLASSES, targets, ids)
-    return Splits(whole.subset(train), None, whole.subset(test))
+    return draw_splits(whole.subset(rest), whole.subset(test), TRAIN_COUNTS, args)
 
 
 DIGITS_LT = DatasetSpec(
@@ -33,4 +32,5 @@ DIGITS_LT = DatasetSpec(
     classes=CLASSES,
     train_counts=TRAIN_COUNTS,
     test_counts=TEST_COUNTS,
+    pool=True,
 )

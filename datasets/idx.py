@@ -16,7 +16,8 @@ from torchvision.datasets import MNIST, FashionMNIST
 
 from datasets.base import ArrayDataset, DatasetSpec, Splits
 from datasets.download.beside import Collection, find_or_download
-from datasets.subsets import draw_long_tailed, exponential_counts, scaled_counts
+from datasets.pool import draw_splits
+from datasets.subsets import exponential_counts
 from utils.errors import UserError
 
 DIGITS = tuple("0123456789")
@@ -61,8 +62,7 @@ def load(args: argparse.Namespace, classes: tuple[str, ...], collection: Collect
     """
     folder = find_or_download(Path(args.datadir), collection)
     train, test = (_read(folder, prefix, classes, collection) for prefix in ("train", "t10k"))
-    counts = scaled_counts(long_tail(args.imbalance_factor), args.subset_scale)
-    return Splits(train.subset(draw_long_tailed(train.targets, counts, args.subset_seed)), None, test)
+    return draw_splits(train, test, long_tail(args.imbalance_factor), args)
 
 
 def _read(folder: Path, prefix: str, classes: tuple[str, ...], collection: Collection) -> ArrayDataset:
@@ -98,6 +98,7 @@ MNIST_LT = DatasetSpec(
     train_counts=TRAIN_COUNTS,
     long_tail=long_tail,
     test_counts=MNIST_TEST_COUNTS,
+    pool=True,
 )
 FASHION_MNIST_LT = DatasetSpec(
     load=partial(load, classes=CLOTHES, collection=FASHION_FILES),
@@ -107,4 +108,5 @@ FASHION_MNIST_LT = DatasetSpec(
     train_counts=TRAIN_COUNTS,
     long_tail=long_tail,
     test_counts=(1000,) * 10,
+    pool=True,
 )

@@ -3,15 +3,16 @@
 import multiprocessing
 import multiprocessing.util
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from multiprocessing.process import BaseProcess
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Sampler
 
 from datasets.base import ImageDataset, SampleKey
+from datasets.subsets import some_of_each
 from datasets.workers import collate_shared, kill_workers, live_with_the_parent, start_method, why_lost, without_advice
 from utils.errors import LostWorker, UserError
 from utils.randomness import Stream, generator, permutation
@@ -123,12 +124,14 @@ class BatchLoader:
 
     Args:
         dataset: gives (image, label, index).
-        batches: `TrainBatches` or `EvaluationBatches`.
+        batches: `TrainBatches`, `EvaluationBatches`, or indices of each batch.
         workers: processes that load; 0 loads in this one.
         pin_memory: for a fast copy to a GPU.
     """
 
-    def __init__(self, dataset: ImageDataset, batches: Sampler, workers: int, pin_memory: bool) -> None:
+    def __init__(
+        self, dataset: Dataset, batches: Sampler | Sequence[Sequence[int]], workers: int, pin_memory: bool
+    ) -> None:
         self.dataset, self.batches, self.workers = dataset, batches, workers
         self._processes: list[BaseProcess] = []
         with without_advice():
@@ -179,3 +182,42 @@ class BatchLoader:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self._processes += [child for child in multiprocessing.active_children() if child not in before]
         return batches
+
+
+class ClassPairs:
+    """Class by class, training images and images of a split that is measured, as the evaluation transforms both.
+
+    Of each no more than `limit`, spread over the class's list. The processes share the classes that are measured.
+
+    Args:
+        train, measured: the splits.
+        limit: training images of a class, and measured ones.
+        rank, world: this process and the number of processes.
+        workers, pin_memory: as in `BatchLoader`.
+
+    Attributes:
+        rounds: classes of the process that has the most.
+    """
+
+    def __init__(
+        self,
+        train: ImageDataset,
+        measured: ImageDataset,
+        limit: int,
+        rank: int,
+        world: int,
+        workers: int,
+        pin_memory: bool,
+    ) -> None:
+        known, asked = some_of_each(train.targets, limit), some_of_each(measured.targets, limit)
+        labels = sorted(asked)
+        self.rounds = -(-len(labels) // world)
+        both = ConcatDataset([train.subset(np.arange(len(train)), measured.transform), measured])
+        batches = [rows for label in labels[rank::world] for rows in (known[label], len(train) + asked[label])]
+        self._loader = BatchLoader(both, batches, workers, pin_memory)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Give, of each class, training images (B,C,S,S), measured ones (B',C,S,S), both uint8, and their labels."""
+        batches = iter(self._loader)
+        for (examples, *_), (images, labels, _) in zip(batches, batches, strict=True):
+            yield examples, images, labels

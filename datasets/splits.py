@@ -36,10 +36,15 @@ def complete_data(args: argparse.Namespace) -> None:
         args.imbalance_factor = args.imbalance_factor or spec.imbalance
     elif args.imbalance_factor is not None:
         raise UserError(f"--imbalance-factor {args.imbalance_factor:g}: {name} has counts of its own, leave it out")
-    elif args.subset_scale != 1:
-        raise UserError(f"--subset-scale {args.subset_scale:g}: {name} has counts of its own, leave it out")
+    if args.subset_scale != 1 and not spec.pool:
+        raise UserError(f"--subset-scale {args.subset_scale:g}: {name} is not drawn from a larger pool, leave it out")
     if args.csv and not spec.table:
         raise UserError(f"--csv {args.csv}: {name} reads no table, leave it out (the data set CSV does)")
+    if getattr(args, "val_per_class", 0) and not spec.pool:  # an augmentation has it from its checkpoint
+        raise UserError(
+            f"--val-per-class {args.val_per_class}: {name} is not drawn from a larger pool of images, give "
+            "--val-fraction, which holds training images out"
+        )
     if args.names and not spec.own:
         raise UserError(f"--names {args.names}: the classes of {name} have their names, leave it out")
     if spec.table and not args.csv and not args.dummy:
@@ -81,8 +86,9 @@ def load_splits(args: argparse.Namespace, augment: bool = True) -> Splits:
     """Load a run's data set, and hold out a part of its training split if asked to.
 
     Args:
-        args: dataset, datadir, new_size, crop_size, train_transform, subset_seed, val_fraction, dummy, cache_size,
-            cache_dir, logdir, bad_images, quiet and the data set's own flags are read; completed by `complete_data`.
+        args: dataset, datadir, new_size, crop_size, train_transform, subset_seed, val_fraction, val_per_class, dummy,
+            cache_size, cache_dir, logdir, bad_images, quiet and the data set's own flags are read; completed by
+            `complete_data`.
         augment: give the training split its random transform; else the evaluation transform.
 
     Raises:
@@ -142,11 +148,11 @@ def warn_of_overlap(train: ImageDataset, test: ImageDataset, split: str = "test"
 
 
 def _dummy(spec: DatasetSpec, args: argparse.Namespace) -> Splits:
-    counts = spec.train_counts
-    if spec.long_tail:
-        counts = scaled_counts(spec.long_tail(args.imbalance_factor), args.subset_scale)
-    parts = [DummyDataset(spec.classes, split, spec.colour) for split in (counts, spec.test_counts)]
-    return Splits(parts[0], None, parts[1])
+    counts = spec.long_tail(args.imbalance_factor) if spec.long_tail else spec.train_counts
+    counts = scaled_counts(counts, args.subset_scale)
+    train, test = (DummyDataset(spec.classes, split, spec.colour) for split in (counts, spec.test_counts))
+    balanced = (args.val_per_class,) * len(spec.classes)
+    return Splits(train, DummyDataset(spec.classes, balanced, spec.colour) if args.val_per_class else None, test)
 
 
 def _prepared(splits: Splits, args: argparse.Namespace, resize: str) -> Splits:

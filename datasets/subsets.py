@@ -1,4 +1,4 @@
-"""Which images belong to a long-tailed subset, and which are held out of the training data."""
+"""Which images belong to a long-tailed subset, which are left over by it, and which are held out of it."""
 
 from collections.abc import Sequence
 
@@ -33,14 +33,53 @@ def draw_long_tailed(targets: np.ndarray, counts: Sequence[int], seed: int) -> n
     """
     chosen = []
     for label, count in enumerate(counts):
-        members = np.flatnonzero(targets == label)
+        members = _shuffled(targets, label, seed)
         if len(members) < count:
             raise UserError(
                 f"class {label} has {len(members)} images, the subset needs {count}: the data is incomplete, or "
                 "--subset-scale asks for more than there is"
             )
-        chosen.append(members[permutation(len(members), seed, Stream.SUBSET, label).numpy()[:count]])
+        chosen.append(members[:count])
     return np.sort(np.concatenate(chosen))
+
+
+def draw_left_over(
+    targets: np.ndarray, classes: Sequence[str], chosen: np.ndarray, count: int, seed: int, groups: np.ndarray | None
+) -> np.ndarray:
+    """Draw `count` images of each class that a subset leaves over.
+
+    A class's images are shuffled as for the subset, which takes the first ones, and these are the last ones: as long as
+    there are enough, they are the same whatever the counts of the subset.
+
+    Args:
+        classes: names of the classes, for a message.
+        chosen: indices of the subset.
+        groups: group of each image; one of which the subset has an image leaves none over. None: each is its own.
+
+    Returns:
+        Sorted indices into `targets`, K * count of them.
+
+    Raises:
+        UserError: the subset leaves fewer images of a class.
+    """
+    groups = np.arange(len(targets)) if groups is None else groups
+    free = ~np.isin(groups, groups[chosen])
+    shuffled = [_shuffled(targets, label, seed) for label in range(len(classes))]
+    left = [members[free[members]] for members in shuffled]
+    scarcest = min(range(len(classes)), key=lambda label: len(left[label]))
+    if (most := len(left[scarcest])) < count:
+        fewer = f"give at most {most}, or " if most else "give "
+        raise UserError(
+            f"--val-per-class {count}: the training images leave {most} of class {classes[scarcest]} over: {fewer}"
+            "--val-fraction, which holds training images out"
+        )
+    return np.sort(np.concatenate([members[-count:] for members in left]))
+
+
+def _shuffled(targets: np.ndarray, label: int, seed: int) -> np.ndarray:
+    """Indices of the images of a class, in the order in which a subset draws them."""
+    members = np.flatnonzero(targets == label)
+    return members[permutation(len(members), seed, Stream.SUBSET, label).numpy()]
 
 
 def hold_out(
@@ -81,6 +120,14 @@ def spread(targets: np.ndarray, count: int) -> np.ndarray:
         rank[members] = np.arange(len(members))
     order = np.lexsort((targets, rank))
     return np.sort(order[: max(count, int((rank == 0).sum()))])
+
+
+def some_of_each(targets: np.ndarray, limit: int) -> dict[int, np.ndarray]:
+    """Choose at most `limit` images of each class, spread over its list: label -> sorted indices into `targets`."""
+    return {
+        label: members[np.linspace(0, len(members), min(limit, len(members)), endpoint=False).astype(np.int64)]
+        for label, members in _members(targets).items()
+    }
 
 
 def _members(groups: np.ndarray) -> dict[int, np.ndarray]:

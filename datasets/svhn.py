@@ -9,7 +9,7 @@ from torchvision.datasets import SVHN as TorchvisionSVHN
 
 from datasets.base import ArrayDataset, DatasetSpec, Splits
 from datasets.download.beside import Collection, find_or_download
-from datasets.subsets import draw_long_tailed
+from datasets.pool import draw_splits
 from utils.errors import UserError
 
 CLASSES = tuple("0123456789")
@@ -31,9 +31,7 @@ def load(args: argparse.Namespace, long_tail: bool) -> Splits:
     )
     folder = find_or_download(Path(args.datadir), collection)
     train, test = (_read(folder, split) for split in splits)
-    if long_tail:
-        train = train.subset(draw_long_tailed(train.targets, LONG_TAIL, args.subset_seed))
-    return Splits(train, None, test)
+    return draw_splits(train, test, LONG_TAIL, args) if long_tail else Splits(train, None, test)
 
 
 def _read(folder: Path, split: str) -> ArrayDataset:
@@ -55,6 +53,7 @@ def _spec(long_tail: bool) -> DatasetSpec:
         train_counts=LONG_TAIL if long_tail else TRAIN_COUNTS,
         test_counts=TEST_COUNTS,
         colour=True,
+        pool=long_tail,
     )
 
 

@@ -3,6 +3,8 @@
 Shapes: B batch, K classes, D length of a code, H = feature length, S = side of the image.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -38,6 +40,23 @@ class CosineClassifier(nn.Module):
 def build_classifier(z_dim: int, num_classes: int, cosine: bool) -> nn.Module:
     """Build the classifier of codes: linear, or by the cosine."""
     return CosineClassifier(z_dim, num_classes) if cosine else nn.Linear(z_dim, num_classes)
+
+
+@torch.no_grad()
+def subtract_class_shares(classifier: nn.Linear, class_counts: Sequence[int]) -> None:
+    """Subtract log(n_c / N) from the bias of a classifier that was trained on n_c images of each class c, in place.
+
+    A classifier trained by cross-entropy estimates p(y|z), in proportion to p(z|y) times the class shares; without them
+    it prefers no class (logit adjustment after training, Menon et al., ICLR 2021, section 4.1, tau = 1). That holds for
+    a generative model too, whose classification term is that of a classifier of codes, for each candidate label; its
+    other terms stay as they are.
+
+    Args:
+        classifier: changed.
+        class_counts: n_c, at least one each, (K,).
+    """
+    counts = torch.tensor(class_counts, dtype=torch.float64, device=classifier.bias.device)
+    classifier.bias -= (counts / counts.sum()).log().to(classifier.bias.dtype)
 
 
 class ImageClassifier(nn.Module):

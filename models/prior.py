@@ -89,6 +89,8 @@ class GaussianMixturePrior(nn.Module):
         self.logits = nn.Parameter(torch.zeros(num_components))
         self.means = nn.Parameter(torch.randn(num_components, z_dim) * INITIAL_MEAN_STD)
         self.log_vars = nn.Parameter(torch.zeros(num_components, z_dim))
+        inside = LOG_VAR_LIMIT - PROJECTION_MARGIN
+        self.log_var_bounds = (-inside, inside)  # where `project` keeps them
 
     def log_weights(self) -> Tensor:
         """Return log pi, shape (K,)."""
@@ -98,15 +100,19 @@ class GaussianMixturePrior(nn.Module):
         """Return log v within +-LOG_VAR_LIMIT, shape (K,D)."""
         return self.log_vars.clamp(-LOG_VAR_LIMIT, LOG_VAR_LIMIT)
 
+    def bound_variances(self, low: float, high: float) -> None:
+        """Keep the variances of all components from `low` to `high` from now on; equal bounds hold them there."""
+        self.log_var_bounds = (math.log(low), math.log(high))
+        self.project()
+
     @torch.no_grad()
     def project(self) -> None:
-        """Put the log-variances back just inside their limits, after an optimizer step.
+        """Put the log-variances back inside their bounds, after an optimizer step; by default just inside the limits.
 
         Beyond the limits, and with some versions of torch at them, the clamp has no gradient: a component that
         overshot once would be stuck there.
         """
-        inside = LOG_VAR_LIMIT - PROJECTION_MARGIN
-        self.log_vars.clamp_(-inside, inside)
+        self.log_vars.clamp_(*self.log_var_bounds)
 
     @torch.no_grad()
     def start(self, counts: Tensor, means: Tensor, variances: Tensor) -> None:

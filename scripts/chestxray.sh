@@ -21,3 +21,5 @@ python augment_ftl.py ChestXray --datadir=./datasets/ChestXray --logdir=./logs/C
 python augment.py ChestXray --datadir=./datasets/ChestXray --logdir=./logs/ChestXray/TAG --arch=resnet_vae3 \
   --epoch=100 --batch-size=100 --lr=1e-2 --wd=1e-4 --print-freq=100 --worker=8 --gpu=0 --lr-step=30 \
   --h-dim=2048 --z-dim=2048 --resume=./logs/ChestXray/TAG/checkpoint.pth "$@"
+# the three results, and whether the decoder has learned anything at this --weight-reconst
+python scripts/table.py ./logs/ChestXray/TAG

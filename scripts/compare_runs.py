@@ -3,8 +3,9 @@
 
     python scripts/compare_runs.py RUN_FOLDER RUN_FOLDER
 
-Compares checkpoints entry by entry, metrics.csv without its time columns, metrics_per_class.csv and predictions.csv, of
-train.py and of the augmentations that either folder holds. Names what differs; the exit status is 1 if anything does.
+Compares checkpoints entry by entry, metrics.csv without its time columns, metrics_per_class.csv, predictions.csv and
+health.json, of train.py and of the augmentations that either folder holds. Names what differs; the exit status is 1 if
+anything does.
 """
 
 import argparse
@@ -53,7 +54,8 @@ def _contents(folder: Path, suffix: str) -> dict[str, str]:
     if metrics.exists():
         with metrics.open(newline="") as file:
             contents[metrics.name] = digest(_timeless(list(csv.DictReader(file))))
-    for path in (folder / f"metrics_per_class{suffix}.csv", folder / f"predictions{suffix}.csv"):
+    for name in ("metrics_per_class*.csv", "predictions*.csv", "health*.json"):
+        path = folder / name.replace("*", suffix)
         if path.exists():
             contents[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
     return contents

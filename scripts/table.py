@@ -4,11 +4,13 @@
     python scripts/table.py RUN_FOLDER [RUN_FOLDER ...]
 
 The numbers are the last rows of metrics.csv, metrics_aug_ftl.csv and metrics_aug.csv. With several folders each cell
-is the mean, and the standard deviation over the folders stands behind it.
+is the mean, and the standard deviation over the folders stands behind it. Below it stands what health.json says of the
+decoder.
 """
 
 import argparse
 import csv
+import json
 import statistics
 from pathlib import Path
 
@@ -48,12 +50,25 @@ def table(folders: list[Path]) -> str:
     return "\n".join(lines)
 
 
+def health(folders: list[Path]) -> str:
+    """Say in a line what the decoder rebuilds, mean over the folders; nothing if one does not say."""
+    files = [folder / "health.json" for folder in folders]
+    if not all(file.is_file() for file in files):
+        return ""
+    found = [json.loads(file.read_text()) for file in files]
+    names = {"reconstructions": "mse", "a constant grey": "mse_constant", "the class's mean image": "mse_class_mean"}
+    return "squared error of " + ", of ".join(
+        f"{label} {cell([row[name] for row in found])}" for label, name in names.items()
+    )
+
+
 def main() -> None:
     """Read the folders named on the command line and print their table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path, metavar="RUN_FOLDER", help="finished run folders")
     try:
-        print(table(parser.parse_args().folders))
+        folders = parser.parse_args().folders
+        print(*filter(None, (table(folders), health(folders))), sep="\n\n")
     except (OSError, IndexError, KeyError, ValueError) as error:
         parser.error(f"{error}: name run folders in which all three scripts have finished")
 

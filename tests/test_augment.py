@@ -10,13 +10,19 @@ import torch.nn.functional as F
 import augment
 from datasets.base import ArrayDataset
 from datasets.loading import BatchLoader, EvaluationBatches
+from datasets.splits import complete_data, load_splits
 from helpers.runs import run_without_folder
 from models.dgcmm import DGCMM
 from models.losses import LossWeights
 from models.samplers import FeatureTransferSampler, PosteriorSampler
 from models.scoring import Scorer
+from utils.cli.rules import parse
 from utils.device import to_device
+from utils.distributed.world import World
+from utils.errors import UserError
 from utils.randomness import standard_normal
+from utils.training.folder import RunFolder
+from utils.training.resume import find_trained
 from utils.training.run import Position
 
 WEIGHTS = LossWeights(10.0, 0.1, 0.001)
@@ -83,6 +89,37 @@ def test_steps_are_those_of_a_plain_loop(sampler_class):
         optimizer.step()
     torch.testing.assert_close(model.classifier.weight, plain.classifier.weight)
     assert run.position == Position(6, 120, run.position.totals)
+
+
+@pytest.mark.parametrize(
+    ("start", "loss", "sampler", "says"),
+    [
+        ("adjusted", "ce", "instance", None),
+        ("trained", "logit-adjust", "balanced", None),
+        ("adjusted", "logit-adjust", "instance", "--loss logit-adjust took the class shares out already"),
+        ("adjusted", "ce", "balanced", "--sampler balanced took the class shares out already"),
+    ],
+)
+def test_class_shares_that_are_taken_out_twice_are_told(start, loss, sampler, says, caplog):
+    augment.check_start(argparse.Namespace(start=start, loss=loss), {"args": {"sampler": sampler}})
+    assert len(caplog.messages) == bool(says)
+    assert (says or "") in caplog.text
+
+
+def test_adjusted_start_is_the_trained_classifier_without_the_class_shares(trained_digits):
+    flags = ["Digits_LT", "--start=adjusted", f"--logdir={trained_digits}", "--resume=auto", "--quiet"]
+    args, given = parse(augment.build_parser(), flags)
+    trained = find_trained(args, given, RunFolder(args.logdir, "_aug"))
+    complete_data(args)
+    model = augment.load_trained_model(args, trained, load_splits(args, augment=False), World())
+    shares = torch.tensor([130, 110, 80, 60, 45, 35, 25, 20, 12, 6]) / 523
+    torch.testing.assert_close(model.classifier.bias, trained["state_dict"]["classifier.bias"] - shares.log())
+    assert torch.equal(model.classifier.weight, trained["state_dict"]["classifier.weight"])
+
+
+def test_classifier_by_the_cosine_has_nothing_to_adjust():
+    with pytest.raises(UserError, match="--start adjusted: the classifier of --loss ldam-drw .* no bias"):
+        augment.check_start(argparse.Namespace(start="adjusted", loss="ldam-drw"), {"args": {}})
 
 
 def test_training_codes_are_taken_without_a_copy():

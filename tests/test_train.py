@@ -267,25 +267,15 @@ def test_compilation_keeps_the_names_of_the_weights():
     assert list(compiled.state_dict()) == list(train.build_model(World(), args, 3).state_dict())
 
 
-# --- the prior's components
-
-
-@pytest.mark.parametrize(
-    ("live", "flags", "said"),
-    [
-        (
-            4,
-            {},
-            "only 4 of 10 components of the prior live: start anew with --gmm-assign=label, or with a higher --prior",
-        ),
-        (4, {"gmm_assign": "label"}, "start anew with a higher --prior-lr (now 5)"),
-        (5, {}, None),
-        (1, {"weight_gmm": 0.0}, None),  # no prior is trained
-        (1, {"max_steps": 3}, None),  # a trial
-        (None, {}, None),  # another process than the main one
-    ],
-)
-def test_prior_of_which_fewer_than_half_live_is_said_with_a_remedy(live, flags, said, caplog):
-    args = argparse.Namespace(**vars(ARGS) | {"gmm_assign": "posterior"} | flags)
-    train.warn_of_dead_components({} if live is None else {"live_components": live}, 10, args)
-    assert (said in caplog.text) if said else not caplog.messages
+def test_prior_at_rate_0_stays_at_the_classes_codes_while_the_network_learns(data):
+    model = model_of(data, gmm_assign="label")
+    args = argparse.Namespace(**vars(ARGS) | {"prior_lr": 0.0})
+    started = run_without_folder(args, model, build_optimizer(model, args))
+    loader = BatchLoader(data, TrainBatches(len(data), 8, 0), 0, False)
+    train.start_prior(started, loader)
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    for _ in range(2):
+        train_epoch(started, loader)
+    changed = {name for name, value in model.named_parameters() if not torch.equal(value, before[name])}
+    assert changed
+    assert not {name for name in changed if name.startswith("prior.")}

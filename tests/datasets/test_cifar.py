@@ -163,7 +163,7 @@ def test_damaged_file_is_named(published, tmp_path):
     ("name", "options", "says"),
     [
         ("CIFAR10", {"imbalance_factor": 10.0}, "--imbalance-factor 10: CIFAR10 has counts of its own"),
-        ("Digits_LT", {"subset_scale": 0.5}, "--subset-scale 0.5: Digits_LT has counts of its own"),
+        ("CIFAR10", {"subset_scale": 0.5}, "--subset-scale 0.5: CIFAR10 is not drawn from a larger pool"),
         ("CIFAR10_LT", {"names": "x"}, "--names x: the classes of CIFAR10_LT have their names"),
         ("CIFAR10_LT", {"csv": "x"}, "--csv x: CIFAR10_LT reads no table"),
         ("CSV", {}, "CSV needs --csv: name the file with the columns path and label"),

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from PIL import Image
 from torchvision import transforms as T
 
 from datasets.base import ArrayDataset, ImageDataset, SampleKey
-from datasets.loading import SAMPLERS, BatchLoader, EvaluationBatches, TrainBatches
+from datasets.loading import SAMPLERS, BatchLoader, ClassPairs, EvaluationBatches, TrainBatches
 from datasets.workers import kill_workers
 from helpers.project import ROOT
 from utils import stopping
@@ -355,3 +355,26 @@ def test_script_that_fails_in_a_worker_ends_with_one_line_and_status_2():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stderr) == (2, "error: x/5.png cannot be read: replace it\n")
+
+
+def grey_of_rows(targets: Sequence[int], transform: Callable) -> ArrayDataset:
+    """Images that are as bright as their row."""
+    images = np.arange(len(targets), dtype=np.uint8)[:, None, None].repeat(4, axis=1).repeat(4, axis=2)
+    return ArrayDataset(images, "abcd", targets, range(len(targets)), transform)
+
+
+@pytest.mark.parametrize(("world", "workers"), [(1, 0), (1, 2), (2, 0), (3, 0)])
+def test_pairs_are_of_each_measured_class_once_spread_over_its_list_and_not_augmented(world, workers):
+    fails_if_random = T.Lambda(lambda image: pytest.fail("a random transform"))
+    train = grey_of_rows([0, 1, 1, 1, 1, 1, 1, 2, 3, 3], fails_if_random)
+    measured = grey_of_rows([3, 0, 0, 1, 3, 3, 3], T.PILToTensor())
+    shares = [ClassPairs(train, measured, 3, rank, world, workers, pin_memory=False) for rank in range(world)]
+    assert {share.rounds for share in shares} == {-(-3 // world)}
+    found = {}
+    for share in shares:
+        for examples, images, labels in share:
+            (label,) = set(labels.tolist())
+            assert label not in found
+            assert images.shape == (len(labels), 1, 4, 4)
+            found[label] = examples[:, 0, 0, 0].tolist(), images[:, 0, 0, 0].tolist()
+    assert found == {0: ([0], [1, 2]), 1: ([1, 3, 5], [3]), 3: ([8, 9], [0, 4, 5])}

@@ -65,6 +65,31 @@ def test_subset_seed_draws_the_subset_and_the_hold_out():
     assert not set(prints[0]) & set(prints[2])
 
 
+def test_balanced_validation_set_comes_out_of_what_the_training_images_leave_over():
+    whole, splits = digits(), digits(val_per_class=8)
+    assert splits.train.rows.tolist() == whole.train.rows.tolist()
+    assert splits.train.fingerprint() == whole.train.fingerprint()
+    assert splits.val.class_counts == [8] * 10
+    assert not np.isin(splits.val.ids, [*whole.train.ids, *whole.test.ids]).any()
+    assert splits.measured == ("val", splits.val)
+    assert not varies(splits.val)
+    assert digits(val_per_class=8).val.fingerprint() == splits.val.fingerprint()
+    assert digits(val_per_class=8, subset_seed=1).val.fingerprint() != splits.val.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("dataset", "options", "says"),
+    [
+        ("Digits_LT", {"val_per_class": 9}, "--val-per-class 9: the training images leave 8 of class 0 over: give at "),
+        ("ChestXray", {"val_per_class": 1}, "--val-per-class 1: ChestXray is not drawn from a larger pool"),
+        ("CIFAR10", {"val_per_class": 1}, "--val-per-class 1: CIFAR10 is not drawn from a larger pool"),
+    ],
+)
+def test_validation_set_for_which_there_are_no_images_is_refused(dataset, options, says):
+    with pytest.raises(UserError, match=f"{says}.*--val-fraction"):
+        load_splits(data_args(dataset, **options))
+
+
 @pytest.mark.parametrize("augment", [True, False])
 def test_only_training_images_are_augmented_and_only_if_asked(augment):
     splits = digits(val_fraction=0.2, augment=augment)
@@ -132,6 +157,9 @@ def test_dummy_needs_no_files_and_has_the_counts_of_the_data_set():
     assert tuple(splits.test.class_counts) == DATASETS["FashionMNIST_LT"].test_counts
     assert splits.train[0][0].shape == (1, 28, 28)
     assert varies(splits.train)
+    balanced = load_splits(data_args("FashionMNIST_LT", "not/there", dummy=True, val_per_class=5))
+    assert balanced.val.class_counts == [5] * 10
+    assert tuple(balanced.train.class_counts) == DATASETS["FashionMNIST_LT"].train_counts
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.2])

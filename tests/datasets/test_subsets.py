@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from datasets.subsets import draw_long_tailed, hold_out, scaled_counts, spread
+from datasets.subsets import draw_left_over, draw_long_tailed, hold_out, scaled_counts, some_of_each, spread
 from utils.errors import UserError
 
 TARGETS = np.arange(300) % 3
@@ -43,6 +43,33 @@ def test_scaled_counts_are_rounded_and_never_nothing():
 def test_subset_larger_than_its_class_is_refused():
     with pytest.raises(UserError, match="class 1 has 100 images, the subset needs 101"):
         draw_long_tailed(TARGETS, (50, 101, 3), seed=0)
+
+
+def left_over(counts: tuple[int, ...], count: int, groups: np.ndarray | None = None) -> np.ndarray:
+    return draw_left_over(TARGETS, "abc", draw_long_tailed(TARGETS, counts, seed=0), count, 0, groups)
+
+
+def test_images_left_over_are_as_many_of_each_class_and_the_same_beside_smaller_subsets():
+    found = left_over((50, 20, 3), 40)
+    assert np.bincount(TARGETS[found]).tolist() == [40] * 3
+    assert np.all(np.diff(found) > 0)
+    assert not np.intersect1d(found, draw_long_tailed(TARGETS, (50, 20, 3), seed=0)).size
+    assert np.array_equal(left_over((60, 2, 30), 40), found)
+
+
+def test_group_of_an_image_of_the_subset_leaves_nothing_over():
+    groups = np.arange(300) // 6  # two images of each class in a group
+    found = left_over((5, 1, 1), 40, groups)
+    assert not np.isin(groups[found], groups[draw_long_tailed(TARGETS, (5, 1, 1), seed=0)]).any()
+    assert np.bincount(TARGETS[found]).tolist() == [40] * 3
+
+
+@pytest.mark.parametrize(
+    ("largest", "says"), [(95, "leave 5 of class b over: give at most 5, or "), (100, "leave 0 of class b over: give ")]
+)
+def test_class_of_which_too_little_is_left_over_is_named(largest, says):
+    with pytest.raises(UserError, match=f"--val-per-class 6: the training images {says}--val-fraction"):
+        left_over((50, largest, 3), 6)
 
 
 @pytest.mark.parametrize("fraction", [0.1, 0.25, 0.5])
@@ -102,3 +129,10 @@ def test_spread_goes_round_the_classes(count, expected):
     chosen = spread(targets, count)
     assert np.bincount(targets[chosen]).tolist() == expected
     assert np.all(np.diff(chosen) > 0)
+
+
+def test_some_of_each_class_are_spread_over_its_list():
+    found = some_of_each(np.array([0] * 1000 + [2] * 3 + [1]), 100)
+    assert {label: len(rows) for label, rows in found.items()} == {0: 100, 1: 1, 2: 3}
+    assert found[0].tolist() == list(range(0, 1000, 10))
+    assert [*found[2], *found[1]] == [1000, 1001, 1002, 1003]

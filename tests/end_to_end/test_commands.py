@@ -88,6 +88,8 @@ def test_recipe_trains_and_re_trains_by_commands_that_parse(name, tmp_path):
     assert len(runs) == 1
     if name in RECIPES:
         assert given[3] == ["scripts/table.py", "./runs/subset3"]
+    else:
+        assert given[3:] == [["scripts/table.py", "./logs/ChestXray/TAG"]]
 
 
 def test_every_data_set_that_is_published_has_a_recipe():
@@ -190,15 +192,26 @@ def test_from_a_folder_of_photographs_to_a_model_by_three_commands(script, tmp_p
         (["--weight-cls=0", "--milestones=1"], "no classifier"),
         (["--warmup-epochs=2", "--warmup-threshold=100", "--val-fraction=0.2"], "warm-up, hold-out"),
         (["--deterministic", "--gpu=0", "--prior-lr=1"], "deterministic"),
+        (
+            ["--val-per-class=4", "--prior-lr=0", "--prior-variance", "1", "1", "--T-max=2"],
+            "validation set, held prior",
+        ),
     ],
 )
 def test_every_way_to_train_and_augment(flags, name, script, tmp_path):
     run = [f"--logdir={tmp_path}", "--workers=0"]
     done = script("train", "Digits_LT", *SMALL_MODEL, *run, *flags, "--epochs=2", "--batch-size=64", "--max-steps=3")
     assert done.status == 0, done.err
+    trained = load_checkpoint(tmp_path / "checkpoint.pth")
+    if "--prior-variance" in flags:
+        assert not trained["state_dict"]["prior.log_vars"].any()
+        assert {row["lr_prior"] for row in trained["history"]} == {0.0}
     for kind in ("augment", "augment_ftl"):
         made = script(kind, "Digits_LT", *run, "--resume=auto", "--epochs=1", "--max-steps=20", "--batch-size=64")
         assert made.status == 0, made.err
+        again = load_checkpoint(tmp_path / f"checkpoint_{kind.replace('augment', 'aug')}.pth")
+        assert again["class_counts"] == trained["class_counts"]
+        assert {row["split"] for row in again["history"]} == {row["split"] for row in trained["history"]}
         assert 0 <= made.result["acsa"] <= 1
         path = tmp_path / f"checkpoint_{kind.replace('augment', 'aug')}.pth"
         scored = script("train", "Digits_LT", *run, "--evaluate", f"--resume={path}", "--quiet", "--overwrite")
@@ -242,6 +255,10 @@ def test_files_of_a_run(trained_digits):
     assert float(rows[-1]["acc"]) == accuracy
     assert all(abs(sum(float(row[f"p_{digit}"]) for digit in range(10)) - 1) < 1e-5 for row in predictions[:20])
     assert len((trained_digits / "subset.txt").read_text().split()) == 523
+    health = json.loads((trained_digits / "health.json").read_text())
+    assert {name: health[name] for name in ("epoch", "split", "images")} == {"epoch": 2, "split": "test", "images": 400}
+    assert 0 < health["mse_class_mean"] < health["mse_constant"] < health["mse"] < 0.25  # after so few steps
+    assert "WARNING the decoder has learned nothing" in (trained_digits / "log.txt").read_text()
     started = json.loads((trained_digits / "args.json").read_text())
     assert started["arguments"]["z_dim"] == 32
     assert {"command", "commit", "dirty", "versions", "data"} <= set(started)

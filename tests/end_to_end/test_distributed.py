@@ -138,6 +138,13 @@ def test_evaluation_gives_each_image_once_and_what_one_process_gives(together, m
     assert components.tolist() == alone.components.tolist()
 
 
+@pytest.mark.usefixtures("_double")
+def test_health_of_two_processes_is_that_of_one(together):
+    model = ranks.small_model()
+    model.load_state_dict(together["frozen"]["state"] | {f"prior.{k}": v for k, v in together["prior"].items()})
+    assert together["health"] == pytest.approx(ranks.measured_health(World(), model, ranks.images()), rel=1e-9)
+
+
 def test_every_loss_term_can_be_left_out_and_come_back(tmp_path):
     """Warm-up, its end, each weight 0: parts without a term keep their weights, nobody waits, all ranks agree."""
     spawned(ranks.every_weight, str(tmp_path))

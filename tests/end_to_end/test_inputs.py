@@ -68,6 +68,7 @@ CASES = {
     "another learning rate": ("train", ["Digits_LT", "--resume=RUN", "--lr=0.5"], "--lr is 0.5"),
     "another subset": ("train", [*DIGITS, "--resume=RUN", "--subset-seed=1"], "--subset-seed is 1"),
     "another hold-out": ("train", [*DIGITS, "--resume=RUN", "--val-fraction=0.3"], "--val-fraction is 0.3"),
+    "another validation set": ("train", [*DIGITS, "--resume=RUN", "--val-per-class=3"], "--val-per-class is 3"),
     "generative where it is not": ("train", [*DIGITS, "--evaluate", "--resume=RUN", "--generative"], "--generative"),
     "augment without a model": ("augment", DIGITS, "--resume"),
     "augment_ftl without a model": ("augment_ftl", DIGITS, "--resume"),

@@ -142,7 +142,7 @@ def test_training_after_a_crash_equals_uninterrupted(flags, place, call, script,
 def test_epochs_between_those_that_are_measured_have_losses_alone(script, tmp_path, monkeypatch):
     """The best epoch is of those that were measured; stopped in two epochs, one measured and one not."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    flags = [*TRAIN, "--arch=resnet32_vae3", "--eval-every=2", "--val-fraction=0.3", "--epochs=5"]
+    flags = [*TRAIN, "--arch=resnet32_vae3", "--eval-every=2", "--val-per-class=6", "--epochs=5"]
     done = script("train", *flags, f"--logdir={whole}")
     assert done.status == 0, done.err
     stop_in_turn(
@@ -212,7 +212,9 @@ def test_a_run_that_does_not_restore_differs(script, tmp_path):
     assert "checkpoint.pth: state_dict" in differences(whole, broken)
 
 
-@pytest.mark.parametrize(("name", "flags"), [("augment", []), ("augment_ftl", ["--rep-method=get_rep_nums2"])])
+@pytest.mark.parametrize(
+    ("name", "flags"), [("augment", ["--start=adjusted"]), ("augment_ftl", ["--rep-method=get_rep_nums2"])]
+)
 def test_augmentation_stopped_again_and_again_equals_uninterrupted(
     name, flags, script, tmp_path, trained_digits, monkeypatch
 ):
@@ -227,6 +229,8 @@ def test_augmentation_stopped_again_and_again_equals_uninterrupted(
     moments = [("codes", 2), ("step", 1), ("step", 5), ("measurement", 1), ("step", 9), ("save", 1)]
     stop_in_turn(script, name, broken, moments, monkeypatch)
     assert differences(tmp_path / "whole", tmp_path / "broken") == []
+    if name == "augment":
+        assert "--start is trained here but adjusted in" in script(name, *broken, "--start=trained").error
 
 
 def test_two_runs_of_one_command_are_equal_and_another_seed_differs(script, tmp_path):

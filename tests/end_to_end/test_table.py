@@ -33,6 +33,18 @@ def test_mean_and_deviation(tmp_path):
     assert done.stdout.splitlines()[2].split("|")[2].strip() == "0.3000 ±0.1414"
 
 
+def test_what_the_decoder_rebuilds_stands_below_where_all_runs_say(tmp_path):
+    runs = [folder(tmp_path / name, 0.2) for name in "ab"]
+    (runs[0] / "health.json").write_text('{"mse": 0.1, "mse_constant": 0.3, "mse_class_mean": 0.2, "epoch": 2}')
+    assert len(table(*runs).stdout.splitlines()) == 5
+    (runs[1] / "health.json").write_text('{"mse": 0.2, "mse_constant": 0.3, "mse_class_mean": 0.2, "epoch": 2}')
+    assert table(*runs).stdout.splitlines()[5:] == [
+        "",
+        "squared error of reconstructions 0.1500 ±0.0707, of a constant grey 0.3000 ±0.0000, of the class's mean image "
+        "0.2000 ±0.0000",
+    ]
+
+
 def test_run_that_has_not_been_measured_on_the_test_set_is_named(tmp_path):
     done = table(folder(tmp_path / "a", 0.2, split="val"))
     assert done.returncode == 2

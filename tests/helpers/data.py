@@ -11,6 +11,7 @@ DEFAULTS = {
     "crop_size": 28,
     "subset_seed": 0,
     "val_fraction": 0.0,
+    "val_per_class": 0,
     "dummy": False,
     "cache_size": 0,
     "cache_dir": None,

@@ -13,9 +13,10 @@ from torch import nn
 
 import train
 from datasets.base import ArrayDataset
-from datasets.loading import BatchLoader, EvaluationBatches, TrainBatches
+from datasets.loading import BatchLoader, ClassPairs, EvaluationBatches, TrainBatches
 from helpers.runs import run_without_folder
 from models.dgcmm import DGCMM
+from models.health import measure_health
 from models.losses import LossWeights
 from utils.cli.rules import parse
 from utils.errors import UserError
@@ -94,8 +95,16 @@ def equalities(world, folder):
         if world.is_main:
             columns = [torch.from_numpy(column) for column in measured.predictions]
             found["generative" if generative else "plain"] = columns
+    found["health"] = measured_health(world, run.model, data)
     if world.is_main:
         torch.save(found, Path(folder) / "found.pth")
+
+
+def measured_health(world, model, data):
+    """What the decoder rebuilds of three classes, which two processes cannot share evenly."""
+    pairs = ClassPairs(data, data, 10, world.rank, world.size, 0, False)
+    health = measure_health(model, pairs, pairs.rounds, argparse.Namespace(**vars(ARGS), batch_size=BATCH), world)
+    return health and health._asdict()
 
 
 def on_a_device(world, folder):

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from models.cifar_resnet import BasicBlock
-from models.classifier import PlainClassifier
+from models.classifier import PlainClassifier, subtract_class_shares
 from models.dgcmm import DGCMM
 from models.encoder import PLAIN_ARCHITECTURES, feature_dim
 from models.losses import LossWeights
@@ -86,6 +86,17 @@ def test_every_draw_of_a_code_is_the_feature_itself(sampler_class, model):
     drawn = sampler.codes(torch.arange(6), targets, torch.randn(6, 64))
     assert torch.equal(drawn, features)
     assert model.components(mu).tolist() == [-1] * 6
+
+
+def test_classifier_without_the_class_shares_is_that_of_balanced_classes():
+    """Two normal densities on a line, whose p(y|z) is linear in z: log p(z|y) and the log of the shares 0.9 and 0.1."""
+    classifier = torch.nn.Linear(1, 2)
+    with torch.no_grad():
+        classifier.weight.copy_(torch.tensor([[-1.0], [1.0]]))  # of N(-1,1) and N(1,1)
+        classifier.bias.copy_(torch.tensor([0.9, 0.1]).log())
+    subtract_class_shares(classifier, [90, 10])
+    torch.testing.assert_close(classifier(torch.zeros(1, 1)).softmax(dim=1), torch.full((1, 2), 0.5))
+    assert classifier.weight.flatten().tolist() == [-1, 1]
 
 
 def test_every_plain_architecture_has_a_dgcmm_of_the_same_encoder():

@@ -71,6 +71,23 @@ class Largest(TorchDispatchMode):
         return result
 
 
+@pytest.mark.parametrize(("low", "high"), [(1.0, 1.0), (0.5, 1e4), (0.25, 2.0)])
+def test_variances_stay_within_their_bounds_through_start_and_steps(low, high):
+    prior = GaussianMixturePrior(3, 8)
+    prior.bound_variances(low, high)
+    prior.start(torch.tensor([4.0, 2.0, 0.0]), torch.randn(3, 8), torch.rand(3, 8) * 4)
+    optimizer = torch.optim.SGD(prior.parameters(), lr=1.0)
+    for _ in range(5):
+        variances = prior.log_vars.detach().exp()
+        assert (variances >= low * (1 - 1e-6)).all()
+        assert (variances <= high * (1 + 1e-6)).all()
+        mu = torch.randn(6, 8)
+        optimizer.zero_grad()
+        prior.mixture_term(mu, torch.zeros(6, 8), mu).mean().backward()
+        optimizer.step()
+        prior.project()
+
+
 @ASSIGN
 @pytest.mark.parametrize("distance", [None, 1.0, 1e-3, 0.0], ids=["far", "near", "close", "at the mean"])
 @pytest.mark.parametrize(("k", "d"), [(1, 64), (15, 64), (1000, 64), (15, 2048)])

@@ -20,6 +20,7 @@ from utils.cli.types import (
     positive,
     seed,
     unit_open_high,
+    variance,
 )
 
 LAUNCHER_FLAG = re.compile(r"--local[-_]rank\b")
@@ -130,8 +131,9 @@ def _add_reading(parser: argparse.ArgumentParser, transforms: Collection[str]) -
         type=positive,
         default=1.0,
         metavar="F",
-        help="of the same sets: this many times the images of each class, rounded, at least one; 0.1 is a tenth of "
-        "the subset, above 1 as far as each class has images (default: %(default)s)",
+        help="of the data sets that are drawn from a larger pool (_LT but for ImageNet_LT and Places_LT, CelebA): this "
+        "many times the images of each class, rounded, at least one; 0.1 is a tenth of the subset, above 1 as far as "
+        "each class has images (default: %(default)s)",
     )
     add(
         "--train-transform",
@@ -336,6 +338,14 @@ def train_parser(
     )
 
     add(
+        "--val-per-class",
+        type=count_or_zero,
+        default=0,
+        metavar="N",
+        help="the same with N images a class that the training images leave over: for data sets that are drawn from a "
+        "larger pool (*_LT of small images, CelebA); the training images stay what they are (default: %(default)s)",
+    )
+    add(
         "--sampler",
         choices=samplers,
         default="instance",
@@ -371,7 +381,9 @@ def train_parser(
         type=non_negative,
         default=0.1,
         metavar="W",
-        help="weight of the squared error (default: %(default)s)",
+        help="weight of the decoder's squared error, a mean over pixels and channels: half the sum of squares, as "
+        "others have it, is a weight of 392 on images of 28x28 and of 1536 on 32x32 in colour. Of small images the "
+        "decoder makes a constant grey at 0.1 and a likeness at 100 (default: %(default)s)",
     )
     add(
         "--weight-gmm",
@@ -386,7 +398,21 @@ def train_parser(
         default="posterior",
         help="who assigns a code to a component of the prior: the code itself, or its label (default: %(default)s)",
     )
-    add("--prior-lr", type=positive, metavar="LR", help="learning rate of the prior (default: lr / weight-gmm)")
+    add(
+        "--prior-lr",
+        type=non_negative,
+        metavar="LR",
+        help="learning rate of the prior; 0 leaves its components where they start, at the codes of the classes after "
+        "the first epoch that has the mixture term (default: lr / weight-gmm)",
+    )
+    add(
+        "--prior-variance",
+        type=variance,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="keep the variances of the prior's components from LOW to HIGH, within 1e-4 and 1e4; 1 1 holds them at 1 "
+        "(default: they are learned, from e^-10 to e^10)",
+    )
     add(
         "--warmup-epochs",
         type=count_or_zero,
@@ -445,6 +471,14 @@ def augment_parser(common: argparse.ArgumentParser, **kwargs: str | None) -> arg
         metavar="PATH",
         required=True,
         help="checkpoint of the trained model; 'auto' is <logdir>/checkpoint.pth",
+    )
+    parser.add_argument(
+        "--start",
+        choices=("trained", "adjusted"),
+        default="trained",
+        help="where re-training starts: the trained classifier, or the same with log(class share of the training "
+        "images) subtracted from its bias, so that no class is preferred; a small --lr, 1e-3 to 1e-2, suits that "
+        "(default: %(default)s)",
     )
     return parser
 

@@ -14,8 +14,8 @@ MODEL_FLAGS = ("arch", "h_dim", "z_dim", "crop_size", "generative", "gmm_assign"
 SHAPE_FLAGS = ("new_size", "train_transform")  # what becomes of an image, whatever data set it is of
 DATA_FLAGS = (
     *SHAPE_FLAGS,
-    *("subset_seed", "val_fraction", "dummy", "cache_size", "bad_images", "imbalance_factor", "subset_scale"),
-    *("csv", "names"),
+    *("subset_seed", "subset_scale", "val_fraction", "val_per_class", "dummy"),
+    *("cache_size", "bad_images", "imbalance_factor", "csv", "names"),
 )
 SCORING_FLAGS = ("weight_cls", "weight_reconst", "weight_gmm")
 SCHEDULES = ("lr_step", "milestones", "T_max", "step_size")  # of which a run has one
@@ -25,14 +25,15 @@ OPTIMISER_FLAGS = (
     *("epochs", "batch_size", "lr", "momentum", "wd", "clip_grad", "seed", "max_steps", "amp", "eval_every"),
     *SCHEDULE_FLAGS,
 )
+RETRAINING_FLAGS = (*OPTIMISER_FLAGS, "start")
 TRAINING_FLAGS = (
     *OPTIMISER_FLAGS,
-    *("prior_lr", "warmup_epochs", "warmup_threshold", "sync_bn", "compile"),
+    *("prior_lr", "prior_variance", "warmup_epochs", "warmup_threshold", "sync_bn", "compile"),
     *("sampler", "mixup", "init", "freeze_encoder"),
 )
 # what a plain classifier has no use for: code distribution, decoder, prior, and a warm-up without them
 DGCMM_FLAGS = (
-    *("z_dim", "generative", "gmm_assign", "prior_lr", "weight_reconst", "weight_gmm"),
+    *("z_dim", "generative", "gmm_assign", "prior_lr", "prior_variance", "weight_reconst", "weight_gmm"),
     *("warmup_epochs", "warmup_threshold"),
 )
 WEIGHT_CLS, PLAIN_WEIGHT_CLS = 10.0, 1.0  # without --weight-cls
@@ -199,8 +200,18 @@ def check_training(args: argparse.Namespace) -> None:
         raise UserError("--evaluate needs --resume: name the checkpoint to measure")
     if not (args.weight_cls or args.weight_reconst or args.weight_gmm):
         raise UserError("--weight-cls, --weight-reconst and --weight-gmm are all 0: nothing would be trained")
+    if args.val_fraction and args.val_per_class:
+        raise UserError("--val-fraction and --val-per-class both make the validation set: give one of the two")
     if args.loss != "ce" and not args.weight_cls:
         raise UserError(f"--loss {args.loss} is the classification term, which --weight-cls 0 switches off")
+    if args.T_max is not None and 0 < (args.prior_lr or 0) < COSINE_FLOOR:
+        raise UserError(
+            f"--prior-lr {args.prior_lr:g} is below {COSINE_FLOOR:g}, where the cosine of --T-max ends: it would rise "
+            "(0 stays 0)"
+        )
+    if args.prior_variance and args.prior_variance[0] > args.prior_variance[1]:
+        low, high = args.prior_variance
+        raise UserError(f"--prior-variance {low:g} {high:g}: the lower bound comes first")
     if args.warmup_epochs and not args.weight_cls:
         raise UserError("--warmup-epochs trains the cross-entropy alone, which --weight-cls 0 switches off")
     if args.warmup_threshold is not None and not args.warmup_epochs:

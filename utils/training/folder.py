@@ -30,7 +30,7 @@ log = logging.getLogger("dgcmm")
 SUFFIXES = ("", "_eval", "_aug", "_aug_ftl")
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "pillow")
 TABLE_CHUNK = 1 << 20  # characters of a table in memory
-NAMES = ("args.json", "log.txt", "metrics.csv", "metrics_per_class.csv", "predictions.csv", "subset.txt")
+NAMES = ("args.json", "health.json", "log.txt", "metrics.csv", "metrics_per_class.csv", "predictions.csv", "subset.txt")
 
 
 class RunFolder:
@@ -186,6 +186,10 @@ class RunFolder:
     def write_subset(self, rows: np.ndarray) -> None:
         """Write subset.txt: rows of the source's training split that this run trains on, one a line."""
         write_text(self.file("subset.txt"), "".join(f"{row}\n" for row in rows))
+
+    def write_health(self, found: Row) -> None:
+        """Write health.json: what the decoder rebuilds at the end of a training."""
+        write_text(self.file("health.json"), json.dumps(found, indent=2) + "\n")
 
     def write_measurement(self, measurement: Measurement, epoch: int, split: str) -> None:
         """Write metrics_per_class.csv and predictions.csv of an evaluation of `split` after `epoch`."""

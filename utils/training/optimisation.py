@@ -113,7 +113,13 @@ def _rates(args: argparse.Namespace) -> list[float]:
 
 
 def end_epoch(scheduler: LRScheduler) -> None:
-    """Step the schedule; it need not know that the optimizer's steps were taken by a process before this one."""
+    """Step the schedule; it need not know that the optimizer's steps were taken by a process before this one.
+
+    A rate of 0 stays 0: the cosine would lift it to its floor.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*before.*optimizer.step.*")
         scheduler.step()
+    for group in scheduler.optimizer.param_groups:
+        if not group["initial_lr"]:
+            group["lr"] = 0.0

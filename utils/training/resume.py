@@ -9,8 +9,8 @@ from pathlib import Path
 from utils.cli.rules import (
     DATA_FLAGS,
     MODEL_FLAGS,
-    OPTIMISER_FLAGS,
     PLACE_FLAGS,
+    RETRAINING_FLAGS,
     SCHEDULE_FLAGS,
     SCORING_FLAGS,
     SHAPE_FLAGS,
@@ -27,10 +27,8 @@ from utils.training.folder import RunFolder
 log = logging.getLogger("dgcmm")
 
 MORE_EPOCHS = "more --epochs"
-BEFORE = {
-    "loss": "ce",
-    "sampler": "instance",
-}  # what flags were before there was a choice, in checkpoints that do not have them
+# what flags were before there was a choice, in checkpoints that do not have them
+BEFORE = {"loss": "ce", "sampler": "instance", "val_per_class": 0, "start": "trained", "prior_variance": None}
 
 
 def find_checkpoint(args: argparse.Namespace, given: set[str], folder: RunFolder, nodes: int = 1) -> Checkpoint | None:
@@ -173,7 +171,7 @@ def find_unfinished(
         raise UserError(f"{path} was made from another model than {args.resume}: --overwrite replaces it")
     remedy = "--overwrite it, or give another --logdir"
     terms = terms_of_change(args, given, checkpoint)
-    adopt(args, given, BEFORE | checkpoint["args"], OPTIMISER_FLAGS + flags, str(path), remedy, terms)
+    adopt(args, given, BEFORE | checkpoint["args"], RETRAINING_FLAGS + flags, str(path), remedy, terms)
     _warn_of_changes(args, checkpoint["args"], str(path), checkpoint["epoch"])
     return found
 

@@ -69,6 +69,7 @@ TRAIN = [
     "--freeze-encoder",
     "--compile",
     "--val-fraction",
+    "--val-per-class",
     "--loss",
     "--sampler",
     "--mixup",
@@ -77,6 +78,7 @@ TRAIN = [
     "--weight-gmm",
     "--gmm-assign",
     "--prior-lr",
+    "--prior-variance",
     "--warmup-epochs",
     "--warmup-threshold",
     "--multiprocessing-distributed",
@@ -91,8 +93,8 @@ TRAIN = [
 SHORT = {"-h", "-p", "-a", "-b", "-j"}
 SCRIPTS = {
     "train": (train, {*COMMON, *TRAIN, *SHORT, "-e"}),
-    "augment": (augment, {*COMMON, *SHORT}),
-    "augment_ftl": (augment_ftl, {*COMMON, *SHORT, "--rep-method", "--ftl-rank"}),
+    "augment": (augment, {*COMMON, *SHORT, "--start"}),
+    "augment_ftl": (augment_ftl, {*COMMON, *SHORT, "--start", "--rep-method", "--ftl-rank"}),
 }
 # every numeric flag of train.py with values that it must refuse
 OUT_OF_RANGE = {
@@ -120,6 +122,7 @@ OUT_OF_RANGE = {
     "--imbalance-factor": ["0", "0.5", "nan", "inf"],
     "--subset-scale": ["0", "-1", "nan", "inf"],
     "--val-fraction": ["-0.1", "1", "nan"],
+    "--val-per-class": ["-1", "1.5", "nan"],
     "--warmup-epochs": ["-1", "nan"],
     "--warmup-threshold": ["0", "-1", "nan"],
     "--z-dim": ["0", "-1", "nan"],
@@ -128,7 +131,8 @@ OUT_OF_RANGE = {
     "--weight-cls": ["-1", "nan", "inf"],
     "--weight-reconst": ["-1", "nan", "inf"],
     "--weight-gmm": ["-1", "nan", "inf"],
-    "--prior-lr": ["0", "-1", "nan"],
+    "--prior-lr": ["-1", "nan", "inf"],
+    "--prior-variance": ["1", "0 1", "-1 1", "1 nan", "1 1e5"],
     "--max-steps": ["0", "-1", "nan"],
     "--eval-every": ["0", "-1", "nan"],
     "--save-every": ["-1", "nan"],
@@ -174,7 +178,8 @@ def test_epoch_and_worker_are_prefixes_of_one_flag_each():
     ("flag", "value"), [(flag, value) for flag, values in OUT_OF_RANGE.items() for value in values]
 )
 def test_value_out_of_range_is_refused(flag, value, script):
-    done = script("train", "Digits_LT", f"{flag}={value}")
+    words = [flag, *value.split()] if " " in value else [f"{flag}={value}"]
+    done = script("train", "Digits_LT", *words)
     assert done.status == 2
     assert flag in done.error
 

@@ -5,7 +5,7 @@ import argparse
 import pytest
 
 import train
-from utils.cli.rules import adopt, adopt_places, check_start, complete, follow, parse
+from utils.cli.rules import adopt, adopt_places, check_start, check_training, complete, follow, parse
 from utils.errors import UserError
 
 
@@ -42,6 +42,7 @@ def test_flags_that_contradict_each_other(argv, word):
         ("--generative", ""),
         ("--gmm-assign", "=label"),
         ("--prior-lr", "=1"),
+        ("--prior-variance", "=1"),
         ("--weight-reconst", "=0"),
         ("--weight-gmm", "=0"),
         ("--warmup-epochs", "=1"),
@@ -75,6 +76,24 @@ def test_run_has_one_start(argv):
     args, _ = parse(train.build_parser(), ["Digits_LT", "--init=y.pth", *argv])
     with pytest.raises(UserError, match="--init.*give one of the two"):
         check_start(args)
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["--val-fraction=0.1", "--val-per-class=2"], "--val-fraction and --val-per-class.*give one of the two"),
+        (["--prior-lr=1e-6", "--T-max=3"], "--prior-lr 1e-06 is below 1e-05, where the cosine of --T-max ends"),
+        (["--prior-variance", "2", "0.5"], "--prior-variance 2 0.5: the lower bound comes first"),
+    ],
+)
+def test_training_that_cannot_be_meant(argv, says):
+    with pytest.raises(UserError, match=says):
+        check_training(completed(*argv))
+
+
+@pytest.mark.parametrize("argv", [["--prior-lr=0", "--T-max=3"], ["--prior-lr=1e-6"], ["--prior-variance", "1", "1"]])
+def test_prior_may_stay_where_it_is(argv):
+    check_training(completed(*argv))
 
 
 def test_start_beside_auto_is_for_a_run_that_does_not_exist():

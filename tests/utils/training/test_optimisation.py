@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from utils.training.optimisation import build_optimizer, build_scheduler, default_prior_lr, log_rates
+from utils.training.optimisation import build_optimizer, build_scheduler, default_prior_lr, end_epoch, log_rates
 
 BASE = argparse.Namespace(
     lr=0.1, prior_lr=2.0, momentum=0.9, wd=1e-4, lr_step=None, milestones=None, T_max=None, step_size=None, gamma=0.1
@@ -49,6 +49,17 @@ def cosine(epoch: int, t_max: int) -> float:
 )
 def test_schedules(flags, expected):
     assert rates(flags, 5) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("done", [0, 3])
+def test_rate_of_0_stays_0_where_the_cosine_has_a_floor(done):
+    args = argparse.Namespace(**vars(BASE) | {"prior_lr": 0.0, "T_max": 4})
+    optimizer = build_optimizer(Model(), args)
+    scheduler = build_scheduler(optimizer, args, [args.lr, args.prior_lr], done)
+    for _ in range(done, 6):
+        assert optimizer.param_groups[1]["lr"] == 0
+        end_epoch(scheduler)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(cosine(6, 4))
 
 
 @pytest.mark.parametrize("flags", [{"lr_step": 2}, {"milestones": [1, 4]}, {"T_max": 2}])
