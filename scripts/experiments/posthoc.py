@@ -19,7 +19,7 @@ from sklearn.metrics import pairwise_distances
 from sklearn.neighbors import NearestCentroid, NearestNeighbors
 from torch import Tensor, nn
 
-from models.classifier import CosineClassifier, build_classifier
+from models.classifier import CosineClassifier, build_classifier, subtract_class_shares
 from models.samplers import FeatureTransferSampler, PosteriorSampler
 from utils.randomness import Stream, derive_seed, global_seed, standard_normal
 from utils.training.optimisation import build_scheduler, build_sgd, end_epoch
@@ -54,10 +54,9 @@ class TrainedCodes(NamedTuple):
         return len(self.classifier.weight)
 
     @property
-    def log_shares(self) -> Tensor:
-        """Return log of each class's share of the training images, (K,)."""
-        counts = torch.bincount(self.targets, minlength=self.num_classes)
-        return (counts / counts.sum()).log().to(self.mu.dtype)
+    def class_counts(self) -> Tensor:
+        """Count the training images of each class, (K,)."""
+        return torch.bincount(self.targets, minlength=self.num_classes)
 
     @property
     def linear(self) -> bool:
@@ -100,7 +99,8 @@ def as_trained(codes: TrainedCodes, _: str) -> Classify:
 
 def logit_adjustment(codes: TrainedCodes, tau: float) -> Classify:
     """Subtract tau log(class share) from the logits (Menon et al., ICLR 2021, the form after training)."""
-    shift = tau * codes.log_shares
+    counts = codes.class_counts
+    shift = tau * (counts / counts.sum()).log()
     return softmax_of(lambda mu: codes.classifier(mu) - shift)
 
 
@@ -220,8 +220,7 @@ def balanced_codes(codes: TrainedCodes) -> PosteriorSampler:
 def adjusted(codes: TrainedCodes) -> nn.Linear:
     """Copy the classifier, log(class share) subtracted from its bias: what re-training starts at if so asked."""
     classifier = copy.deepcopy(codes.classifier)
-    with torch.no_grad():
-        classifier.bias -= codes.log_shares
+    subtract_class_shares(classifier, codes.class_counts.tolist())
     return classifier
 
 

@@ -160,7 +160,7 @@ def table_job(folder: str, row: Row, regime: Regime, choice: Choice, subset: int
     train = train_step(places, folder, row, regime, choice.rate, choice.own, subset, flags=flags)
     steps = [train, *baseline_steps(places, folder, row, choice.values)]
     if not row.plain:
-        steps += retraining_steps(places, folder, row, choice.values, subset)
+        steps += retraining_steps(places, folder, choice.values, subset)
     judge = [] if row.plain else [f"--judge={places.runs}/{JUDGE}/checkpoint.pth"]
     measured = ["scripts/robustness.py", f"{places.runs}/{folder}", *judge]
     return Job(folder, (*steps, Step(tuple(measured), "metrics_robustness.csv")))
@@ -254,15 +254,12 @@ def train_step(
     return Step(tuple(words))
 
 
-def retraining_steps(places: Places, folder: str, row: Row, values: dict[str, float | str], subset: int) -> list[Step]:
-    """Make the commands of both cases from both starts; the adjusted ones lie in a folder of their own below.
-
-    A generative model is re-trained from the start that it has: its probabilities are a softmax of scores.
-    """
+def retraining_steps(places: Places, folder: str, values: dict[str, float | str], subset: int) -> list[Step]:
+    """Make the commands of both cases from both starts; the adjusted ones lie in a folder of their own below."""
     steps = []
     epochs = 1 if places.quick else RETRAINING_EPOCHS
     run = f"{places.runs}/{folder}"
-    for start in ("trained", "adjusted") if row.codes_are_free else ("trained",):
+    for start in ("trained", "adjusted"):
         for script, method in (("augment_ftl.py", "case-1"), ("augment.py", "case-2")):
             rate = values.get(method + ("-adjusted" if start == "adjusted" else ""), 0.01)
             place = run if start == "trained" else f"{run}/adjusted"
