@@ -28,7 +28,7 @@ sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]
 from scripts.experiments import protocol  # noqa: E402
 from scripts.experiments.choices import FILE, Choice, best, choose, read_choices, write_choices  # noqa: E402
 from scripts.experiments.jobs import Job, Report, Runner, finished  # noqa: E402
-from scripts.experiments.protocol import RATES, TUNED, Places, Row  # noqa: E402
+from scripts.experiments.protocol import JUDGED, MADE, RATES, TUNED, Places, Row, Selection  # noqa: E402
 from utils.cli.arguments import Parser  # noqa: E402
 from utils.cli.types import count, count_or_zero, path, positive  # noqa: E402
 from utils.errors import UserError, run_script  # noqa: E402
@@ -129,12 +129,12 @@ def run_stage(stage: str, options: argparse.Namespace, runner: Runner) -> Report
     if options.quick or options.list:
         choices = {regime.name: defaults() | choices.get(regime.name, {}) for regime in TUNED.values()}
     try:
-        jobs = protocol.jobs_of(stage, choices, places, options.rows, options.subsets)
+        jobs = MADE[stage](Selection(choices, places, options.rows, options.subsets))
     except KeyError as error:
         raise UserError(
             f"{stage}: nothing is chosen for the row {error}: run the stage tune (tune-tenth) first, or name --rows"
         ) from error
-    judge = [protocol.judge_job(places)] if stage in ("table", "tenth") else []
+    judge = [protocol.judge_job(places)] if stage in JUDGED else []
     return joined(run_all(judge, options, runner), run_all(jobs, options, runner))
 
 

@@ -7,7 +7,7 @@ the subsets `TABLE`, whose runs have no validation set and are measured on the t
 validation set train.py would report the best epoch on it, and what is compared is the last.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from scripts.experiments.choices import Choice
@@ -114,8 +114,6 @@ VARIED = {  # of the row "dgcmm", one flag at a time
     "--z-dim": (16, 64, 256),
 }
 JUDGE = "judge"
-STAGES = ("tune", "table", "tune-tenth", "tenth", "imbalance", "weights")
-TUNED = {"tune": ALL, "tune-tenth": TENTH}  # stage -> the regime that it chooses for
 
 
 class Places(NamedTuple):
@@ -151,81 +149,97 @@ def tuning_jobs(
     return jobs
 
 
-def table_job(folder: str, row: Row, regime: Regime, choice: Choice, subset: int, places: Places, *flags: str) -> Job:
-    """Make the job of a run of the main table, with all that is measured on it.
+class Selection(NamedTuple):
+    """Which rows and subsets of a stage are made, and with what.
 
-    A DGCMM is re-trained by augment.py and augment_ftl.py themselves; what they do to a plain classifier is in
-    baselines.py, in one process.
-    """
-    train = train_step(places, folder, row, regime, choice.rate, choice.own, subset, flags=flags)
-    steps = [train, *baseline_steps(places, folder, row, choice.values)]
-    if not row.plain:
-        steps += retraining_steps(places, folder, choice.values, subset)
-    judge = [] if row.plain else [f"--judge={places.runs}/{JUDGE}/checkpoint.pth"]
-    measured = ["scripts/robustness.py", f"{places.runs}/{folder}", *judge]
-    return Job(folder, (*steps, Step(tuple(measured), "metrics_robustness.csv")))
-
-
-def further_job(folder: str, row: Row, regime: Regime, choice: Choice, subset: int, places: Places, *flags: str) -> Job:
-    """Make the job of a run of a further table: trained, and measured on its codes."""
-    train = train_step(places, folder, row, regime, choice.rate, choice.own, subset, flags=flags)
-    return Job(folder, (train, *baseline_steps(places, folder, row, choice.values)))
-
-
-def jobs_of(
-    stage: str,
-    choices: dict[str, dict[str, Choice]],
-    places: Places,
-    rows: Sequence[str],
-    subsets: Sequence[int] | None = None,
-) -> list[Job]:
-    """List the jobs of a stage that is no tuning, subset by subset, so that what is there early has all rows.
-
-    Args:
+    Attributes:
         choices: regime -> row -> what was chosen.
+        places: where data and runs lie.
         rows: names, of which those are taken that the stage has.
         subsets: None: the stage's.
-
-    Raises:
-        KeyError: nothing was chosen for a row.
     """
 
-    def selected(names: Sequence[str]) -> list[Row]:
-        return [BY_NAME[name] for name in names if name in rows]
+    choices: dict[str, dict[str, Choice]]
+    places: Places
+    rows: Sequence[str]
+    subsets: Sequence[int] | None = None
 
-    def taken(default: Sequence[int]) -> Sequence[int]:
-        return default if subsets is None else subsets
+    def of(self, names: Sequence[str], subsets: Sequence[int]) -> Iterator[tuple[Row, int]]:
+        """Go through rows and subsets, subset by subset, so that what is there early has all rows."""
+        for subset in subsets if self.subsets is None else self.subsets:
+            yield from ((BY_NAME[name], subset) for name in names if name in self.rows)
 
-    everywhere, jobs = choices.get(ALL.name, {}), []
-    if stage == "table":
-        for subset in taken(TABLE):
-            for row in selected(tuple(BY_NAME)):
-                folder = f"table/{row.name}/subset{subset}"
-                jobs.append(table_job(folder, row, ALL, everywhere[row.name], subset, places))
-    elif stage == "tenth":
-        for subset in taken(TABLE):
-            for row in selected(IN_TENTH):
-                choice = choices.get(TENTH.name, {})[row.name]
-                jobs.append(table_job(f"tenth/{row.name}/subset{subset}", row, TENTH, choice, subset, places))
-        for subset in taken(FEW):
-            for row in selected(FURTHER):
-                folder = f"third/{row.name}/subset{subset}"
-                jobs.append(table_job(folder, row, THIRD, everywhere[row.name], subset, places))
-    elif stage == "imbalance":
-        for subset in taken(FEW):
-            for factor in FACTORS:
-                for row in selected(FURTHER):
-                    folder, flag = f"imbalance/{factor}/{row.name}/subset{subset}", f"--imbalance-factor={factor}"
-                    jobs.append(further_job(folder, row, ALL, everywhere[row.name], subset, places, flag))
-    elif stage == "weights":
-        row = BY_NAME["dgcmm"]
-        for subset in taken(FEW):
-            for flag, values in VARIED.items():
-                for value in values:
-                    folder = f"weights/{flag.strip('-')}{value:g}/subset{subset}"
-                    choice = everywhere[row.name]
-                    jobs.append(further_job(folder, row, ALL, choice, subset, places, f"{flag}={value:g}"))
-    return jobs
+    def full_job(self, folder: str, row: Row, regime: Regime, chosen_for: Regime, subset: int) -> Job:
+        """Make the job of a run with all that is measured on one.
+
+        A DGCMM is re-trained by augment.py and augment_ftl.py themselves; what they do to a plain classifier is in
+        baselines.py, in one process.
+        """
+        choice = self.choices.get(chosen_for.name, {})[row.name]
+        train = train_step(self.places, folder, row, regime, choice.rate, choice.own, subset)
+        steps = [train, *baseline_steps(self.places, folder, row, choice.values)]
+        words = ["scripts/robustness.py", f"{self.places.runs}/{folder}"]
+        if not row.plain:
+            steps += retraining_steps(self.places, folder, choice.values, subset)
+            words.append(f"--judge={self.places.runs}/{JUDGE}/checkpoint.pth")
+        return Job(folder, (*steps, Step(tuple(words), "metrics_robustness.csv")))
+
+    def short_job(self, folder: str, row: Row, subset: int, flag: str) -> Job:
+        """Make the job of a run under another flag of train.py that is measured on its codes alone."""
+        choice = self.choices.get(ALL.name, {})[row.name]
+        train = train_step(self.places, folder, row, ALL, choice.rate, choice.own, subset, flags=[flag])
+        return Job(folder, (train, *baseline_steps(self.places, folder, row, choice.values)))
+
+
+def table_jobs(selection: Selection) -> list[Job]:
+    """List the runs of the main table."""
+    pairs = selection.of(tuple(BY_NAME), TABLE)
+    return [selection.full_job(f"table/{row.name}/subset{subset}", row, ALL, ALL, subset) for row, subset in pairs]
+
+
+def tenth_jobs(selection: Selection) -> list[Job]:
+    """List the runs on a tenth of the images, and of some rows on a third of them."""
+    tenth = [
+        selection.full_job(f"tenth/{row.name}/subset{subset}", row, TENTH, TENTH, subset)
+        for row, subset in selection.of(IN_TENTH, TABLE)
+    ]
+    third = [
+        selection.full_job(f"third/{row.name}/subset{subset}", row, THIRD, ALL, subset)
+        for row, subset in selection.of(FURTHER, FEW)
+    ]
+    return tenth + third
+
+
+def imbalance_jobs(selection: Selection) -> list[Job]:
+    """List the runs at other imbalances."""
+    return [
+        selection.short_job(
+            f"imbalance/{factor}/{row.name}/subset{subset}", row, subset, f"--imbalance-factor={factor}"
+        )
+        for row, subset in selection.of(FURTHER, FEW)
+        for factor in FACTORS
+    ]
+
+
+def weights_jobs(selection: Selection) -> list[Job]:
+    """List the runs with one flag of DGCMM at another value."""
+    return [
+        selection.short_job(f"weights/{flag.strip('-')}{value:g}/subset{subset}", row, subset, f"{flag}={value:g}")
+        for row, subset in selection.of(("dgcmm",), FEW)
+        for flag, values in VARIED.items()
+        for value in values
+    ]
+
+
+TUNED = {"tune": ALL, "tune-tenth": TENTH}  # stage -> the regime that it chooses for
+MADE: dict[str, Callable[[Selection], list[Job]]] = {
+    "table": table_jobs,
+    "tenth": tenth_jobs,
+    "imbalance": imbalance_jobs,
+    "weights": weights_jobs,
+}
+STAGES = ("tune", "table", "tune-tenth", "tenth", "imbalance", "weights")
+JUDGED = ("table", "tenth")  # whose runs need the judge
 
 
 def train_step(

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+from collections.abc import Sequence
 
 import pytest
 
@@ -12,7 +13,7 @@ from scripts import protocol as script
 from scripts.experiments import protocol
 from scripts.experiments.choices import read_choices
 from scripts.experiments.jobs import Job
-from scripts.experiments.protocol import BY_NAME, ROWS, STAGES, TUNED, Places
+from scripts.experiments.protocol import BY_NAME, MADE, ROWS, STAGES, TUNED, Places, Selection
 from utils.cli.rules import check_start, check_training, complete, parse
 from utils.errors import UserError
 
@@ -20,12 +21,17 @@ PLACES = Places("data", "runs")
 CHOICES = {regime.name: script.defaults() for regime in TUNED.values()}
 
 
+def made(stage: str, rows: Sequence[str] = tuple(BY_NAME), subsets: Sequence[int] | None = None) -> list[Job]:
+    """The jobs of a stage that is no tuning."""
+    return MADE[stage](Selection(CHOICES, PLACES, rows, subsets))
+
+
 def all_jobs() -> list[Job]:
     """Every job of every stage, with all settings of the tuning."""
     jobs = [protocol.judge_job(PLACES)]
     for stage in STAGES:
         if stage not in TUNED:
-            jobs += protocol.jobs_of(stage, CHOICES, PLACES, list(BY_NAME))
+            jobs += made(stage)
             continue
         for row in ROWS:
             settings = {(rate, own) for rate in protocol.RATES for own in (*row.values, row.default)}
@@ -65,12 +71,12 @@ def test_rows_are_tuned_alike_and_the_tables_have_no_validation_set():
         assert row.default in row.values
     jobs = protocol.tuning_jobs("tune", BY_NAME["ce-control"], [(0.03, 1e-4)], PLACES, (5,))
     assert (arguments(jobs[0]).val_per_class, arguments(jobs[0]).weight_cls) == (100, 10)
-    for job in protocol.jobs_of("table", CHOICES, PLACES, list(BY_NAME)):
+    for job in made("table"):
         args = arguments(job)
         assert (args.val_per_class, args.subset_seed) == (0, int(job.folder[-1]))
-    tenth = protocol.jobs_of("tenth", CHOICES, PLACES, ["dgcmm"])
+    tenth = made("tenth", ["dgcmm"])
     assert [arguments(job).subset_scale for job in tenth] == [0.1] * 5 + [0.3333] * 2
-    weights = protocol.jobs_of("weights", CHOICES, PLACES, ["dgcmm"], [0])
+    weights = made("weights", ["dgcmm"], [0])
     assert [arguments(job).weight_reconst for job in weights[:6]] == [0.1, 1, 10, 40, 100, 392]
 
 
