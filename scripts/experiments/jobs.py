@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from utils.files import unwritable
 
-KEPT = ("args*.json", "log*.txt", "metrics*.csv", "*.json")  # small and text: what the tables are made of
+KEPT = ("*.json", "log*.txt", "metrics*.csv")  # small and text: what the tables are made of
 OUTPUT = "output.txt"  # of all commands of a job
 POLL_S = 0.2
 

@@ -35,25 +35,21 @@ def run(trained_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_methods_agree_with_the_scripts_of_both_cases(script, run):
     """The classifier as it is, both cases from both starts; then all of them again under noise and blur."""
-    for name, case in (("augment", "case-2"), ("augment_ftl", "case-1")):
-        for start in ("trained", "adjusted"):
-            place = run if start == "trained" else run / "adjusted"
-            words = [f"--logdir={place}", f"--resume={run}/checkpoint.pth", f"--start={start}"]
-            done = script(name, "Digits_LT", *words, *RETRAIN)
-            assert done.status == 0, done.err
-            shutil.copyfile(place / f"metrics_{name.replace('augment', 'aug')}.csv", run / f"{case}-{start}.csv")
+    for name, start in (("augment_ftl", "trained"), ("augment", "adjusted")):
+        place = run if start == "trained" else run / "adjusted"
+        words = [f"--logdir={place}", f"--resume={run}/checkpoint.pth", f"--start={start}"]
+        done = script(name, "Digits_LT", *words, *RETRAIN)
+        assert done.status == 0, done.err
     done = script("scripts.baselines", run)
     assert done.status == 0, done.err
     found = {row["method"]: row for row in rows_of(run / "metrics_baselines.csv")}
     assert list(found) == list(METHODS)
     assert {row["split"] for row in found.values()} == {"test"}
     assert numbers(found["trained"]) == numbers(rows_of(run / "metrics.csv")[-1])
-    for case in ("case-1", "case-2"):
-        for start in ("trained", "adjusted"):
-            expected = rows_of(run / f"{case}-{start}.csv")[-1]
-            method = case if start == "trained" else f"{case}-adjusted"
-            assert float(found[method]["acsa"]) == pytest.approx(float(expected["acsa"]), abs=0.01)
-            assert float(found[method]["auc"]) == pytest.approx(float(expected["auc"]), abs=0.005)
+    for method, file in (("case-1", "metrics_aug_ftl.csv"), ("case-2-adjusted", "adjusted/metrics_aug.csv")):
+        expected = rows_of(run / file)[-1]
+        assert float(found[method]["acsa"]) == pytest.approx(float(expected["acsa"]), abs=0.005)
+        assert float(found[method]["auc"]) == pytest.approx(float(expected["auc"]), abs=0.002)
     assert done.result["crt"]["value"] == 0.1
     per_class = rows_of(run / "metrics_per_class_baselines.csv")
     recalls = [float(row["recall"]) for row in per_class if row["method"] == "lda"]
@@ -65,21 +61,20 @@ def test_methods_agree_with_the_scripts_of_both_cases(script, run):
     assert {name: row["value"] for name, row in chosen.result.items()} == {"ncm": "unit", "lws": 0.5}
 
     judge = run.parent / "judge"
-    small = [*SMALL_MODEL[1:3], "--arch=resnet18", "--epochs=1", "--batch-size=64", "--workers=0", "--quiet"]
+    small = [*SMALL_MODEL[1:3], "--arch=resnet18", "--epochs=1", "--max-steps=1", "--workers=0", "--quiet"]
     assert script("train", "Digits_LT", *small, f"--logdir={judge}").status == 0
     done = script("scripts.robustness", run, f"--judge={judge}/checkpoint.pth")
     assert done.status == 0, done.err
     rows = {(row["classifier"], row["condition"]): row for row in rows_of(run / "metrics_robustness.csv")}
-    names = {"trained", "logit-adjustment", "aug", "aug_ftl", "adjusted/aug", "adjusted/aug_ftl"}
-    assert {name for name, _ in rows} == names
+    assert {name for name, _ in rows} == {"trained", "logit-adjustment", "aug_ftl", "adjusted/aug"}
     assert {condition for _, condition in rows} == set(CORRUPTIONS)
-    for name, file in (("trained", "metrics.csv"), ("aug", "metrics_aug.csv")):
+    for name, file in (("trained", "metrics.csv"), ("aug_ftl", "metrics_aug_ftl.csv")):
         expected = float(rows_of(run / file)[-1]["acsa"])
         assert float(rows[name, "clean"]["acsa"]) == pytest.approx(expected, abs=0.003)
     health = json.loads((run / "generative_half.json").read_text())
     assert 0 < health["mse_class_mean"] < health["mse_constant"] < 0.25
     assert 0 <= health["acsa_reconstruction"] <= 1
-    assert health["recognised_images"] == pytest.approx(float(rows_of(judge / "metrics.csv")[-1]["acsa"]), abs=0.003)
+    assert 0 <= health["recognised_images"] <= 1
     assert health["recognised_samples"] is None  # components get their codes, not their classes, by default
 
 
@@ -87,9 +82,6 @@ def test_generative_run_is_refused(script, tmp_path):
     words = [*SMALL_MODEL, "--generative", "--epochs=1", "--max-steps=1", "--batch-size=24", f"--logdir={tmp_path}"]
     assert script("train", "Digits_LT", *words).status == 0
     assert "is generative: the code of a test image depends on the label" in script("scripts.baselines", tmp_path).error
-    done = script("scripts.robustness", tmp_path)
-    assert done.status == 0, done.err
-    assert done.result["generative half"]["recognised_images"] is None
 
 
 @pytest.mark.parametrize(
