@@ -43,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("stages", nargs="+", choices=protocol.STAGES, metavar="STAGE", help=f"of {', '.join(protocol.STAGES)}")
     add("--data", type=path, default="/usr/share/datasets/fashion-mnist", metavar="PATH", help="default: %(default)s")
     add("--runs", type=path, default="./logs/fashion_mnist_lt", metavar="PATH", help="default: %(default)s")
-    add("--results", type=path, default=RESULTS, metavar="PATH", help="default: %(default)s")
+    add("--results", type=path, default=RESULTS, metavar="PATH", help="default: %(default)s, in the repository")
     add("--jobs", type=count, default=1, metavar="N", help="runs at a time (default: %(default)s)")
     add("--until", type=positive, metavar="S", help="stop after so many seconds; what runs is saved, status 0")
     add("--rows", nargs="+", choices=names, default=names, metavar="NAME", help=f"of {', '.join(names)}")

@@ -32,10 +32,18 @@ class Step(NamedTuple):
 
 
 class Job(NamedTuple):
-    """Commands one after the other, and the folder of the run below those of the runs and of the results."""
+    """Commands one after the other.
+
+    Attributes:
+        folder: of the run, below that of all runs; that of its small files below the results.
+        steps: the commands.
+        kept: whether its small files are results. Else it is never taken for finished, as what it is made for, such
+            as a checkpoint, lies in the run folder alone: its commands have to see by themselves what is done.
+    """
 
     folder: str
     steps: tuple[Step, ...]
+    kept: bool = True
 
 
 class Report(NamedTuple):
@@ -49,7 +57,7 @@ class Report(NamedTuple):
 def finished(job: Job, results: Path) -> bool:
     """Tell whether the results hold all of a job; they are put there at its end, in one piece."""
     products = [step.product for step in job.steps if step.product]
-    return all((results / job.folder / name).exists() for name in ("metrics.csv", *products))
+    return job.kept and all((results / job.folder / name).exists() for name in ("metrics.csv", *products))
 
 
 class Runner:
@@ -113,7 +121,8 @@ class Runner:
             if status:
                 print(f"FAILED   {job.folder}: {step.words[0]} ended with status {status}, see {folder / OUTPUT}")
                 return False
-        self._collect(folder, self.results / job.folder)
+        if job.kept:
+            self._collect(folder, self.results / job.folder)
         print(f"finished {job.folder} in {time.monotonic() - started:.0f} s", flush=True)
         return True
 

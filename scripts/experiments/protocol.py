@@ -128,7 +128,7 @@ def judge_job(places: Places) -> Job:
     """Make the job of the classifier that looks at decoded images: trained on 18,000 images, as many of each class."""
     regime = Regime(JUDGE, ("--imbalance-factor=1", "--subset-scale=2"), 20, 100)
     row = Row(JUDGE, "", PLAIN, (), "--weight-cls", (), 10.0)
-    return Job(JUDGE, (train_step(places, JUDGE, row, regime, 0.03, row.default, 7),))
+    return Job(JUDGE, (train_step(places, JUDGE, row, regime, 0.03, row.default, 7),), kept=False)
 
 
 def tuning_folder(stage: str, row: Row, rate: float, own: float) -> str:

@@ -34,6 +34,13 @@ def test_small_files_of_finished_runs_are_kept_and_nothing_is_run_twice(runner, 
     assert (tmp_path / "runs/a/subset0/log.txt").read_text() == "x"
 
 
+def test_a_run_that_is_no_result_is_asked_each_time(runner, tmp_path):
+    judge = job(tmp_path, "judge", METRICS)._replace(kept=False)
+    assert [runner.run([judge]).done, runner.run([judge]).done] == [["judge"]] * 2
+    assert (tmp_path / "runs/judge/log.txt").read_text() == "xx"
+    assert not (tmp_path / "results").exists()
+
+
 def test_a_command_that_fails_ends_its_job_alone(runner, tmp_path, capsys):
     jobs = [job(tmp_path, "bad/subset0", "import sys; sys.exit(3)", METRICS), job(tmp_path, "good/subset0", METRICS)]
     report = runner.run(jobs)
