@@ -2,11 +2,14 @@
 
 import argparse
 import importlib
+import os
+import subprocess
 from collections.abc import Sequence
 
 import pytest
 
 from datasets.splits import complete_data
+from helpers.project import ROOT
 from helpers.results import write_csv, write_run
 from models.encoder import PLAIN_ARCHITECTURES, feature_dim
 from scripts import protocol as script
@@ -122,3 +125,18 @@ def test_commands_are_listed_and_nothing_is_run(tmp_path, capsys):
         *("scripts/baselines.py", "scripts/robustness.py"),
     ]
     assert not list(tmp_path.iterdir())
+
+
+def test_entry_script_runs_its_stages_and_then_writes_the_tables(tmp_path):
+    """A stand-in for Python writes down what it is given."""
+    python, told = tmp_path / "python", tmp_path / "told"
+    python.write_text(f'#!/bin/sh\nprintf "%s\\0" "$@" >>{told}; printf "\\n" >>{told}\n')
+    python.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "STAGES": "tune-tenth tenth", "JOBS": "12"}
+    words = ["bash", ROOT / "scripts/fashion_mnist_lt.sh", "./data", "./runs", "--until=500"]
+    subprocess.run(words, env=environment, check=True)
+    first, second = (line.split("\0")[:-1] for line in told.read_text().splitlines())
+    options = script.build_parser().parse_args(first[1:])
+    assert (first[0], options.stages, options.jobs) == ("scripts/protocol.py", ["tune-tenth", "tenth"], 12)
+    assert (options.data, options.runs, options.until) == ("./data", "./runs", 500)
+    assert second == ["scripts/claim.py"]
