@@ -48,6 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--until", type=positive, metavar="S", help="stop after so many seconds; what runs is saved, status 0")
     add("--rows", nargs="+", choices=names, default=names, metavar="NAME", help=f"of {', '.join(names)}")
     add("--subsets", nargs="+", type=count_or_zero, metavar="N", help="default: the stage's")
+    add("--rates-only", action="store_true", help="tune the learning rates alone, of all rows: 3 runs a row, not 5")
     add("--quick", action="store_true", help="an epoch of two steps each, to try a machine; give --results too")
     add("--list", action="store_true", help="print the commands of what is not finished, and run nothing")
     return parser
@@ -104,7 +105,7 @@ def run_tuning(stage: str, options: argparse.Namespace, runner: Runner) -> Repor
     jobs = [job for row in rows for job in protocol.tuning_jobs(stage, row, first[row], places, subsets)]
     report = run_all(jobs, options, runner)
     second = {
-        row: [(found[0], value) for value in row.values]
+        row: [(found[0], value) for value in ((row.default,) if options.rates_only else row.values)]
         for row in rows
         if (found := best(folders(row, first[row]), subsets))
     }

@@ -115,6 +115,8 @@ def test_best_setting_and_methods_are_those_of_validation(tmp_path, monkeypatch,
     choice = read_choices(tmp_path / "chosen.json")["all"]["dgcmm"]
     assert choice == (0.06, 200.0, {"crt": 0.001, "ncm": "unit"}, "crt")
     assert "dgcmm: lr 0.06, --weight-reconst 200" in capsys.readouterr().out
+    assert script.main(["tune", "--rows", "dgcmm", "--rates-only", f"--results={tmp_path}"]) == 0
+    assert read_choices(tmp_path / "chosen.json")["all"]["dgcmm"][:2] == (0.06, 100.0)
 
 
 def test_commands_are_listed_and_nothing_is_run(tmp_path, capsys):
