@@ -42,7 +42,7 @@ def test_flags_that_contradict_each_other(argv, word):
         ("--generative", ""),
         ("--gmm-assign", "=label"),
         ("--prior-lr", "=1"),
-        ("--prior-variance", "=1"),
+        ("--prior-variance", " 1 1"),
         ("--weight-reconst", "=0"),
         ("--weight-gmm", "=0"),
         ("--warmup-epochs", "=1"),
@@ -50,7 +50,7 @@ def test_flags_that_contradict_each_other(argv, word):
     ],
 )
 def test_plain_classifier_refuses_what_it_has_no_use_for_if_it_is_given(flag, value):
-    args, given = parse(train.build_parser(), ["Digits_LT", "--arch=resnet32", flag + value])
+    args, given = parse(train.build_parser(), ["Digits_LT", "--arch=resnet32", *(flag + value).split()])
     with pytest.raises(UserError, match=rf"{flag}: resnet32 is a plain classifier.*--arch=resnet32_vae3"):
         complete(args, 64, plain=True, given=given)
 
