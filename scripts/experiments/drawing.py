@@ -107,11 +107,12 @@ def digest(curves: dict[str, Curve]) -> str:
 
 def draw(path: Path, curves: dict[str, Curve], plot: Callable[[Axes, dict[str, Curve]], None]) -> None:
     """Draw a figure into a PNG."""
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
     ax = figure.add_subplot()
     plot(ax, curves)
     ax.set_xscale("log")
+    ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.grid(alpha=0.3, linewidth=0.6)
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False, fontsize=8)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
     figure.savefig(path, dpi=150, metadata={DIGEST: digest(curves)})

@@ -124,7 +124,8 @@ def main_table(results: Path, stage: str = "table", regime: str = ALL.name) -> s
     for one in contenders(results, stage, regime):
         columns = [list(values_of(one.runs, one.method, name).values()) for name in (*HEADLINE, "calibration_error")]
         trained = list(values_of(one.runs, "trained", "acsa").values())
-        cells = [mean_and_deviation(trained), one.method, *map(mean_and_deviation, columns)]
+        then = "-" if one.method == "trained" else one.method
+        cells = [mean_and_deviation(trained), then, *map(mean_and_deviation, columns)]
         lines.append([marked(one.row.title, len(one.values), len(TABLE)), *cells])
     return markdown(["row", "ACSA as trained", "then", *HEADLINE.values(), "calibration error"], lines)
 
@@ -162,8 +163,11 @@ def verdict(results: Path, stage: str = "table", regime: str = ALL.name) -> str:
         return NOTHING
     first = max(comparisons, key=lambda one: one.contender.mean)
     found, names = first.difference, (first.contender.title, baseline.title)
-    fewest = min(len(one.values) for one in rows)
-    partial = f" So far on {len(found.values)} of {len(TABLE)} subsets." if fewest < len(TABLE) else ""
+    partial = ""
+    if len(found.values) < len(TABLE):
+        partial = f" So far on {len(found.values)} of {len(TABLE)} subsets."
+    elif any(len(one.values) < len(TABLE) for one in rows):
+        partial = " Other rows have not all their subsets yet."
     if found.low is None:
         return f"{names[0]} against {names[1]}: {points(found.mean)} points, without an interval yet.{partial}"
     by = f"{points(found.mean)} points, 95 % interval {points(found.low)} to {points(found.high)}"
