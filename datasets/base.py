@@ -144,8 +144,8 @@ class Load(Protocol):
 
         Args:
             args: `datadir`, which data sets that come with a package ignore; `subset_seed` says which long-tailed
-                subset is drawn, where one is drawn, and `val_per_class` what is left over for a validation set;
-                `imbalance_factor`, `csv` and `names` are the data set's own.
+                subset is drawn, where one is drawn, `subset_scale` how large it is, and `val_per_class` what is left
+                over for a validation set; `imbalance_factor`, `csv` and `names` are the data set's own.
 
         Raises:
             UserError: the files are missing, damaged or not what the data set needs.
@@ -180,8 +180,9 @@ class DatasetSpec:
         train_transform: what `--train-transform` is by default, one of `datasets.transforms.TRAIN_TRANSFORMS`.
         classes: class names in label order; () where only the files tell.
         train_counts, test_counts: images per class of the full splits; () where only the files tell.
-        long_tail: images per class for an `--imbalance-factor`; None where the data set has no such choice.
-            `train_counts` are those of the default, `DEFAULT_IMBALANCE`.
+        long_tail: images per class for an `--imbalance-factor`, or for the default of `imbalance`, which are
+            `train_counts`; None where the data set has no such choice.
+        imbalance: what `--imbalance-factor` is by default; None: counts that follow no factor.
         prepare: brings the files, by a list that a manifest can replace; None where there is nothing to bring.
         in_files: each image is a file of its own (`FileDataset`): it can be cached, and it can be a bad one.
         colour: images have three channels.
@@ -197,7 +198,8 @@ class DatasetSpec:
     classes: tuple[str, ...] = ()
     train_counts: tuple[int, ...] = ()
     test_counts: tuple[int, ...] = ()
-    long_tail: Callable[[float], tuple[int, ...]] | None = None
+    long_tail: Callable[[float | None], tuple[int, ...]] | None = None
+    imbalance: float | None = None
     prepare: Prepare | None = None
     in_files: bool = False
     colour: bool = False

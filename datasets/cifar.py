@@ -83,6 +83,7 @@ def _spec(kind: type[TorchvisionCIFAR10], classes: tuple[str, ...], long_tail: b
         train_counts=counts(DEFAULT_IMBALANCE if long_tail else 1),
         test_counts=(TEST // num_classes,) * num_classes,
         long_tail=counts if long_tail else None,
+        imbalance=DEFAULT_IMBALANCE if long_tail else None,
         colour=True,
         pool=long_tail,
         shift=SHIFT,

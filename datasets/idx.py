@@ -1,4 +1,7 @@
-"""MNIST_LT and FashionMNIST_LT: IDX files with the long tail of the DGC paper (4000 down to 40 images a class)."""
+"""MNIST_LT and FashionMNIST_LT: IDX files with the long tail of the DGC paper (4000 down to 40 images a class).
+
+With an `--imbalance-factor` as many images have the exponential profile of CIFAR10_LT.
+"""
 
 import argparse
 import gzip
@@ -14,6 +17,7 @@ from torchvision.datasets import MNIST, FashionMNIST
 from datasets.base import ArrayDataset, DatasetSpec, Splits
 from datasets.download.beside import Collection, find_or_download
 from datasets.pool import draw_splits
+from datasets.subsets import exponential_counts
 from utils.errors import UserError
 
 DIGITS = tuple("0123456789")
@@ -39,6 +43,18 @@ MNIST_FILES = _collection(MNIST, "MNIST", "https://ossci-datasets.s3.amazonaws.c
 FASHION_FILES = _collection(FashionMNIST, "Fashion-MNIST", "Debian's package dataset-fashion-mnist")
 
 
+def long_tail(factor: float | None) -> tuple[int, ...]:
+    """Give the images per class: the DGC paper's, or by a factor the exponential profile with as many in all.
+
+    The sum may fall short of 9,000 by a few images, as the profile is cut to whole ones.
+    """
+    if factor is None:
+        return TRAIN_COUNTS
+    classes = len(TRAIN_COUNTS)
+    profile = sum(factor ** (-label / (classes - 1)) for label in range(classes))
+    return exponential_counts(round(sum(TRAIN_COUNTS) / profile), classes, factor)
+
+
 def load(args: argparse.Namespace, classes: tuple[str, ...], collection: Collection) -> Splits:
     """Draw the training subset and take the whole test set, from the IDX files in `--datadir`.
 
@@ -46,7 +62,7 @@ def load(args: argparse.Namespace, classes: tuple[str, ...], collection: Collect
     """
     folder = find_or_download(Path(args.datadir), collection)
     train, test = (_read(folder, prefix, classes, collection) for prefix in ("train", "t10k"))
-    return draw_splits(train, test, TRAIN_COUNTS, args)
+    return draw_splits(train, test, long_tail(args.imbalance_factor), args)
 
 
 def _read(folder: Path, prefix: str, classes: tuple[str, ...], collection: Collection) -> ArrayDataset:
@@ -80,6 +96,7 @@ MNIST_LT = DatasetSpec(
     train_transform="shift",
     classes=DIGITS,
     train_counts=TRAIN_COUNTS,
+    long_tail=long_tail,
     test_counts=MNIST_TEST_COUNTS,
     pool=True,
 )
@@ -89,6 +106,7 @@ FASHION_MNIST_LT = DatasetSpec(
     train_transform="shift-flip",
     classes=CLOTHES,
     train_counts=TRAIN_COUNTS,
+    long_tail=long_tail,
     test_counts=(1000,) * 10,
     pool=True,
 )

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 
 from datasets.base import ImageDataset, Splits
-from datasets.subsets import draw_left_over, draw_long_tailed
+from datasets.subsets import draw_left_over, draw_long_tailed, scaled_counts
 
 
 def draw_splits(pool: ImageDataset, test: ImageDataset, counts: Sequence[int], args: argparse.Namespace) -> Splits:
@@ -15,13 +15,13 @@ def draw_splits(pool: ImageDataset, test: ImageDataset, counts: Sequence[int], a
     Args:
         pool: what to draw from.
         test: taken as it is.
-        counts: training images of each class, (K,).
-        args: `subset_seed` and `val_per_class` are read.
+        counts: training images of each class, (K,), which `--subset-scale` multiplies.
+        args: `subset_seed`, `subset_scale` and `val_per_class` are read.
 
     Raises:
         UserError: the pool has too few images of a class.
     """
-    chosen = draw_long_tailed(pool.targets, counts, args.subset_seed)
+    chosen = draw_long_tailed(pool.targets, scaled_counts(counts, args.subset_scale), args.subset_seed)
     val = None
     if args.val_per_class:
         rows = draw_left_over(pool.targets, pool.classes, chosen, args.val_per_class, args.subset_seed, pool.groups)

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from datasets import DATASETS
-from datasets.base import DEFAULT_IMBALANCE, DatasetSpec, ImageDataset, Splits
+from datasets.base import DatasetSpec, ImageDataset, Splits
 from datasets.dummy import DummyDataset
 from datasets.images.cache import prepare_images
 from datasets.images.inspection import warn_of_grey_levels
-from datasets.subsets import hold_out
+from datasets.subsets import hold_out, scaled_counts
 from datasets.tables import count_of
 from datasets.transforms import resize_under
 from utils.errors import UserError
@@ -33,9 +33,11 @@ def complete_data(args: argparse.Namespace) -> None:
     spec, name = DATASETS[args.dataset], args.dataset
     args.train_transform = args.train_transform or spec.train_transform
     if spec.long_tail:
-        args.imbalance_factor = args.imbalance_factor or DEFAULT_IMBALANCE
+        args.imbalance_factor = args.imbalance_factor or spec.imbalance
     elif args.imbalance_factor is not None:
         raise UserError(f"--imbalance-factor {args.imbalance_factor:g}: {name} has counts of its own, leave it out")
+    if args.subset_scale != 1 and not spec.pool:
+        raise UserError(f"--subset-scale {args.subset_scale:g}: {name} is not drawn from a larger pool, leave it out")
     if args.csv and not spec.table:
         raise UserError(f"--csv {args.csv}: {name} reads no table, leave it out (the data set CSV does)")
     if getattr(args, "val_per_class", 0) and not spec.pool:  # an augmentation has it from its checkpoint
@@ -152,6 +154,7 @@ def warn_of_overlap(train: ImageDataset, test: ImageDataset, split: str = "test"
 
 def _dummy(spec: DatasetSpec, args: argparse.Namespace) -> Splits:
     counts = spec.long_tail(args.imbalance_factor) if spec.long_tail else spec.train_counts
+    counts = scaled_counts(counts, args.subset_scale)
     train, test = (DummyDataset(spec.classes, split, spec.colour) for split in (counts, spec.test_counts))
     balanced = (args.val_per_class,) * len(spec.classes)
     return Splits(train, DummyDataset(spec.classes, balanced, spec.colour) if args.val_per_class else None, test)

@@ -17,6 +17,11 @@ def exponential_counts(largest: int, num_classes: int, factor: float) -> tuple[i
     return tuple(int(largest * (1 / factor) ** (label / (num_classes - 1))) for label in range(num_classes))
 
 
+def scaled_counts(counts: Sequence[int], scale: float) -> tuple[int, ...]:
+    """Give `scale` times as many images of each class, rounded, half an image up, and at least one."""
+    return tuple(max(int(count * scale + 0.5), 1) for count in counts)
+
+
 def draw_long_tailed(targets: np.ndarray, counts: Sequence[int], seed: int) -> np.ndarray:
     """Draw `counts[c]` images of each class c without replacement.
 
@@ -31,7 +36,8 @@ def draw_long_tailed(targets: np.ndarray, counts: Sequence[int], seed: int) -> n
         members = _shuffled(targets, label, seed)
         if len(members) < count:
             raise UserError(
-                f"class {label} has {len(members)} images, the subset needs {count}: the data is incomplete"
+                f"class {label} has {len(members)} images, the subset needs {count}: the data is incomplete, or "
+                "--subset-scale asks for more than there is"
             )
         chosen.append(members[:count])
     return np.sort(np.concatenate(chosen))

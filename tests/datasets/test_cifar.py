@@ -101,6 +101,8 @@ def test_long_tail_is_drawn_by_factor_and_seed(published, tmp_path):
     assert drawn[0][0] == drawn[1][0] == [500, 299, 179, 107, 64, 38, 23, 13, 8, 5]
     assert drawn[2][0] == [500, 387, 299, 232, 179, 139, 107, 83, 64, 50]
     assert drawn[0][1] != drawn[1][1]
+    scaled = counts(imbalance_factor=10.0, subset_scale=0.1)[0]
+    assert scaled == [50, 39, 30, 23, 18, 14, 11, 8, 6, 5]
     dummy = load_splits(data_args("CIFAR10_LT", "not/there", dummy=True, imbalance_factor=10.0))
     assert dummy.train.class_counts == [5000, 3871, 2997, 2320, 1796, 1391, 1077, 834, 645, 500]
     assert dummy.train[0][0].shape[0] == 3
@@ -161,6 +163,7 @@ def test_damaged_file_is_named(published, tmp_path):
     ("name", "options", "says"),
     [
         ("CIFAR10", {"imbalance_factor": 10.0}, "--imbalance-factor 10: CIFAR10 has counts of its own"),
+        ("CIFAR10", {"subset_scale": 0.5}, "--subset-scale 0.5: CIFAR10 is not drawn from a larger pool"),
         ("CIFAR10_LT", {"names": "x"}, "--names x: the classes of CIFAR10_LT have their names"),
         ("CIFAR10_LT", {"csv": "x"}, "--csv x: CIFAR10_LT reads no table"),
         ("CSV", {}, "CSV needs --csv: name the file with the columns path and label"),

@@ -129,6 +129,23 @@ def test_image_label_and_id_belong_together(train, prefix, count, files, tmp_pat
     assert len(set(data.ids)) == len(data)
 
 
+def test_counts_follow_an_imbalance_and_a_scale(files, tmp_path):
+    write(tmp_path, files)
+
+    def counts(**options: object) -> list[int]:
+        return load(tmp_path, True, **options).class_counts
+
+    assert counts(subset_scale=0.1) == [400, 200, 100, 75, 50, 35, 20, 10, 6, 4]
+    assert counts(imbalance_factor=1.0, subset_scale=6.0) == [5400] * 10
+    for factor in (10.0, 20.0, 50.0, 100.0, 200.0):
+        drawn = counts(imbalance_factor=factor)
+        assert sum(drawn) == pytest.approx(9_000, abs=10)
+        assert drawn[0] / drawn[-1] == pytest.approx(factor, rel=0.05)
+        assert FASHION.long_tail(factor) == tuple(drawn)
+    with pytest.raises(UserError, match="class 0 has 6000 images, the subset needs 8000: .* --subset-scale"):
+        counts(subset_scale=2.0)
+
+
 def test_subset_seed_draws_the_training_images_but_not_the_test_images(files, tmp_path):
     write(tmp_path, files)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from datasets.subsets import draw_left_over, draw_long_tailed, hold_out, some_of_each, spread
+from datasets.subsets import draw_left_over, draw_long_tailed, hold_out, scaled_counts, some_of_each, spread
 from utils.errors import UserError
 
 TARGETS = np.arange(300) % 3
@@ -32,6 +32,12 @@ def test_classes_are_drawn_independently():
     chosen = draw_long_tailed(TARGETS, (9, 9, 9), seed=0)
     ranks = [np.flatnonzero(np.isin(np.flatnonzero(label == TARGETS), chosen)) for label in (0, 1)]
     assert not np.array_equal(*ranks)
+
+
+def test_scaled_counts_are_rounded_and_never_nothing():
+    assert scaled_counts((4000, 75, 35, 5, 4, 1), 0.1) == (400, 8, 4, 1, 1, 1)
+    assert scaled_counts((900, 7), 2.5) == (2250, 18)
+    assert scaled_counts((4000, 40), 1.0) == (4000, 40)
 
 
 def test_subset_larger_than_its_class_is_refused():

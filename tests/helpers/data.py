@@ -24,6 +24,7 @@ DEFAULTS = {
     "keep_archives": False,
     "train_transform": None,
     "imbalance_factor": None,
+    "subset_scale": 1.0,
     "csv": None,
     "names": None,
 }

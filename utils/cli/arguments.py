@@ -124,7 +124,17 @@ def _add_reading(parser: argparse.ArgumentParser, transforms: Collection[str]) -
         "--imbalance-factor",
         type=number(float, 1),
         metavar="F",
-        help="largest over smallest class of CIFAR10_LT and CIFAR100_LT (default: 100)",
+        help="largest over smallest class of CIFAR10_LT and CIFAR100_LT (default: 100), and of MNIST_LT and "
+        "FashionMNIST_LT, as many images in an exponential profile (default: the DGC paper's counts)",
+    )
+    add(
+        "--subset-scale",
+        type=positive,
+        default=1.0,
+        metavar="F",
+        help="of the data sets that are drawn from a larger pool (_LT but for ImageNet_LT and Places_LT, CelebA): this "
+        "many times the images of each class, rounded, at least one; 0.1 is a tenth of the subset, above 1 as far as "
+        "each class has images (default: %(default)s)",
     )
     add(
         "--train-transform",

@@ -14,7 +14,7 @@ MODEL_FLAGS = ("arch", "h_dim", "z_dim", "crop_size", "generative", "gmm_assign"
 SHAPE_FLAGS = ("new_size", "train_transform")  # what becomes of an image, whatever data set it is of
 DATA_FLAGS = (
     *SHAPE_FLAGS,
-    *("subset_seed", "val_fraction", "val_per_class", "dummy"),
+    *("subset_seed", "subset_scale", "val_fraction", "val_per_class", "dummy"),
     *("cache_size", "bad_images", "imbalance_factor", "csv", "names"),
 )
 SCORING_FLAGS = ("weight_cls", "weight_reconst", "weight_gmm")

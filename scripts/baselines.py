@@ -1,0 +1,201 @@
+#!/usr/bin/env python3
+"""Measure the usual remedies for imbalance on the codes of a trained run, without training its encoder again.
+
+    python scripts/baselines.py RUN
+    python scripts/baselines.py RUN --methods logit-adjustment crt --fixed crt=0.1
+
+RUN is the folder of a training, of a DGCMM or a plain classifier. From its codes (checkpoint_codes.pth, made if there
+is none) come logit adjustment after training, tau-normalisation, NCM, LDA, cRT (a new layer), LWS and SMOTE, and both
+cases of the paper from both starts, by which their learning rate is chosen (augment.py and augment_ftl.py have all the
+flags). Each has one parameter of its own: where the run has a validation set the best of a small grid by balanced
+accuracy there is taken, else --fixed or a default. The test set is measured with that value alone.
+
+Writes RUN/metrics_baselines.csv: a row per method, value and split, with the metrics of metrics.csv and the calibration
+error; and RUN/metrics_per_class_baselines.csv, of the test set. Half a minute on one core for 9,000 images. The last
+line on standard output is JSON: the test metrics of each method.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]
+
+import numpy as np  # noqa: E402
+
+from augment import Codes, take_training_codes  # noqa: E402
+from scripts.experiments.posthoc import METHODS, Classify, Method, TrainedCodes  # noqa: E402
+from scripts.experiments.trained import open_run  # noqa: E402
+from utils.cli.arguments import Parser  # noqa: E402
+from utils.cli.types import path  # noqa: E402
+from utils.errors import UserError, run_script  # noqa: E402
+from utils.logs import start_logging  # noqa: E402
+from utils.metrics import Row, calibration_error, compute_metrics, per_class_metrics  # noqa: E402
+from utils.training.checkpoint import Checkpoint  # noqa: E402
+from utils.training.folder import RunFolder  # noqa: E402
+
+FILE, PER_CLASS_FILE = "metrics_baselines.csv", "metrics_per_class_baselines.csv"
+SHOWN = ("acc", "acsa", "f_ma", "g_ma", "many", "median", "low", "calibration_error")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the command line."""
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("run", type=path, metavar="RUN", help="folder of a finished training")
+    add("--methods", nargs="+", choices=METHODS, default=list(METHODS), metavar="NAME", help=f"of {', '.join(METHODS)}")
+    add(
+        "--fixed",
+        nargs="+",
+        type=fixed_value,
+        default=[],
+        metavar="NAME=VALUE",
+        help="value of a method's own parameter, which is then not chosen",
+    )
+    add("--datadir", type=path, metavar="PATH", help="folder of the data now (default: where it was in the training)")
+    add("--overwrite", action="store_true", help=f"replace {FILE}")
+    return parser
+
+
+def fixed_value(text: str) -> tuple[str, float | str]:
+    """Parse NAME=VALUE of a method (an argparse type)."""
+    name, _, value = text.partition("=")
+    method = METHODS.get(name)
+    if method is None or not method.parameter:
+        raise argparse.ArgumentTypeError(f"{text!r} names none of {', '.join(n for n in METHODS if n != 'trained')}")
+    if isinstance(method.default, str):
+        if value not in method.grid:
+            raise argparse.ArgumentTypeError(f"{name}: {value!r} is none of {', '.join(map(str, method.grid))}")
+        return name, value
+    try:
+        number = float(value)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{name}: {value!r} is no number from 0 on")
+    return name, number
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure the methods on a run, and write and print what was found."""
+    options = build_parser().parse_args(argv)
+    start_logging(quiet=False)
+    folder = RunFolder(options.run)
+    if folder.file(FILE).exists() and not options.overwrite:
+        raise UserError(f"{folder.file(FILE)} exists: --overwrite replaces it")
+    run = open_run(folder.path, options.datadir)
+    if run.model.generative:
+        raise UserError(
+            f"{options.run} is generative: the code of a test image depends on the label in question, so these methods "
+            "have nothing to start from; augment.py re-trains its classifier"
+        )
+    codes = run.codes()
+    training = take_training_codes(codes, run.world.device)
+    trained = TrainedCodes(
+        *(training[name].float().cpu() for name in ("mu", "sigma")),
+        training["targets"].cpu(),
+        run.model.classifier.cpu(),
+        run.args.seed,
+    )
+    rows, per_class = measure(trained, codes, run.checkpoint, options.methods, dict(options.fixed))
+    folder.write_rows(PER_CLASS_FILE, per_class)
+    folder.write_rows(FILE, rows)
+    tested = [row for row in rows if row["split"] == "test"]
+    print(table(tested))
+    print(json.dumps({row["method"]: {name: row[name] for name in ("value", *SHOWN)} for row in tested}))
+
+
+def measure(
+    trained: TrainedCodes,
+    measured: dict[str, Codes],
+    checkpoint: Checkpoint,
+    names: Sequence[str],
+    fixed: dict[str, float | str],
+) -> tuple[list[Row], list[Row]]:
+    """Choose the parameter of each method on the validation codes, if there are any, and measure it on the test codes.
+
+    Args:
+        trained: what methods start from.
+        measured: codes of 'test' and perhaps 'val'.
+        checkpoint: of the run; its classes and their training images.
+        names: of methods.
+        fixed: values that are not chosen, by the name of the method.
+
+    Returns:
+        A row for each method, value and split, on 'test' of the chosen value alone; of that also the rows per class.
+    """
+    rows: list[Row] = []
+    per_class: list[Row] = []
+    counts, classes = checkpoint["class_counts"], checkpoint["class_names"]
+    for name in names:
+        method = METHODS[name]
+        if method.linear and not trained.linear:
+            print(f"{name} is left out: it needs a linear classifier, this one is by the cosine", file=sys.stderr)
+            continue
+        grid = [fixed[name]] if name in fixed else method.grid if "val" in measured else [method.default]
+        fitted = [Fitted.of(name, method, value, trained) for value in grid]
+        chosen = fitted[0]
+        if "val" in measured:
+            validated = [one.row("val", measured["val"], counts) for one in fitted]
+            rows += validated
+            chosen = fitted[
+                max(range(len(fitted)), key=lambda number: validated[number]["acsa"])
+            ]  # of equals the first
+        test = measured["test"]
+        rows.append(chosen.row("test", test, counts))
+        found = per_class_metrics(test["targets"].numpy(), chosen.probabilities(test), counts, classes)
+        per_class += [{"method": name} | row for row in found]
+    return rows, per_class
+
+
+class Fitted(NamedTuple):
+    """A method with a value of its parameter, fitted to the training codes in so many seconds."""
+
+    name: str
+    method: Method
+    value: float | str
+    classify: Classify
+    seconds: float
+
+    @classmethod
+    def of(cls, name: str, method: Method, value: float | str, trained: TrainedCodes) -> "Fitted":
+        """Fit a method."""
+        started = time.perf_counter()
+        classify = method.fit(trained, value)
+        return cls(name, method, value, classify, time.perf_counter() - started)
+
+    def probabilities(self, codes: Codes) -> np.ndarray:
+        """Classify the codes of a split: (N,K)."""
+        return self.classify(codes["mu"].float())
+
+    def row(self, split: str, codes: Codes, class_counts: Sequence[int]) -> Row:
+        """Measure the method on a split."""
+        targets, probabilities = codes["targets"].numpy(), self.probabilities(codes)
+        return {
+            "method": self.name,
+            "parameter": self.method.parameter or None,
+            "value": self.value if self.method.parameter else None,
+            "split": split,
+            **compute_metrics(targets, probabilities, class_counts),
+            "calibration_error": calibration_error(targets, probabilities),
+            "time": self.seconds,
+        }
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Lay out the headline metrics of rows."""
+    lines = [f"{'method':<18} {'own parameter':<18}" + "".join(f" {name[:11]:>11}" for name in SHOWN)]
+    for row in rows:
+        own = f"{row['parameter']} {row['value']}" if row["parameter"] else ""
+        cells = "".join(f" {'-' if row[name] is None else format(row[name], '.4f'):>11}" for name in SHOWN)
+        lines.append(f"{row['method']:<18} {own:<18}{cells}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,95 @@
+#!/usr/bin/env python3
+"""Write the Fashion-MNIST tables and figures from the results, or see whether they still say what the results say.
+
+    python scripts/claim.py            fill in the tables of all documents, and draw the figures in fig/
+    python scripts/claim.py --check    change nothing; the exit status is 1 if a table or a figure is another
+
+A document has a table between two lines, `<!-- table NAME -->` and `<!-- /table -->`; documents are README.md, those
+in docs/ and TABLES.md beside the results. The numbers are means over subsets with their standard deviation; rows that
+have not all their subsets yet say so.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]
+
+from PIL import Image  # noqa: E402
+
+from scripts.experiments.drawing import DIGEST, FIGURES, digest, draw  # noqa: E402
+from scripts.experiments.tables import TABLES  # noqa: E402
+from utils.cli.arguments import Parser  # noqa: E402
+from utils.cli.types import path  # noqa: E402
+from utils.errors import UserError, run_script  # noqa: E402
+from utils.files import write_text  # noqa: E402
+
+BLOCK = re.compile(r"<!-- table (?P<name>[\w ]+) -->\n.*?<!-- /table -->", re.DOTALL)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the command line."""
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--results", type=path, default="results/fashion_mnist_lt", metavar="PATH", help="default: %(default)s")
+    add("--check", action="store_true", help="say what is not as the results say, and write nothing")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
+    """Fill in documents and figures below `root`, or check them; 1 if one is not as it should be."""
+    options = build_parser().parse_args(argv)
+    results, wrong = root / options.results, []
+    for document in documents(root, results):
+        text = document.read_text()
+        written = filled_in(text, document, results)
+        if written != text:
+            wrong.append(document)
+            if not options.check:
+                write_text(document, written)
+    for name, (gather, plot) in FIGURES.items():
+        curves, figure = gather(results), root / "fig" / name
+        if curves and shown_in(figure) != digest(curves):
+            wrong.append(figure)
+            if not options.check:
+                draw(figure, curves, plot)
+    for changed in wrong:
+        print(f"{'differs from the results' if options.check else 'written'}: {changed.relative_to(root)}")
+    return 1 if wrong and options.check else 0
+
+
+def documents(root: Path, results: Path) -> list[Path]:
+    """List the documents that may hold tables."""
+    found = [root / "README.md", *sorted((root / "docs").glob("*.md")), results / "TABLES.md"]
+    return [document for document in found if document.exists()]
+
+
+def filled_in(text: str, document: Path, results: Path) -> str:
+    """Fill in the tables of a text.
+
+    Raises:
+        UserError: it names a table that there is not.
+    """
+
+    def table(block: re.Match[str]) -> str:
+        name = block["name"]
+        if name not in TABLES:
+            raise UserError(f"{document} wants the table {name!r}: there are {', '.join(TABLES)}")
+        return f"<!-- table {name} -->\n{TABLES[name](results)}\n<!-- /table -->"
+
+    return BLOCK.sub(table, text)
+
+
+def shown_in(figure: Path) -> str | None:
+    """Read the digest of the numbers that a figure shows; None if there is no figure."""
+    if not figure.exists():
+        return None
+    with Image.open(figure) as image:
+        return image.info.get(DIGEST)
+
+
+if __name__ == "__main__":
+    run_script(lambda: sys.exit(main()))

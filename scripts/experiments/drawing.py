@@ -1,0 +1,118 @@
+"""The figures of the Fashion-MNIST experiments. Each carries a digest of the numbers that it shows."""
+
+import hashlib
+import json
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from scripts.experiments.choices import read_rows
+from scripts.experiments.protocol import ALL, BY_NAME, FURTHER
+from scripts.experiments.results import Run, read_conditions, read_runs
+from scripts.experiments.tables import best_baseline, classifier_under_conditions, contenders
+
+matplotlib.use("Agg")
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # Okabe and Ito: told apart by all
+MARKERS = "osD^"
+DIGEST = "Description"  # of a PNG's texts
+IMAGES = {900: "tenth", 3_000: "third", 9_000: "table"}
+DGCMM_ROW = "dgcmm"
+
+Curve = dict[str, list[float]]  # "x", "y"
+
+
+def class_recalls(run: Run, file: str, method: str | None = None) -> dict[str, tuple[int, float]]:
+    """Read the recall of each class: name -> (training images, recall); nothing where the file is not there."""
+    path = run.folder / file
+    rows = [row for row in read_rows(path) if method in (None, row.get("method"))] if path.exists() else []
+    return {row["class"]: (int(row["train_images"]), float(row["recall"])) for row in rows}
+
+
+def recall_curves(results: Path) -> dict[str, Curve]:
+    """Gather recall against class size: DGCMM as trained and after both cases, and the best baseline; means."""
+    curves = {}
+    runs = read_runs(results / "table" / DGCMM_ROW)
+    sources = {
+        "DGCMM as trained": "metrics_per_class.csv",
+        "DGCMM, Case 1": "metrics_per_class_aug_ftl.csv",
+        "DGCMM, Case 2": "metrics_per_class_aug.csv",
+    }
+    for title, file in sources.items():
+        curves[title] = _mean_curve([class_recalls(run, file) for run in runs])
+    if baseline := best_baseline(contenders(results, "table", ALL.name)):
+        method, file = baseline.method, "metrics_per_class_baselines.csv"
+        curves[baseline.title] = _mean_curve([class_recalls(run, file, method) for run in baseline.runs])
+    return {title: curve for title, curve in curves.items() if curve["x"]}
+
+
+def _mean_curve(found: list[dict[str, tuple[int, float]]]) -> Curve:
+    found = [recalls for recalls in found if recalls]
+    names = sorted(found[0], key=lambda name: found[0][name][0]) if found else []
+    x = [float(found[0][name][0]) for name in names]
+    return {"x": x, "y": [statistics.fmean(recalls[name][1] for recalls in found) for name in names]}
+
+
+def image_curves(results: Path) -> dict[str, Curve]:
+    """Gather ACSA against the number of images, clean and under noise, after logit adjustment; means."""
+    curves = {}
+    for condition in ("clean", "noise 0.2"):
+        for name in FURTHER:
+            key = (classifier_under_conditions(BY_NAME[name]), condition)
+            curve: Curve = {"x": [], "y": []}
+            for images, stage in IMAGES.items():
+                found = [read_conditions(run) for run in read_runs(results / stage / name)]
+                if values := [run[key]["acsa"] for run in found if key in run]:
+                    curve["x"].append(float(images))
+                    curve["y"].append(statistics.fmean(values))
+            if curve["x"]:
+                curves[f"{BY_NAME[name].title}, {condition}"] = curve
+    return curves
+
+
+def draw_recall(ax: Axes, curves: dict[str, Curve]) -> None:
+    """Draw recall of each class against its training images."""
+    for (title, curve), colour, marker in zip(curves.items(), COLOURS, MARKERS, strict=False):
+        ax.plot(curve["x"], curve["y"], color=colour, marker=marker, markersize=4, linewidth=1.2, label=title)
+    ax.set_xlabel("training images of the class")
+    ax.set_ylabel("recall")
+
+
+def draw_images(ax: Axes, curves: dict[str, Curve]) -> None:
+    """Draw balanced accuracy against the number of images; a row has a colour, noise is dashed."""
+    titles = [BY_NAME[name].title for name in FURTHER]
+    for title, curve in curves.items():
+        row = next(number for number, name in enumerate(titles) if title.startswith(f"{name}, "))
+        style = "-" if title.endswith("clean") else "--"
+        ax.plot(curve["x"], curve["y"], style, color=COLOURS[row], marker=MARKERS[row], markersize=4, label=title)
+    ax.set_xlabel("training images")
+    ax.set_ylabel("balanced accuracy")
+
+
+# file below fig/ -> what it shows, and how
+FIGURES: dict[str, tuple[Callable[[Path], dict[str, Curve]], Callable[[Axes, dict[str, Curve]], None]]] = {
+    "fashion_mnist_recall.png": (recall_curves, draw_recall),
+    "fashion_mnist_images.png": (image_curves, draw_images),
+}
+
+
+def digest(curves: dict[str, Curve]) -> str:
+    """Hash what a figure shows."""
+    return hashlib.sha256(json.dumps(curves).encode()).hexdigest()
+
+
+def draw(path: Path, curves: dict[str, Curve], plot: Callable[[Axes, dict[str, Curve]], None]) -> None:
+    """Draw a figure into a PNG."""
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    ax = figure.add_subplot()
+    plot(ax, curves)
+    ax.set_xscale("log")
+    ax.xaxis.set_major_formatter("{x:,.0f}")
+    ax.grid(alpha=0.3, linewidth=0.6)
+    ax.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+    figure.savefig(path, dpi=150, metadata={DIGEST: digest(curves)})

@@ -1,0 +1,129 @@
+"""How alive the generative half of a DGCMM is: what its decoder and its mixture can do without the classifier.
+
+Shapes: B batch, K classes, S side of the image.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from datasets.base import ImageDataset
+from datasets.loading import BatchLoader, EvaluationBatches
+from models.classifier import ImageClassifier
+from models.dgcmm import DGCMM
+from models.losses import widen
+from scripts.experiments.trained import IMAGES
+from utils.device import to_device
+from utils.metrics import compute_metrics
+from utils.randomness import Stream, generator
+
+SAMPLES = 100  # of each component
+
+Health = dict[str, float | None]
+
+
+def batches(data: ImageDataset) -> BatchLoader:
+    """Load the images of a split in its order, in this process."""
+    return BatchLoader(data, EvaluationBatches(len(data), IMAGES), workers=0, pin_memory=False)
+
+
+def class_mean_images(data: ImageDataset, device: torch.device) -> Tensor:
+    """Compute the mean image of each class: (K,C,S,S) in [0,1]."""
+    sums = 0.0
+    for images, labels, _ in batches(data):
+        members = F.one_hot(labels, len(data.classes)).to(device, torch.float64)
+        sums = sums + torch.einsum("bk,bcij->kcij", members, to_device(images, device).double())
+    counts = torch.tensor(data.class_counts, device=device)
+    return (sums / counts[:, None, None, None]).float()
+
+
+def recognised(judge: ImageClassifier, images: Tensor, labels: Tensor) -> Tensor:
+    """Tell which images (B,3,S,S) the judge takes for their labels (B,): (B,) bool."""
+    mu, _ = judge.posterior(judge.features(images), None)
+    return judge.classifier(mu).argmax(dim=1) == labels
+
+
+@torch.inference_mode()
+def sample_components(model: DGCMM, seed: int) -> tuple[Tensor, Tensor]:
+    """Draw `SAMPLES` codes of each component and decode them under its label: images (B,3,S,S), labels (B,)."""
+    device = model.classifier.weight.device
+    labels = torch.arange(model.num_classes, device=device).repeat_interleave(SAMPLES)
+    noise = torch.randn(len(labels), model.z_dim, generator=generator(seed, Stream.CORRUPTION, 1)).to(device)
+    prior = model.prior
+    codes = prior.means[labels] + (0.5 * prior.clamped_log_vars()[labels]).exp() * noise
+    parts = [widen(model.decoder(*part)) for part in zip(codes.split(IMAGES), labels.split(IMAGES), strict=True)]
+    return torch.cat(parts), labels
+
+
+@torch.inference_mode()
+def measure_health(model: DGCMM, train: ImageDataset, test: ImageDataset, judge: ImageClassifier | None) -> Health:
+    """Measure the generative half on the test images.
+
+    Args:
+        model: in evaluation.
+        train: under the evaluation transform; the class means are its.
+        judge: another classifier of such images, which says what an image shows; None: nothing is recognised.
+
+    Returns:
+        mse: mean squared error of reconstructions under their own labels at z = mu, over pixels and channels.
+        mse_constant, mse_class_mean: of one grey level, the mean of the training images, and of the class's mean image.
+        recognised_reconstructions: share that the judge takes for their label, mean over the classes.
+        recognised_samples: the same of draws from the components, None where a component belongs to no class.
+        recognised_images: of the test images themselves, which is what the judge can do.
+        acsa_reconstruction: balanced accuracy of the label with the smallest squared error.
+        acsa_mixture: of the component with the highest density at the code, all of equal weight; None as above.
+    """
+    device = model.classifier.weight.device
+    means = class_mean_images(train, device)
+    shares = torch.tensor(train.class_counts, device=device) / len(train)
+    grey = (means.mean(dim=(1, 2, 3)) * shares).sum()
+    columns: dict[str, list[Tensor]] = {}
+    for images, labels, _ in batches(test):
+        images, labels = to_device(images, device), labels.to(device)
+        found = _measure_batch(model, images, labels, judge)
+        found["mse_constant"] = (images - grey).square().mean(dim=(1, 2, 3))
+        found["mse_class_mean"] = (images - means[labels]).square().mean(dim=(1, 2, 3))
+        for name, values in found.items():
+            columns.setdefault(name, []).append(values.cpu())
+    joined = {name: torch.cat(parts) for name, parts in columns.items()}
+    targets = torch.from_numpy(test.targets)
+    health: Health = {name: joined[name].mean().item() for name in ("mse", "mse_constant", "mse_class_mean")}
+    for name in ("images", "reconstructions"):
+        health[f"recognised_{name}"] = _mean_by_class(joined[name], targets) if judge else None
+    own = model.gmm_assign == "label"
+    health["recognised_samples"] = None
+    if judge and own:
+        images, labels = sample_components(model, seed=0)
+        parts = zip(images.split(IMAGES), labels.split(IMAGES), strict=True)
+        health["recognised_samples"] = torch.cat([recognised(judge, *part) for part in parts]).double().mean().item()
+    for name in ("reconstruction", "mixture"):
+        scores = F.softmax(-joined[name].double(), dim=1).numpy()
+        usable = name == "reconstruction" or own
+        numbers = compute_metrics(test.targets, scores, train.class_counts)
+        health[f"acsa_{name}"] = numbers["acsa"] if usable else None
+    return health
+
+
+def _measure_batch(model: DGCMM, images: Tensor, labels: Tensor, judge: ImageClassifier | None) -> dict[str, Tensor]:
+    """Measure images (B,C,S,S): errors (B,), what the judge says (B,), and a score of each candidate label (B,K)."""
+    features = model.features(images)
+    errors, distances, rebuilt_own = [], [], None
+    for label in range(model.num_classes):
+        candidate = torch.full_like(labels, label)
+        mu, _ = model.posterior(features, candidate)
+        rebuilt = widen(model.decoder(mu, candidate))
+        errors.append((rebuilt - images).square().mean(dim=(1, 2, 3)))
+        distances.append(model.prior.components().energies(mu)[:, label])
+        mine = (labels == label)[:, None, None, None]
+        rebuilt_own = rebuilt * mine if rebuilt_own is None else rebuilt_own + rebuilt * mine
+    found = {"reconstruction": torch.stack(errors, dim=1), "mixture": torch.stack(distances, dim=1)}
+    found["mse"] = found["reconstruction"].gather(1, labels[:, None])[:, 0]
+    if judge:
+        found["images"] = recognised(judge, images, labels)
+        found["reconstructions"] = recognised(judge, rebuilt_own, labels)
+    return found
+
+
+def _mean_by_class(hits: Tensor, targets: Tensor) -> float:
+    """Average hits (B,) over the images of each class, and over the classes that have any."""
+    return torch.stack([hits[targets == label].double().mean() for label in targets.unique()]).mean().item()

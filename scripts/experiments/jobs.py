@@ -1,0 +1,161 @@
+"""Jobs of several commands each, so many at a time; what is finished is not done again."""
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from utils.files import unwritable
+
+KEPT = ("*.json", "log*.txt", "metrics*.csv")  # small and text: what the tables are made of
+OUTPUT = "output.txt"  # of all commands of a job
+POLL_S = 0.2
+
+
+class Step(NamedTuple):
+    """A command of a job.
+
+    Attributes:
+        words: of it, after `python`.
+        product: a file that it leaves in the run folder when it has ended well, and that it must not find; '' for a
+            command that may be given again.
+    """
+
+    words: tuple[str, ...]
+    product: str = ""
+
+
+class Job(NamedTuple):
+    """Commands one after the other.
+
+    Attributes:
+        folder: of the run, below that of all runs; that of its small files below the results.
+        steps: the commands.
+        kept: whether its small files are results. Else it is never taken for finished, as what it is made for, such
+            as a checkpoint, lies in the run folder alone: its commands have to see by themselves what is done.
+    """
+
+    folder: str
+    steps: tuple[Step, ...]
+    kept: bool = True
+
+
+class Report(NamedTuple):
+    """Folders of the jobs that ended well, failed, and were stopped or not begun."""
+
+    done: list[str]
+    failed: list[str]
+    left: list[str]
+
+
+def finished(job: Job, results: Path) -> bool:
+    """Tell whether the results hold all of a job; they are put there at its end, in one piece."""
+    products = [step.product for step in job.steps if step.product]
+    return job.kept and all((results / job.folder / name).exists() for name in ("metrics.csv", *products))
+
+
+class Runner:
+    """Runs jobs, so many at a time, each with one thread of computation.
+
+    Args:
+        code: working directory of the commands.
+        runs: folder below which runs lie.
+        results: folder below which the small files of finished runs are put.
+        jobs: at a time.
+        deadline: of `time.monotonic`, at which all is stopped; None: none.
+    """
+
+    def __init__(self, code: Path, runs: Path, results: Path, jobs: int, deadline: float | None = None) -> None:
+        self.code, self.runs, self.results, self.jobs, self.deadline = code, runs, results, jobs, deadline
+        self._stopped = threading.Event()
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen] = set()
+        self._environment = {"OMP_NUM_THREADS": "1"} | os.environ
+
+    def run(self, jobs: Sequence[Job]) -> Report:
+        """Run what is not finished. At the deadline, or if this is interrupted, running commands are asked to end.
+
+        A training that is asked to saves itself, and goes on with the same command.
+        """
+        waiting = [job for job in jobs if not finished(job, self.results)]
+        report = Report([job.folder for job in jobs if job not in waiting], [], [])
+        with ThreadPoolExecutor(self.jobs) as pool:
+            try:
+                running = {pool.submit(self._run_job, job): job for job in waiting}
+                while not all(future.done() for future in running):
+                    if self.deadline is not None and time.monotonic() > self.deadline:
+                        self.stop()
+                    time.sleep(POLL_S)
+            except BaseException:
+                self.stop()
+                raise
+        for future, job in running.items():
+            ended = future.result()
+            (report.left if ended is None else report.done if ended else report.failed).append(job.folder)
+        return report
+
+    def stop(self) -> None:
+        """Ask running commands to end, and begin no other."""
+        self._stopped.set()
+        with self._lock:
+            for process in self._running:
+                process.terminate()
+
+    def _run_job(self, job: Job) -> bool | None:
+        """Run a job: whether it ended well; None if it was stopped before its end."""
+        folder, started = self.runs / job.folder, time.monotonic()
+        for step in job.steps:
+            if self._stopped.is_set():
+                return None
+            if step.product and (folder / step.product).exists():
+                continue
+            status = self._run_command(step, folder)
+            if status and self._stopped.is_set():
+                return None
+            if status:
+                print(f"FAILED   {job.folder}: {step.words[0]} ended with status {status}, see {folder / OUTPUT}")
+                return False
+        if job.kept:
+            self._collect(folder, self.results / job.folder)
+        print(f"finished {job.folder} in {time.monotonic() - started:.0f} s", flush=True)
+        return True
+
+    def _run_command(self, step: Step, folder: Path) -> int:
+        """Run a command to its end, its output in the run folder; returns its exit status."""
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            output = (folder / OUTPUT).open("a")
+        except OSError as error:
+            raise unwritable(folder / OUTPUT, error) from error
+        with output:
+            words = [sys.executable, *step.words]
+            with self._lock:
+                if self._stopped.is_set():
+                    return -1
+                process = subprocess.Popen(
+                    words, cwd=self.code, stdout=output, stderr=subprocess.STDOUT, env=self._environment
+                )
+                self._running.add(process)
+            try:
+                return process.wait()
+            finally:
+                with self._lock:
+                    self._running.discard(process)
+
+    def _collect(self, folder: Path, place: Path) -> None:
+        """Copy the small files of a run and of the folders in it, in one piece."""
+        aside = place.with_name(f".{place.name}.part")
+        shutil.rmtree(aside, ignore_errors=True)
+        for pattern in KEPT:
+            for path in (*folder.glob(pattern), *folder.glob(f"*/{pattern}")):
+                copied = aside / path.relative_to(folder)
+                copied.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, copied)
+        shutil.rmtree(place, ignore_errors=True)
+        aside.rename(place)

@@ -1,0 +1,273 @@
+"""Methods against imbalance that start from the stored codes of a trained model and its classifier.
+
+Each has one parameter of its own. The encoder stays as it is, so a method takes seconds. They are measured on codes
+without noise.
+
+Shapes: N training codes, M codes to classify, K classes, D length of a code.
+"""
+
+import argparse
+import copy
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.metrics import pairwise_distances
+from sklearn.neighbors import NearestCentroid, NearestNeighbors
+from torch import Tensor, nn
+
+from models.classifier import CosineClassifier, build_classifier, subtract_class_shares
+from models.samplers import FeatureTransferSampler, PosteriorSampler
+from utils.randomness import Stream, derive_seed, global_seed, standard_normal
+from utils.training.optimisation import build_scheduler, build_sgd, end_epoch
+
+EPOCHS, BATCH, MOMENTUM, DECAY, CLIP = 10, 100, 0.9, 1e-4, 5.0  # of a re-training, as the recipe's augment.py has them
+NEIGHBOURS = 5  # of SMOTE
+TAUS = tuple(step / 4 for step in range(1, 9))
+RATES = (1e-3, 1e-2, 1e-1)
+
+Classify = Callable[[Tensor], np.ndarray]  # codes (M,D) -> probabilities (M,K)
+
+
+class TrainedCodes(NamedTuple):
+    """The training codes of a model, on the CPU, and its classifier.
+
+    Attributes:
+        mu, sigma: mean and standard deviation of each image's code, (N,D); sigma is 0 for a plain classifier.
+        targets: (N,) int64.
+        classifier: of codes, linear or by the cosine.
+        seed: of every draw.
+    """
+
+    mu: Tensor
+    sigma: Tensor
+    targets: Tensor
+    classifier: nn.Module
+    seed: int
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return len(self.classifier.weight)
+
+    @property
+    def class_counts(self) -> Tensor:
+        """Count the training images of each class, (K,)."""
+        return torch.bincount(self.targets, minlength=self.num_classes)
+
+    @property
+    def linear(self) -> bool:
+        """Tell whether the classifier is linear."""
+        return not isinstance(self.classifier, CosineClassifier)
+
+
+class Method(NamedTuple):
+    """A method: how it is fitted, and the parameter of its own.
+
+    Attributes:
+        fit: from (training codes, value of the parameter) to a classifier of codes.
+        parameter: its name; '' where there is none.
+        grid: its values, of which the validation set chooses.
+        default: without a validation set.
+        linear: whether it needs a linear classifier.
+    """
+
+    fit: Callable[[TrainedCodes, float | str], Classify]
+    parameter: str = ""
+    grid: tuple[float | str, ...] = ("",)
+    default: float | str = ""
+    linear: bool = False
+
+
+def softmax_of(scores: Callable[[Tensor], Tensor]) -> Classify:
+    """Classify by the softmax of scores (M,K)."""
+
+    def classify(codes: Tensor) -> np.ndarray:
+        with torch.no_grad():
+            return F.softmax(scores(codes), dim=1).numpy()
+
+    return classify
+
+
+def as_trained(codes: TrainedCodes, _: str) -> Classify:
+    """Classify as the model does."""
+    return softmax_of(codes.classifier)
+
+
+def logit_adjustment(codes: TrainedCodes, tau: float) -> Classify:
+    """Subtract tau log(class share) from the logits (Menon et al., ICLR 2021, the form after training)."""
+    counts = codes.class_counts
+    shift = tau * (counts / counts.sum()).log()
+    return softmax_of(lambda mu: codes.classifier(mu) - shift)
+
+
+def tau_normalisation(codes: TrainedCodes, tau: float) -> Classify:
+    """Divide the weights of each class by their norm to the power of tau; no bias (Kang et al., ICLR 2020)."""
+    weight = codes.classifier.weight.detach()
+    weight = weight / weight.norm(dim=1, keepdim=True) ** tau
+    return softmax_of(lambda mu: mu @ weight.T)
+
+
+def nearest_mean(codes: TrainedCodes, distance: str) -> Classify:
+    """Take the class with the nearest mean code (NCM; Kang et al., ICLR 2020); scores are squared distances.
+
+    Args:
+        distance: 'euclidean', or 'unit', between codes brought to length 1.
+    """
+
+    def form(mu: Tensor) -> np.ndarray:
+        return (F.normalize(mu, dim=1) if distance == "unit" else mu).numpy()
+
+    means = NearestCentroid().fit(form(codes.mu), codes.targets.numpy()).centroids_
+    return softmax_of(lambda mu: -torch.from_numpy(pairwise_distances(form(mu), means)).square())
+
+
+def discriminant_analysis(codes: TrainedCodes, shrinkage: float) -> Classify:
+    """Classify by linear discriminants under equal class shares (LDA)."""
+    shares = np.full(codes.num_classes, 1 / codes.num_classes)
+    model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage, priors=shares)
+    model.fit(codes.mu.double().numpy(), codes.targets.numpy())
+    return lambda mu: model.predict_proba(mu.double().numpy())
+
+
+def classifier_retraining(codes: TrainedCodes, lr: float) -> Classify:
+    """Train a new classifier class-balanced (cRT; Kang et al., ICLR 2020); it starts at random, as the original."""
+    with global_seed(codes.seed, Stream.INITIALISATION):
+        new = build_classifier(codes.mu.shape[1], codes.num_classes, not codes.linear)
+    return softmax_of(retrained(new, balanced_codes(codes), lr, codes.seed))
+
+
+class ScaledLogits(nn.Module):
+    """A fixed classifier whose logits are scaled, class by class; the scales s (K,) are learned and start at 1."""
+
+    def __init__(self, classifier: nn.Module, num_classes: int) -> None:
+        super().__init__()
+        self.classifier = copy.deepcopy(classifier).requires_grad_(False)
+        self.scales = nn.Parameter(torch.ones(num_classes))
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """Compute logits: (B,D) -> (B,K)."""
+        return self.classifier(codes) * self.scales
+
+
+def weight_scaling(codes: TrainedCodes, lr: float) -> Classify:
+    """Learn a scale of each class's logit, class-balanced (LWS; Kang et al., ICLR 2020)."""
+    scaled = ScaledLogits(codes.classifier, codes.num_classes)
+    return softmax_of(retrained(scaled, balanced_codes(codes), lr, codes.seed))
+
+
+def smote(codes: TrainedCodes, lr: float) -> Classify:
+    """Re-train the classifier on codes filled up by SMOTE (Chawla et al., JAIR 2002)."""
+    mu, targets = fill_up(codes.mu.numpy(), codes.targets.numpy(), codes.seed)
+    balanced = codes._replace(mu=torch.from_numpy(mu), targets=torch.from_numpy(targets))
+    return softmax_of(retrained(copy.deepcopy(codes.classifier), balanced_codes(balanced), lr, codes.seed))
+
+
+def case_1(codes: TrainedCodes, lr: float) -> Classify:
+    """Re-train the classifier as augment_ftl.py does."""
+    return softmax_of(retrained(copy.deepcopy(codes.classifier), transferred_codes(codes), lr, codes.seed))
+
+
+def case_1_adjusted(codes: TrainedCodes, lr: float) -> Classify:
+    """Re-train the classifier as augment_ftl.py does with `--start=adjusted`."""
+    return softmax_of(retrained(adjusted(codes), transferred_codes(codes), lr, codes.seed))
+
+
+def case_2(codes: TrainedCodes, lr: float) -> Classify:
+    """Re-train the classifier as augment.py does."""
+    return softmax_of(retrained(copy.deepcopy(codes.classifier), drawn_codes(codes), lr, codes.seed))
+
+
+def case_2_adjusted(codes: TrainedCodes, lr: float) -> Classify:
+    """Re-train the classifier as augment.py does with `--start=adjusted`."""
+    return softmax_of(retrained(adjusted(codes), drawn_codes(codes), lr, codes.seed))
+
+
+METHODS = {
+    "trained": Method(as_trained),
+    "logit-adjustment": Method(logit_adjustment, "tau", TAUS, 1.0),
+    "tau-normalisation": Method(tau_normalisation, "tau", TAUS, 1.0, linear=True),
+    "ncm": Method(nearest_mean, "distance", ("euclidean", "unit"), "unit"),
+    "lda": Method(discriminant_analysis, "shrinkage", (0.0, 0.1, 0.5), 0.0),
+    "crt": Method(classifier_retraining, "lr", RATES, 1e-1),
+    "lws": Method(weight_scaling, "lr", RATES, 1e-2),
+    "smote": Method(smote, "lr", RATES, 1e-2),
+    "case-1": Method(case_1, "lr", RATES, 1e-2),
+    "case-1-adjusted": Method(case_1_adjusted, "lr", RATES, 1e-2, linear=True),
+    "case-2": Method(case_2, "lr", RATES, 1e-2),
+    "case-2-adjusted": Method(case_2_adjusted, "lr", RATES, 1e-2, linear=True),
+}
+
+
+def drawn_codes(codes: TrainedCodes) -> PosteriorSampler:
+    """Plan codes as augment.py does: n_max of every class, each a fresh draw."""
+    return PosteriorSampler(codes.mu, codes.sigma, codes.targets, codes.num_classes, codes.seed)
+
+
+def transferred_codes(codes: TrainedCodes) -> FeatureTransferSampler:
+    """Plan codes as augment_ftl.py does."""
+    return FeatureTransferSampler(codes.mu, codes.sigma, codes.targets, codes.num_classes, codes.seed)
+
+
+def balanced_codes(codes: TrainedCodes) -> PosteriorSampler:
+    """Plan the codes themselves, without noise, n_max of every class."""
+    return drawn_codes(codes._replace(sigma=torch.zeros_like(codes.mu)))
+
+
+def adjusted(codes: TrainedCodes) -> nn.Linear:
+    """Copy the classifier, log(class share) subtracted from its bias: what re-training starts at if so asked."""
+    classifier = copy.deepcopy(codes.classifier)
+    subtract_class_shares(classifier, codes.class_counts.tolist())
+    return classifier
+
+
+def retrained(classifier: nn.Module, sampler: PosteriorSampler, lr: float, seed: int) -> nn.Module:
+    """Train a classifier on planned codes, with the optimiser, schedule and noise that augment.py has."""
+    args = argparse.Namespace(lr=lr, momentum=MOMENTUM, wd=DECAY, T_max=EPOCHS)
+    parameters = [value.requires_grad_() for name, value in classifier.named_parameters() if "classifier." not in name]
+    optimizer = build_sgd(parameters, args)
+    scheduler = build_scheduler(optimizer, args, [lr], 0)
+    for epoch in range(EPOCHS):
+        sources, labels = sampler.plan(epoch)
+        for step, (source, label) in enumerate(zip(sources.split(BATCH), labels.split(BATCH), strict=True)):
+            noise = standard_normal(len(source), sampler.mu.shape[1], seed, epoch, step)
+            loss = F.cross_entropy(classifier(sampler.codes(source, label, noise)), label)
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, CLIP)
+            optimizer.step()
+        end_epoch(scheduler)
+    return classifier
+
+
+def fill_up(codes: np.ndarray, targets: np.ndarray, seed: int, neighbours: int = NEIGHBOURS) -> tuple[np.ndarray, ...]:
+    """Fill every class up to the largest by SMOTE: z_i + u (z_j - z_i), j among the nearest of i's class, u in [0,1).
+
+    A class of fewer has fewer neighbours, a single code is repeated.
+
+    Args:
+        codes, targets: (N,D), (N,).
+        seed: of the choices.
+        neighbours: k.
+
+    Returns:
+        Codes and targets of all, those that were there first.
+    """
+    rng = np.random.default_rng(derive_seed(seed, Stream.AUGMENTATION_PLAN))
+    counts = np.bincount(targets)
+    parts, labels = [codes], [targets]
+    for label, count in enumerate(counts):
+        own, missing = codes[targets == label], counts.max() - count
+        k = min(neighbours, count - 1)
+        chosen = rng.integers(count, size=missing)
+        others = chosen
+        if k:
+            nearest = NearestNeighbors(n_neighbors=k).fit(own).kneighbors(return_distance=False)  # but the code itself
+            others = nearest[chosen, rng.integers(k, size=missing)]
+        shares = rng.random((missing, 1)).astype(codes.dtype)
+        parts.append(own[chosen] + shares * (own[others] - own[chosen]))
+        labels.append(np.full(missing, label, dtype=targets.dtype))
+    return np.concatenate(parts), np.concatenate(labels)

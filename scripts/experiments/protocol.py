@@ -1,0 +1,296 @@
+"""The protocol of the Fashion-MNIST tables as data: which trainings there are, and by which commands they are made.
+
+A row is a way to train, a regime how many images there are and for how long, a stage a list of jobs. Each row has the
+same small grid: three learning rates, then three values of one parameter of its own at the best of them. It is chosen
+on 100 validation images a class, which the drawn subset leaves over, on the subsets `TUNING`; the tables are made on
+the subsets `TABLE`, whose runs have no validation set and are measured on the test set after their last epoch. With a
+validation set train.py would report the best epoch on it, and what is compared is the last.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from scripts.experiments.choices import Choice
+from scripts.experiments.jobs import Job, Step
+
+DATASET = "FashionMNIST_LT"
+TUNING, TABLE, FEW = (5, 6), (0, 1, 2, 3, 4), (0, 1)  # subsets
+RATES = (0.015, 0.03, 0.06)
+VALIDATION = 100  # images a class
+RETRAINING_EPOCHS = 10
+PLAIN, DGCMM = "resnet32", "resnet32_vae3"
+
+
+class Row(NamedTuple):
+    """A way to train.
+
+    Attributes:
+        name: of its folders.
+        title: in tables.
+        arch: of train.py.
+        flags: of train.py that the row consists of.
+        own: the flag that is tuned beside the learning rate.
+        values: its three.
+        default: the one that the learning rate is tuned with.
+    """
+
+    name: str
+    title: str
+    arch: str
+    flags: tuple[str, ...]
+    own: str
+    values: tuple[float, ...]
+    default: float
+
+    @property
+    def plain(self) -> bool:
+        """Tell whether it is a baseline, a classifier without a generative half."""
+        return self.arch == PLAIN
+
+    @property
+    def codes_are_free(self) -> bool:
+        """Tell whether the code of a test image does not depend on a label."""
+        return "--generative" not in self.flags
+
+
+class Regime(NamedTuple):
+    """How many images there are, and for how long they are trained on; `flags` choose the images."""
+
+    name: str
+    flags: tuple[str, ...]
+    epochs: int
+    batch: int
+
+
+SCALES = (1.0, 3.0, 10.0)  # of the loss: with a clipped gradient not the same as a learning rate
+DECAYS = (1e-4, 3e-4, 1e-3)
+RECONSTRUCTION = (40.0, 100.0, 200.0)
+LABEL, FROZEN = "--gmm-assign=label", "--prior-lr=0"
+
+ROWS = (
+    Row("ce", "cross-entropy", PLAIN, (), "--weight-cls", SCALES, 1.0),
+    Row("ce-control", "cross-entropy times 10 (control)", PLAIN, ("--weight-cls=10",), "--wd", DECAYS, 1e-4),
+    Row("balanced", "balanced sampling", PLAIN, ("--sampler=balanced",), "--weight-cls", SCALES, 10.0),
+    Row("sqrt", "square-root sampling", PLAIN, ("--sampler=sqrt",), "--weight-cls", SCALES, 10.0),
+    Row("class-balanced", "class-balanced weights", PLAIN, ("--loss=class-balanced",), "--weight-cls", SCALES, 10.0),
+    Row("focal", "focal loss", PLAIN, ("--loss=focal",), "--weight-cls", SCALES, 10.0),
+    Row("ldam-drw", "LDAM-DRW", PLAIN, ("--loss=ldam-drw",), "--weight-cls", SCALES, 10.0),
+    Row("logit-adjust", "logit adjustment", PLAIN, ("--loss=logit-adjust",), "--weight-cls", SCALES, 10.0),
+    Row("mixup", "mixup", PLAIN, ("--weight-cls=10",), "--mixup", (0.2, 0.5, 1.0), 0.2),
+    Row("dgcmm", "DGCMM, learned mixture", DGCMM, (LABEL,), "--weight-reconst", RECONSTRUCTION, 100.0),
+    Row(
+        "dgcmm-frozen",
+        "DGCMM, frozen mixture",
+        DGCMM,
+        (LABEL, FROZEN),
+        "--weight-reconst",
+        RECONSTRUCTION,
+        100.0,
+    ),
+    Row("dgcmm-off", "DGCMM, no mixture", DGCMM, (LABEL, "--weight-gmm=0"), "--weight-reconst", RECONSTRUCTION, 100.0),
+    Row("dgcmm-recipe", "DGCMM, the paper's weights", DGCMM, (LABEL, "--weight-reconst=0.1"), "--wd", DECAYS, 1e-4),
+    Row("dgcmm-posterior", "DGCMM, components from the code", DGCMM, (), "--weight-reconst", RECONSTRUCTION, 100.0),
+    Row(
+        "dgcmm-generative",
+        "DGCMM, generative",
+        DGCMM,
+        (LABEL, "--generative"),
+        "--weight-reconst",
+        (1.0, 10.0, 100.0),
+        10.0,
+    ),
+)
+BY_NAME = {row.name: row for row in ROWS}
+FURTHER = ("dgcmm", "dgcmm-frozen", "ce-control", "logit-adjust")  # rows of the further tables
+IN_TENTH = (*(row.name for row in ROWS if row.plain), "dgcmm", "dgcmm-frozen", "dgcmm-off")
+
+ALL = Regime("all", (), 20, 100)
+THIRD = Regime("third", ("--subset-scale=0.3333",), 40, 100)
+TENTH = Regime("tenth", ("--subset-scale=0.1",), 60, 50)
+FACTORS = (10, 20, 50, 100, 200)
+VARIED = {  # of the row "dgcmm", one flag at a time
+    "--weight-reconst": (0.1, 1, 10, 40, 100, 392),
+    "--weight-gmm": (0.0001, 0.001, 0.01, 0.1),
+    "--z-dim": (16, 64, 256),
+}
+JUDGE = "judge"
+
+
+class Places(NamedTuple):
+    """Where data and runs lie, as commands name them; `quick` tries all with an epoch of two steps."""
+
+    data: str
+    runs: str
+    quick: bool = False
+
+
+def judge_job(places: Places) -> Job:
+    """Make the job of the classifier that looks at decoded images: trained on 18,000 images, as many of each class."""
+    regime = Regime(JUDGE, ("--imbalance-factor=1", "--subset-scale=2"), 20, 100)
+    row = Row(JUDGE, "", PLAIN, (), "--weight-cls", (), 10.0)
+    return Job(JUDGE, (train_step(places, JUDGE, row, regime, 0.03, row.default, 7),), kept=False)
+
+
+def tuning_folder(stage: str, row: Row, rate: float, own: float) -> str:
+    """Name the folder of a setting that is tried, below which its subsets lie."""
+    return f"{stage}/{row.name}/lr{rate:g}_{row.own.strip('-')}{own:g}"
+
+
+def tuning_jobs(
+    stage: str, row: Row, settings: Sequence[tuple[float, float]], places: Places, subsets: Sequence[int]
+) -> list[Job]:
+    """Make the jobs that try settings (learning rate, own parameter) of a row."""
+    jobs = []
+    for subset in subsets:
+        for rate, own in settings:
+            folder = f"{tuning_folder(stage, row, rate, own)}/subset{subset}"
+            training = train_step(places, folder, row, TUNED[stage], rate, own, subset, validation=True)
+            jobs.append(Job(folder, (training, *baseline_steps(places, folder, row, {}))))
+    return jobs
+
+
+class Selection(NamedTuple):
+    """Which rows and subsets of a stage are made, and with what.
+
+    Attributes:
+        choices: regime -> row -> what was chosen.
+        places: where data and runs lie.
+        rows: names, of which those are taken that the stage has.
+        subsets: None: the stage's.
+    """
+
+    choices: dict[str, dict[str, Choice]]
+    places: Places
+    rows: Sequence[str]
+    subsets: Sequence[int] | None = None
+
+    def of(self, names: Sequence[str], subsets: Sequence[int]) -> Iterator[tuple[Row, int]]:
+        """Go through rows and subsets, subset by subset, so that what is there early has all rows."""
+        for subset in subsets if self.subsets is None else self.subsets:
+            yield from ((BY_NAME[name], subset) for name in names if name in self.rows)
+
+    def full_job(self, folder: str, row: Row, regime: Regime, chosen_for: Regime, subset: int) -> Job:
+        """Make the job of a run with all that is measured on one.
+
+        A DGCMM is re-trained by augment.py and augment_ftl.py themselves; what they do to a plain classifier is in
+        baselines.py, in one process.
+        """
+        choice = self.choices.get(chosen_for.name, {})[row.name]
+        train = train_step(self.places, folder, row, regime, choice.rate, choice.own, subset)
+        steps = [train, *baseline_steps(self.places, folder, row, choice.values)]
+        words = ["scripts/robustness.py", f"{self.places.runs}/{folder}"]
+        if not row.plain:
+            steps += retraining_steps(self.places, folder, choice.values, subset)
+            words.append(f"--judge={self.places.runs}/{JUDGE}/checkpoint.pth")
+        return Job(folder, (*steps, Step(tuple(words), "metrics_robustness.csv")))
+
+    def short_job(self, folder: str, row: Row, subset: int, flag: str) -> Job:
+        """Make the job of a run under another flag of train.py that is measured on its codes alone."""
+        choice = self.choices.get(ALL.name, {})[row.name]
+        train = train_step(self.places, folder, row, ALL, choice.rate, choice.own, subset, flags=[flag])
+        return Job(folder, (train, *baseline_steps(self.places, folder, row, choice.values)))
+
+
+def table_jobs(selection: Selection) -> list[Job]:
+    """List the runs of the main table."""
+    pairs = selection.of(tuple(BY_NAME), TABLE)
+    return [selection.full_job(f"table/{row.name}/subset{subset}", row, ALL, ALL, subset) for row, subset in pairs]
+
+
+def tenth_jobs(selection: Selection) -> list[Job]:
+    """List the runs on a tenth of the images, and of some rows on a third of them."""
+    tenth = [
+        selection.full_job(f"tenth/{row.name}/subset{subset}", row, TENTH, TENTH, subset)
+        for row, subset in selection.of(IN_TENTH, TABLE)
+    ]
+    third = [
+        selection.full_job(f"third/{row.name}/subset{subset}", row, THIRD, ALL, subset)
+        for row, subset in selection.of(FURTHER, FEW)
+    ]
+    return tenth + third
+
+
+def imbalance_jobs(selection: Selection) -> list[Job]:
+    """List the runs at other imbalances."""
+    return [
+        selection.short_job(
+            f"imbalance/{factor}/{row.name}/subset{subset}", row, subset, f"--imbalance-factor={factor}"
+        )
+        for row, subset in selection.of(FURTHER, FEW)
+        for factor in FACTORS
+    ]
+
+
+def weights_jobs(selection: Selection) -> list[Job]:
+    """List the runs with one flag of DGCMM at another value."""
+    return [
+        selection.short_job(f"weights/{flag.strip('-')}{value:g}/subset{subset}", row, subset, f"{flag}={value:g}")
+        for row, subset in selection.of(("dgcmm",), FEW)
+        for flag, values in VARIED.items()
+        for value in values
+    ]
+
+
+TUNED = {"tune": ALL, "tune-tenth": TENTH}  # stage -> the regime that it chooses for
+MADE: dict[str, Callable[[Selection], list[Job]]] = {
+    "table": table_jobs,
+    "tenth": tenth_jobs,
+    "imbalance": imbalance_jobs,
+    "weights": weights_jobs,
+}
+STAGES = ("tune", "table", "tune-tenth", "tenth", "imbalance", "weights")
+JUDGED = ("table", "tenth")  # whose runs need the judge
+
+
+def train_step(
+    places: Places,
+    folder: str,
+    row: Row,
+    regime: Regime,
+    rate: float,
+    own: float,
+    subset: int,
+    *,
+    validation: bool = False,
+    flags: Sequence[str] = (),
+) -> Step:
+    """Make the command of a training; of a flag that is given twice the last counts."""
+    epochs = 1 if places.quick else regime.epochs
+    words = [
+        *("train.py", DATASET, f"--datadir={places.data}", f"--logdir={places.runs}/{folder}", f"--arch={row.arch}"),
+        *("--new-size=32", "--crop-size=32", f"--epochs={epochs}", f"--T-max={epochs}", f"--batch-size={regime.batch}"),
+        *(f"--lr={rate:g}", f"{row.own}={own:g}", f"--subset-seed={subset}", f"--seed={subset}"),
+        *(f"--eval-every={regime.epochs if validation else max(regime.epochs // 4, 1)}", "--workers=0"),
+        *([f"--val-per-class={VALIDATION}"] if validation else []),
+        *(["--max-steps=2"] if places.quick else []),
+        *(*regime.flags, *row.flags, *flags, "--resume=auto"),
+    ]
+    return Step(tuple(words))
+
+
+def retraining_steps(places: Places, folder: str, values: dict[str, float | str], subset: int) -> list[Step]:
+    """Make the commands of both cases from both starts; the adjusted ones lie in a folder of their own below."""
+    steps = []
+    epochs = 1 if places.quick else RETRAINING_EPOCHS
+    run = f"{places.runs}/{folder}"
+    for start in ("trained", "adjusted"):
+        for script, method in (("augment_ftl.py", "case-1"), ("augment.py", "case-2")):
+            rate = values.get(method + ("-adjusted" if start == "adjusted" else ""), 0.01)
+            place = run if start == "trained" else f"{run}/adjusted"
+            words = [
+                *(script, DATASET, f"--datadir={places.data}", f"--logdir={place}", f"--resume={run}/checkpoint.pth"),
+                *(f"--epochs={epochs}", f"--T-max={epochs}", "--batch-size=100", f"--lr={rate:g}", f"--seed={subset}"),
+                *(f"--start={start}", f"--eval-every={RETRAINING_EPOCHS}", "--workers=0"),
+                *(["--max-steps=2"] if places.quick else []),
+            ]
+            steps.append(Step(tuple(words)))
+    return steps
+
+
+def baseline_steps(places: Places, folder: str, row: Row, values: dict[str, float | str]) -> list[Step]:
+    """Make the command of the methods on stored codes, with the values chosen; a generative model has none."""
+    if not row.codes_are_free:
+        return []
+    fixed = [f"{name}={value}" for name, value in values.items()]
+    words = ["scripts/baselines.py", f"{places.runs}/{folder}", *(["--fixed", *fixed] if fixed else [])]
+    return [Step(tuple(words), "metrics_baselines.csv")]

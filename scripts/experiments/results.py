@@ -1,0 +1,91 @@
+"""What lies in the results: the runs of a stage, and the numbers of each."""
+
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from scripts.experiments.choices import read_rows
+
+# what augment.py and augment_ftl.py leave in a run folder -> the method
+RETRAINED = {
+    "metrics_aug_ftl.csv": "case-1",
+    "metrics_aug.csv": "case-2",
+    "adjusted/metrics_aug_ftl.csv": "case-1-adjusted",
+    "adjusted/metrics_aug.csv": "case-2-adjusted",
+}
+
+Numbers = dict[str, float]  # metric -> value; undefined ones are left out
+
+
+class Run(NamedTuple):
+    """A finished run in the results.
+
+    Attributes:
+        folder: of its files.
+        subset: on which it was trained.
+        methods: as trained, and what was made of it -> metrics on the test set.
+    """
+
+    folder: Path
+    subset: int
+    methods: dict[str, Numbers]
+
+
+def numbers_of(row: dict[str, str]) -> Numbers:
+    """Take the numbers of a row of a CSV file."""
+    found = {}
+    for name, text in row.items():
+        try:
+            found[name] = float(text)
+        except ValueError:
+            continue
+    return found
+
+
+def read_run(folder: Path) -> Run:
+    """Read the test metrics of a run: those of training, of the methods on its codes, and of both cases."""
+    methods = {"trained": numbers_of(read_rows(folder / "metrics.csv")[-1])}
+    baselines = folder / "metrics_baselines.csv"
+    if baselines.exists():
+        for row in read_rows(baselines):
+            if row["split"] == "test":
+                methods[row["method"]] = methods.get(row["method"], {}) | numbers_of(row)
+    for name, method in RETRAINED.items():
+        if (folder / name).exists():
+            methods[method] = methods.get(method, {}) | numbers_of(read_rows(folder / name)[-1])
+    return Run(folder, int(folder.name.removeprefix("subset")), methods)
+
+
+def read_runs(folder: Path) -> list[Run]:
+    """Read the runs of a row or a setting, one a subset, in their order."""
+    folders = [path for path in folder.glob("subset*") if (path / "metrics.csv").exists()]
+    return sorted(map(read_run, folders), key=lambda run: run.subset)
+
+
+def read_conditions(run: Run) -> dict[tuple[str, str], Numbers]:
+    """Read what robustness.py measured: (classifier, condition) -> metrics."""
+    path = run.folder / "metrics_robustness.csv"
+    rows = read_rows(path) if path.exists() else []
+    return {(row["classifier"], row["condition"]): numbers_of(row) for row in rows}
+
+
+def read_health(run: Run) -> Numbers:
+    """Read what robustness.py says of the generative half; nothing where there is none."""
+    path = run.folder / "generative_half.json"
+    content = json.loads(path.read_text()) if path.exists() else {}
+    return {name: value for name, value in content.items() if value is not None}
+
+
+def values_of(runs: Sequence[Run], method: str, metric: str) -> dict[int, float]:
+    """Take a metric of a method: subset -> value, of the runs that have it."""
+    return {run.subset: run.methods[method][metric] for run in runs if metric in run.methods.get(method, {})}
+
+
+def mean_and_deviation(values: Sequence[float], digits: int = 4) -> str:
+    """Write mean and standard deviation over subsets; '-' for nothing."""
+    if not values:
+        return "-"
+    mean = f"{statistics.fmean(values):.{digits}f}"
+    return f"{mean} ±{statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean

@@ -1,0 +1,283 @@
+"""The tables of the Fashion-MNIST experiments as Markdown, of whatever results there are.
+
+A row of fewer subsets than its table is to have is marked with their number. Rows without a run are left out.
+"""
+
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from scripts.experiments import protocol
+from scripts.experiments.choices import FILE, Choice, read_choices
+from scripts.experiments.corruption import CORRUPTIONS
+from scripts.experiments.posthoc import METHODS
+from scripts.experiments.protocol import ALL, BY_NAME, FACTORS, FEW, FURTHER, TABLE, TENTH, VARIED, Row
+from scripts.experiments.results import (
+    Run,
+    mean_and_deviation,
+    read_conditions,
+    read_health,
+    read_runs,
+    values_of,
+)
+from scripts.experiments.significance import Difference, holm, paired_difference
+
+NOTHING = "No run of this table has been made yet."
+HEADLINE = {"acsa": "ACSA", "f_ma": "F-macro", "g_ma": "G-macro", "many": "many", "median": "median", "low": "low"}
+HEALTH = {
+    "mse": "error",
+    "mse_constant": "of a grey image",
+    "mse_class_mean": "of the class mean",
+    "recognised_reconstructions": "reconstructions recognised",
+    "recognised_samples": "samples recognised",
+    "acsa_reconstruction": "ACSA by reconstruction alone",
+    "acsa_mixture": "ACSA by the mixture alone",
+}
+IN_ROBUSTNESS = 5  # rows beside cross-entropy
+
+
+class Contender(NamedTuple):
+    """A row of a table with its runs, and the method on its codes that was chosen on validation images."""
+
+    row: Row
+    runs: list[Run]
+    method: str
+
+    @property
+    def values(self) -> dict[int, float]:
+        """Subset -> ACSA on the test set."""
+        return values_of(self.runs, self.method, "acsa")
+
+    @property
+    def mean(self) -> float:
+        """Mean ACSA over the subsets."""
+        return statistics.fmean(self.values.values())
+
+    @property
+    def title(self) -> str:
+        """Row and method as a table names them."""
+        return self.row.title if self.method == "trained" else f"{self.row.title}, then {self.method}"
+
+
+class Comparison(NamedTuple):
+    """A row against the best baseline, on the subsets that both have; p is Holm's, None where there is no test."""
+
+    contender: Contender
+    difference: Difference
+    p: float | None
+
+
+def contenders(results: Path, stage: str, regime: str) -> list[Contender]:
+    """Gather the rows of a stage that have a run, in the order of the protocol."""
+    chosen = read_choices(results / FILE).get(regime, {})
+    found = []
+    for row in protocol.ROWS:
+        runs = read_runs(results / stage / row.name)
+        method = chosen[row.name].method if row.name in chosen else "trained"
+        if runs and values_of(runs, method, "acsa"):
+            found.append(Contender(row, runs, method))
+    return found
+
+
+def best_baseline(rows: Sequence[Contender]) -> Contender | None:
+    """Find the baseline with the best mean, among those with the most subsets."""
+    plain = [one for one in rows if one.row.plain]
+    most = max((len(one.values) for one in plain), default=0)
+    return max((one for one in plain if len(one.values) == most), key=lambda one: one.mean, default=None)
+
+
+def compare(rows: Sequence[Contender]) -> tuple[Contender | None, list[Comparison]]:
+    """Compare every row of DGCMM with the best baseline; Holm's correction is over these rows."""
+    baseline = best_baseline(rows)
+    if baseline is None:
+        return None, []
+    differences = []
+    for one in rows:
+        common = sorted(one.values.keys() & baseline.values.keys())
+        if not one.row.plain and common:
+            pairs = ([side.values[subset] for subset in common] for side in (one, baseline))
+            differences.append((one, paired_difference(*pairs)))
+    adjusted = iter(holm([found.p for _, found in differences if found.p is not None]))
+    return baseline, [Comparison(one, found, None if found.p is None else next(adjusted)) for one, found in differences]
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Lay out a table; the first column is text."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) if rows else NOTHING
+
+
+def marked(title: str, found: int, wanted: int) -> str:
+    """Mark a row that has not all its subsets."""
+    return title if found >= wanted else f"{title} ({found} of {wanted} subsets)"
+
+
+def points(value: float) -> str:
+    """Write a difference of fractions in points, with its sign."""
+    return f"{100 * value:+.2f}"
+
+
+def main_table(results: Path, stage: str = "table", regime: str = ALL.name) -> str:
+    """Write the rows of a stage: as trained, and by the method that was chosen on validation images."""
+    lines = []
+    for one in contenders(results, stage, regime):
+        columns = [list(values_of(one.runs, one.method, name).values()) for name in (*HEADLINE, "calibration_error")]
+        trained = list(values_of(one.runs, "trained", "acsa").values())
+        then = "-" if one.method == "trained" else one.method
+        cells = [mean_and_deviation(trained), then, *map(mean_and_deviation, columns)]
+        lines.append([marked(one.row.title, len(one.values), len(TABLE)), *cells])
+    return markdown(["row", "ACSA as trained", "then", *HEADLINE.values(), "calibration error"], lines)
+
+
+def methods_table(results: Path, stage: str = "table", regime: str = ALL.name) -> str:
+    """Write the mean ACSA of every method on the codes of every row."""
+    lines = []
+    for one in contenders(results, stage, regime):
+        means = [list(values_of(one.runs, method, "acsa").values()) for method in METHODS]
+        cells = [f"{statistics.fmean(values):.4f}" if values else "-" for values in means]
+        lines.append([marked(one.row.title, len(one.runs), len(TABLE)), *cells])
+    return markdown(["row", *METHODS], lines)
+
+
+def differences_table(results: Path, stage: str = "table", regime: str = ALL.name) -> str:
+    """Write the paired differences of DGCMM's rows to the best baseline, in points."""
+    baseline, comparisons = compare(contenders(results, stage, regime))
+    lines = []
+    for one, found, p in comparisons:
+        interval = "-" if found.low is None else f"{points(found.low)} to {points(found.high)}"
+        tests = ["-" if value is None else f"{value:.3f}" for value in (found.p, p)]
+        title = marked(one.title, len(found.values), len(TABLE))
+        lines.append([title, " ".join(map(points, found.values)), points(found.mean), interval, *tests])
+    if not lines:
+        return NOTHING
+    header = ["row", "each subset", "mean", "95 % interval", "p", "p (Holm)"]
+    return f"Against {baseline.title}:\n\n{markdown(header, lines)}"
+
+
+def verdict(results: Path, stage: str = "table", regime: str = ALL.name) -> str:
+    """Say in a sentence what the table says: which row of DGCMM is first, and whether it is ahead."""
+    rows = contenders(results, stage, regime)
+    baseline, comparisons = compare(rows)
+    if not comparisons:
+        return NOTHING
+    first = max(comparisons, key=lambda one: one.contender.mean)
+    found, names = first.difference, (first.contender.title, baseline.title)
+    partial = ""
+    if len(found.values) < len(TABLE):
+        partial = f" So far on {len(found.values)} of {len(TABLE)} subsets."
+    elif any(len(one.values) < len(TABLE) for one in rows):
+        partial = " Other rows have not all their subsets yet."
+    if found.low is None:
+        return f"{names[0]} against {names[1]}: {points(found.mean)} points, without an interval yet.{partial}"
+    by = f"{points(found.mean)} points, 95 % interval {points(found.low)} to {points(found.high)}"
+    if found.level:
+        return f"{names[0]} is level with {names[1]} ({by}).{partial}"
+    return f"{names[0]} is {'ahead of' if found.mean > 0 else 'behind'} {names[1]} ({by}).{partial}"
+
+
+def settings_table(results: Path) -> str:
+    """Write what was chosen on validation images: for each row, and the values of its methods."""
+    lines = []
+    for regime, choices in read_choices(results / FILE).items():
+        for name, choice in choices.items():
+            lines.append([BY_NAME[name].title, regime, *_setting(BY_NAME[name], choice)])
+    return markdown(["row", "images", "learning rate", "own parameter", "method", "values of the methods"], lines)
+
+
+def _setting(row: Row, choice: Choice) -> list[str]:
+    values = ", ".join(f"{name} {value}" for name, value in choice.values.items())
+    return [f"{choice.rate:g}", f"`{row.own}={choice.own:g}`", choice.method, values]
+
+
+def classifier_under_conditions(row: Row) -> str:
+    """Name the classifier of a row whose robustness is shown: the adjusted one, but of a loss that adjusts."""
+    return "trained" if row.name == "logit-adjust" else "logit-adjustment"
+
+
+def robustness_table(results: Path, stage: str = "table", regime: str = ALL.name) -> str:
+    """Write ACSA and calibration error under each condition, of the best rows and of cross-entropy."""
+    rows = sorted(contenders(results, stage, regime), key=lambda one: -one.mean)
+    shown = [*rows[:IN_ROBUSTNESS], *(one for one in rows[IN_ROBUSTNESS:] if one.row.name.startswith("ce"))]
+    lines = []
+    for one in shown:
+        found = [read_conditions(run) for run in one.runs]
+        name, cells = classifier_under_conditions(one.row), []
+        for metric, conditions in (("acsa", CORRUPTIONS), ("calibration_error", ("clean", "noise 0.2"))):
+            for condition in conditions:
+                values = [run[name, condition][metric] for run in found if (name, condition) in run]
+                cells.append(mean_and_deviation(values))
+        if any(found):
+            lines.append([marked(one.row.title, sum(map(bool, found)), len(TABLE)), *cells])
+    return markdown(["row", *CORRUPTIONS, "calibration error, clean", "calibration error, noise 0.2"], lines)
+
+
+def health_table(results: Path, stage: str = "table", regime: str = ALL.name) -> str:
+    """Write how alive the generative half of each row is."""
+    lines = []
+    for one in contenders(results, stage, regime):
+        found = [health for run in one.runs if (health := read_health(run))]
+        cells = [mean_and_deviation([health[name] for health in found if name in health], 3) for name in HEALTH]
+        if found:
+            lines.append([marked(one.row.title, len(found), len(TABLE)), *cells])
+    return markdown(["row", *HEALTH.values()], lines)
+
+
+def imbalance_table(results: Path) -> str:
+    """Write ACSA against the imbalance, at the same number of images."""
+    return _by_column({str(factor): results / "imbalance" / str(factor) for factor in FACTORS})
+
+
+def images_table(results: Path) -> str:
+    """Write ACSA against the number of images, at the same imbalance."""
+    return _by_column({"900": results / "tenth", "3,000": results / "third", "9,000": results / "table"})
+
+
+def _by_column(folders: dict[str, Path]) -> str:
+    """Write the mean ACSA of the rows of the further tables, after logit adjustment, a column a folder."""
+    lines = []
+    for name in FURTHER:
+        row = BY_NAME[name]
+        method = classifier_under_conditions(row)
+        values = [list(values_of(read_runs(folder / name), method, "acsa").values()) for folder in folders.values()]
+        if any(values):
+            lines.append([row.title, *map(mean_and_deviation, values)])
+    return markdown(["row", *folders], lines)
+
+
+def weights_table(results: Path) -> str:
+    """Write what a flag of DGCMM's row does, the others as they were chosen."""
+    lines = []
+    for flag, values in VARIED.items():
+        for value in values:
+            runs = read_runs(results / "weights" / f"{flag.strip('-')}{value:g}")
+            cells = [
+                mean_and_deviation(list(values_of(runs, method, "acsa").values()))
+                for method in ("trained", "logit-adjustment")
+            ]
+            if runs:
+                lines.append([marked(f"`{flag}={value:g}`", len(runs), len(FEW)), *cells])
+    return markdown(["", "ACSA as trained", "after logit adjustment"], lines)
+
+
+def of_tenth(table: Callable[..., str]) -> Callable[[Path], str]:
+    """Make the same table of the runs on a tenth of the images."""
+    return lambda results: table(results, "tenth", TENTH.name)
+
+
+TABLES: dict[str, Callable[[Path], str]] = {
+    "verdict": verdict,
+    "main": main_table,
+    "differences": differences_table,
+    "methods": methods_table,
+    "settings": settings_table,
+    "robustness": robustness_table,
+    "health": health_table,
+    "tenth verdict": of_tenth(verdict),
+    "tenth main": of_tenth(main_table),
+    "tenth differences": of_tenth(differences_table),
+    "tenth robustness": of_tenth(robustness_table),
+    "images": images_table,
+    "imbalance": imbalance_table,
+    "weights": weights_table,
+}

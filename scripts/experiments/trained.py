@@ -1,0 +1,65 @@
+"""A trained run as the experiments take it up: its arguments, data, model and codes."""
+
+import argparse
+from pathlib import Path
+from typing import NamedTuple
+
+from augment import Codes, build_parser, load_or_extract, load_trained_model
+from datasets.base import Splits
+from datasets.splits import complete_data, load_splits, prepare_data
+from models.classifier import ImageClassifier
+from models.encoder import PLAIN_ARCHITECTURES, feature_dim
+from utils.cli.rules import complete, parse
+from utils.device import choose_device
+from utils.distributed.world import World
+from utils.training.checkpoint import Checkpoint, load_checkpoint
+from utils.training.folder import RunFolder
+from utils.training.resume import find_trained, require_same_data
+
+IMAGES = 500  # a batch, where nothing is trained
+
+
+class TrainedRun(NamedTuple):
+    """What a finished training left.
+
+    Attributes:
+        args: of an augmentation of it, completed by the checkpoint.
+        checkpoint: of the last epoch.
+        splits: the training split under the evaluation transform.
+        model: on the device of `world`.
+    """
+
+    args: argparse.Namespace
+    checkpoint: Checkpoint
+    splits: Splits
+    model: ImageClassifier
+    world: World
+
+    def codes(self) -> dict[str, Codes]:
+        """Load the codes of all splits from the file beside the checkpoint, or extract them into it."""
+        return load_or_extract(self.model, self.splits, self.checkpoint, self.args, self.world)
+
+
+def open_run(folder: Path, datadir: str | None = None) -> TrainedRun:
+    """Load the model in a run folder and its data.
+
+    Args:
+        folder: of a run of train.py.
+        datadir: where the data lies now, if not where it was in the training.
+
+    Raises:
+        UserError: there is no such run, or its data is not to be had.
+    """
+    name = load_checkpoint(folder / "checkpoint.pth")["dataset"]
+    place = [f"--datadir={datadir}"] if datadir else []
+    words = [name, f"--logdir={folder}", "--resume=auto", f"--batch-size={IMAGES}", "--workers=0", "--quiet", *place]
+    args, given = parse(build_parser(), words)
+    checkpoint = find_trained(args, given, RunFolder(args.logdir))
+    complete(args, feature_dim(args.arch), args.arch in PLAIN_ARCHITECTURES, given)
+    complete_data(args)
+    prepare_data(args, may_be_new=False)
+    world = World(choose_device(None))
+    splits = load_splits(args, augment=False)
+    data_sha256 = {"train": splits.train.fingerprint(), "test": splits.test.fingerprint()}
+    require_same_data(checkpoint["data_sha256"], data_sha256, args.resume)
+    return TrainedRun(args, checkpoint, splits, load_trained_model(args, checkpoint, splits, world), world)

@@ -1,0 +1,148 @@
+#!/usr/bin/env python3
+"""Make the Fashion-MNIST tables: choose settings on validation images, train all rows, measure all that is compared.
+
+    python scripts/protocol.py tune table --jobs=2            two trainings at a time, one thread each
+    python scripts/protocol.py table --jobs=12 --until=560    on a GPU that is lent for ten minutes
+    python scripts/protocol.py table --rows ce dgcmm --subsets 0
+    python scripts/protocol.py tune table --list              the commands, nothing is run
+
+Stages: tune (subsets 5 and 6: learning rates, then the own parameter of each row at the best of them; the choices are
+in RESULTS/chosen.json), table (subsets 0 to 4), tune-tenth and tenth (a tenth of the images; a third too), imbalance
+(10 to 200 at the same number of images), weights (weights of the loss terms, length of the code).
+
+The same command goes on where it was: runs whose results lie in RESULTS are skipped at once, unfinished ones continued
+from their checkpoints in RUNS. At the end of a run its small files are copied to RESULTS, from which scripts/claim.py
+makes the tables. The exit status is 1 if a run failed.
+"""
+
+import argparse
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]
+
+from scripts.experiments import protocol  # noqa: E402
+from scripts.experiments.choices import FILE, Choice, best, choose, read_choices, write_choices  # noqa: E402
+from scripts.experiments.jobs import Job, Report, Runner, finished  # noqa: E402
+from scripts.experiments.protocol import JUDGED, MADE, RATES, TUNED, Places, Row, Selection  # noqa: E402
+from utils.cli.arguments import Parser  # noqa: E402
+from utils.cli.types import count, count_or_zero, path, positive  # noqa: E402
+from utils.errors import UserError, run_script  # noqa: E402
+
+RESULTS = "results/fashion_mnist_lt"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the command line."""
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add, names = parser.add_argument, tuple(protocol.BY_NAME)
+    add("stages", nargs="+", choices=protocol.STAGES, metavar="STAGE", help=f"of {', '.join(protocol.STAGES)}")
+    add("--data", type=path, default="/usr/share/datasets/fashion-mnist", metavar="PATH", help="default: %(default)s")
+    add("--runs", type=path, default="./logs/fashion_mnist_lt", metavar="PATH", help="default: %(default)s")
+    add("--results", type=path, default=RESULTS, metavar="PATH", help="default: %(default)s, in the repository")
+    add("--jobs", type=count, default=1, metavar="N", help="runs at a time (default: %(default)s)")
+    add("--until", type=positive, metavar="S", help="stop after so many seconds; what runs is saved, status 0")
+    add("--rows", nargs="+", choices=names, default=names, metavar="NAME", help=f"of {', '.join(names)}")
+    add("--subsets", nargs="+", type=count_or_zero, metavar="N", help="default: the stage's")
+    add("--rates-only", action="store_true", help="tune the learning rates alone, of all rows: 3 runs a row, not 5")
+    add("--quick", action="store_true", help="an epoch of two steps each, to try a machine; give --results too")
+    add("--list", action="store_true", help="print the commands of what is not finished, and run nothing")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the stages one after the other; 1 if a run failed."""
+    options = build_parser().parse_args(argv)
+    if options.quick and Path(options.results) == Path(RESULTS):
+        raise UserError("--quick: its numbers mean nothing, name another folder for them (--results)")
+    deadline = time.monotonic() + options.until if options.until else None
+    runner = Runner(ROOT, ROOT / options.runs, ROOT / options.results, options.jobs, deadline)
+    failed = 0
+    for stage in options.stages:
+        report = run_tuning(stage, options, runner) if stage in TUNED else run_stage(stage, options, runner)
+        print(f"{stage}: {len(report.done)} runs are there, {len(report.failed)} failed, {len(report.left)} are left")
+        failed += len(report.failed)
+        if report.left and not options.list:
+            break
+    return 1 if failed else 0
+
+
+def run_all(jobs: list[Job], options: argparse.Namespace, runner: Runner) -> Report:
+    """Run jobs, or list their commands."""
+    if not options.list:
+        return runner.run(jobs)
+    waiting = [job for job in jobs if not finished(job, runner.results)]
+    for job in waiting:
+        for step in job.steps:
+            print(shlex.join(["python", *step.words]))
+    return Report([job.folder for job in jobs if job not in waiting], [], [job.folder for job in waiting])
+
+
+def joined(first: Report, second: Report) -> Report:
+    """Join two reports; a run that is in both counts once."""
+    return Report(*(list(dict.fromkeys(one + other)) for one, other in zip(first, second, strict=True)))
+
+
+def run_tuning(stage: str, options: argparse.Namespace, runner: Runner) -> Report:
+    """Try the learning rates of each row, then its own parameter at the best of them, and write what is best.
+
+    A row whose first half is not complete waits with its second for the next call.
+    """
+    subsets = options.subsets or protocol.TUNING
+    places = Places(options.data, options.runs, options.quick)
+    rows = [protocol.BY_NAME[name] for name in options.rows]
+    if stage == "tune-tenth":
+        rows = [row for row in rows if row.name in protocol.IN_TENTH]
+
+    def folders(row: Row, settings: Sequence[tuple[float, float]]) -> dict[tuple[float, float], Path]:
+        return {pair: runner.results / protocol.tuning_folder(stage, row, *pair) for pair in settings}
+
+    first = {row: [(rate, row.default) for rate in RATES] for row in rows}
+    jobs = [job for row in rows for job in protocol.tuning_jobs(stage, row, first[row], places, subsets)]
+    report = run_all(jobs, options, runner)
+    second = {
+        row: [(found[0], value) for value in ((row.default,) if options.rates_only else row.values)]
+        for row in rows
+        if (found := best(folders(row, first[row]), subsets))
+    }
+    jobs = [job for row in second for job in protocol.tuning_jobs(stage, row, second[row], places, subsets)]
+    report = joined(report, run_all(jobs, options, runner))
+    path, regime = runner.results / FILE, TUNED[stage].name
+    choices = read_choices(path)
+    for row, settings in second.items():
+        if found := best(folders(row, settings), subsets):
+            setting = runner.results / protocol.tuning_folder(stage, row, *found)
+            choices.setdefault(regime, {})[row.name] = choose(found, setting, subsets)
+            print(f"{stage}: {row.name}: lr {found[0]:g}, {row.own} {found[1]:g}")
+    if choices and not options.list:
+        write_choices(path, choices)
+    return report
+
+
+def run_stage(stage: str, options: argparse.Namespace, runner: Runner) -> Report:
+    """Run a stage with what was chosen before."""
+    places = Places(options.data, options.runs, options.quick)
+    choices = read_choices(runner.results / FILE)
+    if options.quick or options.list:
+        choices = {regime.name: defaults() | choices.get(regime.name, {}) for regime in TUNED.values()}
+    try:
+        jobs = MADE[stage](Selection(choices, places, options.rows, options.subsets))
+    except KeyError as error:
+        raise UserError(
+            f"{stage}: nothing is chosen for the row {error}: run the stage tune (tune-tenth) first, or name --rows"
+        ) from error
+    judge = [protocol.judge_job(places)] if stage in JUDGED else []
+    return joined(run_all(judge, options, runner), run_all(jobs, options, runner))
+
+
+def defaults() -> dict[str, Choice]:
+    """Take the setting in the middle for each row: to list commands, and to try a machine."""
+    return {row.name: Choice(RATES[1], row.default, {}, "trained") for row in protocol.ROWS}
+
+
+if __name__ == "__main__":
+    run_script(lambda: sys.exit(main()))

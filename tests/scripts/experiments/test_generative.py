@@ -1,0 +1,72 @@
+"""The generative half, of a model that is as if trained, on a few images."""
+
+import numpy as np
+import pytest
+import torch
+
+from datasets.base import ArrayDataset
+from datasets.transforms import make_transform
+from helpers.trained import K, trained_like
+from models.classifier import PlainClassifier
+from scripts.experiments.generative import SAMPLES, class_mean_images, measure_health, sample_components
+
+SIZE = 12
+
+
+@pytest.fixture(scope="module")
+def data() -> ArrayDataset:
+    """Two grey images of each class, brighter from class to class."""
+    targets = np.arange(2 * K) % K
+    noise = np.random.default_rng(0).integers(0, 90, (2 * K, SIZE, SIZE))
+    images = (noise + 20 * targets[:, None, None]).astype(np.uint8)
+    transform = make_transform("none", False, "pad", SIZE, SIZE, 0.0)
+    return ArrayDataset(images, list(map(str, range(K))), targets, list(map(str, range(2 * K))), transform)
+
+
+def test_errors_are_those_of_reconstructions_and_of_images_without_a_decoder(data):
+    model = trained_like(SIZE, assign="label")
+    images, labels = torch.from_numpy(data.images[:, None] / 255).float(), torch.from_numpy(data.targets)
+    judge = PlainClassifier("resnet18", K).eval()
+    health = measure_health(model, data, data, judge)
+    with torch.no_grad():
+        rebuilt = model.reconstructions(images, labels)
+        seen = judge.classifier(judge.features(rebuilt)).argmax(dim=1)
+        candidates = [model.reconstructions(images, torch.full_like(labels, c)) for c in range(K)]
+    errors = torch.stack([(candidate - images).square().mean(dim=(1, 2, 3)) for candidate in candidates], dim=1)
+    means = torch.stack([images[labels == c].mean(dim=0) for c in range(K)])
+    assert health["mse"] == pytest.approx((rebuilt - images).square().mean().item(), rel=1e-5)
+    assert health["mse_constant"] == pytest.approx(images.var(correction=0).item(), rel=1e-4)
+    assert health["mse_class_mean"] == pytest.approx((images - means[labels]).square().mean().item(), rel=1e-4)
+    assert health["recognised_reconstructions"] == pytest.approx((seen == labels).double().mean().item())
+    assert health["acsa_reconstruction"] == pytest.approx((errors.argmin(dim=1) == labels).double().mean().item())
+    assert torch.allclose(class_mean_images(data, torch.device("cpu")), means, atol=1e-6)
+
+
+def test_component_of_no_class_recognises_and_shows_none(data):
+    health = measure_health(trained_like(SIZE, assign="posterior"), data, data, None)
+    assert health["acsa_mixture"] is None
+    assert health["recognised_samples"] is None
+    assert health["recognised_images"] is None
+
+
+def test_samples_are_drawn_from_each_component(data):
+    model = trained_like(SIZE, assign="label")
+    images, labels = sample_components(model, seed=0)
+    assert torch.bincount(labels).tolist() == [SAMPLES] * K
+    assert images.shape == (K * SAMPLES, 3, SIZE, SIZE)
+    assert torch.equal(images, sample_components(model, seed=0)[0])
+    with torch.no_grad():
+        model.prior.log_vars.fill_(-10.0)  # hardly any spread: each sample is the decoded mean
+        expected = model.decoder(model.prior.means, torch.arange(K))
+    assert torch.allclose(sample_components(model, seed=1)[0][::SAMPLES], expected, atol=0.02)
+
+
+def test_mixture_alone_takes_the_component_that_the_code_lies_in(data):
+    """Components that are moved to the codes of their classes recognise them all."""
+    model = trained_like(SIZE, assign="label")
+    images, labels = torch.from_numpy(data.images[:, None] / 255).float(), torch.from_numpy(data.targets)
+    with torch.no_grad():
+        mu, _ = model.posterior(model.features(images), labels)
+        model.prior.means.copy_(torch.stack([mu[labels == c].mean(dim=0) for c in range(K)]))
+        model.prior.log_vars.fill_(-3.0)
+    assert measure_health(model, data, data, None)["acsa_mixture"] == 1.0

@@ -1,0 +1,72 @@
+"""The runner: what is finished is skipped, what fails is named, what is stopped goes on."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from scripts.experiments.jobs import Job, Runner, Step
+
+WRITE = "import pathlib, sys; folder = pathlib.Path(sys.argv[1]); "
+METRICS = WRITE + "(folder / 'metrics.csv').write_text('acsa\\n'); (folder / 'log.txt').open('a').write('x')"
+PRODUCT = WRITE + "(folder / 'metrics_more.csv').write_text('x'); (folder / 'predictions.csv').write_text('x')"
+BELOW = WRITE + "(folder / 'adjusted').mkdir(exist_ok=True); (folder / 'adjusted' / 'metrics_aug.csv').write_text('x')"
+
+
+@pytest.fixture
+def runner(tmp_path: Path) -> Runner:
+    return Runner(tmp_path, tmp_path / "runs", tmp_path / "results", jobs=2)
+
+
+def job(tmp_path: Path, name: str, *codes: str, product: str = "") -> Job:
+    folder = str(tmp_path / "runs" / name)
+    steps = [Step(("-c", code, folder)) for code in codes]
+    return Job(name, (*steps, *([Step(("-c", PRODUCT, folder), product)] if product else [])))
+
+
+def test_small_files_of_finished_runs_are_kept_and_nothing_is_run_twice(runner, tmp_path):
+    jobs = [job(tmp_path, f"{name}/subset0", METRICS, BELOW, product="metrics_more.csv") for name in "abc"]
+    assert runner.run(jobs).done == ["a/subset0", "b/subset0", "c/subset0"]
+    kept = tmp_path / "results" / "a" / "subset0"
+    found = {str(path.relative_to(kept)) for path in kept.rglob("*") if path.is_file()}
+    assert found == {"metrics.csv", "metrics_more.csv", "log.txt", "adjusted/metrics_aug.csv"}
+    assert len(runner.run(jobs).done) == 3
+    assert (tmp_path / "runs/a/subset0/log.txt").read_text() == "x"
+
+
+def test_a_run_that_is_no_result_is_asked_each_time(runner, tmp_path):
+    judge = job(tmp_path, "judge", METRICS)._replace(kept=False)
+    assert [runner.run([judge]).done, runner.run([judge]).done] == [["judge"]] * 2
+    assert (tmp_path / "runs/judge/log.txt").read_text() == "xx"
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_command_that_fails_ends_its_job_alone(runner, tmp_path, capsys):
+    jobs = [job(tmp_path, "bad/subset0", "import sys; sys.exit(3)", METRICS), job(tmp_path, "good/subset0", METRICS)]
+    report = runner.run(jobs)
+    assert (report.done, report.failed, report.left) == (["good/subset0"], ["bad/subset0"], [])
+    assert "FAILED   bad/subset0: -c ended with status 3, see" in capsys.readouterr().out
+    assert not (tmp_path / "results" / "bad").exists()
+
+
+def test_at_the_deadline_commands_are_asked_to_end_and_go_on_later(tmp_path):
+    wait = WRITE + "import time; (folder / 'begun').touch(); (folder / 'let').exists() or time.sleep(60)"
+    jobs = [job(tmp_path, f"{name}/subset0", wait, METRICS) for name in "ab"]
+    stopped = Runner(tmp_path, tmp_path / "runs", tmp_path / "results", 1, time.monotonic() + 1.5).run(jobs)
+    assert stopped.left == ["a/subset0", "b/subset0"]
+    assert (tmp_path / "runs/a/subset0/begun").exists()
+    assert not (tmp_path / "runs/b").exists()
+    for name in "ab":
+        (tmp_path / f"runs/{name}/subset0").mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"runs/{name}/subset0/let").touch()
+    again = Runner(tmp_path, tmp_path / "runs", tmp_path / "results", 2).run(jobs)
+    assert again.done == ["a/subset0", "b/subset0"]
+
+
+def test_what_has_its_product_is_not_made_again_after_an_interruption(runner, tmp_path):
+    made = job(tmp_path, "a/subset0", METRICS, product="metrics_more.csv")
+    folder = tmp_path / "runs/a/subset0"
+    folder.mkdir(parents=True)
+    (folder / "metrics_more.csv").write_text("from before")
+    assert runner.run([made]).done == ["a/subset0"]
+    assert (tmp_path / "results/a/subset0/metrics_more.csv").read_text() == "from before"

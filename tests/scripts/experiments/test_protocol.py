@@ -1,0 +1,144 @@
+"""The protocol: every command parses, all rows are tuned alike, and what is chosen is what was best on validation."""
+
+import argparse
+import importlib
+import os
+import subprocess
+from collections.abc import Sequence
+
+import pytest
+
+from datasets.splits import complete_data
+from helpers.project import ROOT
+from helpers.results import write_csv, write_run
+from models.encoder import PLAIN_ARCHITECTURES, feature_dim
+from scripts import protocol as script
+from scripts.experiments import protocol
+from scripts.experiments.choices import read_choices
+from scripts.experiments.jobs import Job
+from scripts.experiments.protocol import BY_NAME, MADE, ROWS, STAGES, TUNED, Places, Selection
+from utils.cli.rules import check_start, check_training, complete, parse
+from utils.errors import UserError
+
+PLACES = Places("data", "runs")
+CHOICES = {regime.name: script.defaults() for regime in TUNED.values()}
+
+
+def made(stage: str, rows: Sequence[str] = tuple(BY_NAME), subsets: Sequence[int] | None = None) -> list[Job]:
+    """The jobs of a stage that is no tuning."""
+    return MADE[stage](Selection(CHOICES, PLACES, rows, subsets))
+
+
+def all_jobs() -> list[Job]:
+    """Every job of every stage, with all settings of the tuning."""
+    jobs = [protocol.judge_job(PLACES)]
+    for stage in STAGES:
+        if stage not in TUNED:
+            jobs += made(stage)
+            continue
+        for row in ROWS:
+            settings = {(rate, own) for rate in protocol.RATES for own in (*row.values, row.default)}
+            jobs += protocol.tuning_jobs(stage, row, sorted(settings), PLACES, protocol.TUNING)
+    return jobs
+
+
+def test_every_command_parses_and_none_is_made_twice():
+    jobs = all_jobs()
+    assert len({job.folder for job in jobs}) == len(jobs)
+    commands = {step.words for job in jobs for step in job.steps}
+    assert len(commands) == sum(len(job.steps) for job in jobs)
+    parsers = {}
+    for name, *argv in commands:
+        module = importlib.import_module(name.removesuffix(".py").replace("/", "."))
+        parser = parsers.setdefault(name, module.build_parser())
+        if name.startswith("scripts/"):
+            parser.parse_args(argv)
+            continue
+        args, given = parse(parser, argv)
+        if name == "train.py":
+            complete(args, feature_dim(args.arch), args.arch in PLAIN_ARCHITECTURES, given)
+            complete_data(args)
+            check_training(args)
+            check_start(args)
+    assert set(parsers) == {"train.py", "augment.py", "augment_ftl.py", "scripts/baselines.py", "scripts/robustness.py"}
+
+
+def arguments(job: Job) -> argparse.Namespace:
+    """What train.py makes of the first command of a job."""
+    return parse(importlib.import_module("train").build_parser(), job.steps[0].words[1:])[0]
+
+
+def test_rows_are_tuned_alike_and_the_tables_have_no_validation_set():
+    for row in ROWS:
+        assert len(row.values) == 3
+        assert row.default in row.values
+    jobs = protocol.tuning_jobs("tune", BY_NAME["ce-control"], [(0.03, 1e-4)], PLACES, (5,))
+    assert (arguments(jobs[0]).val_per_class, arguments(jobs[0]).weight_cls) == (100, 10)
+    for job in made("table"):
+        args = arguments(job)
+        assert (args.val_per_class, args.subset_seed) == (0, int(job.folder[-1]))
+    tenth = made("tenth", ["dgcmm"])
+    assert [arguments(job).subset_scale for job in tenth] == [0.1] * 5 + [0.3333] * 2
+    weights = made("weights", ["dgcmm"], [0])
+    assert [arguments(job).weight_reconst for job in weights[:6]] == [0.1, 1, 10, 40, 100, 392]
+
+
+def test_what_was_not_chosen_is_not_made_up(tmp_path):
+    with pytest.raises(UserError, match="table: nothing is chosen for the row 'ce': run the stage tune"):
+        script.main(["table", f"--results={tmp_path}"])
+    with pytest.raises(UserError, match="--quick: its numbers mean nothing"):
+        script.main(["table", "--quick"])
+
+
+def test_best_setting_and_methods_are_those_of_validation(tmp_path, monkeypatch, capsys):
+    """A stand-in for the runner leaves results in which 0.06 and 200 are best; on the test set all is the reverse."""
+    tried = []
+
+    def run(self: object, jobs: list[Job]) -> script.Report:
+        for job in jobs:
+            args, folder = arguments(job), tmp_path / job.folder
+            tried.append((args.lr, args.weight_reconst, args.subset_seed))
+            value = args.lr + args.weight_reconst / 1e4 + args.subset_seed / 1e3
+            write_run(folder, value, split="val")
+            rows = [
+                {"method": method, "value": number, "split": split, "acsa": base if split == "val" else 1 - base}
+                for method, number, base in (("crt", 0.1, 0.4), ("crt", 0.001, 0.5), ("ncm", "unit", 0.3))
+                for split in ("val", "test")
+            ]
+            write_csv(folder / "metrics_baselines.csv", rows)
+        return script.Report([job.folder for job in jobs], [], [])
+
+    monkeypatch.setattr(script.Runner, "run", run)
+    assert script.main(["tune", "--rows", "dgcmm", f"--results={tmp_path}"]) == 0
+    first = [(rate, 100.0, subset) for subset in (5, 6) for rate in (0.015, 0.03, 0.06)]
+    assert tried == first + [(0.06, value, subset) for subset in (5, 6) for value in (40.0, 100.0, 200.0)]
+    choice = read_choices(tmp_path / "chosen.json")["all"]["dgcmm"]
+    assert choice == (0.06, 200.0, {"crt": 0.001, "ncm": "unit"}, "crt")
+    assert "dgcmm: lr 0.06, --weight-reconst 200" in capsys.readouterr().out
+    assert script.main(["tune", "--rows", "dgcmm", "--rates-only", f"--results={tmp_path}"]) == 0
+    assert read_choices(tmp_path / "chosen.json")["all"]["dgcmm"][:2] == (0.06, 100.0)
+
+
+def test_commands_are_listed_and_nothing_is_run(tmp_path, capsys):
+    assert script.main(["table", "--list", "--rows", "ce", "--subsets", "0", f"--results={tmp_path}"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines[:-1]] == [
+        *("train.py", "train.py"),
+        *("scripts/baselines.py", "scripts/robustness.py"),
+    ]
+    assert not list(tmp_path.iterdir())
+
+
+def test_entry_script_runs_its_stages_and_then_writes_the_tables(tmp_path):
+    """A stand-in for Python writes down what it is given."""
+    python, told = tmp_path / "python", tmp_path / "told"
+    python.write_text(f'#!/bin/sh\nprintf "%s\\0" "$@" >>{told}; printf "\\n" >>{told}\n')
+    python.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "STAGES": "tune-tenth tenth", "JOBS": "12"}
+    words = ["bash", ROOT / "scripts/fashion_mnist_lt.sh", "./data", "./runs", "--until=500"]
+    subprocess.run(words, env=environment, check=True)
+    first, second = (line.split("\0")[:-1] for line in told.read_text().splitlines())
+    options = script.build_parser().parse_args(first[1:])
+    assert (first[0], options.stages, options.jobs) == ("scripts/protocol.py", ["tune-tenth", "tenth"], 12)
+    assert (options.data, options.runs, options.until) == ("./data", "./runs", 500)
+    assert second == ["scripts/claim.py"]

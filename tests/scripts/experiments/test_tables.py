@@ -1,0 +1,118 @@
+"""Tables and figures of made-up results, and whether those in the repository say what its results say."""
+
+import pytest
+
+from helpers.project import ROOT
+from helpers.results import write_health, write_run
+from scripts import claim
+from scripts.experiments.choices import FILE, Choice, write_choices
+from scripts.experiments.tables import NOTHING, TABLES
+from utils.errors import UserError
+
+CE, CONTROL, DGCMM = (0.85, 0.86, 0.85, 0.86, 0.85), (0.88, 0.89, 0.88, 0.89, 0.88), (0.90, 0.91, 0.90, 0.91, 0.91)
+
+
+@pytest.fixture
+def results(tmp_path):
+    """Five subsets of three rows; DGCMM is best after case 2, cross-entropy as it was trained."""
+    folder = tmp_path / "results" / "fashion_mnist_lt"
+    for subset, values in enumerate(zip(CE, CONTROL, DGCMM, strict=True)):
+        for name, value in zip(("ce", "ce-control", "dgcmm"), values, strict=True):
+            run = folder / "table" / name / f"subset{subset}"
+            write_run(run, value - 0.02, {"logit-adjustment": value - 0.01, "case-2": value})
+        write_health(run, mse=0.01, mse_class_mean=0.04, recognised_samples=0.6, acsa_mixture=None)
+    chosen = {name: Choice(0.03, 1, {"case-2": 0.001}, "case-2") for name in ("ce", "ce-control", "dgcmm")}
+    write_choices(folder / FILE, {"all": chosen | {"ce": Choice(0.03, 1.0, {}, "trained")}})
+    return folder
+
+
+def cells(table: str) -> dict[str, list[str]]:
+    """First cell of each line -> the others."""
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("|")]
+    return {line[0]: line[1:] for line in lines}
+
+
+def test_main_table_has_the_method_that_was_chosen(results):
+    found = cells(TABLES["main"](results))
+    assert found["cross-entropy"][:3] == ["0.8340 ±0.0055", "-", "0.8340 ±0.0055"]
+    assert found["DGCMM, learned mixture"][:3] == ["0.8860 ±0.0055", "case-2", "0.9060 ±0.0055"]
+
+
+def test_differences_are_to_the_best_baseline(results):
+    text = TABLES["differences"](results)
+    assert text.startswith("Against cross-entropy times 10 (control), then case-2:")
+    values, mean, interval, p, adjusted = cells(text)["DGCMM, learned mixture, then case-2"]
+    assert values == "+2.00 +2.00 +2.00 +2.00 +3.00"
+    assert (mean, interval) == ("+2.20", "+1.64 to +2.76")
+    assert p == adjusted == "0.000"
+    verdict = TABLES["verdict"](results)
+    assert verdict.startswith("DGCMM, learned mixture, then case-2 is ahead of cross-entropy times 10 (control), then")
+    assert verdict.endswith("(+2.20 points, 95 % interval +1.64 to +2.76).")
+
+
+def test_a_tie_is_called_level_and_a_loss_a_loss(results):
+    for subset, value in enumerate((0.89, 0.88, 0.88, 0.89, 0.88)):
+        write_run(results / "table" / "dgcmm" / f"subset{subset}", 0.8, {"case-2": value})
+    assert " is level with " in TABLES["verdict"](results)
+    for subset, value in enumerate((0.84, 0.86, 0.85, 0.86, 0.85)):
+        write_run(results / "table" / "dgcmm" / f"subset{subset}", 0.8, {"case-2": value})
+    assert " is behind " in TABLES["verdict"](results)
+
+
+def test_rows_of_fewer_subsets_are_marked_and_compared_on_what_both_have(results):
+    write_run(results / "table" / "dgcmm-off" / "subset3", 0.8, {"case-2": 0.95})
+    found = cells(TABLES["main"](results))
+    assert "DGCMM, no mixture (1 of 5 subsets)" in found
+    values, mean, interval, p, _ = cells(TABLES["differences"](results))["DGCMM, no mixture (1 of 5 subsets)"]
+    assert (values, mean, interval, p) == ("-9.00", "-9.00", "-", "-")
+    assert TABLES["verdict"](results).endswith("Other rows have not all their subsets yet.")
+
+
+def test_health_and_robustness_and_images(results):
+    assert cells(TABLES["health"](results))["DGCMM, learned mixture"][:3] == ["0.010 ±0.000", "-", "0.040 ±0.000"]
+    found = cells(TABLES["robustness"](results))
+    assert found["DGCMM, learned mixture"][:3] == ["0.8860 ±0.0055", "-", "0.7860 ±0.0055"]
+    assert cells(TABLES["images"](results))["DGCMM, learned mixture"] == ["-", "-", "0.8960 ±0.0055"]
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_no_results_are_no_table(name, tmp_path):
+    assert TABLES[name](tmp_path) == NOTHING
+
+
+def test_documents_are_filled_in_and_checked(results, tmp_path, capsys):
+    document = tmp_path / "README.md"
+    document.write_text(
+        "Before\n<!-- table main -->\n<!-- /table -->\nbetween\n<!-- table verdict -->\nold\n<!-- /table -->\n"
+    )
+    (tmp_path / "fig").mkdir()
+    assert claim.main(["--check"], tmp_path) == 1
+    assert "old" in document.read_text()
+    assert claim.main([], tmp_path) == 0
+    text = document.read_text()
+    assert text.startswith("Before\n<!-- table main -->\n| row |")
+    assert "0.9060 ±0.0055" in text
+    assert "old" not in text
+    assert {path.name for path in (tmp_path / "fig").iterdir()} == {
+        "fashion_mnist_recall.png",
+        "fashion_mnist_images.png",
+    }
+    capsys.readouterr()
+    assert claim.main(["--check"], tmp_path) == 0
+    assert not capsys.readouterr().out
+    write_run(results / "table" / "dgcmm" / "subset0", 0.1, {"case-2": 0.2})
+    assert claim.main(["--check"], tmp_path) == 1
+    told = capsys.readouterr().out
+    assert "differs from the results: README.md" in told
+    assert "differs from the results: fig/fashion_mnist_recall.png" in told
+
+
+def test_unknown_table_is_refused(tmp_path):
+    (tmp_path / "README.md").write_text("<!-- table mian -->\n<!-- /table -->\n")
+    with pytest.raises(UserError, match="wants the table 'mian': there are verdict, main"):
+        claim.main([], tmp_path)
+
+
+def test_tables_of_this_repository_say_what_its_results_say():
+    assert claim.documents(ROOT, ROOT / "results/fashion_mnist_lt")[-1].name == "TABLES.md"
+    assert claim.main(["--check"]) == 0

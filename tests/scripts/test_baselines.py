@@ -1,0 +1,138 @@
+"""scripts/baselines.py and scripts/robustness.py on a trained run: they measure what the other scripts do."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from helpers.project import METRIC_NAMES, SMALL_MODEL
+from scripts.baselines import measure
+from scripts.experiments.corruption import CORRUPTIONS
+from scripts.experiments.posthoc import METHODS, TrainedCodes
+from scripts.robustness import adjusted
+
+RETRAIN = ["--epochs=10", "--T-max=10", "--batch-size=100", "--lr=0.01", "--workers=0"]
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def numbers(row: dict[str, str]) -> dict[str, str]:
+    return {name: row[name] for name in METRIC_NAMES}
+
+
+@pytest.fixture(scope="module")
+def run(trained_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the trained run."""
+    return Path(shutil.copytree(trained_digits, tmp_path_factory.mktemp("run") / "digits"))
+
+
+def test_methods_agree_with_the_scripts_of_both_cases(script, run):
+    """The classifier as it is, both cases from both starts; then all of them again under noise and blur."""
+    for name, start in (("augment_ftl", "trained"), ("augment", "adjusted")):
+        place = run if start == "trained" else run / "adjusted"
+        words = [f"--logdir={place}", f"--resume={run}/checkpoint.pth", f"--start={start}"]
+        done = script(name, "Digits_LT", *words, *RETRAIN)
+        assert done.status == 0, done.err
+    done = script("scripts.baselines", run)
+    assert done.status == 0, done.err
+    found = {row["method"]: row for row in rows_of(run / "metrics_baselines.csv")}
+    assert list(found) == list(METHODS)
+    assert {row["split"] for row in found.values()} == {"test"}
+    assert numbers(found["trained"]) == numbers(rows_of(run / "metrics.csv")[-1])
+    for method, file in (("case-1", "metrics_aug_ftl.csv"), ("case-2-adjusted", "adjusted/metrics_aug.csv")):
+        expected = rows_of(run / file)[-1]
+        assert float(found[method]["acsa"]) == pytest.approx(float(expected["acsa"]), abs=0.005)
+        assert float(found[method]["auc"]) == pytest.approx(float(expected["auc"]), abs=0.002)
+    assert done.result["crt"]["value"] == 0.1
+    per_class = rows_of(run / "metrics_per_class_baselines.csv")
+    recalls = [float(row["recall"]) for row in per_class if row["method"] == "lda"]
+    assert np.mean(recalls) == pytest.approx(float(found["lda"]["acsa"]))
+    refused = script("scripts.baselines", run)
+    assert refused.status == 2
+    assert "metrics_baselines.csv exists: --overwrite replaces it" in refused.error
+    chosen = script("scripts.baselines", run, "--overwrite", "--methods", "ncm", "lws", "--fixed", "lws=0.5")
+    assert {name: row["value"] for name, row in chosen.result.items()} == {"ncm": "unit", "lws": 0.5}
+
+    judge = run.parent / "judge"
+    small = [*SMALL_MODEL[1:3], "--arch=resnet18", "--epochs=1", "--max-steps=1", "--workers=0", "--quiet"]
+    assert script("train", "Digits_LT", *small, f"--logdir={judge}").status == 0
+    done = script("scripts.robustness", run, f"--judge={judge}/checkpoint.pth")
+    assert done.status == 0, done.err
+    rows = {(row["classifier"], row["condition"]): row for row in rows_of(run / "metrics_robustness.csv")}
+    assert {name for name, _ in rows} == {"trained", "logit-adjustment", "aug_ftl", "adjusted/aug"}
+    assert {condition for _, condition in rows} == set(CORRUPTIONS)
+    for name, file in (("trained", "metrics.csv"), ("aug_ftl", "metrics_aug_ftl.csv")):
+        expected = float(rows_of(run / file)[-1]["acsa"])
+        assert float(rows[name, "clean"]["acsa"]) == pytest.approx(expected, abs=0.003)
+    health = json.loads((run / "generative_half.json").read_text())
+    assert 0 < health["mse_class_mean"] < health["mse_constant"] < 0.25
+    assert 0 <= health["acsa_reconstruction"] <= 1
+    assert 0 <= health["recognised_images"] <= 1
+    assert health["recognised_samples"] is None  # components get their codes, not their classes, by default
+
+
+def test_generative_run_is_refused(script, tmp_path):
+    words = [*SMALL_MODEL, "--generative", "--epochs=1", "--max-steps=1", "--batch-size=24", f"--logdir={tmp_path}"]
+    assert script("train", "Digits_LT", *words).status == 0
+    assert "is generative: the code of a test image depends on the label" in script("scripts.baselines", tmp_path).error
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["nowhere"], "there is no file nowhere/checkpoint.pth"),
+        (["x", "--fixed", "lda=many"], "lda: 'many' is no number from 0 on"),
+        (["x", "--fixed", "ncm=cosine"], "ncm: 'cosine' is none of euclidean, unit"),
+        (["x", "--fixed", "trained=1"], "'trained=1' names none of logit-adjustment, tau-normalisation"),
+    ],
+)
+def test_what_cannot_be_measured_is_one_line(script, words, says):
+    done = script("scripts.baselines", *words)
+    assert done.status == 2
+    assert says in done.error
+
+
+def test_value_is_chosen_on_the_validation_codes_and_tested_alone():
+    """tau pays on balanced validation codes; the test codes, of the head alone, would have none of it."""
+    source = torch.Generator().manual_seed(0)
+    targets = torch.tensor([0] * 400 + [1] * 40)
+    codes = {"mu": targets[:, None] * 2.0 + torch.randn(440, 1, generator=source), "targets": targets}
+    classifier = torch.nn.Linear(1, 2)
+    with torch.no_grad():
+        classifier.weight.copy_(torch.tensor([[0.0], [2.0]]))
+        classifier.bias.copy_(torch.tensor([0.0, -2.0 - np.log(10)]))
+    trained = TrainedCodes(codes["mu"], torch.zeros(440, 1), targets, classifier, 0)
+    balanced = {name: torch.cat([values[:40], values[400:]]) for name, values in codes.items()}
+    head = {name: values[:400] for name, values in codes.items()}
+    about = {"class_counts": [400, 40], "class_names": ["a", "b"]}
+    rows, per_class = measure(trained, {"val": balanced, "test": head}, about, ["logit-adjustment"], {})
+    validated = {row["value"]: row["acsa"] for row in rows if row["split"] == "val"}
+    assert list(validated) == list(METHODS["logit-adjustment"].grid)
+    tested = [row for row in rows if row["split"] == "test"]
+    assert [row["value"] for row in tested] == [max(validated, key=validated.get)]
+    assert 0.5 <= tested[0]["value"] <= 1.5
+    assert [row["method"] for row in per_class] == ["logit-adjustment"] * 2
+
+
+def test_conditions_are_what_their_names_say():
+    images = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    noisy = [CORRUPTIONS["noise 0.1"](images * 0.2 + 0.4, batch) for batch in (0, 0, 1)]
+    assert torch.equal(noisy[0], noisy[1])
+    assert not torch.equal(noisy[0], noisy[2])
+    assert (noisy[0] - images * 0.2 - 0.4).std().item() == pytest.approx(0.1, rel=0.15)
+    assert CORRUPTIONS["noise 0.2"](images, 0).min() == 0
+    assert torch.equal(CORRUPTIONS["half brightness"](images, 0), images / 2)
+    blurred = CORRUPTIONS["blur 3x3"](images, 0)
+    assert blurred[0, 0, 4, 4] == pytest.approx(images[0, 0, 3:6, 3:6].mean().item())
+    assert blurred[0, 0, 0, 0] == pytest.approx(images[0, 0, :2, :2].mean().item())
+
+
+def test_probabilities_are_divided_by_class_shares():
+    np.testing.assert_allclose(adjusted(np.array([[0.8, 0.2]]), [40, 10]), [[0.5, 0.5]])
