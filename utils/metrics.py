@@ -159,6 +159,33 @@ def mutual_information(components: np.ndarray, targets: np.ndarray) -> float:
         return float(skm.mutual_info_score(targets, components))
 
 
+def calibration_error(targets: np.ndarray, probabilities: np.ndarray, bins: int = 15) -> float:
+    """Compute the expected calibration error of the predictions (Guo et al., ICML 2017, eq. 3), in [0,1].
+
+    Args:
+        targets: (N,) labels.
+        probabilities: (N,K); the prediction is the argmax, and its probability the confidence.
+        bins: of the confidence, of equal width over [0,1].
+    """
+    return confidence_error(probabilities.max(axis=1), probabilities.argmax(axis=1) == targets, bins)
+
+
+def confidence_error(confidences: np.ndarray, correct: np.ndarray, bins: int = 15) -> float:
+    """Compute the expected calibration error of predictions of which only this is known.
+
+    It is the mean over the images of |share of correct predictions - mean confidence| in the image's bin.
+
+    Args:
+        confidences: (N,) in [0,1]; one on the border of two bins belongs to the lower.
+        correct: (N,) whether the prediction is the label.
+        bins: of equal width over [0,1].
+    """
+    confidences = np.asarray(confidences, dtype=np.float64)
+    members = np.maximum(np.ceil(confidences * bins).astype(np.int64) - 1, 0)
+    gaps = np.bincount(members, weights=correct - confidences)
+    return float(np.abs(gaps).sum() / len(confidences))
+
+
 def _specificities(targets: np.ndarray, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
     tables = skm.multilabel_confusion_matrix(targets, predictions, labels=labels)
     true_negatives, false_positives = tables[:, 0, 0], tables[:, 0, 1]
