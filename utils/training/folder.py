@@ -11,7 +11,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,12 @@ log = logging.getLogger("dgcmm")
 SUFFIXES = ("", "_eval", "_aug", "_aug_ftl")
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "pillow")
 TABLE_CHUNK = 1 << 20  # characters of a table in memory
-NAMES = ("args.json", "log.txt", "metrics.csv", "metrics_per_class.csv", "predictions.csv", "subset.txt")
+NAMES = (
+    *("args.json", "log.txt", "metrics.csv", "metrics_per_class.csv", "predictions.csv", "subset.txt"),
+    "pictures.npz",
+)
+# in the order in which TensorBoard shows them
+FIGURES = ("learning_curves", "recall", "confusion", "reliability", "codes", "reconstructions", "samples")
 
 
 class RunFolder:
@@ -71,6 +76,15 @@ class RunFolder:
     def board(self) -> Path:
         """Where TensorBoard's file lies: apart for each script, as TensorBoard takes a folder for a run."""
         return self.path / self.suffix.strip("_")
+
+    @property
+    def figures(self) -> Path:
+        """Where figures lie, of all scripts."""
+        return self.path / "figures"
+
+    def figure(self, name: str) -> Path:
+        """Path of the PNG of a figure of this script, one of `FIGURES`."""
+        return self.figures / f"{name}{self.suffix}.png"
 
     def holds_run(self) -> bool:
         """Tell whether this script has already left results here."""
@@ -118,7 +132,8 @@ class RunFolder:
         """Delete this script's results; train.py's also delete those of evaluation and augmentation."""
         for suffix in SUFFIXES if not self.suffix else (self.suffix,):
             folder = RunFolder(str(self.path), suffix)
-            for path in [folder.file(name) for name in NAMES] + [folder.checkpoint, folder.previous, folder.best]:
+            files = [*map(folder.file, NAMES), *map(folder.figure, FIGURES)]
+            for path in [*files, folder.checkpoint, folder.previous, folder.best]:
                 path.unlink(missing_ok=True)
             for path in folder.board.glob(f"events.out.tfevents.*{suffix or '.train'}"):
                 path.unlink()
@@ -186,6 +201,12 @@ class RunFolder:
     def write_subset(self, rows: np.ndarray) -> None:
         """Write subset.txt: rows of the source's training split that this run trains on, one a line."""
         write_text(self.file("subset.txt"), "".join(f"{row}\n" for row in rows))
+
+    def write_pictures(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Write pictures.npz, see `utils.figures.sheets`."""
+        content = io.BytesIO()
+        np.savez_compressed(content, **arrays)
+        write_atomically(self.file("pictures.npz"), lambda file: file.write(content.getvalue()))
 
     def write_measurement(self, measurement: Measurement, epoch: int, split: str) -> None:
         """Write metrics_per_class.csv and predictions.csv of an evaluation of `split` after `epoch`."""

@@ -26,6 +26,7 @@ COMMON = [
     "--bad-images",
     "--overwrite",
     "--quiet",
+    "--no-figures",
     "--dataset-manifest",
     "--download-jobs",
     "--keep-archives",
