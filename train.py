@@ -467,9 +467,10 @@ def make_loader(world: World, args: argparse.Namespace, dataset: ImageDataset, t
 
 @torch.inference_mode()
 def reconstruct(run: Run, dataset: ImageDataset) -> tuple[Tensor, np.ndarray]:
-    """Rebuild images of classes of all sizes: pictures above reconstructions (2,N,3,s,s), and their labels (N,)."""
-    classes = some_classes(run.about["class_counts"], SHOWN_IMAGES)
+    """Rebuild images, from the largest class to the smallest: pictures and rebuilt (2,N,3,s,s), and labels (N,)."""
+    classes = some_classes(run.about["class_counts"], SHOWN_IMAGES).tolist()
     chosen = images_of(classes, dataset.targets, SHOWN_IMAGES)
+    chosen = sorted(chosen, key=lambda index: classes.index(dataset.targets[index]))
     images = to_device(torch.stack([dataset[index][0] for index in chosen]), run.world.device)
     labels = dataset.targets[chosen]
     run.model.eval()

@@ -28,13 +28,13 @@ def reliability(answers: Answers, title: str) -> Figure:
         label="predictions",
     )
     curve.plot([0, 1], [0, 1], ":", color=GREY, label="perfectly calibrated")
-    curve.set(xlim=(0, 1), ylim=(0, 1), xlabel="", ylabel="share of correct predictions", title=title)
-    curve.text(0.03, 0.95, f"calibration error {error:.3f} ({BINS} bins)", transform=curve.transAxes, va="top")
-    curve.legend(loc="lower right")
+    curve.set(xlim=(0, 1), ylim=(0, 1), xlabel="", ylabel="share of correct predictions")
+    curve.set_title(f"{title}\ncalibration error {error:.3f} ({BINS} bins)")
     curve.grid(alpha=0.3)
     histogram.hist(answers.confidences, bins=np.linspace(0, 1, BINS + 1), color=BLUE, alpha=0.8)
     histogram.axvline(correct.mean(), color=GREY, ls="--", lw=1.2, label="accuracy")
     histogram.axvline(answers.confidences.mean(), color=GREY, lw=1.2, label="mean confidence")
     histogram.set(xlabel="confidence (probability of the predicted class)", ylabel="images")
-    histogram.legend(loc="upper left")
+    handles = [*curve.get_legend_handles_labels()[0], *histogram.get_legend_handles_labels()[0]]
+    curve.legend(handles=handles, loc="lower right")
     return figure

@@ -23,11 +23,11 @@ def some_classes(counts: Sequence[int], at_most: int) -> np.ndarray:
     return order[np.linspace(0, len(order) - 1, at_most).round().astype(np.int64)]
 
 
-def images_of(classes: np.ndarray, targets: np.ndarray, at_most: int) -> np.ndarray:
+def images_of(classes: Sequence[int], targets: np.ndarray, at_most: int) -> np.ndarray:
     """Choose images of some classes, round the classes in turn, so that of a small one most are there.
 
     Args:
-        classes: class numbers, (C,).
+        classes: class numbers.
         targets: label of each image, (N,).
         at_most: images.
 

@@ -104,24 +104,22 @@ def confusion(answers: Answers, classes: ClassResults, title: str) -> Figure:
         im_kw={"norm": PowerNorm(0.5, vmin=0, vmax=100), "interpolation": "nearest"},
         text_kw={"fontsize": 8},
     )
+    for text in (display.text_ if named else np.empty(0)).flat:
+        text.set_in_layout(False)  # they lie within their cells, and measuring them takes time
     figure.colorbar(display.im_, ax=ax, label="percent of the class's images", shrink=0.8)
     if named:
-        labels = [fit(classes.names[c]) for c in order]
-        ax.set_xticks(range(num_classes), labels, rotation=90 if max(map(len, labels)) > 3 else 0)
-        ax.set_yticks(range(num_classes), labels)
-        what = ""
+        ticks, labels = range(num_classes), [fit(classes.names[c]) for c in order]
+        what = "from the largest to the smallest"
     else:
         ticks = some_ticks(len(starts))
         labels = [f"{classes.counts[order[starts[tick]]]:,}" for tick in ticks]
-        ax.set_xticks(ticks, labels)
-        ax.set_yticks(ticks, labels)
-        what = "; its training images" + (f"; a cell is {block} by {block} classes" if block > 1 else "")
+        what = "its training images"
+    ax.set_xticks(ticks, labels, rotation=90 if named and max(map(len, labels)) > 3 else 0)
+    ax.set_yticks(ticks, labels)
     for first, _ in list(group_spans(classes.counts[order]).values())[1:]:
         for line in (ax.axhline, ax.axvline):
             line(first / block - 0.5, color="white", lw=0.8, ls="--")
-    ax.set(
-        title=title,
-        xlabel=f"prediction, from the largest class to the smallest{what}",
-        ylabel=f"class{what.split('; a')[0]}",
-    )
+    if block > 1:
+        title += f"\n{num_classes} classes, {block} by {block} in a cell"
+    ax.set(title=title, xlabel=f"prediction ({what})", ylabel=f"class ({what})")
     return figure

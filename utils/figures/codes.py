@@ -14,6 +14,7 @@ IMAGES = 1000
 PCA_DIMS, ITERATIONS = 50, 500  # before t-SNE, and of it
 MARKERS = ("o", "^")
 MARGIN = 0.08  # of the codes' range, around it
+LEGEND_WIDTH = 145  # characters
 
 
 def codes_in_the_plane(found: TrainingCodes, title: str) -> Figure:
@@ -34,12 +35,11 @@ def codes_in_the_plane(found: TrainingCodes, title: str) -> Figure:
     _scatter(right, found, placed[: len(codes)], placed[len(codes) :])
     right.set_title(f"t-SNE of the first {dims} principal components, perplexity {neighbours:.0f}")
     shown = f"{len(found.classes)} of {len(found.names)} classes, " if len(found.classes) < len(found.names) else ""
-    figure.suptitle(
-        f"{title}: {shown}{len(codes)} training images" + ("; crosses: components' means" if len(means) else "")
-    )
-    figure.legend(
-        *left.get_legend_handles_labels(), loc="outside lower center", ncols=8 if _short(found) else 5, frameon=False
-    )
+    crosses = "; crosses: components' means" if len(means) else ""
+    figure.suptitle(f"{title}: {shown}{len(codes)} training images{crosses}")
+    handles, labels = left.get_legend_handles_labels()
+    columns = LEGEND_WIDTH // (max(map(len, labels)) + 9)
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
     return figure
 
 
@@ -48,16 +48,12 @@ def _two(places: np.ndarray) -> np.ndarray:
     return np.pad(places, ((0, 0), (0, max(2 - places.shape[1], 0))))[:, :2]
 
 
-def _short(found: TrainingCodes) -> bool:
-    return max(len(found.names[c]) for c in found.classes) <= 6
-
-
 def _scatter(ax: Axes, found: TrainingCodes, places: np.ndarray, means: np.ndarray) -> None:
     """Draw codes (N,2) and means (C,2); the codes set the axes, so a mean far from all of them is not seen."""
     for number, label in enumerate(found.classes):
         colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number // len(COLOURS) % len(MARKERS)]
         own = places[found.targets == label]
-        name = f"{fit(found.names[label])} ({found.counts[label]:,})"
+        name = f"{fit(found.names[label], 16)} ({found.counts[label]:,})"
         ax.scatter(*own.T, s=12, color=colour, marker=marker, alpha=0.6, lw=0, label=name)
         if len(means):
             ax.scatter(*means[number], s=110, color="white", marker="X", lw=0, zorder=3)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from utils.figures.reading import History
 from utils.figures.style import BLACK, BLUE, GREEN, GREY, ORANGE, RED, new_figure
@@ -28,7 +28,7 @@ def learning_curves(history: History, title: str) -> Figure:
     figure = new_figure(10, 6.4)
     losses, metrics, groups, rates = figure.subplots(2, 2, sharex=True).flat
     split = next((row["split"] for row in history.epochs if row["split"]), "test")
-    _curves(losses, history, LOSSES, "training loss and its terms, unweighted", log=True)
+    _curves(losses, history, LOSSES, "training loss, and its terms before their weights", log=True)
     _curves(metrics, history, METRICS, f"metrics, {split} images")
     _curves(groups, history, GROUPS, f"mean recall by training images, {split} images")
     _curves(rates, history, RATES, "learning rate", log=True)
@@ -52,14 +52,20 @@ def _curves(ax: Axes, history: History, names: dict[str, str], title: str, log: 
             marker = "o" if known.sum() <= 30 else None
             ax.plot(epochs[known], values[known], style, color=colour, marker=marker, ms=3, lw=1.4, label=label)
             drawn.append(values[known])
-    ax.set_title(title)
+    ax.set_title(title, pad=24)  # the legend is between title and curves
     ax.grid(alpha=0.3)
     if not drawn:
         ax.text(0.5, 0.5, "undefined", transform=ax.transAxes, ha="center", color=GREY)
         return
     if log and min(map(np.min, drawn)) > 0:
         ax.set_yscale("log")
-    ax.legend()
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_minor_formatter(NullFormatter())
+    _legend(ax)
+
+
+def _legend(ax: Axes) -> None:
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 0.99), ncols=5, frameon=False, columnspacing=1.2)
 
 
 def _mark_best(ax: Axes, row: dict[str, str], names: Sequence[str]) -> None:
@@ -69,4 +75,4 @@ def _mark_best(ax: Axes, row: dict[str, str], names: Sequence[str]) -> None:
         if row.get(name):
             ax.plot(float(row["epoch"]), float(row[name]), "*", color=colour, ms=9, mec="white", mew=0.5)
     ax.plot([], [], "*", color=GREY, ms=9, label="best epoch, test images")
-    ax.legend()
+    _legend(ax)

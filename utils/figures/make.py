@@ -11,7 +11,8 @@ from utils.errors import UserError
 from utils.figures.reading import find_codes, read_codes
 from utils.metrics import Row
 from utils.training.board import Board
-from utils.training.folder import FIGURES, RunFolder
+from utils.training.folder import RunFolder
+from utils.training.layout import FIGURES
 from utils.training.run import print_result
 
 log = logging.getLogger("dgcmm")

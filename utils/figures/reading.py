@@ -1,6 +1,7 @@
 """Reading what figures show from the files of a run folder."""
 
 import csv
+import functools
 import json
 from pathlib import Path
 from typing import NamedTuple
@@ -72,7 +73,15 @@ def read_classes(path: Path) -> ClassResults:
 
 
 def read_answers(path: Path) -> Answers:
-    """Read a predictions.csv; of the probabilities, which may be many millions, only those of the predictions."""
+    """Read a predictions.csv; of the probabilities, which may be many millions, only those of the predictions.
+
+    The last one that was read is kept, for the next figure.
+    """
+    return _read_answers(path, path.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=1)
+def _read_answers(path: Path, _changed: int) -> Answers:
     found = []
     with path.open(newline="") as file:
         reader = csv.reader(file)
@@ -85,7 +94,7 @@ def read_answers(path: Path) -> Answers:
 
 
 def find_codes(folder: RunFolder) -> list[Path]:
-    """Find the codes that an augmentation has used, [] or [path]: in its run folder, or beside the trained checkpoint."""
+    """Find the codes that an augmentation has used, [] or [path]: in its folder, or beside the trained checkpoint."""
     args = folder.file("args.json")
     if not args.exists():
         return []

@@ -19,11 +19,12 @@ def reconstructions(pictures: Mapping[str, np.ndarray], title: str) -> Figure:
         title: of the figure.
     """
     rows = np.stack([pictures["inputs"], pictures["reconstructions"]])
-    figure = new_figure(0.95 * rows.shape[1] + 1.6, 3.4)
+    names = [fit(str(name), 14) for name in pictures["labels"]]
+    turned = max(map(len, names)) > 7
+    figure = new_figure(0.95 * rows.shape[1] + 0.8, 3.4 if turned else 2.6)
     ax = figure.subplots()
     columns, lines = show(ax, rows)
-    names = [fit(str(name), 14) for name in pictures["labels"]]
-    ax.set_xticks(columns, names, rotation=40 if max(map(len, names)) > 7 else 0, ha="center")
+    ax.set_xticks(columns, names, **({"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if turned else {}))
     ax.set_yticks(lines, ["image", "rebuilt"])
     ax.set_title(title)
     return figure
@@ -37,7 +38,7 @@ def samples(pictures: Mapping[str, np.ndarray], title: str) -> Figure:
         title: of the figure.
     """
     sheet, total = pictures["samples"], int(pictures["num_classes"])
-    figure = new_figure(0.72 * sheet.shape[1] + 2, 0.72 * len(sheet) + 0.9)
+    figure = new_figure(0.62 * sheet.shape[1] + 2, 0.62 * len(sheet) + 0.9)
     ax = figure.subplots()
     columns, lines = show(ax, sheet)
     ax.set_xticks(columns, ["mean", *[""] * (len(columns) - 1)])

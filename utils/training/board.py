@@ -15,7 +15,6 @@ from torch.utils.tensorboard import SummaryWriter
 from utils.files import unwritable
 from utils.metrics import Row
 
-
 CODE_DIMS = 64  # of a code in the projector, which keeps them as text
 
 

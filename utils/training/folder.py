@@ -24,18 +24,12 @@ from utils.locks import LOCK_NAME, take_lock
 from utils.logs import end_log_file, log_to_file
 from utils.metrics import Measurement, Row, per_class_metrics
 from utils.training.checkpoint import plain
+from utils.training.layout import FIGURES, NAMES, SUFFIXES, with_suffix
 
 log = logging.getLogger("dgcmm")
 
-SUFFIXES = ("", "_eval", "_aug", "_aug_ftl")
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "pillow")
 TABLE_CHUNK = 1 << 20  # characters of a table in memory
-NAMES = (
-    *("args.json", "log.txt", "metrics.csv", "metrics_per_class.csv", "predictions.csv", "subset.txt"),
-    "pictures.npz",
-)
-# in the order in which TensorBoard shows them
-FIGURES = ("learning_curves", "recall", "confusion", "reliability", "codes", "reconstructions", "samples")
 
 
 class RunFolder:
@@ -54,8 +48,7 @@ class RunFolder:
 
     def file(self, name: str) -> Path:
         """Path of a file of this script, suffix included."""
-        stem, dot, extension = name.rpartition(".")
-        return self.path / f"{stem}{self.suffix}{dot}{extension}"
+        return self.path / with_suffix(name, self.suffix)
 
     @property
     def checkpoint(self) -> Path:
