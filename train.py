@@ -482,7 +482,7 @@ def show_reconstructions(run: Run, dataset: ImageDataset) -> None:
     """Show images of a split above what the decoder makes of them, in TensorBoard."""
     pictures, _ = reconstruct(run, dataset)
     grid = make_grid(pictures.flatten(0, 1), nrow=pictures.shape[1])
-    run.board.image(run.epoch + 1, "images above reconstructions", grid)
+    run.board.image(run.epoch + 1, "figures/0 images above reconstructions", grid)
 
 
 @torch.inference_mode()

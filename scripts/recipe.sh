@@ -32,5 +32,5 @@ recipe() {
         "${retrain[@]}"
     done
   done
-  python scripts/table.py "${folders[@]}"
+  python scripts/compare.py "${folders[@]}"
 }

@@ -87,7 +87,7 @@ def test_recipe_trains_and_re_trains_by_commands_that_parse(name, tmp_path):
             assert args.print_freq == 7
     assert len(runs) == 1
     if name in RECIPES:
-        assert given[3] == ["scripts/table.py", "./runs/subset3"]
+        assert given[3] == ["scripts/compare.py", "./runs/subset3"]
 
 
 def test_every_data_set_that_is_published_has_a_recipe():
@@ -154,7 +154,7 @@ def photographs(root: Path) -> None:
 
 
 def test_from_a_folder_of_photographs_to_a_model_by_three_commands(script, tmp_path):
-    """Those of the README, but for their number of epochs and the size of images."""
+    """Those of the README, but for their number of epochs and the size of images; they leave their figures."""
     photographs(tmp_path / "photos")
     log = tmp_path / "log"
     done = []
@@ -165,7 +165,7 @@ def test_from_a_folder_of_photographs_to_a_model_by_three_commands(script, tmp_p
         else:
             own["epochs"] = "2"
         small = ["--new-size=36", "--crop-size=32"] if name == "train" and "--evaluate" not in argv else []
-        done.append(script(name, *replaced(argv, **own), *small, "--workers=0"))
+        done.append(script(name, *replaced(argv, **own), *small, "--workers=0", figures=True))
     assert [outcome.status for outcome in done] == [0, 0, 0], [outcome.err for outcome in done]
     assert "imbalance: 3 classes, largest kind 0 14, smallest kind 2 13" in done[0].out
     assert {name: done[1].result[name] for name in METRIC_NAMES} == pytest.approx(
@@ -173,6 +173,9 @@ def test_from_a_folder_of_photographs_to_a_model_by_three_commands(script, tmp_p
     )
     with (log / "predictions_eval.csv").open() as file:
         assert {row["id"].rsplit("/", 1)[0] for row in csv.DictReader(file)} == {f"test/kind {n}" for n in range(3)}
+    figures = {path.name for path in (log / "figures").iterdir()}
+    assert figures >= {f"confusion{suffix}.png" for suffix in ("", "_aug", "_eval")} | {"codes.png", "samples.png"}
+    assert not any("left out" in outcome.err for outcome in done)
     resumed = [*(f"--{flag}={value}" for flag, value in own.items() if flag != "resume"), "--resume=auto", "--epochs=3"]
     for flag, value in (("--train-transform", "shift"), ("--names", "x.txt")):
         refused = script("train", "ImageFolder", *resumed, f"{flag}={value}")
@@ -274,7 +277,7 @@ def test_events_hold_scalars_and_reconstructions(trained_digits):
     scalars = set(events.Tags()["scalars"])
     assert {"train/loss", "train/lr", "test/acsa", "test/live_components"} <= scalars
     assert [event.step for event in events.Scalars("test/acsa")] == [1, 2]
-    assert events.Tags()["images"] == ["images above reconstructions"]
+    assert events.Tags()["images"] == ["figures/0 images above reconstructions"]
 
 
 def test_codes_file_serves_others(script, tmp_path):

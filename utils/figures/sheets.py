@@ -21,7 +21,7 @@ def reconstructions(pictures: Mapping[str, np.ndarray], title: str) -> Figure:
     rows = np.stack([pictures["inputs"], pictures["reconstructions"]])
     names = [fit(str(name), 14) for name in pictures["labels"]]
     turned = max(map(len, names)) > 7
-    figure = new_figure(0.95 * rows.shape[1] + 0.8, 3.4 if turned else 2.6)
+    figure = new_figure(0.95 * rows.shape[1] + 0.8, 3.1 if turned else 2.6)
     ax = figure.subplots()
     columns, lines = show(ax, rows)
     ax.set_xticks(columns, names, **({"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if turned else {}))
