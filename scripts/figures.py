@@ -30,11 +30,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     places = parser.parse_args(argv).places
     start_logging(quiet=False)
-    for run in [run for place in places for run in find_runs(place)]:
-        drawn = {path for suffix in SUFFIXES for path in make_figures(RunFolder(str(run), suffix), anew=True).values()}
-        if not drawn:
-            raise UserError(f"{run} has nothing to draw: its first epoch has not ended")
-        print("\n".join(map(str, sorted(drawn))))
+    runs = [run for place in places for run in find_runs(place)]
+    folders = [RunFolder(str(run), suffix) for run in runs for suffix in SUFFIXES]
+    drawn = dict.fromkeys(path for folder in folders for path in make_figures(folder, anew=True).values())
+    if not drawn:
+        raise UserError(f"nothing to draw in {', '.join(map(str, runs))}: no epoch has ended there")
+    print("\n".join(map(str, drawn)))
 
 
 if __name__ == "__main__":

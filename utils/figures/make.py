@@ -82,4 +82,5 @@ def _newer(path: Path, than: list[Path]) -> bool:
 
 def _line(error: Exception) -> str:
     """Say in a line what went wrong."""
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+    return " ".join(f"{kind}{error}".split())
