@@ -39,6 +39,7 @@ from utils.device import autocast, check_device, choose_device, memory_watched, 
 from utils.distributed.plan import spare_rank
 from utils.distributed.world import World
 from utils.errors import UserError, run_script
+from utils.figures.make import report
 from utils.logs import progress, start_logging
 from utils.metrics import Measurement, Predictions, Row, require_finite
 from utils.randomness import standard_normal
@@ -134,7 +135,8 @@ def retrain(
             run.restore(unfinished, path)
             log.info("continuing after epoch %d of %d, step %d", run.epoch, args.epochs, run.position.step)
         log_rates(args, run.epoch, before and before["epochs"])
-        print_result(train_epochs(run, sampler, codes, splits))
+        result = train_epochs(run, sampler, codes, splits)
+    report(result, folder, not args.no_figures)
 
 
 def check_start(args: argparse.Namespace, trained: Checkpoint) -> None:

@@ -47,6 +47,7 @@ from models.health import measure_health, say_health, warn_of_dead_components
 from models.loading import all_weights, create_model
 from models.losses import LIKELIHOODS, LOSSES, LossWeights, build_loss, first_reweighted_epoch
 from models.mixup import mix
+from models.pictures import rebuild, sample, to_pixels
 from models.prior import ClassMoments
 from models.scoring import Scorer
 from models.starting import start_from
@@ -57,6 +58,8 @@ from utils.distributed.launch import launch
 from utils.distributed.plan import check_batch_size, plan_launch
 from utils.distributed.world import World
 from utils.errors import UserError, run_script
+from utils.figures.choice import images_of, some_classes
+from utils.figures.make import report
 from utils.logs import progress, share_warnings, start_logging
 from utils.metrics import Measurement, Predictions, Row, require_finite
 from utils.randomness import Stream, global_seed, mixing_share, standard_normal
@@ -64,13 +67,14 @@ from utils.training.checkpoint import Checkpoint, load_checkpoint, load_model_st
 from utils.training.folder import RunFolder
 from utils.training.optimisation import build_optimizer, default_prior_lr, log_rates
 from utils.training.resume import description, find_checkpoint, finished_result, require_same_classes, require_same_data
-from utils.training.run import Run, print_result
+from utils.training.run import Run
 
 log = logging.getLogger("dgcmm")
 
 CLASS_IMAGES = 100  # of each class that show whether the decoder lives, and as many training images
 MEASURED_CODES = 400  # of a class, for atypicality: a share is then known to 0.03
-SHOWN_IMAGES = 8  # above their reconstructions, in TensorBoard
+SHOWN_IMAGES = 12  # above their reconstructions
+SHOWN_COMPONENTS, SHOWN_SAMPLES = 15, 8  # of the prior, and pictures of each
 TERMS = ("loss", "loss_cls", "loss_reconst", "loss_gmm")
 
 
@@ -115,6 +119,7 @@ def work(world: World, args: argparse.Namespace, given: set[str]) -> None:
     result = None
     if not args.evaluate and args.start_epoch is None:
         result = finished_result(checkpoint, args.epochs)
+    figures = not result and not args.no_figures
     if not result:
         world.on_main(folder.check_place)
         with world.errors_together():
@@ -126,7 +131,7 @@ def work(world: World, args: argparse.Namespace, given: set[str]) -> None:
             else:
                 result = train(world, args, checkpoint, folder, start)
     if world.is_main:
-        print_result(result)
+        report(result, folder, figures)
 
 
 def resolve(
@@ -252,6 +257,8 @@ def train_epochs(run: Run, loaders: dict[str, BatchLoader]) -> Row:
             examine_decoder(run, loaders)
         if run.state["prior_started"]:
             run.about["distance_quantiles"] = measure_distances(run, loaders["train"].dataset)
+        if world.is_main and run.model.prior is not None:
+            keep_pictures(run, loaders["test"].dataset)
         return run.finish(lambda: measure("test"), measurement)
 
 
@@ -486,17 +493,39 @@ def make_loader(world: World, args: argparse.Namespace, dataset: ImageDataset, t
 
 
 @torch.inference_mode()
-def show_reconstructions(run: Run, dataset: ImageDataset) -> None:
-    """Show images spread over a split above what the decoder makes of them, in TensorBoard."""
-    chosen = range(0, len(dataset), max(len(dataset) // SHOWN_IMAGES, 1))[:SHOWN_IMAGES]
-    items = [dataset[index] for index in chosen]
-    images = to_device(torch.stack([image for image, _, _ in items]), run.world.device)
-    labels = torch.tensor([label for _, label, _ in items], device=run.world.device)
+def reconstruct(run: Run, dataset: ImageDataset) -> tuple[Tensor, np.ndarray]:
+    """Rebuild images, from the largest class to the smallest: pictures and rebuilt (2,N,3,s,s), and labels (N,)."""
+    classes = some_classes(run.about["class_counts"], SHOWN_IMAGES).tolist()
+    chosen = images_of(classes, dataset.targets, SHOWN_IMAGES)
+    chosen = sorted(chosen, key=lambda index: classes.index(dataset.targets[index]))
+    images = to_device(torch.stack([dataset[index][0] for index in chosen]), run.world.device)
+    labels = dataset.targets[chosen]
     run.model.eval()
     with autocast(run.world.device, run.args.amp):
-        rebuilt = run.model.reconstructions(images, labels)
-    grid = make_grid(torch.cat([images.expand_as(rebuilt), rebuilt]), nrow=len(items))
-    run.board.image(run.epoch + 1, "images above reconstructions", grid)
+        return rebuild(run.model, images, torch.from_numpy(labels).to(run.world.device)), labels
+
+
+def show_reconstructions(run: Run, dataset: ImageDataset) -> None:
+    """Show images of a split above what the decoder makes of them, in TensorBoard."""
+    pictures, _ = reconstruct(run, dataset)
+    grid = make_grid(pictures.flatten(0, 1), nrow=pictures.shape[1])
+    run.board.image(run.epoch + 1, "figures/0 images above reconstructions", grid)
+
+
+@torch.inference_mode()
+def keep_pictures(run: Run, dataset: ImageDataset) -> None:
+    """Keep images, their reconstructions and samples of components in the run folder, for the figures."""
+    names, counts = np.array(run.about["class_names"]), run.about["class_counts"]
+    (inputs, rebuilt), labels = reconstruct(run, dataset)
+    shown = some_classes(counts, SHOWN_COMPONENTS)
+    with autocast(run.world.device, run.args.amp):
+        samples = sample(run.model, torch.from_numpy(shown).to(run.world.device), SHOWN_SAMPLES, run.args.seed)
+    pictures = {"inputs": to_pixels(inputs), "reconstructions": to_pixels(rebuilt), "labels": names[labels]}
+    pictures |= {"samples": to_pixels(samples), "components": names[shown], "num_classes": np.array(len(names))}
+    try:
+        run.folder.write_pictures(pictures)
+    except UserError as error:
+        log.warning("no pictures of the decoder: %s", error)
 
 
 def log_facts(run: Run, splits: Splits, steps: int) -> None:

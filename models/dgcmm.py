@@ -117,3 +117,12 @@ class DGCMM(ImageClassifier):
         """Rebuild images at z = mu under their own labels: (B,1 or 3,S,S), (B,) -> (B,3,S,S) in [0,1]."""
         mu, _ = self.posterior(self.features(images), labels)
         return widen(self.decoder(mu, labels))
+
+    def samples(self, components: Tensor, noise: Tensor) -> Tensor:
+        """Decode draws m_c + sqrt(v_c) * noise of components c under their labels: (B,), (B,D) -> (B,3,S,S) in [0,1].
+
+        Noise 0 gives what the decoder makes of a component's mean.
+        """
+        prior = self.prior
+        codes = prior.means[components] + (0.5 * prior.clamped_log_vars()[components]).exp() * noise
+        return widen(self.decoder(codes, components))

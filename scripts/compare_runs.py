@@ -22,7 +22,7 @@ sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]
 from utils.cli.rules import LOCAL_FLAGS  # noqa: E402
 from utils.errors import UserError, run_script  # noqa: E402
 from utils.training.checkpoint import digest, load_checkpoint  # noqa: E402
-from utils.training.folder import SUFFIXES  # noqa: E402
+from utils.training.layout import SUFFIXES  # noqa: E402
 
 WITH_CLOCKS = ("sha256", "trained_sha256")  # hashes of content that has clocks in it
 HABITS = (*LOCAL_FLAGS, "save_every", "print_freq")  # flags that change no number

@@ -98,7 +98,7 @@ def published_commands(gpus: int, folder: str) -> list[list[str]]:
     text = (ROOT / "scripts" / "chestxray.sh").read_text().replace("\\\n", " ")
     commands = [shlex.split(line) for line in re.findall(r"^python (\w+\.py .*)$", text, re.MULTILINE)]
     number = max(n for n in range(1, gpus + 1) if BATCH % n == 0)
-    own = ["--dummy", "--max-steps=10", "--epochs=1", f"--logdir={folder}"]
+    own = ["--dummy", "--max-steps=10", "--epochs=1", "--no-figures", f"--logdir={folder}"]
     found = []
     for words in commands:
         kept = [word for word in words if not word.startswith(("$", "--pretrained", "--resume"))]

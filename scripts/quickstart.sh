@@ -15,4 +15,4 @@ python train.py Digits_LT --logdir="$run" --arch=resnet18_vae3 --new-size=32 --c
 for script in augment_ftl.py augment.py; do
   python "$script" Digits_LT --logdir="$run" --resume=auto --epochs=10 --batch-size=100 --lr=1e-2 --T-max=10 --workers=0 --overwrite
 done
-python scripts/table.py "$run"
+python scripts/compare.py "$run"

@@ -34,5 +34,5 @@ recipe() {
         "${retrain[@]}"
     done
   done
-  python scripts/table.py "${folders[@]}"
+  python scripts/compare.py "${folders[@]}"
 }

@@ -32,11 +32,11 @@ from torch import nn  # noqa: E402
 
 from datasets.subsets import spread  # noqa: E402
 from models.classifier import ImageClassifier  # noqa: E402
+from models.loading import all_weights, create_model  # noqa: E402
 from models.scoring import Scorer  # noqa: E402
 from scripts.experiments.corruption import CORRUPTIONS, Corrupt  # noqa: E402
 from scripts.experiments.generative import batches, measure_health  # noqa: E402
 from scripts.experiments.trained import TrainedRun, open_run  # noqa: E402
-from train import all_weights, create_model  # noqa: E402
 from utils.cli.arguments import Parser  # noqa: E402
 from utils.cli.types import path  # noqa: E402
 from utils.device import to_device  # noqa: E402

@@ -91,7 +91,7 @@ class Setting:
         return kills
 
     def _start(self, command: list[str], folder: Path) -> subprocess.Popen:
-        words = [sys.executable, *command, f"--logdir={folder}", "--resume=auto"]
+        words = [sys.executable, *command, f"--logdir={folder}", "--resume=auto", "--no-figures"]
         with self.said.open("w") as said:
             return subprocess.Popen(words, stdout=said, stderr=subprocess.STDOUT, start_new_session=True)
 

@@ -24,6 +24,8 @@ from PIL import Image
 from datasets.workers import kill_workers
 from helpers.project import HEADER_2017, SMALL_MODEL
 
+TRAINING = ("train", "augment", "augment_ftl")
+
 
 class Outcome(NamedTuple):
     """How a script ended and what it printed."""
@@ -81,14 +83,17 @@ def _no_workers_left() -> Iterator[None]:
 
 @pytest.fixture
 def script(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
-    """Run train.py, augment.py or augment_ftl.py in this process: script('train', flag, ...) -> Outcome."""
+    """Run train.py, augment.py or another script in this process: script('train', flag, ...) -> Outcome.
 
-    def run(name: str, *argv: object) -> Outcome:
+    Without figures, which take seconds, unless they are asked for.
+    """
+
+    def run(name: str, *argv: object, figures: bool = False) -> Outcome:
         import importlib
 
         from utils.errors import run_script
 
-        words = [str(word) for word in argv]
+        words = [*map(str, argv), *(["--no-figures"] if name in TRAINING and not figures else [])]
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *words])
         capsys.readouterr()
         with pytest.raises(SystemExit) as end:
@@ -150,7 +155,15 @@ def trained_digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from utils.errors import UserError
 
     folder = tmp_path_factory.mktemp("digits_run")
-    flags = [*SMALL_MODEL, "--epochs=2", "--batch-size=64", "--T-max=2", "--quiet", f"--logdir={folder}"]
+    flags = [
+        *SMALL_MODEL,
+        "--epochs=2",
+        "--batch-size=64",
+        "--T-max=2",
+        "--quiet",
+        "--no-figures",
+        f"--logdir={folder}",
+    ]
     try:
         train.main(["Digits_LT", *flags])
     except UserError as error:  # pragma: no cover

@@ -10,7 +10,7 @@ import pytest
 import augment_ftl
 import train
 from datasets import DATASETS
-from helpers.documents import DOCUMENTS, NOT_YET, PAGES, commands, program
+from helpers.documents import DOCUMENTS, PAGES, commands, program
 from helpers.project import ROOT, SMALL_MODEL
 
 CODE = [path for path in ROOT.rglob("*.py") if path.relative_to(ROOT).parts[0] not in ("tests", ".venv")]
@@ -29,8 +29,6 @@ def anchors(page):
 def test_links_and_anchors_exist(page):
     for target, anchor in LINK.findall((ROOT / page).read_text()):
         path = ((ROOT / page).parent / target).resolve() if target else ROOT / page
-        if str(path.relative_to(ROOT)) in NOT_YET and not path.exists():
-            continue
         assert path.exists(), target
         assert not anchor or anchor in anchors(path), f"{target}#{anchor}"
 
@@ -38,12 +36,12 @@ def test_links_and_anchors_exist(page):
 @pytest.mark.parametrize("page", PAGES)
 def test_files_that_are_named_exist(page):
     named = set(PATH.findall((ROOT / page).read_text())) - MADE_BY_USERS
-    assert {path for path in named if not (ROOT / path).exists()} <= NOT_YET
+    assert {path for path in named if not (ROOT / path).exists()} == set()
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_programs_of_the_commands_exist(document):
-    assert {program(name) for name, *_ in commands(document) if not (ROOT / program(name)).exists()} <= NOT_YET
+    assert {program(name) for name, *_ in commands(document) if not (ROOT / program(name)).exists()} == set()
 
 
 def test_every_page_is_reached_from_the_readme():

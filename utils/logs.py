@@ -104,6 +104,22 @@ def end_log_file(handler: logging.Handler) -> None:
         handler.close()
 
 
+def show_left_of_run(bar: tqdm, epochs_after: int, epoch_seconds: float | None) -> None:
+    """Write beside the bar of an epoch what is left of the run, with the next update.
+
+    Args:
+        bar: over the epoch's images.
+        epochs_after: epochs that follow.
+        epoch_seconds: of one; None if none has been run yet: as many as the running one takes.
+    """
+    done = 0 if bar.disable else bar.n - bar.initial
+    if not done:
+        return
+    pace = bar.format_dict["elapsed"] / done
+    seconds = pace * (bar.total - bar.n) + epochs_after * (epoch_seconds or pace * bar.total)
+    bar.set_postfix_str(f"run {tqdm.format_interval(seconds)} left", refresh=False)
+
+
 def progress(
     iterable: Iterable | None, description: str, *, total: int, unit: str, quiet: bool, initial: int = 0
 ) -> tqdm:

@@ -23,6 +23,7 @@ class Stream(IntEnum):
     DUMMY_IMAGE = 7
     AUGMENTATION_PLAN = 8
     MIXUP = 9
+    SAMPLES = 10
     CORRUPTION = 11
 
 

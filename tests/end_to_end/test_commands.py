@@ -79,9 +79,9 @@ def test_recipe_trains_and_re_trains_by_commands_that_parse(name, tmp_path):
             assert args.print_freq == 7
     assert len(runs) == 1
     if name in RECIPES:
-        assert given[3] == ["scripts/table.py", "./runs/subset3"]
+        assert given[3] == ["scripts/compare.py", "./runs/subset3"]
     else:
-        assert given[3:] == [["scripts/table.py", "./logs/ChestXray/TAG"]]
+        assert given[3:] == [["scripts/compare.py", "./logs/ChestXray/TAG"]]
 
 
 def test_every_data_set_that_is_published_has_a_recipe():
@@ -139,7 +139,10 @@ def photographs(root: Path) -> None:
 
 
 def test_from_a_folder_of_photographs_to_predictions_by_the_commands_of_the_readme(script, tmp_path):
-    """All that have to do with that run, one after the other, but for their number of epochs and the size of images."""
+    """All that have to do with that run, one after the other, but for their number of epochs and the size of images.
+
+    They leave their figures.
+    """
     photographs(tmp_path / "photos")
     log = tmp_path / "log"
     places = {
@@ -157,7 +160,7 @@ def test_from_a_folder_of_photographs_to_predictions_by_the_commands_of_the_read
         trains = name == "train" and own != words
         small = ["--new-size=36", "--crop-size=32"] if trains else []
         what = "measure" if "--evaluate" in argv else "continue" if name == "train" and not trains else name
-        done[what] = script(name, *own, *small, *(["--workers=0"] if name in TRAINING else []))
+        done[what] = script(name, *own, *small, *(["--workers=0"] if name in TRAINING else []), figures=True)
         assert done[what].status == 0, done[what].err
     assert done.keys() >= {"train", "augment", "measure", "continue", "predict"}
     assert "imbalance: 3 classes, largest kind 0 14, smallest kind 2 13" in done["train"].out
@@ -173,6 +176,9 @@ def test_from_a_folder_of_photographs_to_predictions_by_the_commands_of_the_read
             assert {name: row[name] for name in row if name[:2] == "p_"}.items() <= other.items()
             assert row["file"].endswith(other["id"])
             assert 0 <= float(row["atypicality"]) <= 1
+    figures = {path.name for path in (log / "figures").iterdir()}
+    assert figures >= {f"confusion{suffix}.png" for suffix in ("", "_aug", "_eval")} | {"codes.png", "samples.png"}
+    assert not any("left out" in outcome.err for outcome in done.values())
     resumed = [f"--datadir={tmp_path}/photos", f"--logdir={log}", "--resume=auto", "--epochs=3"]
     for flag, value in (("--train-transform", "shift"), ("--names", "x.txt")):
         refused = script("train", "ImageFolder", *resumed, f"{flag}={value}")
@@ -289,7 +295,7 @@ def test_events_hold_scalars_and_reconstructions(trained_digits):
     scalars = set(events.Tags()["scalars"])
     assert {"train/loss", "train/lr", "test/acsa", "test/live_components"} <= scalars
     assert [event.step for event in events.Scalars("test/acsa")] == [1, 2]
-    assert events.Tags()["images"] == ["images above reconstructions"]
+    assert events.Tags()["images"] == ["figures/0 images above reconstructions"]
 
 
 def test_codes_file_serves_others(script, tmp_path):

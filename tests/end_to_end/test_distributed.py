@@ -33,7 +33,10 @@ from utils.training.optimisation import build_optimizer
 
 TWO = Launch(size=2, local_size=2, spawns=True, timeout=60)
 SEVERAL = ["--multiprocessing-distributed", "--ngpus=2", "--dist-timeout=60"]
-RUN = ["Digits_LT", *SMALL_MODEL, "--epochs=2", "--batch-size=24", "--max-steps=3", "--T-max=2", "--dist-timeout=60"]
+RUN = [
+    *("Digits_LT", *SMALL_MODEL, "--epochs=2", "--batch-size=24", "--max-steps=3", "--T-max=2", "--dist-timeout=60"),
+    "--no-figures",
+]
 
 
 def spawned(work, *arguments, launch=TWO):
@@ -204,7 +207,7 @@ def test_loss_that_is_not_finite_on_one_rank_stops_both_before_a_weight_changes(
 
 def test_baselines_of_two_processes_continued_after_a_crash_equal_uninterrupted(tmp_path):
     """All at once: a drawn sampler, mixup, LDAM before and after its re-weighting, an encoder that is frozen."""
-    small = ["--arch=resnet32_vae3", "--new-size=16", "--crop-size=16", "--z-dim=8", "--workers=0"]
+    small = ["--arch=resnet32_vae3", "--new-size=16", "--crop-size=16", "--z-dim=8", "--workers=0", "--no-figures"]
     flags = ["--epochs=5", "--batch-size=24", "--T-max=5", "--max-steps=3", "--save-every=1", "--eval-every=3"]
     baseline = ["--loss=ldam-drw", "--sampler=balanced", "--mixup=1", "--freeze-encoder", "--quiet"]
     spawned(ranks.crashed_and_continued, ["Digits_LT", *small, *flags, *baseline], str(tmp_path))
@@ -363,7 +366,7 @@ def test_error_that_only_a_process_finds_is_one_line(tmp_path, chest_folder):
     name = (folder / "train_val_list.txt").read_text().split()[7]
     (folder / "images" / name).write_bytes((folder / "images" / name).read_bytes()[:300])
     flags = [f"--datadir={folder}", f"--logdir={tmp_path / 'log'}", "--epochs=1", "--workers=2", "--batch-size=8"]
-    small = [flag for flag in SMALL_MODEL if "workers" not in flag]
+    small = ["--no-figures", *(flag for flag in SMALL_MODEL if "workers" not in flag)]
     with running(python("ChestXray", *small, *flags, *SEVERAL)) as (process,):
         _, err = process.communicate(timeout=120)
     assert process.returncode == 2, err
@@ -374,7 +377,7 @@ def test_error_that_only_a_process_finds_is_one_line(tmp_path, chest_folder):
 
 
 def test_rank_killed_in_training_ends_the_job(tmp_path):
-    small = [flag for flag in SMALL_MODEL if "workers" not in flag]
+    small = ["--no-figures", *(flag for flag in SMALL_MODEL if "workers" not in flag)]
     flags = ["--epochs=50", "--batch-size=16", "--workers=4", "--print-freq=1", f"--logdir={tmp_path}"]
     with running(python("Digits_LT", *small, *flags, *SEVERAL)) as (process,):
         for line in process.stdout:
@@ -404,7 +407,7 @@ MOMENTS = (  # signal, whom it reaches, after which line
 
 def test_run_of_two_killed_and_stopped_in_turn_equals_uninterrupted(tmp_path):
     """Two processes load for each of the two; nobody is left after any end."""
-    small = [flag for flag in SMALL_MODEL if "workers" not in flag]
+    small = ["--no-figures", *(flag for flag in SMALL_MODEL if "workers" not in flag)]
     flags = [
         "--epochs=3",
         "--batch-size=24",
@@ -444,7 +447,7 @@ def test_run_of_two_killed_and_stopped_in_turn_equals_uninterrupted(tmp_path):
 
 
 def test_loading_process_that_is_killed_ends_the_run(tmp_path):
-    small = [flag for flag in SMALL_MODEL if "workers" not in flag]
+    small = ["--no-figures", *(flag for flag in SMALL_MODEL if "workers" not in flag)]
     flags = ["--epochs=50", "--batch-size=16", "--workers=2", "--print-freq=1", f"--logdir={tmp_path}"]
     with running(python("Digits_LT", *small, *flags)) as (process,):
         assert any("step 2/" in line for line in process.stdout)

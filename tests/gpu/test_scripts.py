@@ -30,6 +30,7 @@ TRAIN = [
     "--batch-size=64",
     "--max-steps=3",
     "--quiet",
+    "--no-figures",
 ]
 AUGMENT = ["Digits_LT", "--batch-size=50", "--epochs=2", "--T-max=3", "--max-steps=8", "--workers=0", "--quiet"]
 
@@ -168,7 +169,15 @@ def test_scaler_is_restored(cuda, script, tmp_path, monkeypatch):
 
 def test_checkpoint_of_a_gpu_continues_on_the_cpu(script, tmp_path):
     assert script("train", *TRAIN, f"--logdir={tmp_path}").status == 0
-    words = [sys.executable, "train.py", "Digits_LT", f"--logdir={tmp_path}", "--resume=auto", "--epochs=3", "--quiet"]
+    words = [
+        sys.executable,
+        "train.py",
+        "Digits_LT",
+        f"--logdir={tmp_path}",
+        "--resume=auto",
+        "--epochs=3",
+        "--no-figures",
+    ]
     environ = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(words, cwd=ROOT, env=environ, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

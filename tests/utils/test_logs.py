@@ -5,9 +5,10 @@ import logging
 from pathlib import Path
 
 import pytest
+from tqdm import tqdm
 
 from utils.errors import UserError
-from utils.logs import end_log_file, log_to_file, start_logging
+from utils.logs import end_log_file, log_to_file, show_left_of_run, start_logging
 
 log = logging.getLogger("dgcmm")
 
@@ -64,3 +65,24 @@ def test_terminal_that_lacks_a_character_shows_its_number(monkeypatch):
     start_logging(quiet=False)
     log.info("images per class: Größe 5")
     assert terminal.buffer.getvalue() == b"images per class: Gr\\xf6\\xdfe 5\n"
+
+
+def left(done, epochs_after, epoch_seconds, seconds=10):
+    """What the bar says of the run after so many seconds, of an epoch of 300 images that was resumed after 100."""
+    bar = tqdm(total=300, initial=100, file=io.StringIO())
+    bar.start_t -= seconds
+    bar.n = done
+    show_left_of_run(bar, epochs_after, epoch_seconds)
+    return bar.postfix
+
+
+def test_bar_says_what_is_left_of_the_run():
+    assert left(200, 3, 3600) == "run 3:00:10 left"  # 100 images more, and three epochs of an hour
+    assert left(200, 3, None) == "run 01:40 left"  # in the first epoch: 100 images in 10 s, so an epoch in 30 s
+    assert left(300, 0, 3600) == "run 00:00 left"
+    assert left(100, 3, None) is None  # nothing is known yet
+
+
+def test_bar_that_nobody_sees_costs_nothing():
+    bar = tqdm(total=300, disable=True)
+    show_left_of_run(bar, 3, None)

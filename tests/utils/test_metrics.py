@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from helpers.project import METRIC_NAMES
-from utils.metrics import class_aucs, compute_metrics, mutual_information, per_class_metrics, shot_group
+from utils.metrics import (
+    calibration_error,
+    class_aucs,
+    compute_metrics,
+    mutual_information,
+    per_class_metrics,
+    shot_group,
+)
 
 TARGETS = np.array([0, 0, 0, 0, 1, 1, 1, 2, 2, 2])
 PREDICTED = np.array([0, 0, 0, 1, 1, 1, 0, 2, 0, 1])
@@ -90,3 +97,25 @@ def test_mutual_information_of_a_match_and_of_none():
     labels = np.repeat(np.arange(4), 5)
     assert mutual_information(labels[::-1], labels) == pytest.approx(np.log(4))
     assert mutual_information(np.zeros(20, dtype=int), labels) == pytest.approx(0)
+
+
+def test_calibration_error_is_the_gap_of_each_bin_weighted_by_its_images():
+    confidences = np.array([0.55, 0.58, 0.65, 0.95, 0.97, 1.0])
+    correct = np.array([True, False, False, True, True, False])
+    probabilities = np.stack([confidences, 1 - confidences], axis=1)
+    gaps = [2 * abs(0.5 - 0.565), 1 * abs(0 - 0.65), 3 * abs(2 / 3 - 2.92 / 3)]  # in ten bins
+    assert calibration_error(np.where(correct, 0, 1), probabilities, bins=10) == pytest.approx(sum(gaps) / 6)
+
+
+def test_calibration_error_of_a_sure_and_right_model_is_0_and_of_a_sure_and_wrong_one_1():
+    sure = np.eye(3)[[0, 1, 2, 0]]
+    assert calibration_error(np.array([0, 1, 2, 0]), sure) == 0
+    assert calibration_error(np.array([1, 2, 0, 1]), sure) == 1
+
+
+def test_confidence_on_a_border_belongs_to_the_lower_bin():
+    halves = np.full((2, 2), 0.5)
+    halves[1] = [0.5 + 1e-6, 0.5 - 1e-6]
+    targets = np.array([0, 1])  # the first is right, the second wrong
+    assert calibration_error(targets, halves, bins=2) == pytest.approx(0.5, abs=1e-5)
+    assert calibration_error(targets, halves, bins=1) == pytest.approx(0, abs=1e-5)

@@ -67,6 +67,7 @@ def common_parser(
     add("--dummy", action="store_true", help="random images with the data set's class counts; needs no data")
     add("--overwrite", action="store_true", help="delete the results that the run folder holds, and start again")
     add("--quiet", action="store_true", help="print warnings and the final JSON line only; log.txt has all")
+    add("--no-figures", action="store_true", help="draw no figures at the end (scripts/figures.py can, later)")
     add(
         "-p",
         "--print-freq",

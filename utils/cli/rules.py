@@ -39,7 +39,10 @@ DGCMM_FLAGS = (
 WEIGHT_CLS, PLAIN_WEIGHT_CLS = 10.0, 1.0  # without --weight-cls
 COSINE_FLOOR = 1e-5  # learning rate that `--T-max` leads down to
 # what each node may say in its own way
-LOCAL_FLAGS = ("datadir", "cache_dir", "logdir", "workers", "gpu", "quiet", "rank", "dist_url", "overwrite", "resume")
+LOCAL_FLAGS = (
+    *("datadir", "cache_dir", "logdir", "workers", "gpu", "quiet", "no_figures", "rank", "dist_url", "overwrite"),
+    "resume",
+)
 
 # folders that a checkpoint remembers, as absolute paths, for those who do not name them
 PLACE_FLAGS = ("datadir", "cache_dir")

@@ -1,15 +1,21 @@
 """What TensorBoard shows of a run."""
 
 import contextlib
+import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+from sklearn.decomposition import PCA
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from utils.files import unwritable
 from utils.metrics import Row
+
+CODE_DIMS = 64  # of a code in the projector, which keeps them as text
 
 
 class Board:
@@ -40,6 +46,27 @@ class Board:
         """Show a picture, (3,height,width) in [0,1]."""
         with self._writing():
             self.writer.add_image(name, image, epoch)
+
+    def picture(self, epoch: int, name: str, path: Path) -> None:
+        """Show a picture that lies in a file."""
+        with Image.open(path) as image, self._writing():
+            self.writer.add_image(name, np.asarray(image.convert("RGB")), epoch, dataformats="HWC")
+
+    def codes(self, codes: np.ndarray, labels: Sequence[tuple[str, int]]) -> None:
+        """Show codes (N,D) in the projector, longer ones by their first `CODE_DIMS` principal components.
+
+        Args:
+            labels: class and training images of the class, for each code.
+        """
+        if min(codes.shape) > CODE_DIMS:
+            codes = PCA(CODE_DIMS, random_state=0).fit_transform(codes)
+        with self._writing():
+            shutil.rmtree(
+                self.folder / "00000", ignore_errors=True
+            )  # of an earlier call, which TensorBoard would print
+            rows = [[" ".join(name.split()), count] for name, count in labels]
+            header = ["class", "training images"]
+            self.writer.add_embedding(np.round(codes.astype(float), 4), rows, tag="codes", metadata_header=header)
 
     def flush(self) -> None:
         """Write all there is: what comes to an end between two epochs leaves nothing out."""

@@ -3,13 +3,14 @@
 import argparse
 import datetime
 import importlib.metadata
+import io
 import json
 import logging
 import os
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,17 +18,16 @@ from filelock import BaseFileLock, Timeout
 
 from utils.cli.rules import TRAINING_FLAGS
 from utils.errors import UserError
-from utils.files import write_table, write_text
+from utils.files import write_atomically, write_table, write_text
 from utils.locks import LOCK_NAME, take_lock
 from utils.logs import end_log_file, log_to_file
 from utils.metrics import Measurement, Row, exact, per_class_metrics
 from utils.training.checkpoint import plain
+from utils.training.layout import FIGURES, NAMES, SUFFIXES, with_suffix
 
 log = logging.getLogger("dgcmm")
 
-SUFFIXES = ("", "_eval", "_aug", "_aug_ftl")
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "pillow")
-NAMES = ("args.json", "health.json", "log.txt", "metrics.csv", "metrics_per_class.csv", "predictions.csv", "subset.txt")
 
 
 class RunFolder:
@@ -46,8 +46,7 @@ class RunFolder:
 
     def file(self, name: str) -> Path:
         """Path of a file of this script, suffix included."""
-        stem, dot, extension = name.rpartition(".")
-        return self.path / f"{stem}{self.suffix}{dot}{extension}"
+        return self.path / with_suffix(name, self.suffix)
 
     @property
     def checkpoint(self) -> Path:
@@ -68,6 +67,15 @@ class RunFolder:
     def board(self) -> Path:
         """Where TensorBoard's file lies: apart for each script, as TensorBoard takes a folder for a run."""
         return self.path / self.suffix.strip("_")
+
+    @property
+    def figures(self) -> Path:
+        """Where figures lie, of all scripts."""
+        return self.path / "figures"
+
+    def figure(self, name: str) -> Path:
+        """Path of the PNG of a figure of this script, one of `FIGURES`."""
+        return self.figures / f"{name}{self.suffix}.png"
 
     def holds_run(self) -> bool:
         """Tell whether this script has already left results here."""
@@ -115,7 +123,8 @@ class RunFolder:
         """Delete this script's results; train.py's also delete those of evaluation and augmentation."""
         for suffix in SUFFIXES if not self.suffix else (self.suffix,):
             folder = RunFolder(str(self.path), suffix)
-            for path in [folder.file(name) for name in NAMES] + [folder.checkpoint, folder.previous, folder.best]:
+            files = [*map(folder.file, NAMES), *map(folder.figure, FIGURES)]
+            for path in [*files, folder.checkpoint, folder.previous, folder.best]:
                 path.unlink(missing_ok=True)
             for path in folder.board.glob(f"events.out.tfevents.*{suffix or '.train'}"):
                 path.unlink()
@@ -170,6 +179,12 @@ class RunFolder:
     def write_health(self, found: Row) -> None:
         """Write health.json: what the decoder rebuilds at the end of a training."""
         write_text(self.file("health.json"), json.dumps(found, indent=2) + "\n")
+
+    def write_pictures(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Write pictures.npz, see `utils.figures.sheets`."""
+        content = io.BytesIO()
+        np.savez_compressed(content, **arrays)
+        write_atomically(self.file("pictures.npz"), lambda file: file.write(content.getvalue()))
 
     def write_measurement(self, measurement: Measurement, epoch: int, split: str) -> None:
         """Write metrics_per_class.csv and predictions.csv of an evaluation of `split` after `epoch`."""

@@ -32,7 +32,7 @@ from utils import stopping
 from utils.distributed.world import World
 from utils.errors import UserError
 from utils.files import write_atomically
-from utils.logs import progress
+from utils.logs import progress, show_left_of_run
 from utils.metrics import Measurement, Row, shown
 from utils.stopping import Stopped
 from utils.training.board import Board
@@ -165,6 +165,7 @@ class Run:
             for batch in itertools.islice(batches, len(sizes) - self.position.step):
                 yield batch
                 step = self.position.step
+                show_left_of_run(bar, self.args.epochs - self.epoch - 1, self._epoch_seconds())
                 bar.update(sizes[step - 1])
                 if step % self.args.print_freq == 0:
                     mean = self._totals[0].item() / self.position.seen
@@ -176,6 +177,11 @@ class Run:
                         raise Stopped(self._signum)
                     self.save()
         self._settle()
+
+    def _epoch_seconds(self) -> float | None:
+        """Return the mean time of the last epochs, with as many measurements as usual; None in the first epoch."""
+        times = [row["time"] for row in self.history[-max(3, self.args.eval_every) :]]
+        return sum(times) / len(times) if times else None
 
     def step(self, terms: Sequence[Tensor | None], ids: Tensor) -> None:
         """Take the optimizer step of a batch.

@@ -29,6 +29,7 @@ COMMON = [
     "--bad-images",
     "--overwrite",
     "--quiet",
+    "--no-figures",
     "--dataset-manifest",
     "--download-jobs",
     "--keep-archives",

@@ -1,0 +1,41 @@
+#!/usr/bin/env python3
+"""Draw fig/recall.png and fig/learning_curves.png, examples of a run's figures, from a run under results/.
+
+python fig/draw_results.py results/fashion_mnist_lt/plain/subset0
+"""
+
+import sys
+from pathlib import Path
+
+import matplotlib
+from matplotlib.figure import Figure
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]
+
+from utils.figures.classes import recall_by_size  # noqa: E402
+from utils.figures.curves import learning_curves  # noqa: E402
+from utils.figures.reading import read_classes, read_history  # noqa: E402
+from utils.figures.style import LOOK  # noqa: E402
+
+TITLE = "Fashion-MNIST, long-tailed"
+
+
+def save(figure: Figure, name: str) -> None:
+    """Write a figure beside this file, in few bytes; the same on every run."""
+    path = Path(__file__).with_name(name)
+    figure.savefig(path, dpi=80, metadata={"Software": None}, pil_kwargs={"optimize": True})
+
+
+def main() -> None:
+    """Draw the run folder that the command line names."""
+    run = Path(sys.argv[1])
+    matplotlib.rcdefaults()
+    matplotlib.rcParams.update(LOOK)
+    tables = {suffix: read_classes(run / f"metrics_per_class{suffix}.csv") for suffix in ("", "_aug_ftl", "_aug")}
+    save(recall_by_size(tables, TITLE), "recall.png")
+    save(learning_curves(read_history(run / "metrics.csv"), TITLE), "learning_curves.png")
+
+
+if __name__ == "__main__":
+    main()

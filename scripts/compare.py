@@ -1,0 +1,258 @@
+#!/usr/bin/env python3
+"""Compare runs in one table: after training, after each re-training, and evaluations.
+
+    python scripts/compare.py RUN [RUN ...] [--csv | --markdown] [--metrics=acsa,f_ma]
+
+RUN is a run folder, or a folder with runs below it. Runs that differ in nothing but their seeds (--seed, --subset-seed)
+and places share a row: the mean and, after ±, the standard deviation over them. A run that is not finished has a row of
+its own, with the epoch it is at and what it had when it was last measured. Below the table stands what the decoders
+have learned, as health.json says.
+"""
+
+import argparse
+import csv
+import json
+import os
+import statistics
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]
+
+from utils.cli.rules import LOCAL_FLAGS, flag_of  # noqa: E402
+from utils.errors import UserError, run_script  # noqa: E402
+from utils.training.layout import find_runs, with_suffix  # noqa: E402
+
+SCRIPTS = {"": "base", "_aug_ftl": "Case 1", "_aug": "Case 2", "_eval": "evaluation"}
+METRICS = ("acc", "acsa", "f_ma", "g_ma", "many", "median", "low")
+ERRORS = {"mse": "reconstructions", "mse_constant": "a constant grey", "mse_class_mean": "the class's mean image"}
+OWN = (*LOCAL_FLAGS, "seed", "subset_seed", "save_every", "print_freq")  # in which the runs of a row may differ
+Settings = dict[str, object]
+
+
+class Result(NamedTuple):
+    """What one script has reached in a run folder."""
+
+    run: Path
+    suffix: str
+    settings: Settings  # of the flags that make it another experiment
+    training: Settings  # the same, of the training that it follows
+    row: dict[str, str]  # of metrics.csv, the headline or the last one that was measured; {} before the first
+    epochs: tuple[int, int | None] | None  # of a script that is not finished: done, and asked for
+    health: dict[str, float]  # of the decoder, see health.json; {} where the script has not measured it
+
+
+class Row(NamedTuple):
+    """A row of the table: results that differ in their seeds alone."""
+
+    results: list[Result]
+    differing: Settings  # settings that another row of the same script has otherwise
+
+    def name(self) -> str:
+        """Name the run, or several as a shell would: runs/{a0,a1}, the first and the last if they are many."""
+        runs = [result.run for result in self.results]
+        if len(runs) == 1:
+            return str(runs[0])
+        parent = Path(os.path.commonpath(runs))
+        parts = [str(run.relative_to(parent)) for run in runs]
+        parts = parts if len(parts) <= 4 else [parts[0], "...", parts[-1]]
+        return f"{parent}/{{{','.join(parts)}}}"
+
+    def epoch(self) -> str:
+        """Say which epoch the numbers are of: '12', '9-12' for several runs, '7/20' of a run that is not finished."""
+        first = self.results[0]
+        if first.epochs:
+            done, asked = first.epochs
+            split = f" {first.row['split']}" if first.row.get("split", "test") != "test" else ""
+            return f"{done}/{'?' if asked is None else asked}{split}"
+        epochs = sorted({int(result.row["epoch"]) for result in self.results})
+        return "-".join(map(str, epochs[:1] + epochs[1:][-1:]))
+
+    def differs_by(self) -> str:
+        """Write the flags by which this script differs from that of other rows; the training's stand in its own row."""
+        return " ".join(f"{flag_of(name)}={value}" for name, value in self.differing.items())
+
+    def values(self, metric: str) -> list[float]:
+        """Take a metric of all results; [] where one says nothing."""
+        texts = [result.row.get(metric, "") for result in self.results]
+        return [float(text) for text in texts] if all(texts) else []
+
+
+def read_results(run: Path) -> list[Result]:
+    """Read what each script has reached in a run folder.
+
+    Raises:
+        UserError: a file is damaged, or none of this project's.
+    """
+    training = {name: value for name, value in read_settings(run / "args.json").items() if name not in OWN}
+    found = []
+    for suffix in SCRIPTS:
+        args, metrics = (run / with_suffix(name, suffix) for name in ("args.json", "metrics.csv"))
+        if not args.exists() and not metrics.exists():
+            continue
+        own = read_settings(args)
+        settings = {name: value for name, value in own.items() if name not in OWN}
+        if suffix == "_eval":
+            settings["resume"] = Path(str(own.get("resume"))).name  # which of a run's checkpoints it measured
+        rows = read_rows(metrics)
+        measured = [row for row in rows if row["split"]]
+        done, asked = max((int(row["epoch"]) for row in rows), default=0), own.get("epochs")
+        finished = bool(rows) and rows[-1]["split"] == "test" and (suffix == "_eval" or asked is None or done >= asked)
+        last = measured[-1] if measured else {}
+        trained = {} if suffix == "" else training
+        health = read_health(run / with_suffix("health.json", suffix))
+        found.append(Result(run, suffix, settings, trained, last, None if finished else (done, asked), health))
+    return found
+
+
+def read_settings(path: Path) -> Settings:
+    """Read the arguments in an args.json, as the last resumption has them; none where there is no such file."""
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text())
+        changes = [change for resumption in content["resumed"] for change in resumption["changed"].items()]
+        return content["arguments"] | {name: now for name, (_, now) in changes}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{path} is damaged ({error}): leave this run out") from error
+
+
+def read_health(path: Path) -> dict[str, float]:
+    """Read the squared errors in a health.json; none where there is no such file."""
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text())
+        return {name: float(content[name]) for name in ERRORS}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path} is damaged ({error}): leave this run out") from error
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Read a metrics.csv; no rows where there is no such file yet."""
+    if not path.exists():
+        return []
+    try:
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read ({error}): leave this run out") from error
+    if not all(row.get("epoch", "").isdigit() and "split" in row for row in rows):
+        raise UserError(f"{path} is not a table of this project's scripts: name run folders")
+    return rows
+
+
+def group(results: Iterable[Result]) -> list[Row]:
+    """Join results that differ in their seeds alone, in the order of their first runs."""
+    results = list(results)
+    joined: dict[str, list[Result]] = {}
+    for result in sorted(results, key=lambda result: list(SCRIPTS).index(result.suffix)):
+        alone = str(result.run) if result.epochs or not result.settings else ""
+        kind = json.dumps([result.suffix, alone, result.settings, result.training], sort_keys=True)
+        joined.setdefault(kind, []).append(result)
+    runs, rows = list(dict.fromkeys(result.run for result in results)), []
+    for members in joined.values():
+        first = members[0]
+        others = [result.settings for result in results if result.suffix == first.suffix]
+        differing = {
+            name: value
+            for name, value in first.settings.items()
+            if (name not in first.training or first.training[name] != value)  # else the training's row has it
+            and any(name in other and other[name] != value for other in others)
+        }
+        rows.append(Row(members, differing))
+    return sorted(rows, key=lambda row: runs.index(row.results[0].run))  # stable: the scripts stay in their order
+
+
+def mean_and_spread(values: Sequence[float]) -> str:
+    """Write a mean and, of several values, their standard deviation."""
+    spread = f" ±{statistics.stdev(values):.4f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.4f}{spread}" if values else "-"
+
+
+def decoder(row: Row) -> str:
+    """Say in a line what the decoders of a row have learned; nothing where one does not say."""
+    healths = [result.health for result in row.results]
+    if not all(healths):
+        return ""
+    errors = [f"{what} {mean_and_spread([health[name] for health in healths])}" for name, what in ERRORS.items()]
+    return f"{row.name()}: squared error of " + ", of ".join(errors)
+
+
+def cells(row: Row, metrics: Sequence[str]) -> list[str]:
+    """Write a row for people."""
+    numbers = [mean_and_spread(row.values(metric)) for metric in metrics]
+    what = SCRIPTS[row.results[0].suffix]
+    return [row.name(), what, str(len(row.results)), row.epoch(), *numbers, row.differs_by()]
+
+
+def csv_row(row: Row, metrics: Sequence[str]) -> dict[str, object]:
+    """Write a row for programs: all digits, the standard deviation in a column of its own."""
+    found: dict[str, object] = {"run": row.name(), "result": SCRIPTS[row.results[0].suffix], "runs": len(row.results)}
+    found["epoch"] = row.epoch()
+    for metric in metrics:
+        values = row.values(metric)
+        found[metric] = statistics.mean(values) if values else None
+        found[f"{metric}_sd"] = statistics.stdev(values) if len(values) > 1 else None
+    return found | {"differs_by": row.differs_by()}
+
+
+def lay_out(rows: Sequence[Row], metrics: Sequence[str], markdown: bool) -> str:
+    """Lay rows out as text, or as Markdown; the last column is left out where it is empty."""
+    header = ["run", "result", "runs", "epoch", *metrics, "differs by"]
+    lines = [header, *(cells(row, metrics) for row in rows)]
+    columns = [column for column in zip(*lines, strict=True) if any(column[1:])]
+    widths = [max(map(len, column)) for column in columns]
+    padded = [
+        [word.ljust(width) for word, width in zip(line, widths, strict=True)] for line in zip(*columns, strict=True)
+    ]
+    if not markdown:
+        return "\n".join("  ".join(line).rstrip() for line in padded)
+    padded.insert(1, ["-" * width for width in widths])
+    return "\n".join(f"| {' | '.join(line)} |" for line in padded)
+
+
+def metric_names(text: str) -> list[str]:
+    """Read the argument of --metrics."""
+    return [name.strip() for name in text.split(",")]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Read the runs that the command line names and print their table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "places", nargs="+", type=Path, metavar="RUN", help="run folder, or a folder with runs below it"
+    )
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--csv", action="store_true", help="all digits, comma-separated (default: text for a terminal)")
+    form.add_argument("--markdown", action="store_true", help="a table for a README")
+    parser.add_argument(
+        "--metrics",
+        type=metric_names,
+        default=",".join(METRICS),
+        metavar="NAME,NAME",
+        help="columns of metrics.csv to show (default: %(default)s)",
+    )
+    args = parser.parse_args(argv)
+    runs = dict.fromkeys(run for place in args.places for run in find_runs(place))
+    results = [result for run in runs for result in read_results(run)]
+    for name in args.metrics:
+        if not any(name in result.row for result in results) and any(result.row for result in results):
+            known = ", ".join(name for name in max((result.row for result in results), key=len) if name != "split")
+            raise UserError(f"--metrics: no run has {name!r}; there are {known}")
+    rows = group(results)
+    if args.csv:
+        lines = [csv_row(row, args.metrics) for row in rows]
+        writer = csv.DictWriter(sys.stdout, list(lines[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines)
+    else:
+        decoders = "\n".join(filter(None, map(decoder, rows)))
+        print(*filter(None, (lay_out(rows, args.metrics, args.markdown), decoders)), sep="\n\n")
+
+
+if __name__ == "__main__":
+    run_script(main)

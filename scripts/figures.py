@@ -1,0 +1,42 @@
+#!/usr/bin/env python3
+"""Draw the figures of runs anew, from the files in their folders.
+
+    python scripts/figures.py RUN [RUN ...]
+
+RUN is a run folder, or a folder with runs below it. Every script draws its figures at its end, but for --no-figures;
+this draws those of training, both re-trainings and evaluation into <RUN>/figures, and prints their paths.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]
+
+from utils.errors import UserError, run_script  # noqa: E402
+from utils.figures.make import make_figures  # noqa: E402
+from utils.logs import start_logging  # noqa: E402
+from utils.training.folder import RunFolder  # noqa: E402
+from utils.training.layout import SUFFIXES, find_runs  # noqa: E402
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Draw what the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "places", nargs="+", type=Path, metavar="RUN", help="run folder, or a folder with runs below it"
+    )
+    places = parser.parse_args(argv).places
+    start_logging(quiet=False)
+    runs = [run for place in places for run in find_runs(place)]
+    folders = [RunFolder(str(run), suffix) for run in runs for suffix in SUFFIXES]
+    drawn = dict.fromkeys(path for folder in folders for path in make_figures(folder, anew=True).values())
+    if not drawn:
+        raise UserError(f"nothing to draw in {', '.join(map(str, runs))}: no epoch has ended there")
+    print("\n".join(map(str, drawn)))
+
+
+if __name__ == "__main__":
+    run_script(main)

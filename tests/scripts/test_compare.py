@@ -1,0 +1,161 @@
+"""The table of runs: what stands in a row, unfinished runs, and bad input."""
+
+import csv
+import io
+import json
+
+import pytest
+
+from scripts import compare
+from utils.errors import UserError
+
+HEADER = "epoch,split,acc,acsa,f_ma,g_ma,many,median,low\n"
+
+
+def run(path, value=0.5, suffix="", epochs=2, done=None, split="test", resumed=(), **flags):
+    """A run folder in which a script has measured each epoch; its last row has `value`."""
+    path.mkdir(parents=True, exist_ok=True)
+    rows = [
+        f"{n},{split},{value if n == (done or epochs) else 0},{value},0.5,0.5,0.5,0.5,\n"
+        for n in range(1, (done or epochs) + 1)
+    ]
+    (path / f"metrics{suffix}.csv").write_text(HEADER + "".join(rows))
+    arguments = {"epochs": epochs, "lr": 0.1, "seed": 0, "logdir": str(path), **flags}
+    (path / f"args{suffix}.json").write_text(json.dumps({"arguments": arguments, "resumed": list(resumed)}))
+    return path
+
+
+def table(capsys, *words):
+    """The rows that a command prints, as dicts."""
+    compare.main([*map(str, words), "--csv"])
+    return list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+
+
+def test_one_run_has_a_row_for_each_script(tmp_path, capsys):
+    for suffix, value in (("_aug", 0.75), ("", 0.25), ("_aug_ftl", 0.5), ("_eval", 0.5)):
+        run(tmp_path / "a", value, suffix)
+    compare.main([str(tmp_path / "a")])
+    header, *lines = capsys.readouterr().out.splitlines()
+    assert header.split() == ["run", "result", "runs", "epoch", "acc", "acsa", "f_ma", "g_ma", "many", "median", "low"]
+    shown = [line.split("  ")[1].strip() for line in lines]
+    assert shown == ["base", "Case 1", "Case 2", "evaluation"]
+    assert lines[0].split()[2:] == ["1", "2", "0.2500", "0.2500", "0.5000", "0.5000", "0.5000", "0.5000", "-"]
+
+
+def test_runs_that_differ_in_their_seeds_share_a_row_with_mean_and_deviation(tmp_path, capsys):
+    for seed, value in enumerate((0.2, 0.4)):
+        run(tmp_path / f"subset{seed}", value, seed=seed, subset_seed=seed)
+        run(tmp_path / f"subset{seed}", 0.5, "_aug", seed=seed)
+    compare.main([str(tmp_path), "--markdown"])
+    lines = [[word.strip() for word in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()]
+    assert set("".join(lines[1])) == {"-"}
+    assert lines[2][:6] == [f"{tmp_path}/{{subset0,subset1}}", "base", "2", "2", "0.3000 ±0.1414", "0.3000 ±0.1414"]
+    assert lines[3][1:5] == ["Case 2", "2", "2", "0.5000 ±0.0000"]
+    assert len(lines) == 4
+    (base, _) = table(capsys, tmp_path / "subset0", tmp_path / "subset1")
+    assert (float(base["acc"]), float(base["acc_sd"])) == pytest.approx((0.3, 0.02**0.5))
+
+
+def test_what_the_decoders_have_learned_stands_below_where_all_runs_of_a_row_say(tmp_path, capsys):
+    for seed, error in enumerate((0.1, 0.2)):
+        folder = run(tmp_path / f"subset{seed}", seed=seed)
+        compare.main([str(tmp_path)])
+        assert "squared error" not in capsys.readouterr().out
+        (folder / "health.json").write_text(json.dumps({"mse": error, "mse_constant": 0.3, "mse_class_mean": 0.2}))
+    compare.main([str(tmp_path)])
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        "",
+        f"{tmp_path}/{{subset0,subset1}}: squared error of reconstructions 0.1500 ±0.0707, of a constant grey 0.3000 "
+        "±0.0000, of the class's mean image 0.2000 ±0.0000",
+    ]
+
+
+def test_runs_of_other_flags_stand_apart_and_say_by_what(tmp_path, capsys):
+    run(tmp_path / "a", lr=0.1)
+    run(tmp_path / "b", lr=0.2, workers=7)
+    for name, lr in (("a", 0.1), ("b", 0.2)):
+        run(tmp_path / name, suffix="_aug", lr=0.5, wd=lr)
+    rows = table(capsys, tmp_path)
+    assert [(row["result"], row["differs_by"]) for row in rows] == [
+        ("base", "--lr=0.1"),
+        ("Case 2", "--wd=0.1"),
+        ("base", "--lr=0.2"),
+        ("Case 2", "--wd=0.2"),
+    ]
+
+
+def test_re_trainings_of_other_trainings_are_never_averaged(tmp_path, capsys):
+    for name, lr in (("a", 0.1), ("b", 0.2)):
+        run(tmp_path / name, lr=lr)
+        run(tmp_path / name, suffix="_aug")
+    assert [row["runs"] for row in table(capsys, tmp_path)] == ["1", "1", "1", "1"]
+
+
+def test_evaluations_of_other_checkpoints_stand_apart(tmp_path, capsys):
+    for seed in (0, 1):
+        for name in ("checkpoint.pth", "checkpoint_aug.pth"):
+            run(tmp_path / f"{name}{seed}", suffix="_eval", resume=f"logs/{seed}/{name}", seed=seed)
+    assert [(row["result"], row["runs"]) for row in table(capsys, tmp_path)] == [("evaluation", "2")] * 2
+
+
+def test_run_that_is_not_finished_stands_apart_with_its_epoch(tmp_path, capsys):
+    run(tmp_path / "a", 0.2, epochs=3)
+    run(tmp_path / "b", 0.4, epochs=3, done=2, seed=1)
+    run(tmp_path / "c", 0.6, epochs=3, split="val", seed=2)  # the test set is still to come
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "args.json").write_text((tmp_path / "a" / "args.json").read_text())
+    rows = table(capsys, tmp_path)
+    assert [(row["epoch"], row["acc"]) for row in rows] == [
+        ("3", "0.2"),
+        ("2/3", "0.4"),
+        ("3/3 val", "0.6"),
+        ("0/3", ""),
+    ]
+
+
+def test_best_epoch_of_a_hold_out_and_more_epochs_of_a_resumed_run_count(tmp_path, capsys):
+    folder = run(tmp_path / "a", 0.5, epochs=3, split="val")
+    with (folder / "metrics.csv").open("a") as file:
+        file.write("2,test,0.9,0.9,0.9,0.9,0.9,0.9,\n")
+    assert [(row["epoch"], row["acc"]) for row in table(capsys, folder)] == [("2", "0.9")]
+    longer = run(tmp_path / "b", done=3, resumed=[{"changed": {"epochs": [2, 4]}}])
+    assert [row["epoch"] for row in table(capsys, longer)] == ["3/4"]
+
+
+def test_epochs_that_were_not_measured_are_passed_over(tmp_path, capsys):
+    folder = run(tmp_path / "a", 0.5, epochs=5, done=2)
+    with (folder / "metrics.csv").open("a") as file:
+        file.write("3,,,,,,,,\n")
+    assert [(row["epoch"], row["acc"]) for row in table(capsys, folder)] == [("3/5", "0.5")]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        (None, None, "is no run folder, and none is below it"),
+        ("args.json", "[]", "args.json is damaged"),
+        ("args.json", "{", "args.json is damaged"),
+        ("metrics.csv", "a,b\n1,2\n", "metrics.csv is not a table of this project"),
+        ("metrics.csv", "\0\xff", "metrics.csv"),
+    ],
+)
+def test_bad_input_is_one_line(name, content, said, tmp_path):
+    if name:
+        (run(tmp_path / "a") / name).write_text(content, encoding="latin-1")
+    with pytest.raises(UserError, match=said):
+        compare.main([str(tmp_path)])
+
+
+def test_metric_that_no_run_has_is_named_with_those_that_there_are(tmp_path, capsys):
+    run(tmp_path / "a")
+    with pytest.raises(UserError, match="no run has 'ac'; there are epoch, acc, acsa"):
+        compare.main([str(tmp_path), "--metrics=acc,ac"])
+    assert list(table(capsys, tmp_path, "--metrics=low")[0]) == [
+        "run",
+        "result",
+        "runs",
+        "epoch",
+        "low",
+        "low_sd",
+        "differs_by",
+    ]

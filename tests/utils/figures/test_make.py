@@ -1,0 +1,173 @@
+"""Figures of whole run folders: that they come, that nothing in them is cut off, and that none can end a run."""
+
+import builtins
+import logging
+import os
+import shutil
+from itertools import pairwise
+
+import matplotlib
+import numpy as np
+import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from helpers.made_up import made_up_run
+from utils.figures import codes, drawing
+from utils.figures.make import make_figures, report, show_figures
+from utils.figures.style import LOOK
+from utils.training.folder import RunFolder
+from utils.training.layout import FIGURES
+
+SCRIPTS = ("", "_aug_ftl", "_aug")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return made_up_run(tmp_path_factory.mktemp("made up") / "run", 5)
+
+
+@pytest.fixture(scope="module")
+def drawn(run, tmp_path_factory):
+    """A run with its figures, in the order of the scripts, and what each of them has drawn."""
+    folder = shutil.copytree(run, tmp_path_factory.mktemp("drawn") / "run")
+    return folder, {suffix: list(make_figures(RunFolder(str(folder), suffix))) for suffix in SCRIPTS}
+
+
+@pytest.fixture
+def own_run(run, tmp_path):
+    return shutil.copytree(run, tmp_path / "run")
+
+
+def names_in(run):
+    return sorted(path.name for path in (run / "figures").glob("*"))
+
+
+def test_training_and_re_training_leave_their_figures(drawn):
+    folder, made = drawn
+    own = ["learning_curves", "confusion", "reliability"]  # the recall of all three is there after the first
+    assert made == {"": [name for name in FIGURES if name != "codes"], "_aug_ftl": [*own, "codes"], "_aug": own}
+    each = [f"{name}{suffix}.png" for name in ("confusion", "learning_curves", "reliability") for suffix in SCRIPTS]
+    assert names_in(folder) == sorted([*each, "recall.png", "codes.png", "reconstructions.png", "samples.png"])
+    for path in (folder / "figures").glob("*"):
+        pixels = np.asarray(Image.open(path).convert("L"))
+        assert min(pixels.shape) > 200
+        assert pixels.std() > 5
+
+
+def test_figure_is_drawn_again_when_what_it_shows_has_changed(drawn, tmp_path):
+    folder = RunFolder(str(shutil.copytree(drawn[0], tmp_path / "run")), "_aug")
+    assert make_figures(folder) == {}
+    os.utime(folder.file("metrics.csv"))
+    assert list(make_figures(folder)) == ["learning_curves"]
+
+
+def test_evaluation_has_what_needs_no_training(own_run):
+    for name in ("predictions", "metrics_per_class"):
+        (own_run / f"{name}.csv").rename(own_run / f"{name}_eval.csv")
+    assert list(make_figures(RunFolder(str(own_run), "_eval"))) == ["recall", "confusion", "reliability"]
+    assert names_in(own_run) == ["confusion_eval.png", "recall_eval.png", "reliability_eval.png"]
+
+
+@pytest.mark.parametrize("num_classes", [15, 1000])
+def test_text_is_whole_and_labels_do_not_overlap(num_classes, tmp_path, monkeypatch):
+    monkeypatch.setattr(codes, "IMAGES", 100)
+    monkeypatch.setattr(codes, "ITERATIONS", 250)
+    folder = RunFolder(str(made_up_run(tmp_path / "run", num_classes)))
+    retrained = RunFolder(str(folder.path), "_aug")
+    with matplotlib.rc_context(LOOK):
+        for name in FIGURES:
+            figure = drawing.draw(name, retrained if name == "codes" else folder)
+            figure.draw_without_rendering()
+            drawn, page = figure.get_tightbbox(), figure.bbox_inches.padded(0.02)
+            assert page.contains(*drawn.min), name
+            assert page.contains(*drawn.max), name
+            for axis in (axis for ax in figure.axes for axis in (ax.xaxis, ax.yaxis)):
+                first, last = sorted(axis.get_view_interval())
+                ticks = [tick for tick in axis.get_major_ticks() if first <= tick.get_loc() <= last]
+                labels = [label for tick in ticks for label in (tick.label1, tick.label2) if label.get_visible()]
+                upright = [label for label in labels if label.get_text() and label.get_rotation() in (0, 90)]
+                boxes = [label.get_window_extent() for label in upright]
+                assert not any(one.overlaps(other) for one, other in pairwise(boxes)), name
+            text = figure.get_suptitle() + "".join(ax.get_title() for ax in figure.axes)
+            if name == "codes" and num_classes > 16:
+                assert f"16 of {num_classes} classes" in text
+            if name == "samples" and num_classes > 12:
+                assert f"12 of {num_classes}" in text
+
+
+def test_one_epoch_undefined_metrics_and_names_of_foreign_scripts_are_drawn(tmp_path, caplog):
+    run = made_up_run(tmp_path / "run", 3, epochs=1)
+    for name in ("metrics.csv", "metrics_per_class.csv"):
+        lines = (run / name).read_text().replace("class 1 with $a long name", "龍 $x_").splitlines()
+        (run / name).write_text("\n".join(lines) + "\n")
+    head, row = (run / "metrics.csv").read_text().splitlines()
+    blank = [
+        value if name in ("epoch", "split", "lr") else ""
+        for name, value in zip(head.split(","), row.split(","), strict=True)
+    ]
+    (run / "metrics.csv").write_text(f"{head}\n{','.join(blank)}\n")
+    assert len(make_figures(RunFolder(str(run)))) == 6
+    assert not caplog.messages
+
+
+def test_figure_that_fails_is_a_warning_and_the_others_come(own_run, caplog):
+    caplog.set_level(logging.INFO, "dgcmm")
+    (own_run / "metrics.csv").write_text("epoch,split\none,test\n")
+    (own_run / "pictures.npz").write_bytes(b"half a fi")
+    made = make_figures(RunFolder(str(own_run)))
+    assert list(made) == ["recall", "confusion", "reliability"]
+    assert [message.split(":")[0] for message in caplog.messages] == [
+        "figure learning_curves is left out",
+        "figure reconstructions is left out",
+        "figure samples is left out",
+    ]
+
+
+def test_result_is_printed_first_and_alone_whatever_happens_to_the_figures(own_run, monkeypatch, capsys, caplog):
+    def no_matplotlib(name, *args, **kwargs):
+        if name == "utils.figures" and "drawing" in (args[2] or ()):
+            raise ImportError("No module named 'matplotlib'")
+        return imported(name, *args, **kwargs)
+
+    imported = builtins.__import__
+    monkeypatch.setattr(builtins, "__import__", no_matplotlib)
+    report({"epoch": 5, "acc": 0.5}, RunFolder(str(own_run)), figures=True)
+    assert capsys.readouterr().out == '{"epoch": 5, "acc": 0.5}\n'
+    assert any("no figures: No module named 'matplotlib'" in message for message in caplog.messages)
+    assert not (own_run / "figures").exists()
+
+
+def test_folder_that_takes_no_figures_is_a_warning(own_run, capsys, caplog):
+    (own_run / "figures").touch()
+    report({"epoch": 5}, RunFolder(str(own_run)), figures=True)
+    assert capsys.readouterr().out == '{"epoch": 5}\n'
+    assert len(caplog.messages) == 6
+    assert "TensorBoard" not in caplog.text
+
+
+def test_tensorboard_shows_the_figures_in_order_and_the_codes(drawn, tmp_path, capsys):
+    path, made = drawn
+    folder = RunFolder(str(shutil.copytree(path, tmp_path / "run")), "_aug_ftl")
+    pictures = {name: drawing.path_of(name, folder) for name in made["_aug_ftl"]}
+    for _ in range(2):  # the second time with figures that were made anew
+        show_figures(pictures, folder, 5)
+    assert capsys.readouterr().out == ""
+    events = EventAccumulator(str(folder.board)).Reload()
+    names = ["1 learning curves", "3 confusion", "4 reliability", "5 codes"]
+    assert events.Tags()["images"] == [f"figures/{name}" for name in names]
+    assert {image.step for image in events.Images("figures/5 codes")} == {5}
+    assert (folder.board / "projector_config.pbtxt").read_text().count("tensor_path") == 1
+    labels = (folder.board / "00000/codes/metadata.tsv").read_text().splitlines()
+    assert labels[:2] == ["class\ttraining images", "class 0 with $a long name\t4"]
+    assert len((folder.board / "00000/codes/tensors.tsv").read_text().splitlines()) == len(labels) - 1 == 20
+
+
+def test_overwriting_deletes_a_scripts_figures(drawn, tmp_path):
+    folder = shutil.copytree(drawn[0], tmp_path / "run")
+    (folder / "figures" / "mine.png").touch()
+    RunFolder(str(folder), "_aug").open(overwrite=True).close()
+    assert [name for name in names_in(folder) if name.endswith("_aug.png")] == []
+    assert "confusion.png" in names_in(folder)
+    RunFolder(str(folder)).open(overwrite=True).close()
+    assert names_in(folder) == ["mine.png"]

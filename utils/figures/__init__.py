@@ -1,0 +1,1 @@
+"""Figures of a run, drawn from the files in its folder; only `drawing` and what it imports know matplotlib."""

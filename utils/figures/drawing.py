@@ -1,0 +1,85 @@
+"""Which files each figure is drawn from, and drawing it; all that needs matplotlib is behind this module."""
+
+import logging
+import warnings
+from io import BytesIO
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from utils.figures.calibration import reliability
+from utils.figures.classes import confusion, recall_by_size
+from utils.figures.codes import CLASSES, IMAGES, codes_in_the_plane
+from utils.figures.curves import learning_curves
+from utils.figures.reading import find_codes, read_answers, read_classes, read_codes, read_history
+from utils.figures.sheets import reconstructions, samples
+from utils.figures.style import LOOK, RESULTS
+from utils.files import write_atomically
+from utils.training.folder import RunFolder
+
+logging.getLogger("matplotlib").setLevel(logging.ERROR)  # its warnings of fonts and caches
+
+
+def path_of(name: str, folder: RunFolder) -> Path:
+    """Name the PNG of a figure of one script's results; training and re-training share two of them."""
+    shared = name in ("recall", "codes") and folder.suffix != "_eval"
+    return (RunFolder(str(folder.path)) if shared else folder).figure(name)
+
+
+def sources(name: str, folder: RunFolder) -> list[Path]:
+    """Name the files that a figure is drawn from; none if the script has no such figure, or not all files are there."""
+    trained, evaluated = folder.suffix == "", folder.suffix == "_eval"
+    predictions, pictures = folder.file("predictions.csv"), folder.file("pictures.npz")
+    found = {
+        "learning_curves": [] if evaluated else [folder.file("metrics.csv")],
+        "recall": list(_tables(folder).values()),
+        "confusion": [predictions, folder.file("metrics_per_class.csv")],
+        "reliability": [predictions],
+        "codes": [] if trained or evaluated else find_codes(folder),
+        "reconstructions": [pictures] if trained else [],
+        "samples": [pictures] if trained else [],
+    }[name]
+    return found if all(path.exists() for path in found) else []
+
+
+def _tables(folder: RunFolder) -> dict[str, Path]:
+    """Find the results by class that are shown together; an evaluation may be of other images and stands alone."""
+    suffixes = ["_eval"] if folder.suffix == "_eval" else [suffix for suffix in RESULTS if suffix != "_eval"]
+    tables = {suffix: RunFolder(str(folder.path), suffix).file("metrics_per_class.csv") for suffix in suffixes}
+    return {suffix: path for suffix, path in tables.items() if path.exists()}
+
+
+def draw(name: str, folder: RunFolder) -> Figure:
+    """Draw a figure from its `sources`."""
+    run, paths = folder.path.resolve().name, sources(name, folder)
+    title = f"{run}: {RESULTS[folder.suffix]}"
+    match name:
+        case "learning_curves":
+            return learning_curves(read_history(*paths), title)
+        case "recall":
+            return recall_by_size({suffix: read_classes(path) for suffix, path in _tables(folder).items()}, run)
+        case "confusion":
+            return confusion(read_answers(paths[0]), read_classes(paths[1]), title)
+        case "reliability":
+            return reliability(read_answers(*paths), title)
+        case "codes":
+            return codes_in_the_plane(read_codes(*paths, CLASSES, IMAGES), run)
+        case "reconstructions":
+            return reconstructions(np.load(*paths), f"{run}: images and their reconstructions")
+        case "samples":
+            return samples(np.load(*paths), f"{run}: samples of the components")
+    raise ValueError(f"no figure {name}")
+
+
+def save(name: str, folder: RunFolder) -> Path:
+    """Draw a figure in matplotlib's own defaults, whatever the user's are, and write its PNG; returns its path."""
+    image, path = BytesIO(), path_of(name, folder)
+    defaults = {key: value for key, value in matplotlib.rcParamsDefault.items() if key != "backend"}
+    with matplotlib.rc_context(defaults | LOOK), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # characters that the font has not, means of nothing
+        draw(name, folder).savefig(image, format="png")
+    path.parent.mkdir(exist_ok=True)
+    write_atomically(path, lambda file: file.write(image.getvalue()))
+    return path

@@ -1,0 +1,122 @@
+"""Reading what figures show from the files of a run folder."""
+
+import csv
+import functools
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from utils.figures.choice import images_of, some_classes
+from utils.training.folder import RunFolder
+
+
+class History(NamedTuple):
+    """metrics.csv: the epochs, and the row of the test set that a run with a hold-out ends with."""
+
+    epochs: list[dict[str, str]]
+    test: dict[str, str] | None
+
+    def column(self, name: str) -> np.ndarray:
+        """Take a number of each epoch, (E,); NaN where it is undefined or was not measured."""
+        return np.array([float(row.get(name) or "nan") for row in self.epochs])
+
+
+class ClassResults(NamedTuple):
+    """metrics_per_class.csv: names, training images and recall of the classes, (K,) each."""
+
+    names: list[str]
+    counts: np.ndarray
+    recalls: np.ndarray  # NaN for a class of which no image was measured
+
+
+class Answers(NamedTuple):
+    """predictions.csv: label, prediction and its probability for each image, (N,) each."""
+
+    targets: np.ndarray
+    predictions: np.ndarray
+    confidences: np.ndarray
+
+
+class TrainingCodes(NamedTuple):
+    """Codes of training images of some classes, and the means of these classes' components."""
+
+    codes: np.ndarray  # (N,D)
+    targets: np.ndarray  # (N,) class numbers
+    classes: np.ndarray  # (C,) class numbers, from the largest to the smallest
+    means: np.ndarray  # (C,D); (0,D) where there is no prior
+    names: list[str]  # of all classes, (K,)
+    counts: np.ndarray  # training images of all classes, (K,)
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """Read the rows of a CSV file."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def read_history(path: Path) -> History:
+    """Read a metrics.csv."""
+    rows = read_table(path)
+    ends_with_test = rows[-1]["split"] == "test" and any(row["split"] == "val" for row in rows)
+    return History(rows[:-1], rows[-1]) if ends_with_test else History(rows, None)
+
+
+def read_classes(path: Path) -> ClassResults:
+    """Read a metrics_per_class.csv."""
+    rows = read_table(path)
+    recalls = [float(row["recall"]) if int(row["images"]) else np.nan for row in rows]
+    counts = [int(row["train_images"]) for row in rows]
+    return ClassResults([row["class"] for row in rows], np.array(counts), np.array(recalls))
+
+
+def read_answers(path: Path) -> Answers:
+    """Read a predictions.csv; of the probabilities, which may be many millions, only those of the predictions.
+
+    The last one that was read is kept, for the next figure.
+    """
+    return _read_answers(path, path.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=1)
+def _read_answers(path: Path, _changed: int) -> Answers:
+    found = []
+    with path.open(newline="") as file:
+        reader = csv.reader(file)
+        first = next(reader).index("prediction") + 1
+        for row in reader:
+            prediction = int(row[first - 1])
+            found.append((int(row[first - 2]), prediction, float(row[first + prediction])))
+    targets, predictions, confidences = zip(*found, strict=True)
+    return Answers(np.array(targets), np.array(predictions), np.array(confidences))
+
+
+def find_codes(folder: RunFolder) -> list[Path]:
+    """Find the codes that an augmentation has used, [] or [path]: in its folder, or beside the trained checkpoint."""
+    args = folder.file("args.json")
+    if not args.exists():
+        return []
+    trained = Path(json.loads(args.read_text())["arguments"]["resume"])
+    places = (place / f"{trained.stem}_codes.pth" for place in (folder.path, trained.parent))
+    return [path for path in places if path.exists()][:1]
+
+
+def read_codes(path: Path, classes_at_most: int, images_at_most: int) -> TrainingCodes:
+    """Read some of the training codes in `<checkpoint>_codes.pth`, and the prior's means of the checkpoint beside it.
+
+    The files may be larger than the memory, and stay on the disk but for what is read; their digests are not verified.
+    """
+    content = torch.load(path, mmap=True, weights_only=True)
+    targets = content["train"]["targets"].numpy()
+    counts = np.bincount(targets, minlength=len(content["class_names"]))
+    classes = some_classes(counts, classes_at_most)
+    rows = images_of(classes, targets, images_at_most)
+    codes = content["train"]["mu"][torch.from_numpy(rows)].float().numpy()
+    checkpoint = path.with_name(path.name.replace("_codes.pth", ".pth"))
+    state = torch.load(checkpoint, mmap=True, weights_only=True)["state_dict"] if checkpoint.exists() else {}
+    means = np.empty((0, codes.shape[1]), dtype=codes.dtype)
+    if "prior.means" in state:
+        means = state["prior.means"][torch.from_numpy(classes)].float().numpy()
+    return TrainingCodes(codes, targets[rows], classes, means, list(content["class_names"]), counts)

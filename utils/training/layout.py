@@ -1,0 +1,34 @@
+"""What lies in a run folder, by name; nothing here imports torch."""
+
+from pathlib import Path
+
+from utils.errors import UserError
+
+SUFFIXES = ("", "_eval", "_aug", "_aug_ftl")  # of the scripts' files
+NAMES = (
+    *("args.json", "health.json", "log.txt", "metrics.csv", "metrics_per_class.csv", "predictions.csv", "subset.txt"),
+    *("health.json", "pictures.npz"),
+)
+# in the order in which TensorBoard shows them
+FIGURES = ("learning_curves", "recall", "confusion", "reliability", "codes", "reconstructions", "samples")
+
+
+def with_suffix(name: str, suffix: str) -> str:
+    """Put a script's suffix before the extension: metrics_aug.csv."""
+    stem, dot, extension = name.rpartition(".")
+    return f"{stem}{suffix}{dot}{extension}"
+
+
+def find_runs(place: Path) -> list[Path]:
+    """Find run folders: `place` itself, or those below it, sorted.
+
+    Raises:
+        UserError: there are none.
+    """
+    marks = [with_suffix(name, suffix) for name in ("args.json", "metrics.csv") for suffix in SUFFIXES]
+    if any((place / mark).is_file() for mark in marks):
+        return [place]
+    runs = sorted({path.parent for mark in marks for path in place.rglob(mark)})
+    if not runs:
+        raise UserError(f"{place} is no run folder, and none is below it: name the --logdir of a run")
+    return runs
