@@ -74,11 +74,11 @@ def test_published_lists_are_recognised_in_both_dialects(tmp_path, monkeypatch, 
         )
     for dialect in LISTS:
         load(write(tmp_path, dialect, LISTS["A"]))
-    assert caplog.messages == []
+    assert not any("published" in message for message in caplog.messages)
     path = tmp_path / "Places_LT_test.txt"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
     load(tmp_path)
-    assert caplog.messages[0] == f"{path} is not the published list: results cannot be compared with others'"
+    assert f"{path} is not the published list: results cannot be compared with others'" in caplog.messages
 
 
 def test_images_by_their_numbers_alone_get_the_folder_of_their_label(tmp_path):
