@@ -3,7 +3,7 @@
 
 Digits, no download, any machine:
     python train.py Digits_LT --logdir=./logs/digits --arch=resnet18_vae3 --new-size=32 --crop-size=32 \\
-      --epochs=12 --batch-size=32 --T-max=12
+      --epochs=12 --batch-size=32 --lr=2e-2 --T-max=12 --weight-reconst=100 --gmm-assign=label
 
 Continue it after an interruption, or print its result when it has finished:
     python train.py Digits_LT --logdir=./logs/digits --resume=auto
@@ -13,7 +13,8 @@ Measure its checkpoint on the test set:
 
 Two GPUs of this machine (without CUDA: two processes):
     python train.py Digits_LT --logdir=./logs/two --arch=resnet18_vae3 --new-size=32 --crop-size=32 \\
-      --epochs=12 --batch-size=32 --T-max=12 --multiprocessing-distributed --ngpus=2
+      --epochs=12 --batch-size=32 --lr=2e-2 --T-max=12 --weight-reconst=100 --gmm-assign=label \\
+      --multiprocessing-distributed --ngpus=2
 
 The last line on standard output is a JSON object with the final metrics.
 """
@@ -24,22 +25,21 @@ import itertools
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
-from torchvision.utils import make_grid
 
 from datasets import DATASETS
 from datasets.base import ImageDataset, Splits
-from datasets.loading import SAMPLERS, BatchLoader, ClassPairs, EvaluationBatches, TrainBatches
+from datasets.loading import SAMPLERS, BatchLoader, ClassPairs, EvaluationBatches, TrainBatches, shared_batches
 from datasets.splits import complete_data, describe_classes, load_splits, prepare_data
 from datasets.subsets import spread
 from datasets.transforms import TRAIN_TRANSFORMS
-from models.atypicality import code_distances, distance_quantiles
+from models.atypicality import measure_distances
 from models.classifier import ImageClassifier
 from models.dgcmm import DGCMM
 from models.encoder import ARCHITECTURES, PLAIN_ARCHITECTURES, feature_dim
@@ -47,7 +47,7 @@ from models.health import measure_health, say_health, warn_of_dead_components
 from models.loading import all_weights, create_model
 from models.losses import LIKELIHOODS, LOSSES, LossWeights, build_loss, first_reweighted_epoch
 from models.mixup import mix
-from models.pictures import rebuild, sample, to_pixels
+from models.pictures import keep_pictures, show_reconstructions
 from models.prior import ClassMoments
 from models.scoring import Scorer
 from models.starting import start_from
@@ -58,7 +58,6 @@ from utils.distributed.launch import launch
 from utils.distributed.plan import check_batch_size, plan_launch
 from utils.distributed.world import World
 from utils.errors import UserError, run_script
-from utils.figures.choice import images_of, some_classes
 from utils.figures.make import report
 from utils.logs import progress, share_warnings, start_logging
 from utils.metrics import Measurement, Predictions, Row, require_finite
@@ -73,8 +72,6 @@ log = logging.getLogger("dgcmm")
 
 CLASS_IMAGES = 100  # of each class that show whether the decoder lives, and as many training images
 MEASURED_CODES = 400  # of a class, for atypicality: a share is then known to 0.03
-SHOWN_IMAGES = 12  # above their reconstructions
-SHOWN_COMPONENTS, SHOWN_SAMPLES = 15, 8  # of the prior, and pictures of each
 TERMS = ("loss", "loss_cls", "loss_reconst", "loss_gmm")
 
 
@@ -256,7 +253,7 @@ def train_epochs(run: Run, loaders: dict[str, BatchLoader]) -> Row:
         if args.weight_reconst and run.state["warmup_end"] < args.epochs:
             examine_decoder(run, loaders)
         if run.state["prior_started"]:
-            run.about["distance_quantiles"] = measure_distances(run, loaders["train"].dataset)
+            run.about["distance_quantiles"] = measure_training_codes(run, loaders["train"].dataset)
         if world.is_main and run.model.prior is not None:
             keep_pictures(run, loaders["test"].dataset)
         return run.finish(lambda: measure("test"), measurement)
@@ -381,55 +378,19 @@ def evaluate(
     return Measurement.of(Predictions(*columns), loader.dataset.ids, loader.dataset.classes, train_counts)
 
 
-def shared_batches(loader: BatchLoader, args: argparse.Namespace, world: World, what: str) -> Iterator[list[Tensor]]:
-    """Yield this process's batches of an evaluation, to the end of all processes; `what` is on the progress bar.
-
-    Raises:
-        Stopped: by a signal.
-    """
-    steps = min(loader.batches.rounds, args.max_steps or loader.batches.rounds)
-    batches = itertools.chain(loader, itertools.repeat(None))  # a process may have a batch less than another
-    with progress(None, what, total=loader.batches.count, unit="img", quiet=args.quiet) as bar:
-        for batch in itertools.islice(batches, steps):
-            world.check_stop()
-            if batch is not None:
-                yield batch
-                bar.update(len(batch[0]) * world.size)
-
-
-@torch.inference_mode()
-def measure_distances(run: Run, data: ImageDataset) -> Tensor | None:
-    """Measure how far codes of training images lie from their components, for the checkpoint; see `models.atypicality`.
+def measure_training_codes(run: Run, data: ImageDataset) -> Tensor | None:
+    """Measure the distances of training codes that the checkpoint keeps, see `models.atypicality`.
 
     One pass over the first `MEASURED_CODES` images a class or, if there are few of some classes, more of the others;
-    with `--max-steps` over as many as an epoch has. The processes share it.
-
-    Returns:
-        Quantiles of the distances of each class, (K,Q), in the main process; None in the others.
-
-    Raises:
-        Stopped: by a signal.
+    with `--max-steps` over as many as an epoch has.
     """
-    args, world, model = run.args, run.world, run.model
-    most = MEASURED_CODES * model.num_classes
+    args, world = run.args, run.world
+    most = MEASURED_CODES * run.model.num_classes
     if args.max_steps:
         most = min(most, args.max_steps * args.batch_size * world.nodes)
     transform = DATASETS[args.dataset].transform(False, args.new_size, args.crop_size, args.train_transform)
     loader = make_loader(world, args, data.subset(spread(data.targets, most), transform))
-    world.broadcast_buffers(model)
-    model.eval()
-    parts: list[tuple[np.ndarray, np.ndarray]] = []
-    for images, targets, _ in shared_batches(loader, args, world, "codes"):
-        labels = targets.to(world.device)
-        with autocast(world.device, args.amp):
-            features = model.features(to_device(images, world.device))
-        mu, _ = model.posterior(features, labels)
-        parts.append((code_distances(model.prior, mu, labels).cpu().numpy(), targets.numpy()))
-    found = world.gather_main(parts)
-    if found is None:
-        return None
-    distances, targets = (np.concatenate(column) for column in zip(*itertools.chain(*found), strict=True))
-    return distance_quantiles(distances, targets, model.num_classes)
+    return measure_distances(run.model, shared_batches(loader, args, world, "codes"), args.amp, world)
 
 
 def evaluate_only(world: World, args: argparse.Namespace, checkpoint: Checkpoint, folder: RunFolder) -> Row:
@@ -490,42 +451,6 @@ def make_loader(world: World, args: argparse.Namespace, dataset: ImageDataset, t
         batches = EvaluationBatches(len(dataset), images, world.rank, world.size)
     workers = -(-args.workers // world.local_size)
     return BatchLoader(dataset, batches, workers, pin_memory=world.device.type == "cuda")
-
-
-@torch.inference_mode()
-def reconstruct(run: Run, dataset: ImageDataset) -> tuple[Tensor, np.ndarray]:
-    """Rebuild images, from the largest class to the smallest: pictures and rebuilt (2,N,3,s,s), and labels (N,)."""
-    classes = some_classes(run.about["class_counts"], SHOWN_IMAGES).tolist()
-    chosen = images_of(classes, dataset.targets, SHOWN_IMAGES)
-    chosen = sorted(chosen, key=lambda index: classes.index(dataset.targets[index]))
-    images = to_device(torch.stack([dataset[index][0] for index in chosen]), run.world.device)
-    labels = dataset.targets[chosen]
-    run.model.eval()
-    with autocast(run.world.device, run.args.amp):
-        return rebuild(run.model, images, torch.from_numpy(labels).to(run.world.device)), labels
-
-
-def show_reconstructions(run: Run, dataset: ImageDataset) -> None:
-    """Show images of a split above what the decoder makes of them, in TensorBoard."""
-    pictures, _ = reconstruct(run, dataset)
-    grid = make_grid(pictures.flatten(0, 1), nrow=pictures.shape[1])
-    run.board.image(run.epoch + 1, "figures/0 images above reconstructions", grid)
-
-
-@torch.inference_mode()
-def keep_pictures(run: Run, dataset: ImageDataset) -> None:
-    """Keep images, their reconstructions and samples of components in the run folder, for the figures."""
-    names, counts = np.array(run.about["class_names"]), run.about["class_counts"]
-    (inputs, rebuilt), labels = reconstruct(run, dataset)
-    shown = some_classes(counts, SHOWN_COMPONENTS)
-    with autocast(run.world.device, run.args.amp):
-        samples = sample(run.model, torch.from_numpy(shown).to(run.world.device), SHOWN_SAMPLES, run.args.seed)
-    pictures = {"inputs": to_pixels(inputs), "reconstructions": to_pixels(rebuilt), "labels": names[labels]}
-    pictures |= {"samples": to_pixels(samples), "components": names[shown], "num_classes": np.array(len(names))}
-    try:
-        run.folder.write_pictures(pictures)
-    except UserError as error:
-        log.warning("no pictures of the decoder: %s", error)
 
 
 def log_facts(run: Run, splits: Splits, steps: int) -> None:

@@ -1,5 +1,7 @@
 """From data sets to batches: which images make a batch, in which order, and who loads them."""
 
+import argparse
+import itertools
 import multiprocessing
 import multiprocessing.util
 import signal
@@ -14,7 +16,9 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, Sampler
 from datasets.base import ImageDataset, SampleKey
 from datasets.subsets import some_of_each
 from datasets.workers import collate_shared, kill_workers, live_with_the_parent, start_method, why_lost, without_advice
+from utils.distributed.world import World
 from utils.errors import LostWorker, UserError
+from utils.logs import progress
 from utils.randomness import Stream, generator, permutation
 
 MIN_IMAGES_PER_PROCESS = 2  # batch norm needs two
@@ -221,3 +225,19 @@ class ClassPairs:
         batches = iter(self._loader)
         for (examples, *_), (images, labels, _) in zip(batches, batches, strict=True):
             yield examples, images, labels
+
+
+def shared_batches(loader: BatchLoader, args: argparse.Namespace, world: World, what: str) -> Iterator[list[Tensor]]:
+    """Yield this process's batches of an evaluation, to the end of all processes; `what` is on the progress bar.
+
+    Raises:
+        Stopped: by a signal.
+    """
+    steps = min(loader.batches.rounds, args.max_steps or loader.batches.rounds)
+    batches = itertools.chain(loader, itertools.repeat(None))  # a process may have a batch less than another
+    with progress(None, what, total=loader.batches.count, unit="img", quiet=args.quiet) as bar:
+        for batch in itertools.islice(batches, steps):
+            world.check_stop()
+            if batch is not None:
+                yield batch
+                bar.update(len(batch[0]) * world.size)

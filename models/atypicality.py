@@ -3,11 +3,17 @@
 Shapes: B batch, N training codes, K classes, D length of a code.
 """
 
+import itertools
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from models.dgcmm import DGCMM
 from models.prior import GaussianMixturePrior
+from utils.device import autocast, to_device
+from utils.distributed.world import World
 
 QUANTILES = 101  # of the distances of a class's training codes, from the least to the largest
 
@@ -59,3 +65,30 @@ def atypicality(quantiles: Tensor, distances: Tensor, labels: Tensor) -> np.ndar
     rows, shares = quantiles.cpu().numpy()[labels.cpu().numpy()], np.linspace(0, 1, QUANTILES)
     pairs = zip(distances.cpu().numpy(), rows, strict=True)
     return np.array([np.nan if np.isnan(row[0]) else np.interp(distance, row, shares) for distance, row in pairs])
+
+
+@torch.inference_mode()
+def measure_distances(model: DGCMM, batches: Iterable[Sequence[Tensor]], amp: str, world: World) -> Tensor | None:
+    """Measure how far codes of training images lie from their components.
+
+    Args:
+        batches: images (B,C,S,S) uint8, labels (B,) and what else; those of this process.
+        amp: the precision of the encoder.
+
+    Returns:
+        As `distance_quantiles`, over what all processes measured, in the main process; None in the others.
+    """
+    world.broadcast_buffers(model)
+    model.eval()
+    parts: list[tuple[np.ndarray, np.ndarray]] = []
+    for images, targets, *_ in batches:
+        labels = targets.to(world.device)
+        with autocast(world.device, amp):
+            features = model.features(to_device(images, world.device))
+        mu, _ = model.posterior(features, labels)
+        parts.append((code_distances(model.prior, mu, labels).cpu().numpy(), targets.numpy()))
+    found = world.gather_main(parts)
+    if found is None:
+        return None
+    distances, targets = (np.concatenate(column) for column in zip(*itertools.chain(*found), strict=True))
+    return distance_quantiles(distances, targets, model.num_classes)

@@ -3,15 +3,36 @@
 Shapes: N images, C components, D length of a code, S = side of the image, s = side of a picture.
 """
 
+import logging
+from typing import Protocol
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.utils import make_grid
 
 from models.dgcmm import DGCMM
+from utils.device import autocast, to_device
+from utils.errors import UserError
+from utils.figures.choice import images_of, some_classes
 from utils.randomness import Stream, generator
+from utils.training.run import Run
+
+log = logging.getLogger("dgcmm")
 
 SIDE = 96  # of a picture, at most
+SHOWN_IMAGES = 12  # above their reconstructions
+SHOWN_COMPONENTS, SHOWN_SAMPLES = 15, 8  # of the prior, and pictures of each
+
+
+class LabelledImages(Protocol):
+    """What is shown: items (image (C,S,S) uint8, label, index), and the label of each, (N,)."""
+
+    targets: np.ndarray
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
+        """Give an image, its label and its index."""
 
 
 def rebuild(model: DGCMM, images: Tensor, labels: Tensor) -> Tensor:
@@ -43,3 +64,39 @@ def _picture(images: Tensor) -> Tensor:
     if images.shape[-1] <= SIDE:
         return images
     return F.interpolate(images, (SIDE, SIDE), mode="bilinear", antialias=True).clamp(0, 1)
+
+
+@torch.inference_mode()
+def reconstruct(run: Run, dataset: LabelledImages) -> tuple[Tensor, np.ndarray]:
+    """Rebuild images, from the largest class to the smallest: pictures and rebuilt (2,N,3,s,s), and labels (N,)."""
+    classes = some_classes(run.about["class_counts"], SHOWN_IMAGES).tolist()
+    chosen = images_of(classes, dataset.targets, SHOWN_IMAGES)
+    chosen = sorted(chosen, key=lambda index: classes.index(dataset.targets[index]))
+    images = to_device(torch.stack([dataset[index][0] for index in chosen]), run.world.device)
+    labels = dataset.targets[chosen]
+    run.model.eval()
+    with autocast(run.world.device, run.args.amp):
+        return rebuild(run.model, images, torch.from_numpy(labels).to(run.world.device)), labels
+
+
+def show_reconstructions(run: Run, dataset: LabelledImages) -> None:
+    """Show images of a split above what the decoder makes of them, in TensorBoard."""
+    pictures, _ = reconstruct(run, dataset)
+    grid = make_grid(pictures.flatten(0, 1), nrow=pictures.shape[1])
+    run.board.image(run.epoch + 1, "figures/0 images above reconstructions", grid)
+
+
+@torch.inference_mode()
+def keep_pictures(run: Run, dataset: LabelledImages) -> None:
+    """Keep images, their reconstructions and samples of components in the run folder, for the figures."""
+    names, counts = np.array(run.about["class_names"]), run.about["class_counts"]
+    (inputs, rebuilt), labels = reconstruct(run, dataset)
+    shown = some_classes(counts, SHOWN_COMPONENTS)
+    with autocast(run.world.device, run.args.amp):
+        samples = sample(run.model, torch.from_numpy(shown).to(run.world.device), SHOWN_SAMPLES, run.args.seed)
+    pictures = {"inputs": to_pixels(inputs), "reconstructions": to_pixels(rebuilt), "labels": names[labels]}
+    pictures |= {"samples": to_pixels(samples), "components": names[shown], "num_classes": np.array(len(names))}
+    try:
+        run.folder.write_pictures(pictures)
+    except UserError as error:
+        log.warning("no pictures of the decoder: %s", error)
