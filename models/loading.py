@@ -117,7 +117,7 @@ class TrainedModel(nn.Module):
             probabilities = scorer.probabilities(features, fixed)
             if correction is not None:
                 tiny = torch.finfo(torch.float64).tiny
-                logits = probabilities.double().clamp_min(tiny).log() + correction
+                logits = probabilities.double().clamp_min(tiny).log() + correction.to(probabilities.device)
                 probabilities = logits.softmax(dim=1).to(probabilities.dtype)
             labels = probabilities.argmax(dim=1)
             mu, log_var = self.network.posterior(features, labels)

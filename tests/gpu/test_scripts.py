@@ -246,3 +246,5 @@ def test_predictions_are_those_of_the_evaluation(script, tmp_path):
     for row, other in zip(rows(tmp_path / "out.csv"), rows(tmp_path / "log" / "predictions.csv"), strict=True):
         found, expected = ([float(cells[f"p_{c}"]) for c in range(10)] for cells in (row, other))
         assert found == pytest.approx(expected, abs=1e-5)
+    corrected = script("predict", moved, images[0], "--prior=uniform", f"--out={tmp_path / 'uniform.csv'}")
+    assert corrected.status == 0, corrected.err
