@@ -247,9 +247,10 @@ def train_epochs(run: Run, loaders: dict[str, BatchLoader]) -> Row:
             if measurement is not None and run.model.prior is not None:
                 show_reconstructions(run, loaders[run.split].dataset)
             run.end_epoch(measurement, losses)
+        result = run.finish(lambda: measure("test"), measurement)
         if world.is_main and run.model.prior is not None:
             keep_pictures(run, loaders["test"].dataset)
-        return run.finish(lambda: measure("test"), measurement)
+        return result
 
 
 def warn_of_dead_components(result: Row, components: int, args: argparse.Namespace) -> None:
@@ -488,17 +489,16 @@ def show_reconstructions(run: Run, dataset: ImageDataset) -> None:
 @torch.inference_mode()
 def keep_pictures(run: Run, dataset: ImageDataset) -> None:
     """Keep images, their reconstructions and samples of components in the run folder, for the figures."""
-    names, counts = np.array(run.about["class_names"]), run.about["class_counts"]
-    (inputs, rebuilt), labels = reconstruct(run, dataset)
-    shown = some_classes(counts, SHOWN_COMPONENTS)
-    with autocast(run.world.device, run.args.amp):
-        samples = sample(run.model, torch.from_numpy(shown).to(run.world.device), SHOWN_SAMPLES, run.args.seed)
-    pictures = {"inputs": to_pixels(inputs), "reconstructions": to_pixels(rebuilt), "labels": names[labels]}
-    pictures |= {"samples": to_pixels(samples), "components": names[shown], "num_classes": np.array(len(names))}
+    names, shown = np.array(run.about["class_names"]), some_classes(run.about["class_counts"], SHOWN_COMPONENTS)
     try:
+        (inputs, rebuilt), labels = reconstruct(run, dataset)
+        with autocast(run.world.device, run.args.amp):
+            samples = sample(run.model, torch.from_numpy(shown).to(run.world.device), SHOWN_SAMPLES, run.args.seed)
+        pictures = {"inputs": to_pixels(inputs), "reconstructions": to_pixels(rebuilt), "labels": names[labels]}
+        pictures |= {"samples": to_pixels(samples), "components": names[shown], "num_classes": np.array(len(names))}
         run.folder.write_pictures(pictures)
-    except UserError as error:
-        log.warning("no pictures of the decoder: %s", error)
+    except Exception as error:  # whatever it is, the run is complete without them
+        log.warning("no pictures of reconstructions and samples: %s", error)
 
 
 def log_facts(run: Run, splits: Splits, steps: int) -> None:
