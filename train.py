@@ -254,9 +254,10 @@ def train_epochs(run: Run, loaders: dict[str, BatchLoader]) -> Row:
             examine_decoder(run, loaders)
         if run.state["prior_started"]:
             run.about["distance_quantiles"] = measure_training_codes(run, loaders["train"].dataset)
+        result = run.finish(lambda: measure("test"), measurement)
         if world.is_main and run.model.prior is not None:
             keep_pictures(run, loaders["test"].dataset)
-        return run.finish(lambda: measure("test"), measurement)
+        return result
 
 
 def examine_decoder(run: Run, loaders: dict[str, BatchLoader]) -> None:

@@ -89,14 +89,14 @@ def show_reconstructions(run: Run, dataset: LabelledImages) -> None:
 @torch.inference_mode()
 def keep_pictures(run: Run, dataset: LabelledImages) -> None:
     """Keep images, their reconstructions and samples of components in the run folder, for the figures."""
-    names, counts = np.array(run.about["class_names"]), run.about["class_counts"]
-    (inputs, rebuilt), labels = reconstruct(run, dataset)
-    shown = some_classes(counts, SHOWN_COMPONENTS)
-    with autocast(run.world.device, run.args.amp):
-        samples = sample(run.model, torch.from_numpy(shown).to(run.world.device), SHOWN_SAMPLES, run.args.seed)
-    pictures = {"inputs": to_pixels(inputs), "reconstructions": to_pixels(rebuilt), "labels": names[labels]}
-    pictures |= {"samples": to_pixels(samples), "components": names[shown], "num_classes": np.array(len(names))}
+    names, shown = np.array(run.about["class_names"]), some_classes(run.about["class_counts"], SHOWN_COMPONENTS)
     try:
+        (inputs, rebuilt), labels = reconstruct(run, dataset)
+        with autocast(run.world.device, run.args.amp):
+            samples = sample(run.model, torch.from_numpy(shown).to(run.world.device), SHOWN_SAMPLES, run.args.seed)
+        pictures = {"inputs": to_pixels(inputs), "reconstructions": to_pixels(rebuilt), "labels": names[labels]}
+        pictures |= {"samples": to_pixels(samples), "components": names[shown], "num_classes": np.array(len(names))}
         run.folder.write_pictures(pictures)
-    except UserError as error:
-        log.warning("no pictures of the decoder: %s", error)
+    except Exception as error:  # whatever it is, the run is complete without them
+        bug = not isinstance(error, UserError)
+        log.warning("no pictures of reconstructions and samples: %s", error, exc_info=bug)

@@ -112,7 +112,7 @@ def show_left_of_run(bar: tqdm, epochs_after: int, epoch_seconds: float | None) 
         epochs_after: epochs that follow.
         epoch_seconds: of one; None if none has been run yet: as many as the running one takes.
     """
-    done = 0 if bar.disable else bar.n - bar.initial
+    done = bar.n - bar.initial
     if not done:
         return
     pace = bar.format_dict["elapsed"] / done

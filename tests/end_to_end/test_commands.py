@@ -281,9 +281,12 @@ def test_checkpoint_is_plain_and_says_what_it_is(trained_digits):
 
 
 def test_quiet_prints_the_result_alone(script, tmp_path):
+    """Though a folder stands where the pictures of the decoder should lie, which is a warning."""
+    (tmp_path / "pictures.npz").mkdir()
     flags = [*SMALL_MODEL, "--epochs=1", "--max-steps=1", "--batch-size=32"]
     done = script("train", "Digits_LT", *flags, "--quiet", f"--logdir={tmp_path}")
     assert len(done.out.splitlines()) == 1
+    assert "warning: no pictures of reconstructions and samples" in done.err
     assert "epoch 1/1" in (tmp_path / "log.txt").read_text()
 
 

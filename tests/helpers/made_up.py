@@ -44,9 +44,10 @@ def made_up_run(path: Path, num_classes: int, epochs: int = 5) -> Path:
     parts = {"train": {"targets": labels, "mu": codes, "log_var": codes}}
     save_checkpoint(path / "checkpoint_codes.pth", {"class_names": names, **parts})
     save_checkpoint(path / "checkpoint.pth", {"state_dict": {"prior.means": torch.randn(num_classes, 6)}})
-    shown = some_classes(counts, 12)
-    images = rng.integers(0, 256, (len(shown), 8, 24, 24, 3), dtype=np.uint8)
-    pictures = {"inputs": images[:, 0], "reconstructions": images[:, 1], "labels": np.array(names)[shown]}
-    pictures |= {"samples": images, "components": np.array(names)[shown], "num_classes": np.array(num_classes)}
+    shown, sampled = some_classes(counts, 12), some_classes(counts, 15)
+    images = rng.integers(0, 256, (15, 8, 24, 24, 3), dtype=np.uint8)
+    pictures = {"inputs": images[: len(shown), 0], "reconstructions": images[: len(shown), 1]}
+    pictures |= {"labels": np.array(names)[shown], "components": np.array(names)[sampled]}
+    pictures |= {"samples": images[: len(sampled)], "num_classes": np.array(num_classes)}
     RunFolder(str(path)).write_pictures(pictures)
     return path

@@ -81,8 +81,3 @@ def test_bar_says_what_is_left_of_the_run():
     assert left(200, 3, None) == "run 01:40 left"  # in the first epoch: 100 images in 10 s, so an epoch in 30 s
     assert left(300, 0, 3600) == "run 00:00 left"
     assert left(100, 3, None) is None  # nothing is known yet
-
-
-def test_bar_that_nobody_sees_costs_nothing():
-    bar = tqdm(total=300, disable=True)
-    show_left_of_run(bar, 3, None)

@@ -27,7 +27,7 @@ def reconstructions(pictures: Mapping[str, np.ndarray], title: str) -> Figure:
     ax.set_xticks(columns, names, **({"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if turned else {}))
     ax.set_yticks(lines, ["image", "rebuilt"])
     ax.set_title(title)
-    return figure
+    return _settled(figure)
 
 
 def samples(pictures: Mapping[str, np.ndarray], title: str) -> Figure:
@@ -46,6 +46,12 @@ def samples(pictures: Mapping[str, np.ndarray], title: str) -> Figure:
     ax.set_yticks(lines, [fit(str(name)) for name in pictures["components"]])
     shown = f"\n{len(sheet)} of {total}, from the largest class to the smallest" if len(sheet) < total else ""
     ax.set_title(title + shown)
+    return _settled(figure)
+
+
+def _settled(figure: Figure) -> Figure:
+    """Lay the figure out once before it is drawn: only then is known what the shape of the images leaves for names."""
+    figure.draw_without_rendering()
     return figure
 
 

@@ -61,9 +61,8 @@ class Board:
         if min(codes.shape) > CODE_DIMS:
             codes = PCA(CODE_DIMS, random_state=0).fit_transform(codes)
         with self._writing():
-            shutil.rmtree(
-                self.folder / "00000", ignore_errors=True
-            )  # of an earlier call, which TensorBoard would print
+            # what an earlier run of the script left there; add_embedding would complain on standard output
+            shutil.rmtree(self.folder / "00000", ignore_errors=True)
             rows = [[" ".join(name.split()), count] for name, count in labels]
             header = ["class", "training images"]
             self.writer.add_embedding(np.round(codes.astype(float), 4), rows, tag="codes", metadata_header=header)

@@ -165,7 +165,8 @@ class Run:
             for batch in itertools.islice(batches, len(sizes) - self.position.step):
                 yield batch
                 step = self.position.step
-                show_left_of_run(bar, self.args.epochs - self.epoch - 1, self._epoch_seconds())
+                if not bar.disable:
+                    show_left_of_run(bar, self.args.epochs - self.epoch - 1, self._epoch_seconds())
                 bar.update(sizes[step - 1])
                 if step % self.args.print_freq == 0:
                     mean = self._totals[0].item() / self.position.seen

@@ -92,8 +92,8 @@ def test_text_is_whole_and_labels_do_not_overlap(num_classes, tmp_path, monkeypa
             text = figure.get_suptitle() + "".join(ax.get_title() for ax in figure.axes)
             if name == "codes" and num_classes > 16:
                 assert f"16 of {num_classes} classes" in text
-            if name == "samples" and num_classes > 12:
-                assert f"12 of {num_classes}" in text
+            if name == "samples" and num_classes > 15:
+                assert f"15 of {num_classes}" in text
 
 
 def test_one_epoch_undefined_metrics_and_names_of_foreign_scripts_are_drawn(tmp_path, caplog):
