@@ -226,7 +226,7 @@ def adjusted(codes: TrainedCodes) -> nn.Linear:
 
 def retrained(classifier: nn.Module, sampler: PosteriorSampler, lr: float, seed: int) -> nn.Module:
     """Train a classifier on planned codes, with the optimiser, schedule and noise that augment.py has."""
-    args = argparse.Namespace(lr=lr, momentum=MOMENTUM, wd=DECAY, T_max=EPOCHS)
+    args = argparse.Namespace(lr=lr, momentum=MOMENTUM, wd=DECAY, T_max=EPOCHS, lr_warmup_epochs=0)
     parameters = [value.requires_grad_() for name, value in classifier.named_parameters() if "classifier." not in name]
     optimizer = build_sgd(parameters, args)
     scheduler = build_scheduler(optimizer, args, [lr], 0)

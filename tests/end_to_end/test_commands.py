@@ -20,7 +20,6 @@ from datasets.splits import complete_data
 from helpers.documents import DOCUMENTS, TRAINING, commands, program, replaced
 from helpers.project import METRIC_NAMES, ROOT, SMALL_MODEL
 from models.encoder import PLAIN_ARCHITECTURES, feature_dim
-from scripts.experiments import protocol
 from utils.cli.rules import check_start, check_training, complete, parse
 from utils.training.checkpoint import load_checkpoint
 
@@ -87,7 +86,7 @@ def test_recipe_trains_and_re_trains_by_commands_that_parse(name, tmp_path):
 def test_every_data_set_that_is_published_has_a_recipe():
     text = "".join((ROOT / "scripts" / name).read_text() for name in [*RECIPES, "chestxray.sh", "quickstart.sh"])
     rest = {name for name in DATASETS if not re.search(rf"(recipe|train.py) {name} ", text)}
-    assert rest == {"CSV", "ImageFolder", protocol.DATASET}  # whose runs are made by a script of their own
+    assert rest == {"CSV", "ImageFolder"}
 
 
 def test_chestxray_commands_as_they_stand(script, tmp_path, monkeypatch, chest_folder):
@@ -105,7 +104,7 @@ def test_chestxray_commands_as_they_stand(script, tmp_path, monkeypatch, chest_f
     names = (folder / "train_val_list.txt").read_text().split()
     (folder / "train_val_list.txt").write_text("\n".join(names[::3]))
     outcomes = []
-    for name, *argv in commands("scripts/chestxray.sh"):
+    for name, *argv in commands("scripts/chestxray.sh")[:3]:
         own = {"datadir": str(folder), "logdir": str(log), "epoch": "1", "worker": "2"}
         if name != "train":
             own["resume"] = f"{log}/checkpoint.pth"

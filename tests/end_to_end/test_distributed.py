@@ -259,7 +259,7 @@ def torchrun(*words):
 def documented(document, log):
     """The flags of the command on a page that trains on Digits_LT in two processes, made short."""
     argv = next(argv for _, *argv in commands(document) if argv[0] == "Digits_LT")
-    return [*replaced(argv, logdir=log, epochs="2"), "--max-steps=3", "--workers=0"]
+    return [*replaced(argv, logdir=log, epochs="2"), "--max-steps=3", "--workers=0", "--no-figures"]
 
 
 LAUNCHERS = {

@@ -21,8 +21,8 @@ def rows(path):
 
 def test_each_component_ends_nearest_to_the_codes_of_its_class(script, tmp_path):
     """With --gmm-assign=label, on Digits_LT; so short a run needs a faster prior than the default."""
-    model = [*SMALL_MODEL, "--new-size=32", "--crop-size=32", "--gmm-assign=label", "--eval-every=8"]
-    flags = ["--batch-size=32", "--epochs=8", "--T-max=8", "--clip-grad=5", "--prior-lr=100"]
+    model = [*SMALL_MODEL, "--new-size=32", "--crop-size=32", "--gmm-assign=label", "--eval-every=12"]
+    flags = ["--batch-size=32", "--epochs=12", "--T-max=12", "--clip-grad=5", "--prior-lr=100"]
     run = [f"--logdir={tmp_path}", "--workers=0"]
     done = script("train", "Digits_LT", *model, *flags, *run)
     assert done.status == 0, done.err

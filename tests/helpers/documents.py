@@ -34,8 +34,11 @@ def commands(document: str) -> list[list[str]]:
         ('"$script"', "augment.py"),
         ('"$seed"', "0"),
         ('"$run"', "./run"),
+        ('"${stages[@]}"', "tune"),
+        ('"${JOBS:-2}"', "2"),
         ('"${start[@]}"', "--pretrained"),
         ('"$@"', ""),
+        ('"${@:3}"', ""),
     ):
         text = text.replace(variable, value)
     margin = " {4}" if document.endswith(".md") else r"\s*"  # of a code block in Markdown
