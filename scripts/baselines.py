@@ -86,9 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = build_parser().parse_args(argv)
     start_logging(quiet=False)
     folder = RunFolder(options.run)
-    if folder.file(FILE).exists() and not options.overwrite:
-        raise UserError(f"{folder.file(FILE)} exists: --overwrite replaces it")
-    run = open_run(folder.path, options.datadir)
+    run = open_run(folder, options.datadir, FILE, options.overwrite)
     if run.model.generative:
         raise UserError(
             f"{options.run} is generative: the code of a test image depends on the label in question, so these methods "

@@ -68,9 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = build_parser().parse_args(argv)
     start_logging(quiet=False)
     folder = RunFolder(options.run)
-    if folder.file(FILE).exists() and not options.overwrite:
-        raise UserError(f"{folder.file(FILE)} exists: --overwrite replaces it")
-    run = open_run(folder.path, options.datadir)
+    run = open_run(folder, options.datadir, FILE, options.overwrite)
     judge = load_judge(options.judge, run) if options.judge else None
     rows = measure(run, classifiers_of(run, folder.path))
     print(table(rows))

@@ -49,9 +49,8 @@ def sample_components(model: DGCMM, seed: int) -> tuple[Tensor, Tensor]:
     device = model.classifier.weight.device
     labels = torch.arange(model.num_classes, device=device).repeat_interleave(SAMPLES)
     noise = torch.randn(len(labels), model.z_dim, generator=generator(seed, Stream.CORRUPTION, 1)).to(device)
-    prior = model.prior
-    codes = prior.means[labels] + (0.5 * prior.clamped_log_vars()[labels]).exp() * noise
-    parts = [widen(model.decoder(*part)) for part in zip(codes.split(IMAGES), labels.split(IMAGES), strict=True)]
+    pairs = zip(labels.split(IMAGES), noise.split(IMAGES), strict=True)
+    parts = [model.samples(*pair) for pair in pairs]
     return torch.cat(parts), labels
 
 

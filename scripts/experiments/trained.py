@@ -1,7 +1,6 @@
 """A trained run as the experiments take it up: its arguments, data, model and codes."""
 
 import argparse
-from pathlib import Path
 from typing import NamedTuple
 
 from augment import Codes, build_parser, load_or_extract, load_trained_model
@@ -12,6 +11,7 @@ from models.encoder import PLAIN_ARCHITECTURES, feature_dim
 from utils.cli.rules import complete, parse
 from utils.device import choose_device
 from utils.distributed.world import World
+from utils.errors import UserError
 from utils.training.checkpoint import Checkpoint, load_checkpoint
 from utils.training.folder import RunFolder
 from utils.training.resume import find_trained, require_same_data
@@ -40,21 +40,33 @@ class TrainedRun(NamedTuple):
         return load_or_extract(self.model, self.splits, self.checkpoint, self.args, self.world)
 
 
-def open_run(folder: Path, datadir: str | None = None) -> TrainedRun:
+def open_run(folder: RunFolder, datadir: str | None, result: str, overwrite: bool) -> TrainedRun:
     """Load the model in a run folder and its data.
 
     Args:
         folder: of a run of train.py.
         datadir: where the data lies now, if not where it was in the training.
+        result: name of the file that will be written there.
+        overwrite: whether it may be there already.
 
     Raises:
-        UserError: there is no such run, or its data is not to be had.
+        UserError: there is no such run, or its data is not to be had, or the result is there.
     """
-    name = load_checkpoint(folder / "checkpoint.pth")["dataset"]
+    if folder.file(result).exists() and not overwrite:
+        raise UserError(f"{folder.file(result)} exists: --overwrite replaces it")
+    name = load_checkpoint(folder.path / "checkpoint.pth")["dataset"]
     place = [f"--datadir={datadir}"] if datadir else []
-    words = [name, f"--logdir={folder}", "--resume=auto", f"--batch-size={IMAGES}", "--workers=0", "--quiet", *place]
+    words = [
+        name,
+        f"--logdir={folder.path}",
+        "--resume=auto",
+        f"--batch-size={IMAGES}",
+        "--workers=0",
+        "--quiet",
+        *place,
+    ]
     args, given = parse(build_parser(), words)
-    checkpoint = find_trained(args, given, RunFolder(args.logdir))
+    checkpoint = find_trained(args, given, folder)
     complete(args, feature_dim(args.arch), args.arch in PLAIN_ARCHITECTURES, given)
     complete_data(args)
     prepare_data(args, may_be_new=False)
