@@ -48,6 +48,11 @@ class Outcome(NamedTuple):
         return lines[0]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the long tests first: two workers then end together."""
+    items.sort(key=lambda item: "end_to_end" not in item.path.parts)
+
+
 @pytest.fixture(autouse=True)
 def _deterministic() -> Iterator[None]:
     torch.use_deterministic_algorithms(True)

@@ -260,7 +260,7 @@ def train_step(
         *("train.py", DATASET, f"--datadir={places.data}", f"--logdir={places.runs}/{folder}", f"--arch={row.arch}"),
         *("--new-size=32", "--crop-size=32", f"--epochs={epochs}", f"--T-max={epochs}", f"--batch-size={regime.batch}"),
         *(f"--lr={rate:g}", f"{row.own}={own:g}", f"--subset-seed={subset}", f"--seed={subset}"),
-        *(f"--eval-every={regime.epochs if validation else max(regime.epochs // 4, 1)}", "--workers=0"),
+        *(f"--eval-every={regime.epochs if validation else max(regime.epochs // 4, 1)}", "--workers=0", "--no-figures"),
         *([f"--val-per-class={VALIDATION}"] if validation else []),
         *(["--max-steps=2"] if places.quick else []),
         *(*regime.flags, *row.flags, *flags, "--resume=auto"),
@@ -280,7 +280,7 @@ def retraining_steps(places: Places, folder: str, values: dict[str, float | str]
             words = [
                 *(script, DATASET, f"--datadir={places.data}", f"--logdir={place}", f"--resume={run}/checkpoint.pth"),
                 *(f"--epochs={epochs}", f"--T-max={epochs}", "--batch-size=100", f"--lr={rate:g}", f"--seed={subset}"),
-                *(f"--start={start}", f"--eval-every={RETRAINING_EPOCHS}", "--workers=0"),
+                *(f"--start={start}", f"--eval-every={RETRAINING_EPOCHS}", "--workers=0", "--no-figures"),
                 *(["--max-steps=2"] if places.quick else []),
             ]
             steps.append(Step(tuple(words)))

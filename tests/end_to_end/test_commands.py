@@ -227,7 +227,7 @@ def test_every_way_to_train_and_augment(flags, name, script, tmp_path):
 @pytest.mark.parametrize("name", ["ChestXray", "Digits_LT", "FashionMNIST_LT"])
 def test_defaults_train_a_finite_epoch(name, script, tmp_path):
     """All optimiser and loss defaults, on a small encoder and random images with the data set's class counts."""
-    small = ["--arch=resnet18_vae3", "--new-size=32", "--crop-size=32", "--workers=0", "--max-steps=6"]
+    small = ["--arch=resnet18_vae3", "--new-size=32", "--crop-size=32", "--workers=0", "--max-steps=3"]
     done = script("train", name, "--dummy", *small, "--epochs=1", f"--logdir={tmp_path}")
     assert done.status == 0, done.err
     row = next(csv.DictReader((tmp_path / "metrics.csv").open()))
@@ -269,7 +269,7 @@ def test_files_of_a_run(trained_digits):
 
 def test_checkpoint_is_plain_and_says_what_it_is(trained_digits):
     found = torch.load(trained_digits / "checkpoint.pth", weights_only=True)
-    assert (found["epoch"], found["arch"], found["dataset"]) == (2, "resnet18_vae3", "Digits_LT")
+    assert (found["epoch"], found["arch"], found["dataset"]) == (2, "resnet32_vae3", "Digits_LT")
     assert found["class_counts"] == [130, 110, 80, 60, 45, 35, 25, 20, 12, 6]
     assert found["class_names"] == list("0123456789")
     shapes = {name: tuple(value.shape) for name, value in found["state_dict"].items() if name.startswith("prior.")}

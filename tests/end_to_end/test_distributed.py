@@ -275,7 +275,6 @@ LAUNCHERS = {
         for rank in (0, 1)
     ],
     "torchrun": lambda log, port: [torchrun("--nproc-per-node=2", "train.py", *documented("docs/distributed.md", log))],
-    "processes of this machine": lambda log, port: [python(*documented("README.md", log))],
     "torchrun, two nodes": lambda log, port: [
         torchrun(
             *("--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}"),
@@ -406,19 +405,11 @@ MOMENTS = (  # signal, whom it reaches, after which line
 
 
 def test_run_of_two_killed_and_stopped_in_turn_equals_uninterrupted(tmp_path):
-    """Two processes load for each of the two; nobody is left after any end."""
+    """By the command of the README; two processes load for each of the two, and nobody is left after any end."""
     small = ["--no-figures", *(flag for flag in SMALL_MODEL if "workers" not in flag)]
-    flags = [
-        "--epochs=3",
-        "--batch-size=24",
-        "--T-max=3",
-        "--max-steps=4",
-        "--workers=4",
-        "--save-every=2",
-        "--print-freq=1",
-    ]
-    command = python("Digits_LT", *small, *flags, *SEVERAL)
+    flags = ["--epochs=3", "--batch-size=24", "--T-max=3", "--max-steps=4", "--save-every=2", "--print-freq=1"]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
+    command = python(*documented("README.md", whole), *small, *flags, "--workers=4", "--dist-timeout=60")
     with running([*command, f"--logdir={whole}"]) as (process,):
         _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err

@@ -155,7 +155,7 @@ CASES = {
     "start from another encoder": (
         "train",
         [*DIGITS, "--init=RUN", "--arch=resnet34_vae3"],
-        "has the encoder of resnet18_vae3, not of resnet34_vae3",
+        "has the encoder of resnet32_vae3, not of resnet34_vae3",
     ),
     "two starts": ("train", [*DIGITS, "--init=RUN", "--resume=RUN"], "--init starts a run"),
     "another start": ("train", ["Digits_LT", "--resume=RUN", "--freeze-encoder"], "--freeze-encoder is True"),

@@ -21,8 +21,8 @@ def rows(path):
 
 def test_each_component_ends_nearest_to_the_codes_of_its_class(script, tmp_path):
     """With --gmm-assign=label, on Digits_LT; so short a run needs a faster prior than the default."""
-    model = [*SMALL_MODEL, "--new-size=32", "--crop-size=32", "--gmm-assign=label", "--eval-every=12"]
-    flags = ["--batch-size=32", "--epochs=12", "--T-max=12", "--clip-grad=5", "--prior-lr=100"]
+    model = [*SMALL_MODEL, "--arch=resnet18_vae3", "--new-size=32", "--crop-size=32", "--gmm-assign=label"]
+    flags = ["--batch-size=32", "--epochs=12", "--T-max=12", "--eval-every=12", "--clip-grad=5", "--prior-lr=100"]
     run = [f"--logdir={tmp_path}", "--workers=0"]
     done = script("train", "Digits_LT", *model, *flags, *run)
     assert done.status == 0, done.err
@@ -65,10 +65,10 @@ def test_start_from_another_models_encoder_which_stays_frozen(script, tmp_path, 
     """A plain classifier from a DGCMM, re-trained with few measurements, and a DGCMM of more classes from that."""
     source, run = trained_digits / "checkpoint.pth", ["Digits_LT", "--workers=0", "--batch-size=64", "--max-steps=2"]
     small = ["--new-size=16", "--crop-size=16", "--epochs=1"]
-    flags = ["--arch=resnet18", f"--init={source}", "--freeze-encoder", f"--logdir={tmp_path / 'plain'}"]
+    flags = ["--arch=resnet32", f"--init={source}", "--freeze-encoder", f"--logdir={tmp_path / 'plain'}"]
     done = script("train", *run, *small, *flags, "--resume=auto")  # where there is nothing to resume
     assert done.status == 0, done.err
-    said = "(resnet18_vae3, Digits_LT, 2 epochs): taken: encoder; started anew: classifier"
+    said = "(resnet32_vae3, Digits_LT, 2 epochs): taken: encoder; started anew: classifier"
     assert said in done.out
     states = [load_checkpoint(path)["state_dict"] for path in (source, tmp_path / "plain" / "checkpoint.pth")]
     encoder = [name for name in states[0] if name.startswith("encoder.")]
@@ -78,7 +78,7 @@ def test_start_from_another_models_encoder_which_stays_frozen(script, tmp_path, 
     found = rows(tmp_path / "plain" / "metrics_aug.csv")
     assert [bool(row["acsa"]) for row in found] == [False, True, True]
     assert all(row["loss"] for row in found)
-    flags = [f"--init={tmp_path / 'plain' / 'checkpoint.pth'}", f"--logdir={tmp_path / 'more'}", "--arch=resnet18_vae3"]
+    flags = [f"--init={tmp_path / 'plain' / 'checkpoint.pth'}", f"--logdir={tmp_path / 'more'}", "--arch=resnet32_vae3"]
     done = script("train", "ChestXray", "--dummy", *run[1:], *small, *flags)
     assert done.status == 0, done.err
     assert "taken: encoder; started anew: mu_head, log_var_head, classifier, decoder, prior" in done.out
