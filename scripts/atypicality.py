@@ -45,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     model = load_model(args.checkpoint)
     if model.distance_quantiles is None:
         raise UserError(f"{args.checkpoint} has no distances of training codes: name one of this version of train.py")
-    test = DATASETS["FashionMNIST_LT"].load(argparse.Namespace(datadir=args.datadir, subset_seed=0)).test
+    where = {"datadir": args.datadir, "subset_seed": 0, "imbalance_factor": None, "subset_scale": 1.0}
+    test = DATASETS["FashionMNIST_LT"].load(argparse.Namespace(**where, val_per_class=0)).test
     usual = score(model, [test.read(int(row)) for row in test.rows])
     print("| images | score |", " | ".join(GROUPS), "|")
     print("|---|---|" + "---|" * len(GROUPS))

@@ -3,10 +3,10 @@
 
     python scripts/compare.py RUN [RUN ...] [--csv | --markdown] [--metrics=acsa,f_ma]
 
-RUN is a run folder, or a folder with runs below it. Runs that differ in nothing but their seeds (--seed, --subset-seed)
-and places share a row: the mean and, after ±, the standard deviation over them. A run that is not finished has a row of
-its own, with the epoch it is at and what it had when it was last measured. Below the table stands what the decoders
-have learned, as health.json says.
+RUN is a run folder, or a folder with runs below it. Runs on the same test images that differ in nothing but their seeds
+(--seed, --subset-seed) and places share a row: the mean and, after ±, the standard deviation over them. A run that is
+not finished has a row of its own, with the epoch it is at and what it had when it was last measured. Below the table
+stands what the decoders have learned, as health.json says.
 """
 
 import argparse
@@ -42,6 +42,7 @@ class Result(NamedTuple):
     training: Settings  # the same, of the training that it follows
     row: dict[str, str]  # of metrics.csv, the headline or the last one that was measured; {} before the first
     epochs: tuple[int, int | None] | None  # of a script that is not finished: done, and asked for
+    data: str  # hash of the test images
     health: dict[str, float]  # of the decoder, see health.json; {} where the script has not measured it
 
 
@@ -103,8 +104,9 @@ def read_results(run: Path) -> list[Result]:
         finished = bool(rows) and rows[-1]["split"] == "test" and (suffix == "_eval" or asked is None or done >= asked)
         last = measured[-1] if measured else {}
         trained = {} if suffix == "" else training
+        data = (json.loads(args.read_text()).get("data") or {}).get("test", "") if args.exists() else ""
         health = read_health(run / with_suffix("health.json", suffix))
-        found.append(Result(run, suffix, settings, trained, last, None if finished else (done, asked), health))
+        found.append(Result(run, suffix, settings, trained, last, None if finished else (done, asked), data, health))
     return found
 
 
@@ -151,7 +153,7 @@ def group(results: Iterable[Result]) -> list[Row]:
     joined: dict[str, list[Result]] = {}
     for result in sorted(results, key=lambda result: list(SCRIPTS).index(result.suffix)):
         alone = str(result.run) if result.epochs or not result.settings else ""
-        kind = json.dumps([result.suffix, alone, result.settings, result.training], sort_keys=True)
+        kind = json.dumps([result.suffix, alone, result.data, result.settings, result.training], sort_keys=True)
         joined.setdefault(kind, []).append(result)
     runs, rows = list(dict.fromkeys(result.run for result in results)), []
     for members in joined.values():

@@ -9,10 +9,13 @@ cd "$(dirname "$0")/.."
 prepare_environment requirements.txt
 
 run=${1:-./logs/quickstart}
+overwrite=()
+[[ $# -gt 0 ]] || overwrite=(--overwrite) # an earlier quick start in its own folder
 python train.py Digits_LT --logdir="$run" --arch=resnet18_vae3 --new-size=32 --crop-size=32 \
   --epochs=12 --batch-size=32 --lr=2e-2 --T-max=12 --weight-reconst=100 --gmm-assign=label --prior-lr=100 --workers=0 \
-  --overwrite
+  "${overwrite[@]}"
 for script in augment_ftl.py augment.py; do
-  python "$script" Digits_LT --logdir="$run" --resume=auto --epochs=10 --batch-size=100 --lr=1e-2 --T-max=10 --workers=0 --overwrite
+  python "$script" Digits_LT --logdir="$run" --resume=auto --epochs=10 --batch-size=100 --lr=1e-2 --T-max=10 --workers=0 \
+    "${overwrite[@]}"
 done
 python scripts/compare.py "$run"

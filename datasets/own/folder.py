@@ -78,7 +78,9 @@ def _class_folders(root: Path, folder: str, part: str, places: dict[tuple[int, i
         left_out = _by_ending(others_here)
         if not found:
             what = f"it has {_kinds(left_out)}; {KINDS}" if left_out else "it is empty"
-            raise UserError(f"--datadir {root}: {place} has no image ({what}): put some there, or delete the folder")
+            raise UserError(
+                f"--datadir {root}: {place} has no image ({what}): put some there, or name another --datadir"
+            )
         images += [Listed(f"{place}/{path}", label, part) for path in found]
         others += left_out
     if others:

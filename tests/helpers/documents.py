@@ -34,6 +34,7 @@ def commands(document: str) -> list[list[str]]:
         ('"$script"', "augment.py"),
         ('"$seed"', "0"),
         ('"$run"', "./run"),
+        ('"${overwrite[@]}"', "--overwrite"),
         ('"${stages[@]}"', "tune"),
         ('"${JOBS:-2}"', "2"),
         ('"${start[@]}"', "--pretrained"),

@@ -70,6 +70,13 @@ def test_what_the_decoders_have_learned_stands_below_where_all_runs_of_a_row_say
     ]
 
 
+def test_runs_on_other_test_images_stand_apart(tmp_path, capsys):
+    for name in "ab":
+        path = run(tmp_path / name) / "args.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"data": {"test": name}}))
+    assert [row["runs"] for row in table(capsys, tmp_path)] == ["1", "1"]
+
+
 def test_runs_of_other_flags_stand_apart_and_say_by_what(tmp_path, capsys):
     run(tmp_path / "a", lr=0.1)
     run(tmp_path / "b", lr=0.2, workers=7)
