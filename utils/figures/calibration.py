@@ -17,7 +17,7 @@ def reliability(answers: Answers, title: str) -> Figure:
     error = confidence_error(answers.confidences, correct, BINS)
     figure = new_figure(5.4, 6)
     curve, histogram = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    CalibrationDisplay.from_predictions(
+    display = CalibrationDisplay.from_predictions(
         correct.astype(int),
         answers.confidences,
         n_bins=BINS,
@@ -27,6 +27,7 @@ def reliability(answers: Answers, title: str) -> Figure:
         ref_line=False,
         label="predictions",
     )
+    display.line_.set_clip_on(False)  # whole markers at 0 and 1
     curve.plot([0, 1], [0, 1], ":", color=GREY, label="perfectly calibrated")
     curve.set(xlim=(0, 1), ylim=(0, 1), xlabel="", ylabel="share of correct predictions")
     curve.set_title(f"{title}\ncalibration error {error:.3f} ({BINS} bins)")

@@ -26,8 +26,8 @@ def codes_in_the_plane(found: TrainingCodes, title: str) -> Figure:
     means = pca.transform(found.means) if len(found.means) else codes[:0]
     shares = 100 * pca.explained_variance_ratio_
     left, right = figure.subplots(1, 2)
-    _scatter(left, found, _two(codes), _two(means))
-    left.set_title(f"PCA, {shares[0]:.0f} % and {shares[1] if dims > 1 else 0:.0f} % of the variance")
+    outside = _scatter(left, found, _two(codes), _two(means))
+    left.set_title(f"PCA, {shares[0]:.0f} % and {shares[1] if dims > 1 else 0:.0f} % of the variance{outside}")
     together = np.concatenate([codes, means])
     neighbours = min(30.0, (len(together) - 1) / 3)
     tsne = TSNE(perplexity=neighbours, init="pca", max_iter=ITERATIONS, random_state=0)
@@ -48,8 +48,8 @@ def _two(places: np.ndarray) -> np.ndarray:
     return np.pad(places, ((0, 0), (0, max(2 - places.shape[1], 0))))[:, :2]
 
 
-def _scatter(ax: Axes, found: TrainingCodes, places: np.ndarray, means: np.ndarray) -> None:
-    """Draw codes (N,2) and means (C,2); the codes set the axes, so a mean far from all of them is not seen."""
+def _scatter(ax: Axes, found: TrainingCodes, places: np.ndarray, means: np.ndarray) -> str:
+    """Draw codes (N,2) and means (C,2); the codes set the axes. Says for a title how many means lie outside."""
     for number, label in enumerate(found.classes):
         colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number // len(COLOURS) % len(MARKERS)]
         own = places[found.targets == label]
@@ -63,3 +63,5 @@ def _scatter(ax: Axes, found: TrainingCodes, places: np.ndarray, means: np.ndarr
     ax.set(xticks=[], yticks=[], xlim=(low[0] - edge[0], high[0] + edge[0]), ylim=(low[1] - edge[1], high[1] + edge[1]))
     for spine in ax.spines.values():
         spine.set_visible(True)
+    outside = int(((means < low - edge) | (means > high + edge)).any(axis=1).sum())
+    return f"; {outside} means are outside" if outside else ""

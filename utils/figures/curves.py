@@ -28,7 +28,7 @@ def learning_curves(history: History, title: str) -> Figure:
     figure = new_figure(10, 6.4)
     losses, metrics, groups, rates = figure.subplots(2, 2, sharex=True).flat
     split = next((row["split"] for row in history.epochs if row["split"]), "test")
-    _curves(losses, history, LOSSES, "training loss, and its terms before their weights", log=True)
+    _curves(losses, history, LOSSES, _loss_title(history), log=True)
     _curves(metrics, history, METRICS, f"metrics, {split} images")
     _curves(groups, history, GROUPS, f"mean recall by training images, {split} images")
     _curves(rates, history, RATES, "learning rate", log=True)
@@ -38,12 +38,22 @@ def learning_curves(history: History, title: str) -> Figure:
     for ax in (groups, rates):
         ax.set_xlabel("epoch")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    epochs = history.column("epoch")
+    rates.set_xlim(epochs.min() - 0.5, epochs.max() + 0.5)
     figure.suptitle(title)
     return figure
 
 
+def _loss_title(history: History) -> str:
+    terms = sum(bool(np.isfinite(history.column(name)).any()) for name in LOSSES)
+    return "training loss, and its terms before their weights" if terms > 1 else "training loss"
+
+
 def _curves(ax: Axes, history: History, names: dict[str, str], title: str, log: bool = False) -> None:
-    """Draw columns of metrics.csv over the epochs, those that have a number; the log scale where all are positive."""
+    """Draw columns of metrics.csv over the epochs, those that have a number.
+
+    The log scale is for positive numbers over a decade or more: within one it would have no label.
+    """
     epochs, drawn = history.column("epoch"), []
     for (name, label), colour, style in zip(names.items(), COLOURS, STYLES, strict=False):
         values = history.column(name)
@@ -57,7 +67,8 @@ def _curves(ax: Axes, history: History, names: dict[str, str], title: str, log: 
     if not drawn:
         ax.text(0.5, 0.5, "undefined", transform=ax.transAxes, ha="center", color=GREY)
         return
-    if log and min(map(np.min, drawn)) > 0:
+    low, high = min(map(np.min, drawn)), max(map(np.max, drawn))
+    if log and 0 < 10 * low <= high:
         ax.set_yscale("log")
         ax.yaxis.set_major_formatter("{x:g}")
         ax.yaxis.set_minor_formatter(NullFormatter())
