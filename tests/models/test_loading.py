@@ -22,9 +22,9 @@ def test_checkpoint_alone_gives_the_model_wherever_it_lies(trained_digits, tmp_p
     images = model.transform(image)[None]
     assert images.shape == (1, 1, 16, 16)
     features, probabilities = model.features(images), model(images)
-    assert (features.shape, probabilities.shape) == ((1, 512), (1, 10))
+    assert (features.shape, probabilities.shape) == ((1, 64), (1, 10))
     assert not features.requires_grad
-    torch.nn.Linear(512, 2)(features).sum().backward()  # a classifier of one's own can learn from them
+    torch.nn.Linear(64, 2)(features).sum().backward()  # a classifier of one's own can learn from them
     assert probabilities.sum().item() == pytest.approx(1)
 
 
