@@ -88,13 +88,13 @@ def read_results(run: Path) -> list[Result]:
     Raises:
         UserError: a file is damaged, or none of this project's.
     """
-    training = {name: value for name, value in read_settings(run / "args.json").items() if name not in OWN}
+    training = {name: value for name, value in read_args(run / "args.json")[0].items() if name not in OWN}
     found = []
     for suffix in SCRIPTS:
         args, metrics = (run / with_suffix(name, suffix) for name in ("args.json", "metrics.csv"))
         if not args.exists() and not metrics.exists():
             continue
-        own = read_settings(args)
+        own, data = read_args(args)
         settings = {name: value for name, value in own.items() if name not in OWN}
         if suffix == "_eval":
             settings["resume"] = Path(str(own.get("resume"))).name  # which of a run's checkpoints it measured
@@ -104,20 +104,23 @@ def read_results(run: Path) -> list[Result]:
         finished = bool(rows) and rows[-1]["split"] == "test" and (suffix == "_eval" or asked is None or done >= asked)
         last = measured[-1] if measured else {}
         trained = {} if suffix == "" else training
-        data = (json.loads(args.read_text()).get("data") or {}).get("test", "") if args.exists() else ""
         health = read_health(run / with_suffix("health.json", suffix))
         found.append(Result(run, suffix, settings, trained, last, None if finished else (done, asked), data, health))
     return found
 
 
-def read_settings(path: Path) -> Settings:
-    """Read the arguments in an args.json, as the last resumption has them; none where there is no such file."""
+def read_args(path: Path) -> tuple[Settings, str]:
+    """Read an args.json: the arguments as the last resumption has them, and the hash of the test images.
+
+    Both are empty where there is no such file.
+    """
     if not path.exists():
-        return {}
+        return {}, ""
     try:
         content = json.loads(path.read_text())
         changes = [change for resumption in content["resumed"] for change in resumption["changed"].items()]
-        return content["arguments"] | {name: now for name, (_, now) in changes}
+        arguments = content["arguments"] | {name: now for name, (_, now) in changes}
+        return arguments, (content.get("data") or {}).get("test", "")
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({error}): leave this run out") from error
 
