@@ -35,42 +35,49 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def last_validation(run: Path) -> float | None:
-    """Return the balanced accuracy on the validation images after the last epoch of a run; None if it is not done."""
-    if not (run / "metrics.csv").exists():
-        return None
-    measured = [row for row in read_rows(run / "metrics.csv") if row["split"] == "val"]
-    return float(measured[-1]["acsa"]) if measured else None
+def validated(setting: Path, subsets: Sequence[int]) -> dict[tuple[str, str], float]:
+    """Average the balanced accuracy on the validation images over the subsets of a setting, after the last epoch.
+
+    Returns:
+        (method, value of its parameter) -> mean, of 'trained' alone for a run without methods on its codes; nothing if
+        the run of a subset is not done.
+    """
+    found: dict[tuple[str, str], list[float]] = {}
+    for subset in subsets:
+        for row in _validation_rows(setting / f"subset{subset}"):
+            found.setdefault((row.get("method", "trained"), row.get("value", "")), []).append(float(row["acsa"]))
+    return {key: statistics.fmean(values) for key, values in found.items() if len(values) == len(subsets)}
 
 
-def mean_over_subsets(setting: Path, subsets: Sequence[int]) -> float | None:
-    """Average `last_validation` over the subsets of a setting; None if one is not done."""
-    values = [last_validation(setting / f"subset{subset}") for subset in subsets]
-    return None if None in values else statistics.fmean(values)
+def _validation_rows(run: Path) -> list[dict[str, str]]:
+    """Read the last measurement on the validation images, of every method if there are several."""
+    methods, epochs = run / "metrics_baselines.csv", run / "metrics.csv"
+    if methods.exists():
+        return [row for row in read_rows(methods) if row["split"] == "val"]
+    return [row for row in read_rows(epochs) if row["split"] == "val"][-1:] if epochs.exists() else []
 
 
 def best(settings: dict[Tried, Path], subsets: Sequence[int]) -> Tried | None:
-    """Find the setting with the best mean over the subsets, of equals the first; None if one is not done."""
-    means = {tried: mean_over_subsets(folder, subsets) for tried, folder in settings.items()}
+    """Find the setting whose best method has the best mean over the subsets, of equals the first.
+
+    As the methods come after a training, and are what is compared, the settings are judged by them too.
+
+    Returns:
+        The setting; None if a run of one is not done.
+    """
+    means = {tried: max(validated(folder, subsets).values(), default=None) for tried, folder in settings.items()}
     return None if None in means.values() else max(means, key=means.__getitem__)
 
 
 def choose(tried: Tried, setting: Path, subsets: Sequence[int]) -> Choice:
     """Choose each method's value, and the best method, on the runs of the setting that was chosen."""
-    found: dict[tuple[str, str], list[float]] = {}
-    for subset in subsets:
-        path = setting / f"subset{subset}" / "metrics_baselines.csv"
-        for row in read_rows(path) if path.exists() else ():
-            if row["split"] == "val":
-                found.setdefault((row["method"], row["value"]), []).append(float(row["acsa"]))
-    means = {key: statistics.fmean(values) for key, values in found.items() if len(values) == len(subsets)}
+    means = validated(setting, subsets)
     values: dict[str, float | str] = {}
     for method in dict.fromkeys(method for method, _ in means):
         value = max((key for key in means if key[0] == method), key=means.__getitem__)[1]
         if value:
             values[method] = value_of(value)
-    method = max(means, key=means.__getitem__)[0] if means else "trained"
-    return Choice(*tried, values, method)
+    return Choice(*tried, values, max(means, key=means.__getitem__)[0])
 
 
 def value_of(text: str) -> float | str:

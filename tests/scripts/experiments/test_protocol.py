@@ -14,7 +14,7 @@ from helpers.results import write_csv, write_run
 from models.encoder import PLAIN_ARCHITECTURES, feature_dim
 from scripts import protocol as script
 from scripts.experiments import protocol
-from scripts.experiments.choices import read_choices
+from scripts.experiments.choices import best, choose, read_choices
 from scripts.experiments.jobs import Job
 from scripts.experiments.protocol import BY_NAME, MADE, ROWS, STAGES, TUNED, Places, Selection
 from utils.cli.rules import check_start, check_training, complete, parse
@@ -91,7 +91,10 @@ def test_what_was_not_chosen_is_not_made_up(tmp_path):
 
 
 def test_best_setting_and_methods_are_those_of_validation(tmp_path, monkeypatch, capsys):
-    """A stand-in for the runner leaves results in which 0.06 and 200 are best; on the test set all is the reverse."""
+    """A stand-in for the runner leaves results in which 0.06 and 200 are best by the best method.
+
+    As trained, and on the test set, all is the reverse.
+    """
     tried = []
 
     def run(self: object, jobs: list[Job]) -> script.Report:
@@ -99,10 +102,10 @@ def test_best_setting_and_methods_are_those_of_validation(tmp_path, monkeypatch,
             args, folder = arguments(job), tmp_path / job.folder
             tried.append((args.lr, args.weight_reconst, args.subset_seed))
             value = args.lr + args.weight_reconst / 1e4 + args.subset_seed / 1e3
-            write_run(folder, value, split="val")
+            write_run(folder, 1 - value, split="val")
             rows = [
-                {"method": method, "value": number, "split": split, "acsa": base if split == "val" else 1 - base}
-                for method, number, base in (("crt", 0.1, 0.4), ("crt", 0.001, 0.5), ("ncm", "unit", 0.3))
+                {"method": method, "value": number, "split": split, "acsa": acsa if split == "val" else 1 - acsa}
+                for method, number, acsa in (("crt", 0.1, value), ("crt", 0.001, value + 0.1), ("ncm", "unit", 0.01))
                 for split in ("val", "test")
             ]
             write_csv(folder / "metrics_baselines.csv", rows)
@@ -117,6 +120,16 @@ def test_best_setting_and_methods_are_those_of_validation(tmp_path, monkeypatch,
     assert "dgcmm: lr 0.06, --weight-reconst 200" in capsys.readouterr().out
     assert script.main(["tune", "--rows", "dgcmm", "--rates-only", f"--results={tmp_path}"]) == 0
     assert read_choices(tmp_path / "chosen.json")["all"]["dgcmm"][:2] == (0.06, 100.0)
+
+
+def test_a_model_without_methods_on_its_codes_is_chosen_as_trained(tmp_path):
+    """So it is with a generative one."""
+    settings = {(rate, 10.0): tmp_path / str(rate) for rate in (0.015, 0.03)}
+    write_run(settings[0.015, 10.0] / "subset5", 0.8, split="val")
+    assert best(settings, (5,)) is None  # the other is not done
+    write_run(settings[0.03, 10.0] / "subset5", 0.7, split="val")
+    assert best(settings, (5,)) == (0.015, 10.0)
+    assert choose((0.015, 10.0), settings[0.015, 10.0], (5,)) == (0.015, 10.0, {}, "trained")
 
 
 def test_commands_are_listed_and_nothing_is_run(tmp_path, capsys):
