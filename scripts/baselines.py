@@ -28,8 +28,8 @@ sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]
 
 import numpy as np  # noqa: E402
 
-from augment import Codes, take_training_codes  # noqa: E402
-from scripts.experiments.posthoc import METHODS, Classify, Method, TrainedCodes  # noqa: E402
+from augment import Codes  # noqa: E402
+from scripts.experiments.posthoc import METHODS, Classify, Method, TrainedCodes, method_value  # noqa: E402
 from scripts.experiments.trained import open_run  # noqa: E402
 from utils.cli.arguments import Parser  # noqa: E402
 from utils.cli.types import path  # noqa: E402
@@ -52,7 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--fixed",
         nargs="+",
-        type=fixed_value,
+        type=method_value,
         default=[],
         metavar="NAME=VALUE",
         help="value of a method's own parameter, which is then not chosen",
@@ -60,25 +60,6 @@ def build_parser() -> argparse.ArgumentParser:
     add("--datadir", type=path, metavar="PATH", help="folder of the data now (default: where it was in the training)")
     add("--overwrite", action="store_true", help=f"replace {FILE}")
     return parser
-
-
-def fixed_value(text: str) -> tuple[str, float | str]:
-    """Parse NAME=VALUE of a method (an argparse type)."""
-    name, _, value = text.partition("=")
-    method = METHODS.get(name)
-    if method is None or not method.parameter:
-        raise argparse.ArgumentTypeError(f"{text!r} names none of {', '.join(n for n in METHODS if n != 'trained')}")
-    if isinstance(method.default, str):
-        if value not in method.grid:
-            raise argparse.ArgumentTypeError(f"{name}: {value!r} is none of {', '.join(map(str, method.grid))}")
-        return name, value
-    try:
-        number = float(value)
-    except ValueError:
-        number = -1.0
-    if not 0 <= number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{name}: {value!r} is no number from 0 on")
-    return name, number
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -92,14 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"{options.run} is generative: the code of a test image depends on the label in question, so these methods "
             "have nothing to start from; augment.py re-trains its classifier"
         )
-    codes = run.codes()
-    training = take_training_codes(codes, run.world.device)
-    trained = TrainedCodes(
-        *(training[name].float().cpu() for name in ("mu", "sigma")),
-        training["targets"].cpu(),
-        run.model.classifier.cpu(),
-        run.args.seed,
-    )
+    trained, codes = run.codes()
     rows, per_class = measure(trained, codes, run.checkpoint, options.methods, dict(options.fixed))
     folder.write_rows(PER_CLASS_FILE, per_class)
     folder.write_rows(FILE, rows)

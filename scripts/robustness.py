@@ -2,13 +2,14 @@
 """Measure what accuracy on clean images does not say: noise, blur, calibration, and the generative half of a run.
 
     python scripts/robustness.py RUN
+    python scripts/robustness.py RUN --methods crt lda --fixed crt=0.01
     python scripts/robustness.py RUN --judge logs/judge/checkpoint.pth
 
-RUN is the folder of a training; its classifier, the same after logit adjustment, and those that augment.py and
-augment_ftl.py re-trained in RUN and in the folders in it are measured on the test images as they are, with Gaussian
-noise of standard deviation 0.1 and 0.2, blurred over 3x3 pixels, and half as bright (pixels in [0,1]). Writes
-RUN/metrics_robustness.csv: a row per classifier and condition, with the metrics of metrics.csv and the calibration
-error.
+RUN is the folder of a training; its classifier, methods of scripts/baselines.py (by default logit adjustment; of a
+generative model none), and the classifiers that augment.py and augment_ftl.py re-trained in RUN and in the folders in
+it are measured on the test images as they are, with Gaussian noise of standard deviation 0.1 and 0.2, blurred over 3x3
+pixels, and half as bright (pixels in [0,1]). Writes RUN/metrics_robustness.csv: a row per classifier and condition,
+with the metrics of metrics.csv and the calibration error.
 
 Of a DGCMM with a decoder it writes RUN/generative_half.json too, of 2,000 test images: the squared error of
 reconstructions beside those of a grey image and of the class's mean image, the balanced accuracy of the best
@@ -36,6 +37,7 @@ from models.loading import all_weights, create_model  # noqa: E402
 from models.scoring import Scorer  # noqa: E402
 from scripts.experiments.corruption import CORRUPTIONS, Corrupt  # noqa: E402
 from scripts.experiments.generative import batches, measure_health  # noqa: E402
+from scripts.experiments.posthoc import METHODS, Classify, method_value  # noqa: E402
 from scripts.experiments.trained import TrainedRun, open_run  # noqa: E402
 from utils.cli.arguments import Parser  # noqa: E402
 from utils.cli.types import path  # noqa: E402
@@ -49,6 +51,7 @@ from utils.training.folder import RunFolder  # noqa: E402
 
 FILE, HEALTH_FILE = "metrics_robustness.csv", "generative_half.json"
 LOOKED_AT = 2_000  # test images, spread over the classes, that every label is tried on by the decoder
+DEFAULT = "logit-adjustment"
 RETRAINED = ("checkpoint_aug_ftl.pth", "checkpoint_aug.pth")
 
 
@@ -57,6 +60,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("run", type=path, metavar="RUN", help="folder of a finished training")
+    names = [name for name in METHODS if name != "trained"]
+    add("--methods", nargs="+", choices=names, metavar="NAME", help=f"of {', '.join(names)} (default: {DEFAULT})")
+    fixed = "value of a method's own parameter (default: that of baselines.py for a run without a validation set)"
+    add("--fixed", nargs="+", type=method_value, default=[], metavar="NAME=VALUE", help=fixed)
     add("--judge", type=path, metavar="PATH", help="checkpoint of a plain classifier that looks at decoded images")
     add("--datadir", type=path, metavar="PATH", help="folder of the data now (default: where it was in the training)")
     add("--overwrite", action="store_true", help=f"replace {FILE}")
@@ -70,7 +77,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder = RunFolder(options.run)
     run = open_run(folder, options.datadir, FILE, options.overwrite)
     judge = load_judge(options.judge, run) if options.judge else None
-    rows = measure(run, classifiers_of(run, folder.path))
+    classifiers = classifiers_of(run, folder.path)
+    if run.model.generative and options.methods:
+        raise UserError(f"{options.run} is generative: it has no code of an image alone, leave --methods out")
+    names = [] if run.model.generative else options.methods or [DEFAULT]
+    rows = measure(run, classifiers, fit(run, names, dict(options.fixed)))
     print(table(rows))
     result: dict[str, object] = {
         f"{row['classifier']}, {row['condition']}": {name: row[name] for name in ("acsa", "calibration_error")}
@@ -126,35 +137,48 @@ def classifiers_of(run: TrainedRun, folder: Path) -> dict[str, nn.Module]:
     return {name: classifier.to(run.world.device).eval() for name, classifier in classifiers.items()}
 
 
+def fit(run: TrainedRun, names: Sequence[str], fixed: dict[str, float | str]) -> dict[str, Classify]:
+    """Fit methods on codes to those of the training images; values that are not fixed are the methods' defaults.
+
+    Raises:
+        UserError: a method needs a linear classifier, and this one is by the cosine.
+    """
+    if not names:
+        return {}
+    trained, _ = run.codes()
+    for name in names:
+        if METHODS[name].linear and not trained.linear:
+            raise UserError(f"--methods {name} needs a linear classifier, that of {run.args.resume} is by the cosine")
+    return {name: METHODS[name].fit(trained, fixed.get(name, METHODS[name].default)) for name in names}
+
+
 @torch.inference_mode()
-def classify(run: TrainedRun, classifiers: dict[str, nn.Module], corrupt: Corrupt) -> dict[str, np.ndarray]:
-    """Classify the test images, changed by `corrupt`, by each classifier: probabilities (N,K)."""
+def classify(
+    run: TrainedRun, classifiers: dict[str, nn.Module], methods: dict[str, Classify], corrupt: Corrupt
+) -> dict[str, np.ndarray]:
+    """Classify the test images, changed by `corrupt`, by each classifier and method: probabilities (N,K)."""
     model, device = run.model.eval(), run.world.device
     scorer, own = Scorer(model, all_weights(run.args)), model.classifier
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in classifiers}
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in (*classifiers, *methods)}
     for number, (images, _, _) in enumerate(batches(run.splits.test)):
         evidence = scorer.evidence(corrupt(to_device(images, device), number))
         for name, classifier in classifiers.items():
             model.classifier = classifier
             parts[name].append(scorer.probabilities(*evidence).cpu().numpy())
         model.classifier = own
+        if methods:
+            codes = model.posterior(evidence[0], None)[0].float().cpu()
+            for name, method in methods.items():
+                parts[name].append(method(codes))
     return {name: np.concatenate(found) for name, found in parts.items()}
 
 
-def adjusted(probabilities: np.ndarray, class_counts: Sequence[int]) -> np.ndarray:
-    """Divide probabilities (N,K) by the class shares of the training images: logit adjustment afterwards."""
-    divided = probabilities / np.asarray(class_counts)
-    return divided / divided.sum(axis=1, keepdims=True)
-
-
-def measure(run: TrainedRun, classifiers: dict[str, nn.Module]) -> list[Row]:
-    """Measure every classifier, and the trained one after logit adjustment, under every condition."""
+def measure(run: TrainedRun, classifiers: dict[str, nn.Module], methods: dict[str, Classify]) -> list[Row]:
+    """Measure every classifier and method under every condition."""
     counts, targets = run.checkpoint["class_counts"], run.splits.test.targets
     rows: list[Row] = []
     for condition, corrupt in CORRUPTIONS.items():
-        found = classify(run, classifiers, corrupt)
-        found["logit-adjustment"] = adjusted(found["trained"], counts)
-        for name, probabilities in found.items():
+        for name, probabilities in classify(run, classifiers, methods, corrupt).items():
             numbers = compute_metrics(targets, probabilities, counts)
             error = calibration_error(targets, probabilities)
             rows.append({"classifier": name, "condition": condition, **numbers, "calibration_error": error})

@@ -12,15 +12,14 @@ from matplotlib.figure import Figure
 
 from scripts.experiments.choices import read_rows
 from scripts.experiments.protocol import ALL, BY_NAME, FURTHER
-from scripts.experiments.results import Run, read_conditions, read_runs
-from scripts.experiments.tables import best_baseline, classifier_under_conditions, contenders
+from scripts.experiments.results import Run, read_runs
+from scripts.experiments.tables import NOISE, NUMBERS_OF_IMAGES, best_baseline, contenders
 
 matplotlib.use("Agg")
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # Okabe and Ito: told apart by all
 MARKERS = "osD^"
 DIGEST = "Description"  # of a PNG's texts
-IMAGES = {900: "tenth", 3_000: "third", 9_000: "table"}
 DGCMM_ROW = "dgcmm"
 
 Curve = dict[str, list[float]]  # "x", "y"
@@ -58,19 +57,15 @@ def _mean_curve(found: list[dict[str, tuple[int, float]]]) -> Curve:
 
 
 def image_curves(results: Path) -> dict[str, Curve]:
-    """Gather ACSA against the number of images, clean and under noise, after logit adjustment; means."""
-    curves = {}
-    for condition in ("clean", "noise 0.2"):
-        for name in FURTHER:
-            key = (classifier_under_conditions(BY_NAME[name]), condition)
-            curve: Curve = {"x": [], "y": []}
-            for images, stage in IMAGES.items():
-                found = [read_conditions(run) for run in read_runs(results / stage / name)]
-                if values := [run[key]["acsa"] for run in found if key in run]:
+    """Gather ACSA against the number of images, clean and under noise; means."""
+    curves: dict[str, Curve] = {}
+    for condition in ("clean", NOISE):
+        for images, stage in NUMBERS_OF_IMAGES.items():
+            for one in contenders(results, *stage, condition):
+                if one.row.name in FURTHER:
+                    curve = curves.setdefault(f"{one.row.title}, {condition}", {"x": [], "y": []})
                     curve["x"].append(float(images))
-                    curve["y"].append(statistics.fmean(values))
-            if curve["x"]:
-                curves[f"{BY_NAME[name].title}, {condition}"] = curve
+                    curve["y"].append(one.mean)
     return curves
 
 

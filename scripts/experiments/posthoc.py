@@ -202,6 +202,25 @@ METHODS = {
 }
 
 
+def method_value(text: str) -> tuple[str, float | str]:
+    """Parse NAME=VALUE of a method (an argparse type)."""
+    name, _, value = text.partition("=")
+    method = METHODS.get(name)
+    if method is None or not method.parameter:
+        raise argparse.ArgumentTypeError(f"{text!r} names none of {', '.join(n for n in METHODS if n != 'trained')}")
+    if isinstance(method.default, str):
+        if value not in method.grid:
+            raise argparse.ArgumentTypeError(f"{name}: {value!r} is none of {', '.join(map(str, method.grid))}")
+        return name, value
+    try:
+        number = float(value)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{name}: {value!r} is no number from 0 on")
+    return name, number
+
+
 def drawn_codes(codes: TrainedCodes) -> PosteriorSampler:
     """Plan codes as augment.py does: n_max of every class, each a fresh draw."""
     return PosteriorSampler(codes.mu, codes.sigma, codes.targets, codes.num_classes, codes.seed)

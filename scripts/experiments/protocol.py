@@ -114,6 +114,7 @@ VARIED = {  # of the row "dgcmm", one flag at a time
     "--z-dim": (16, 64, 256),
 }
 JUDGE = "judge"
+CASES = ("case-1", "case-1-adjusted", "case-2", "case-2-adjusted")
 
 
 class Places(NamedTuple):
@@ -178,11 +179,9 @@ class Selection(NamedTuple):
         choice = self.choices.get(chosen_for.name, {})[row.name]
         train = train_step(self.places, folder, row, regime, choice.rate, choice.own, subset)
         steps = [train, *baseline_steps(self.places, folder, row, choice.values)]
-        words = ["scripts/robustness.py", f"{self.places.runs}/{folder}"]
         if not row.plain:
             steps += retraining_steps(self.places, folder, choice.values, subset)
-            words.append(f"--judge={self.places.runs}/{JUDGE}/checkpoint.pth")
-        return Job(folder, (*steps, Step(tuple(words), "metrics_robustness.csv")))
+        return Job(folder, (*steps, robustness_step(self.places, folder, row, choice)))
 
     def short_job(self, folder: str, row: Row, subset: int, flag: str) -> Job:
         """Make the job of a run under another flag of train.py that is measured on its codes alone."""
@@ -274,8 +273,8 @@ def retraining_steps(places: Places, folder: str, values: dict[str, float | str]
     epochs = 1 if places.quick else RETRAINING_EPOCHS
     run = f"{places.runs}/{folder}"
     for start in ("trained", "adjusted"):
-        for script, method in (("augment_ftl.py", "case-1"), ("augment.py", "case-2")):
-            rate = values.get(method + ("-adjusted" if start == "adjusted" else ""), 0.01)
+        for script, case in (("augment_ftl.py", "case-1"), ("augment.py", "case-2")):
+            rate = values.get(case if start == "trained" else f"{case}-adjusted", 0.01)
             place = run if start == "trained" else f"{run}/adjusted"
             words = [
                 *(script, DATASET, f"--datadir={places.data}", f"--logdir={place}", f"--resume={run}/checkpoint.pth"),
@@ -291,6 +290,25 @@ def baseline_steps(places: Places, folder: str, row: Row, values: dict[str, floa
     """Make the command of the methods on stored codes, with the values chosen; a generative model has none."""
     if not row.codes_are_free:
         return []
-    fixed = [f"{name}={value}" for name, value in values.items()]
-    words = ["scripts/baselines.py", f"{places.runs}/{folder}", *(["--fixed", *fixed] if fixed else [])]
+    words = ["scripts/baselines.py", f"{places.runs}/{folder}", *fixed_values(values)]
     return [Step(tuple(words), "metrics_baselines.csv")]
+
+
+def robustness_step(places: Places, folder: str, row: Row, choice: Choice) -> Step:
+    """Make the command of what is measured under conditions: as trained, logit adjustment, and the method chosen.
+
+    Both cases of a DGCMM are re-trained by their scripts, and found in its folder.
+    """
+    words = ["scripts/robustness.py", f"{places.runs}/{folder}"]
+    if row.codes_are_free:
+        methods = sorted({"logit-adjustment", choice.method} - {"trained", *(() if row.plain else CASES)})
+        words += ["--methods", *methods]
+        words += fixed_values({name: choice.values[name] for name in methods if name in choice.values})
+    if not row.plain:
+        words.append(f"--judge={places.runs}/{JUDGE}/checkpoint.pth")
+    return Step(tuple(words), "metrics_robustness.csv")
+
+
+def fixed_values(values: dict[str, float | str]) -> list[str]:
+    """Write the flag that fixes the parameters of methods."""
+    return ["--fixed", *(f"{name}={value}" for name, value in values.items())] if values else []

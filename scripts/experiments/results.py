@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 from scripts.experiments.choices import read_rows
 
-# what augment.py and augment_ftl.py leave in a run folder -> the method
+# what augment_ftl.py and augment.py made in a run folder, and in one below it -> the method
 RETRAINED = {
-    "metrics_aug_ftl.csv": "case-1",
-    "metrics_aug.csv": "case-2",
-    "adjusted/metrics_aug_ftl.csv": "case-1-adjusted",
-    "adjusted/metrics_aug.csv": "case-2-adjusted",
+    "aug_ftl": "case-1",
+    "aug": "case-2",
+    "adjusted/aug_ftl": "case-1-adjusted",
+    "adjusted/aug": "case-2-adjusted",
 }
 
 Numbers = dict[str, float]  # metric -> value; undefined ones are left out
@@ -53,8 +53,9 @@ def read_run(folder: Path) -> Run:
             if row["split"] == "test":
                 methods[row["method"]] = methods.get(row["method"], {}) | numbers_of(row)
     for name, method in RETRAINED.items():
-        if (folder / name).exists():
-            methods[method] = methods.get(method, {}) | numbers_of(read_rows(folder / name)[-1])
+        path = (folder / name).with_name(f"metrics_{Path(name).name}.csv")
+        if path.exists():
+            methods[method] = methods.get(method, {}) | numbers_of(read_rows(path)[-1])
     return Run(folder, int(folder.name.removeprefix("subset")), methods)
 
 
@@ -65,10 +66,10 @@ def read_runs(folder: Path) -> list[Run]:
 
 
 def read_conditions(run: Run) -> dict[tuple[str, str], Numbers]:
-    """Read what robustness.py measured: (classifier, condition) -> metrics."""
+    """Read what robustness.py measured: (method, condition) -> metrics."""
     path = run.folder / "metrics_robustness.csv"
     rows = read_rows(path) if path.exists() else []
-    return {(row["classifier"], row["condition"]): numbers_of(row) for row in rows}
+    return {(RETRAINED.get(row["classifier"], row["classifier"]), row["condition"]): numbers_of(row) for row in rows}
 
 
 def read_health(run: Run) -> Numbers:
@@ -76,6 +77,12 @@ def read_health(run: Run) -> Numbers:
     path = run.folder / "generative_half.json"
     content = json.loads(path.read_text()) if path.exists() else {}
     return {name: value for name, value in content.items() if value is not None}
+
+
+def values_under(runs: Sequence[Run], method: str, condition: str, metric: str) -> dict[int, float]:
+    """Take a metric of a method under a condition: subset -> value, of the runs that have it."""
+    found = {run.subset: read_conditions(run).get((method, condition), {}) for run in runs}
+    return {subset: numbers[metric] for subset, numbers in found.items() if metric in numbers}
 
 
 def values_of(runs: Sequence[Run], method: str, metric: str) -> dict[int, float]:

@@ -16,10 +16,10 @@ from scripts.experiments.protocol import ALL, BY_NAME, FACTORS, FEW, FURTHER, TA
 from scripts.experiments.results import (
     Run,
     mean_and_deviation,
-    read_conditions,
     read_health,
     read_runs,
     values_of,
+    values_under,
 )
 from scripts.experiments.significance import Difference, holm, paired_difference
 
@@ -34,20 +34,22 @@ HEALTH = {
     "acsa_reconstruction": "ACSA by reconstruction alone",
     "acsa_mixture": "ACSA by the mixture alone",
 }
+NUMBERS_OF_IMAGES = {900: ("tenth", TENTH.name), 3_000: ("third", ALL.name), 9_000: ("table", ALL.name)}
+NOISE = "noise 0.2"
 IN_ROBUSTNESS = 5  # rows beside cross-entropy
 
 
 class Contender(NamedTuple):
-    """A row of a table with its runs, and the method on its codes that was chosen on validation images."""
+    """A row of a table with its runs, and the method on its codes that was chosen on validation images.
+
+    Attributes:
+        values: subset -> ACSA on the test set.
+    """
 
     row: Row
     runs: list[Run]
     method: str
-
-    @property
-    def values(self) -> dict[int, float]:
-        """Subset -> ACSA on the test set."""
-        return values_of(self.runs, self.method, "acsa")
+    values: dict[int, float]
 
     @property
     def mean(self) -> float:
@@ -68,15 +70,20 @@ class Comparison(NamedTuple):
     p: float | None
 
 
-def contenders(results: Path, stage: str, regime: str) -> list[Contender]:
-    """Gather the rows of a stage that have a run, in the order of the protocol."""
+def contenders(results: Path, stage: str, regime: str, condition: str | None = None) -> list[Contender]:
+    """Gather the rows of a stage that have a run, in the order of the protocol.
+
+    Args:
+        condition: of the test images, a key of `CORRUPTIONS`; None: as they are.
+    """
     chosen = read_choices(results / FILE).get(regime, {})
     found = []
     for row in protocol.ROWS:
         runs = read_runs(results / stage / row.name)
         method = chosen[row.name].method if row.name in chosen else "trained"
-        if runs and values_of(runs, method, "acsa"):
-            found.append(Contender(row, runs, method))
+        values = values_under(runs, method, condition, "acsa") if condition else values_of(runs, method, "acsa")
+        if values:
+            found.append(Contender(row, runs, method, values))
     return found
 
 
@@ -140,9 +147,9 @@ def methods_table(results: Path, stage: str = "table", regime: str = ALL.name) -
     return markdown(["row", *METHODS], lines)
 
 
-def differences_table(results: Path, stage: str = "table", regime: str = ALL.name) -> str:
+def differences_table(results: Path, stage: str = "table", regime: str = ALL.name, condition: str | None = None) -> str:
     """Write the paired differences of DGCMM's rows to the best baseline, in points."""
-    baseline, comparisons = compare(contenders(results, stage, regime))
+    baseline, comparisons = compare(contenders(results, stage, regime, condition))
     lines = []
     for one, found, p in comparisons:
         interval = "-" if found.low is None else f"{points(found.low)} to {points(found.high)}"
@@ -155,9 +162,9 @@ def differences_table(results: Path, stage: str = "table", regime: str = ALL.nam
     return f"Against {baseline.title}:\n\n{markdown(header, lines)}"
 
 
-def verdict(results: Path, stage: str = "table", regime: str = ALL.name) -> str:
+def verdict(results: Path, stage: str = "table", regime: str = ALL.name, condition: str | None = None) -> str:
     """Say in a sentence what the table says: which row of DGCMM is first, and whether it is ahead."""
-    rows = contenders(results, stage, regime)
+    rows = contenders(results, stage, regime, condition)
     baseline, comparisons = compare(rows)
     if not comparisons:
         return NOTHING
@@ -190,25 +197,18 @@ def _setting(row: Row, choice: Choice) -> list[str]:
     return [f"{choice.rate:g}", f"`{row.own}={choice.own:g}`", choice.method, values]
 
 
-def classifier_under_conditions(row: Row) -> str:
-    """Name the classifier of a row whose robustness is shown: the adjusted one, but of a loss that adjusts."""
-    return "trained" if row.name == "logit-adjust" else "logit-adjustment"
-
-
 def robustness_table(results: Path, stage: str = "table", regime: str = ALL.name) -> str:
     """Write ACSA and calibration error under each condition, of the best rows and of cross-entropy."""
     rows = sorted(contenders(results, stage, regime), key=lambda one: -one.mean)
     shown = [*rows[:IN_ROBUSTNESS], *(one for one in rows[IN_ROBUSTNESS:] if one.row.name.startswith("ce"))]
+    columns = [("acsa", condition) for condition in CORRUPTIONS]
+    columns += [("calibration_error", condition) for condition in ("clean", "noise 0.2")]
     lines = []
     for one in shown:
-        found = [read_conditions(run) for run in one.runs]
-        name, cells = classifier_under_conditions(one.row), []
-        for metric, conditions in (("acsa", CORRUPTIONS), ("calibration_error", ("clean", "noise 0.2"))):
-            for condition in conditions:
-                values = [run[name, condition][metric] for run in found if (name, condition) in run]
-                cells.append(mean_and_deviation(values))
+        found = [values_under(one.runs, one.method, condition, metric) for metric, condition in columns]
+        cells = [mean_and_deviation(list(values.values())) for values in found]
         if any(found):
-            lines.append([marked(one.row.title, sum(map(bool, found)), len(TABLE)), *cells])
+            lines.append([marked(one.title, len(found[0]), len(TABLE)), *cells])
     return markdown(["row", *CORRUPTIONS, "calibration error, clean", "calibration error, noise 0.2"], lines)
 
 
@@ -225,24 +225,23 @@ def health_table(results: Path, stage: str = "table", regime: str = ALL.name) ->
 
 def imbalance_table(results: Path) -> str:
     """Write ACSA against the imbalance, at the same number of images."""
-    return _by_column({str(factor): results / "imbalance" / str(factor) for factor in FACTORS})
+    return _by_column(results, {str(factor): (f"imbalance/{factor}", ALL.name) for factor in FACTORS})
 
 
 def images_table(results: Path) -> str:
     """Write ACSA against the number of images, at the same imbalance."""
-    return _by_column({"900": results / "tenth", "3,000": results / "third", "9,000": results / "table"})
+    return _by_column(results, {f"{images:,}": stage for images, stage in NUMBERS_OF_IMAGES.items()})
 
 
-def _by_column(folders: dict[str, Path]) -> str:
-    """Write the mean ACSA of the rows of the further tables, after logit adjustment, a column a folder."""
+def _by_column(results: Path, stages: dict[str, tuple[str, str]]) -> str:
+    """Write ACSA of the rows of the further tables, a column for each (stage, regime)."""
+    columns = [{one.row.name: one for one in contenders(results, *stage)} for stage in stages.values()]
     lines = []
     for name in FURTHER:
-        row = BY_NAME[name]
-        method = classifier_under_conditions(row)
-        values = [list(values_of(read_runs(folder / name), method, "acsa").values()) for folder in folders.values()]
-        if any(values):
-            lines.append([row.title, *map(mean_and_deviation, values)])
-    return markdown(["row", *folders], lines)
+        if any(name in column for column in columns):
+            values = [list(column[name].values.values()) if name in column else [] for column in columns]
+            lines.append([BY_NAME[name].title, *map(mean_and_deviation, values)])
+    return markdown(["row", *stages], lines)
 
 
 def weights_table(results: Path) -> str:
@@ -260,9 +259,9 @@ def weights_table(results: Path) -> str:
     return markdown(["", "ACSA as trained", "after logit adjustment"], lines)
 
 
-def of_tenth(table: Callable[..., str]) -> Callable[[Path], str]:
+def of_tenth(table: Callable[..., str], *condition: str) -> Callable[[Path], str]:
     """Make the same table of the runs on a tenth of the images."""
-    return lambda results: table(results, "tenth", TENTH.name)
+    return lambda results: table(results, "tenth", TENTH.name, *condition)
 
 
 TABLES: dict[str, Callable[[Path], str]] = {
@@ -276,6 +275,8 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "tenth verdict": of_tenth(verdict),
     "tenth main": of_tenth(main_table),
     "tenth differences": of_tenth(differences_table),
+    "tenth noise verdict": of_tenth(verdict, NOISE),
+    "tenth noise differences": of_tenth(differences_table, NOISE),
     "tenth robustness": of_tenth(robustness_table),
     "images": images_table,
     "imbalance": imbalance_table,

@@ -1,13 +1,15 @@
 """A trained run as the experiments take it up: its arguments, data, model and codes."""
 
 import argparse
+import copy
 from typing import NamedTuple
 
-from augment import Codes, build_parser, load_or_extract, load_trained_model
+from augment import Codes, build_parser, load_or_extract, load_trained_model, take_training_codes
 from datasets.base import Splits
 from datasets.splits import complete_data, load_splits, prepare_data
 from models.classifier import ImageClassifier
 from models.encoder import PLAIN_ARCHITECTURES, feature_dim
+from scripts.experiments.posthoc import TrainedCodes
 from utils.cli.rules import complete, parse
 from utils.device import choose_device
 from utils.distributed.world import World
@@ -35,9 +37,17 @@ class TrainedRun(NamedTuple):
     model: ImageClassifier
     world: World
 
-    def codes(self) -> dict[str, Codes]:
-        """Load the codes of all splits from the file beside the checkpoint, or extract them into it."""
-        return load_or_extract(self.model, self.splits, self.checkpoint, self.args, self.world)
+    def codes(self) -> tuple[TrainedCodes, dict[str, Codes]]:
+        """Load the codes from the file beside the checkpoint, or extract them into it.
+
+        Returns:
+            What methods on codes start from, on the CPU, and the codes of all splits.
+        """
+        codes = load_or_extract(self.model, self.splits, self.checkpoint, self.args, self.world)
+        training = take_training_codes(codes, self.world.device)
+        mu, sigma = (training[name].float().cpu() for name in ("mu", "sigma"))
+        classifier = copy.deepcopy(self.model.classifier).cpu()
+        return TrainedCodes(mu, sigma, training["targets"].cpu(), classifier, self.args.seed), codes
 
 
 def open_run(folder: RunFolder, datadir: str | None, result: str, overwrite: bool) -> TrainedRun:

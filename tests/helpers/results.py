@@ -33,8 +33,8 @@ def write_run(folder: Path, acsa: float, methods: dict[str, float] | None = None
     ]
     write_csv(folder / "metrics_baselines.csv", baselines)
     conditions = [
-        {"classifier": name, "condition": condition, **metrics(acsa - loss), "calibration_error": 0.1}
-        for name in ("trained", "logit-adjustment")
+        {"classifier": name, "condition": condition, **metrics(value - loss), "calibration_error": 0.1}
+        for name, value in {"trained": acsa, **(methods or {})}.items()
         for condition, loss in (("clean", 0.0), ("noise 0.2", 0.1))
     ]
     write_csv(folder / "metrics_robustness.csv", conditions)

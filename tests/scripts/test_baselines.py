@@ -13,7 +13,6 @@ from helpers.project import METRIC_NAMES, SMALL_MODEL
 from scripts.baselines import measure
 from scripts.experiments.corruption import CORRUPTIONS
 from scripts.experiments.posthoc import METHODS, TrainedCodes
-from scripts.robustness import adjusted
 
 RETRAIN = ["--epochs=10", "--T-max=10", "--batch-size=100", "--lr=0.01", "--workers=0"]
 
@@ -63,14 +62,20 @@ def test_methods_agree_with_the_scripts_of_both_cases(script, run):
     judge = run.parent / "judge"
     small = [*SMALL_MODEL[1:3], "--arch=resnet18", "--epochs=1", "--max-steps=1", "--workers=0", "--quiet"]
     assert script("train", "Digits_LT", *small, f"--logdir={judge}").status == 0
-    done = script("scripts.robustness", run, f"--judge={judge}/checkpoint.pth")
+    methods = ["--methods", "logit-adjustment", "crt", "case-1", "--fixed", "crt=0.01"]
+    done = script("scripts.robustness", run, *methods, f"--judge={judge}/checkpoint.pth")
     assert done.status == 0, done.err
     rows = {(row["classifier"], row["condition"]): row for row in rows_of(run / "metrics_robustness.csv")}
-    assert {name for name, _ in rows} == {"trained", "logit-adjustment", "aug_ftl", "adjusted/aug"}
+    measured = {"trained", "logit-adjustment", "crt", "case-1", "aug_ftl", "adjusted/aug"}
+    assert {name for name, _ in rows} == measured
     assert {condition for _, condition in rows} == set(CORRUPTIONS)
     for name, file in (("trained", "metrics.csv"), ("aug_ftl", "metrics_aug_ftl.csv")):
         expected = float(rows_of(run / file)[-1]["acsa"])
         assert float(rows[name, "clean"]["acsa"]) == pytest.approx(expected, abs=0.003)
+    for name in ("logit-adjustment", "case-1"):
+        assert float(rows[name, "clean"]["acsa"]) == pytest.approx(float(found[name]["acsa"]), abs=0.003)
+    assert rows["crt", "clean"]["acsa"] != found["crt"]["acsa"]  # its value was fixed
+    assert rows["crt", "noise 0.2"]["acsa"] != rows["crt", "clean"]["acsa"]
     health = json.loads((run / "generative_half.json").read_text())
     assert 0 < health["mse_class_mean"] < health["mse_constant"] < 0.25
     assert 0 <= health["acsa_reconstruction"] <= 1
@@ -82,6 +87,11 @@ def test_generative_run_is_refused(script, tmp_path):
     words = [*SMALL_MODEL, "--generative", "--epochs=1", "--max-steps=1", "--batch-size=24", f"--logdir={tmp_path}"]
     assert script("train", "Digits_LT", *words).status == 0
     assert "is generative: the code of a test image depends on the label" in script("scripts.baselines", tmp_path).error
+    refused = script("scripts.robustness", tmp_path, "--methods", "crt")
+    assert "is generative: it has no code of an image alone" in refused.error
+    done = script("scripts.robustness", tmp_path)
+    assert done.status == 0, done.err
+    assert {row["classifier"] for row in rows_of(tmp_path / "metrics_robustness.csv")} == {"trained"}
 
 
 @pytest.mark.parametrize(
@@ -132,7 +142,3 @@ def test_conditions_are_what_their_names_say():
     blurred = CORRUPTIONS["blur 3x3"](images, 0)
     assert blurred[0, 0, 4, 4] == pytest.approx(images[0, 0, 3:6, 3:6].mean().item())
     assert blurred[0, 0, 0, 0] == pytest.approx(images[0, 0, :2, :2].mean().item())
-
-
-def test_probabilities_are_divided_by_class_shares():
-    np.testing.assert_allclose(adjusted(np.array([[0.8, 0.2]]), [40, 10]), [[0.5, 0.5]])

@@ -155,3 +155,19 @@ def test_entry_script_runs_its_stages_and_then_writes_the_tables(tmp_path):
     assert (first[0], options.stages, options.jobs) == ("scripts/protocol.py", ["tune-tenth", "tenth"], 12)
     assert (options.data, options.runs, options.until) == ("./data", "./runs", 500)
     assert second == ["scripts/claim.py"]
+
+
+def test_what_is_measured_under_noise_is_what_was_chosen():
+    """Both cases of a DGCMM are re-trained by their scripts, and not a second time on its codes."""
+    values = {"logit-adjustment": 0.75, "crt": 0.01, "case-2": 0.1}
+
+    def flags(name: str, method: str) -> list[str]:
+        step = protocol.robustness_step(PLACES, "run", BY_NAME[name], protocol.Choice(0.03, 1.0, values, method))
+        return [word for word in step.words[2:] if not word.startswith("--judge")]
+
+    alone = ["--methods", "logit-adjustment", "--fixed", "logit-adjustment=0.75"]
+    assert flags("ce", "trained") == flags("dgcmm", "case-2") == alone
+    both = ["--methods", "crt", "logit-adjustment", "--fixed", "crt=0.01", "logit-adjustment=0.75"]
+    assert flags("ce", "crt") == flags("dgcmm", "crt") == both
+    assert flags("ce", "case-2")[1:3] == ["case-2", "logit-adjustment"]
+    assert flags("dgcmm-generative", "trained") == []
