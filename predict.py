@@ -59,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Parse, check all that was named, then classify."""
     args, _ = parse(build_parser(), argv)
     start_logging(args.quiet)
+    check_order(args)
     check_outputs(args)
     checkpoint = load_checkpoint(Path(args.checkpoint))
     images = find_named(args.sources)
@@ -96,6 +97,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     if outcome.errors:
         log.warning("%d of %d images cannot be read: column error of %s", outcome.errors, len(images), args.out)
     print_result(outcome.summary())
+
+
+def check_order(args: argparse.Namespace) -> None:
+    """Raise a `UserError` if images stand where the checkpoint should, and a checkpoint among the images."""
+    checkpoints = [source for source in args.sources if source.endswith(".pth")]
+    if checkpoints and not args.checkpoint.endswith(".pth"):
+        raise UserError(f"{checkpoints[0]} stands where the images should: the checkpoint comes first, then the images")
 
 
 def check_outputs(args: argparse.Namespace) -> None:

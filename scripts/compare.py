@@ -43,6 +43,7 @@ class Result(NamedTuple):
     row: dict[str, str]  # of metrics.csv, the headline or the last one that was measured; {} before the first
     epochs: tuple[int, int | None] | None  # of a script that is not finished: done, and asked for
     data: str  # hash of the test images
+    seeds: tuple[object, ...]  # of the training, and of the script
     health: dict[str, float]  # of the decoder, see health.json; {} where the script has not measured it
 
 
@@ -88,7 +89,9 @@ def read_results(run: Path) -> list[Result]:
     Raises:
         UserError: a file is damaged, or none of this project's.
     """
-    training = {name: value for name, value in read_args(run / "args.json")[0].items() if name not in OWN}
+    arguments, _ = read_args(run / "args.json")
+    training = {name: value for name, value in arguments.items() if name not in OWN}
+    seeds = (arguments.get("seed"), arguments.get("subset_seed"))
     found = []
     for suffix in SCRIPTS:
         args, metrics = (run / with_suffix(name, suffix) for name in ("args.json", "metrics.csv"))
@@ -105,7 +108,8 @@ def read_results(run: Path) -> list[Result]:
         last = measured[-1] if measured else {}
         trained = {} if suffix == "" else training
         health = read_health(run / with_suffix("health.json", suffix))
-        found.append(Result(run, suffix, settings, trained, last, None if finished else (done, asked), data, health))
+        epochs = None if finished else (done, asked)
+        found.append(Result(run, suffix, settings, trained, last, epochs, data, (*seeds, own.get("seed")), health))
     return found
 
 
@@ -170,6 +174,15 @@ def group(results: Iterable[Result]) -> list[Row]:
         }
         rows.append(Row(members, differing))
     return sorted(rows, key=lambda row: runs.index(row.results[0].run))  # stable: the scripts stay in their order
+
+
+def repeated(row: Row) -> str:
+    """Say in a line that runs of a row have the same seeds, so that its deviation means little; nothing if none has."""
+    runs: dict[tuple[object, ...], list[str]] = {}
+    for result in row.results:
+        runs.setdefault(result.seeds, []).append(str(result.run))
+    same = [names for names in runs.values() if len(names) > 1]
+    return "; ".join(f"{' and '.join(names)} have the same seeds: is one a copy?" for names in same)
 
 
 def mean_and_spread(values: Sequence[float]) -> str:
@@ -256,7 +269,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         writer.writerows(lines)
     else:
         decoders = "\n".join(filter(None, map(decoder, rows)))
-        print(*filter(None, (lay_out(rows, args.metrics, args.markdown), decoders)), sep="\n\n")
+        copies = "\n".join(filter(None, map(repeated, rows)))
+        print(*filter(None, (lay_out(rows, args.metrics, args.markdown), decoders, copies)), sep="\n\n")
 
 
 if __name__ == "__main__":

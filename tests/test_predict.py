@@ -203,6 +203,10 @@ def test_prior_corrects_the_probabilities_by_bayes_rule(script, tmp_path, traine
 BAD = {
     "no checkpoint": (["TMP/none.pth", "IMAGE"], "there is no file TMP/none.pth"),
     "an image as checkpoint": (["IMAGE", "IMAGE"], "is damaged or no checkpoint"),
+    "images before the checkpoint": (
+        ["IMAGE", "RUN"],
+        "RUN stands where the images should: the checkpoint comes",
+    ),
     "codes as checkpoint": (["TMP/codes.pth", "IMAGE"], "is no checkpoint"),
     "no source": (["RUN"], "SOURCE"),
     "source that is not there": (["RUN", "TMP/gone"], "there is no TMP/gone"),

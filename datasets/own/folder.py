@@ -74,6 +74,11 @@ def _class_folders(root: Path, folder: str, part: str, places: dict[tuple[int, i
         status = os.stat(root / place)
         if (other := places.setdefault((status.st_dev, status.st_ino), place)) != place:
             raise UserError(f"{root}: {place} and {other} are one folder (a link): an image has one class and one part")
+        if "train" in (inner := [part_of(name) for name in _folders(root / place)]) and {"val", "test"} & set(inner):
+            raise UserError(
+                f"{root / place} has train and test in it: the parts stand above the classes, as train/{label}/ and "
+                f"test/{label}/"
+            )
         found, others_here = find_files(root / place)
         left_out = _by_ending(others_here)
         if not found:

@@ -77,6 +77,14 @@ def test_runs_on_other_test_images_stand_apart(tmp_path, capsys):
     assert [row["runs"] for row in table(capsys, tmp_path)] == ["1", "1"]
 
 
+def test_copy_of_a_run_is_told(tmp_path, capsys):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        run(tmp_path / name, seed=seed)
+    compare.main([str(tmp_path)])
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == f"{tmp_path}/a and {tmp_path}/b have the same seeds: is one a copy?"
+
+
 def test_runs_of_other_flags_stand_apart_and_say_by_what(tmp_path, capsys):
     run(tmp_path / "a", lr=0.1)
     run(tmp_path / "b", lr=0.2, workers=7)

@@ -43,7 +43,7 @@ def recall_by_size(results: Mapping[str, ClassResults], title: str) -> Figure:
     patches = shade_groups(ax, counts)
     for number, (suffix, found) in enumerate(results.items()):
         recalls, (marker, colour) = found.recalls[order], MARKERS[suffix]
-        label = f"{RESULTS[suffix]}: mean {np.nanmean(recalls):.3f}"
+        label = f"{RESULTS[suffix]}: acsa {np.nan_to_num(recalls).mean():.3f}"  # a class without images counts as 0
         places = np.arange(num_classes) + (0.16 * (number - (len(results) - 1) / 2) if num_classes <= NAMED else 0)
         if num_classes <= NAMED:
             face = "none" if suffix == "" else colour

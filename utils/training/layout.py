@@ -7,7 +7,7 @@ from utils.errors import UserError
 SUFFIXES = ("", "_eval", "_aug", "_aug_ftl")  # of the scripts' files
 NAMES = (
     *("args.json", "health.json", "log.txt", "metrics.csv", "metrics_per_class.csv", "predictions.csv", "subset.txt"),
-    *("health.json", "pictures.npz"),
+    "pictures.npz",
 )
 # in the order in which TensorBoard shows them
 FIGURES = ("learning_curves", "recall", "confusion", "reliability", "codes", "reconstructions", "samples")

@@ -116,6 +116,12 @@ def spoil(root: Path, change: str) -> None:
         (root / "test").rename(root / "photos")
         (root / "test").mkdir()
         (root / "photos").rename(root / "test/photos")
+    elif change == "parts below":
+        for part in ("test", "train"):
+            for label in ("cat", "dog"):
+                (root / label).mkdir(exist_ok=True)
+                (root / part / label).rename(root / label / part)
+            (root / part).rmdir()
     elif change == "empty test":
         (root / "test").rename(root / "rest")
         (root / "test").mkdir()
@@ -145,6 +151,10 @@ def spoil(root: Path, change: str) -> None:
             r"has one class folder, x, with 2 folders \(test, train\): if .*, name that one, --datadir=.*/x$",
         ),
         ("one level more in a part", r"test has one class folder, photos, with 2 folders .*, move them to .*/test$"),
+        (
+            "parts below",
+            "/cat has train and test in it: the parts stand above the classes, as train/cat/ and",
+        ),
         ("empty test", "test has no class folder: put images into test/CLASS/, or delete it"),
         ("linked", r"test/fox and train/cat are one folder \(a link\)"),
         ("two names", "has val and valid, both for val: rename one"),
