@@ -7,8 +7,8 @@
     python scripts/protocol.py tune table --list              the commands, nothing is run
 
 Stages: tune (subsets 5 and 6: learning rates, then the own parameter of each row at the best of them; the choices are
-in RESULTS/chosen.json), table (subsets 0 to 4), tune-tenth and tenth (a tenth of the images; a third too), imbalance
-(10 to 200 at the same number of images), weights (weights of the loss terms, length of the code).
+in RESULTS/chosen.json), table (subsets 0 to 4), tune-tenth and tenth (a tenth of the images), third (a third of them),
+imbalance (10 to 200 at the same number of images), weights (weights of the loss terms, length of the code).
 
 The same command goes on where it was: runs whose results lie in RESULTS are skipped at once, unfinished ones continued
 from their checkpoints in RUNS. At the end of a run its small files are copied to RESULTS, from which scripts/claim.py

@@ -197,16 +197,15 @@ def table_jobs(selection: Selection) -> list[Job]:
 
 
 def tenth_jobs(selection: Selection) -> list[Job]:
-    """List the runs on a tenth of the images, and of some rows on a third of them."""
-    tenth = [
-        selection.full_job(f"tenth/{row.name}/subset{subset}", row, TENTH, TENTH, subset)
-        for row, subset in selection.of(IN_TENTH, TABLE)
-    ]
-    third = [
-        selection.full_job(f"third/{row.name}/subset{subset}", row, THIRD, ALL, subset)
-        for row, subset in selection.of(FURTHER, FEW)
-    ]
-    return tenth + third
+    """List the runs on a tenth of the images."""
+    pairs = selection.of(IN_TENTH, TABLE)
+    return [selection.full_job(f"tenth/{row.name}/subset{subset}", row, TENTH, TENTH, subset) for row, subset in pairs]
+
+
+def third_jobs(selection: Selection) -> list[Job]:
+    """List the runs on a third of the images, with what was chosen for all of them."""
+    pairs = selection.of(FURTHER, FEW)
+    return [selection.full_job(f"third/{row.name}/subset{subset}", row, THIRD, ALL, subset) for row, subset in pairs]
 
 
 def imbalance_jobs(selection: Selection) -> list[Job]:
@@ -234,11 +233,12 @@ TUNED = {"tune": ALL, "tune-tenth": TENTH}  # stage -> the regime that it choose
 MADE: dict[str, Callable[[Selection], list[Job]]] = {
     "table": table_jobs,
     "tenth": tenth_jobs,
+    "third": third_jobs,
     "imbalance": imbalance_jobs,
     "weights": weights_jobs,
 }
-STAGES = ("tune", "table", "tune-tenth", "tenth", "imbalance", "weights")
-JUDGED = ("table", "tenth")  # whose runs need the judge
+STAGES = ("tune", "table", "tune-tenth", "tenth", "third", "imbalance", "weights")
+JUDGED = ("table", "tenth", "third")  # whose runs need the judge
 
 
 def train_step(
