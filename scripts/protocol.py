@@ -135,8 +135,11 @@ def run_stage(stage: str, options: argparse.Namespace, runner: Runner) -> Report
         raise UserError(
             f"{stage}: nothing is chosen for the row {error}: run the stage tune (tune-tenth) first, or name --rows"
         ) from error
-    judge = [protocol.judge_job(places)] if stage in JUDGED else []
-    return joined(run_all(judge, options, runner), run_all(jobs, options, runner))
+    if stage not in JUDGED:
+        return run_all(jobs, options, runner)
+    plain = [job for job in jobs if not protocol.needs_judge(job)]  # they are trained while the judge is
+    first = run_all([protocol.judge_job(places), *plain], options, runner)
+    return joined(first, run_all([job for job in jobs if job not in plain], options, runner))
 
 
 def defaults() -> dict[str, Choice]:

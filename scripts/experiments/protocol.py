@@ -132,6 +132,11 @@ def judge_job(places: Places) -> Job:
     return Job(JUDGE, (train_step(places, JUDGE, row, regime, 0.03, row.default, 7),), kept=False)
 
 
+def needs_judge(job: Job) -> bool:
+    """Tell whether a command of a job takes the judge's checkpoint."""
+    return any(word.startswith("--judge=") for step in job.steps for word in step.words)
+
+
 def tuning_folder(stage: str, row: Row, rate: float, own: float) -> str:
     """Name the folder of a setting that is tried, below which its subsets lie."""
     return f"{stage}/{row.name}/lr{rate:g}_{row.own.strip('-')}{own:g}"

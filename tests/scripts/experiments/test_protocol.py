@@ -14,7 +14,7 @@ from helpers.results import write_csv, write_run
 from models.encoder import PLAIN_ARCHITECTURES, feature_dim
 from scripts import protocol as script
 from scripts.experiments import protocol
-from scripts.experiments.choices import best, choose, read_choices
+from scripts.experiments.choices import best, choose, read_choices, write_choices
 from scripts.experiments.jobs import Job
 from scripts.experiments.protocol import BY_NAME, MADE, ROWS, STAGES, TUNED, Places, Selection
 from utils.cli.rules import check_start, check_training, complete, parse
@@ -171,3 +171,20 @@ def test_what_is_measured_under_noise_is_what_was_chosen():
     assert flags("ce", "crt") == flags("dgcmm", "crt") == both
     assert flags("ce", "case-2")[1:3] == ["case-2", "logit-adjustment"]
     assert flags("dgcmm-generative", "trained") == []
+
+
+def test_the_judge_is_trained_beside_what_does_not_wait_for_it(tmp_path, monkeypatch):
+    write_choices(tmp_path / "chosen.json", CHOICES)
+    asked = []
+
+    def run(self: object, jobs: list[Job]) -> script.Report:
+        asked.append([job.folder for job in jobs])
+        return script.Report(asked[-1], [], [])
+
+    monkeypatch.setattr(script.Runner, "run", run)
+    words = ["tenth", "--rows", "dgcmm", "ce", "--subsets", "0", "1", f"--results={tmp_path}"]
+    assert script.main(words) == 0
+    assert asked == [
+        ["judge", "tenth/ce/subset0", "tenth/ce/subset1"],
+        ["tenth/dgcmm/subset0", "tenth/dgcmm/subset1"],
+    ]
