@@ -24,9 +24,8 @@ sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]
 
 from utils.cli.rules import LOCAL_FLAGS, flag_of  # noqa: E402
 from utils.errors import UserError, run_script  # noqa: E402
-from utils.training.layout import find_runs, with_suffix  # noqa: E402
+from utils.training.layout import RESULTS, find_runs, with_suffix  # noqa: E402
 
-SCRIPTS = {"": "base", "_aug_ftl": "Case 1", "_aug": "Case 2", "_eval": "evaluation"}
 METRICS = ("acc", "acsa", "f_ma", "g_ma", "many", "median", "low")
 ERRORS = {"mse": "reconstructions", "mse_constant": "a constant grey", "mse_class_mean": "the class's mean image"}
 OWN = (*LOCAL_FLAGS, "seed", "subset_seed", "save_every", "print_freq")  # in which the runs of a row may differ
@@ -93,7 +92,7 @@ def read_results(run: Path) -> list[Result]:
     training = {name: value for name, value in arguments.items() if name not in OWN}
     seeds = (arguments.get("seed"), arguments.get("subset_seed"))
     found = []
-    for suffix in SCRIPTS:
+    for suffix in RESULTS:
         args, metrics = (run / with_suffix(name, suffix) for name in ("args.json", "metrics.csv"))
         if not args.exists() and not metrics.exists():
             continue
@@ -158,7 +157,7 @@ def group(results: Iterable[Result]) -> list[Row]:
     """Join results that differ in their seeds alone, in the order of their first runs."""
     results = list(results)
     joined: dict[str, list[Result]] = {}
-    for result in sorted(results, key=lambda result: list(SCRIPTS).index(result.suffix)):
+    for result in sorted(results, key=lambda result: list(RESULTS).index(result.suffix)):
         alone = str(result.run) if result.epochs or not result.settings else ""
         kind = json.dumps([result.suffix, alone, result.data, result.settings, result.training], sort_keys=True)
         joined.setdefault(kind, []).append(result)
@@ -203,13 +202,13 @@ def decoder(row: Row) -> str:
 def cells(row: Row, metrics: Sequence[str]) -> list[str]:
     """Write a row for people."""
     numbers = [mean_and_spread(row.values(metric)) for metric in metrics]
-    what = SCRIPTS[row.results[0].suffix]
+    what = RESULTS[row.results[0].suffix]
     return [row.name(), what, str(len(row.results)), row.epoch(), *numbers, row.differs_by()]
 
 
 def csv_row(row: Row, metrics: Sequence[str]) -> dict[str, object]:
     """Write a row for programs: all digits, the standard deviation in a column of its own."""
-    found: dict[str, object] = {"run": row.name(), "result": SCRIPTS[row.results[0].suffix], "runs": len(row.results)}
+    found: dict[str, object] = {"run": row.name(), "result": RESULTS[row.results[0].suffix], "runs": len(row.results)}
     found["epoch"] = row.epoch()
     for metric in metrics:
         values = row.values(metric)

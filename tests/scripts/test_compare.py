@@ -38,7 +38,7 @@ def test_one_run_has_a_row_for_each_script(tmp_path, capsys):
     header, *lines = capsys.readouterr().out.splitlines()
     assert header.split() == ["run", "result", "runs", "epoch", "acc", "acsa", "f_ma", "g_ma", "many", "median", "low"]
     shown = [line.split("  ")[1].strip() for line in lines]
-    assert shown == ["base", "Case 1", "Case 2", "evaluation"]
+    assert shown == ["trained", "Case 1", "Case 2", "evaluated"]
     assert lines[0].split()[2:] == ["1", "2", "0.2500", "0.2500", "0.5000", "0.5000", "0.5000", "0.5000", "-"]
 
 
@@ -49,7 +49,7 @@ def test_runs_that_differ_in_their_seeds_share_a_row_with_mean_and_deviation(tmp
     compare.main([str(tmp_path), "--markdown"])
     lines = [[word.strip() for word in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()]
     assert set("".join(lines[1])) == {"-"}
-    assert lines[2][:6] == [f"{tmp_path}/{{subset0,subset1}}", "base", "2", "2", "0.3000 ±0.1414", "0.3000 ±0.1414"]
+    assert lines[2][:6] == [f"{tmp_path}/{{subset0,subset1}}", "trained", "2", "2", "0.3000 ±0.1414", "0.3000 ±0.1414"]
     assert lines[3][1:5] == ["Case 2", "2", "2", "0.5000 ±0.0000"]
     assert len(lines) == 4
     (base, _) = table(capsys, tmp_path / "subset0", tmp_path / "subset1")
@@ -92,9 +92,9 @@ def test_runs_of_other_flags_stand_apart_and_say_by_what(tmp_path, capsys):
         run(tmp_path / name, suffix="_aug", lr=0.5, wd=lr)
     rows = table(capsys, tmp_path)
     assert [(row["result"], row["differs_by"]) for row in rows] == [
-        ("base", "--lr=0.1"),
+        ("trained", "--lr=0.1"),
         ("Case 2", "--wd=0.1"),
-        ("base", "--lr=0.2"),
+        ("trained", "--lr=0.2"),
         ("Case 2", "--wd=0.2"),
     ]
 
@@ -110,7 +110,7 @@ def test_evaluations_of_other_checkpoints_stand_apart(tmp_path, capsys):
     for seed in (0, 1):
         for name in ("checkpoint.pth", "checkpoint_aug.pth"):
             run(tmp_path / f"{name}{seed}", suffix="_eval", resume=f"logs/{seed}/{name}", seed=seed)
-    assert [(row["result"], row["runs"]) for row in table(capsys, tmp_path)] == [("evaluation", "2")] * 2
+    assert [(row["result"], row["runs"]) for row in table(capsys, tmp_path)] == [("evaluated", "2")] * 2
 
 
 def test_run_that_is_not_finished_stands_apart_with_its_epoch(tmp_path, capsys):

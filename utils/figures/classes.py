@@ -16,13 +16,13 @@ from utils.figures.style import (
     GREEN,
     NAMED,
     RED,
-    RESULTS,
     fit,
     group_spans,
     new_figure,
     shade_groups,
     some_ticks,
 )
+from utils.training.layout import RESULTS
 
 MARKERS = {"": ("o", BLACK), "_aug_ftl": ("^", RED), "_aug": ("s", BLUE), "_eval": ("D", GREEN)}
 CELLS = 100  # along a side of a confusion matrix; beyond it, cells are of several classes

@@ -15,9 +15,10 @@ from utils.figures.codes import CLASSES, IMAGES, codes_in_the_plane
 from utils.figures.curves import learning_curves
 from utils.figures.reading import find_codes, read_answers, read_classes, read_codes, read_history
 from utils.figures.sheets import reconstructions, samples
-from utils.figures.style import LOOK, RESULTS
+from utils.figures.style import LOOK
 from utils.files import write_atomically
 from utils.training.folder import RunFolder
+from utils.training.layout import RESULTS
 
 logging.getLogger("matplotlib").setLevel(logging.ERROR)  # its warnings of fonts and caches
 

@@ -23,7 +23,7 @@ PROJECTED = 5000  # codes in TensorBoard's projector
 def report(result: Row, folder: RunFolder, figures: bool) -> None:
     """Print the result of a script that has just ended; then draw its figures, and show them in TensorBoard."""
     if figures:
-        log.info("figures follow in %s", folder.figures)
+        log.info("figures follow in %s; scripts/figures.py draws them too", folder.figures)
     print_result(result)
     if figures:
         try:

@@ -14,7 +14,6 @@ BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, RED, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
 GREY = "#808080"
 COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK, GREY)  # yellow dots are hard to see on white
-RESULTS = {"": "trained", "_aug_ftl": "Case 1", "_aug": "Case 2", "_eval": "evaluated"}  # of each script
 LOOK = {
     "font.size": 9,
     "axes.titlesize": 10,
