@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The Fashion-MNIST tables: settings chosen on validation images, then all rows on five subsets, then the tables.
 #   ./scripts/fashion_mnist_lt.sh [folder of the data] [folder of the runs] [flags of scripts/protocol.py ...]
-# STAGES names some of tune table tune-tenth tenth third imbalance weights; JOBS trainings run at a time (2 on two cores,
-# 12 on a GPU with 16). The same command goes on where it was. docs/experiments.md says what a stage costs.
+# STAGES names some of those of scripts/protocol.py; JOBS trainings run at a time (2 on two cores, 12 on a GPU with 16).
+# The same command goes on where it was. docs/experiments.md says what a stage costs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

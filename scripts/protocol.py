@@ -7,8 +7,9 @@
     python scripts/protocol.py tune table --list              the commands, nothing is run
 
 Stages: tune (subsets 5 and 6: learning rates, then the own parameter of each row at the best of them; the choices are
-in RESULTS/chosen.json), table (subsets 0 to 4), tune-tenth and tenth (a tenth of the images), third (a third of them),
-imbalance (10 to 200 at the same number of images), weights (weights of the loss terms, length of the code).
+in RESULTS/chosen.json), table (subsets 0 to 4), tune-tenth and tenth (a tenth of the images), tune-tenth-resnet18 and
+tenth-resnet18 (the same with ResNet-18, where all else has ResNet-32), third (a third of the images), imbalance (10 to
+200 at the same number of images), weights (weights of the loss terms, length of the code).
 
 The same command goes on where it was: runs whose results lie in RESULTS are skipped at once, unfinished ones continued
 from their checkpoints in RUNS. At the end of a run its small files are copied to RESULTS, from which scripts/claim.py
@@ -95,7 +96,7 @@ def run_tuning(stage: str, options: argparse.Namespace, runner: Runner) -> Repor
     subsets = options.subsets or protocol.TUNING
     places = Places(options.data, options.runs, options.quick)
     rows = [protocol.BY_NAME[name] for name in options.rows]
-    if stage == "tune-tenth":
+    if TUNED[stage] is not protocol.ALL:
         rows = [row for row in rows if row.name in protocol.IN_TENTH]
 
     def folders(row: Row, settings: Sequence[tuple[float, float]]) -> dict[tuple[float, float], Path]:

@@ -18,7 +18,7 @@ TUNING, TABLE, FEW = (5, 6), (0, 1, 2, 3, 4), (0, 1)  # subsets
 RATES = (0.015, 0.03, 0.06)
 VALIDATION = 100  # images a class
 RETRAINING_EPOCHS = 10
-PLAIN, DGCMM = "resnet32", "resnet32_vae3"
+PLAIN, DGCMM = "", "_vae3"  # what follows the encoder in --arch
 
 
 class Row(NamedTuple):
@@ -27,7 +27,7 @@ class Row(NamedTuple):
     Attributes:
         name: of its folders.
         title: in tables.
-        arch: of train.py.
+        kind: `PLAIN` or `DGCMM`.
         flags: of train.py that the row consists of.
         own: the flag that is tuned beside the learning rate.
         values: its three.
@@ -36,7 +36,7 @@ class Row(NamedTuple):
 
     name: str
     title: str
-    arch: str
+    kind: str
     flags: tuple[str, ...]
     own: str
     values: tuple[float, ...]
@@ -45,7 +45,7 @@ class Row(NamedTuple):
     @property
     def plain(self) -> bool:
         """Tell whether it is a baseline, a classifier without a generative half."""
-        return self.arch == PLAIN
+        return self.kind == PLAIN
 
     @property
     def codes_are_free(self) -> bool:
@@ -54,12 +54,13 @@ class Row(NamedTuple):
 
 
 class Regime(NamedTuple):
-    """How many images there are, and for how long they are trained on; `flags` choose the images."""
+    """How many images there are, for how long they are trained on, and by which ResNet; `flags` choose the images."""
 
     name: str
     flags: tuple[str, ...]
     epochs: int
     batch: int
+    encoder: str = "resnet32"
 
 
 SCALES = (1.0, 3.0, 10.0)  # of the loss: with a clipped gradient not the same as a learning rate
@@ -107,6 +108,7 @@ IN_TENTH = (*(row.name for row in ROWS if row.plain), "dgcmm", "dgcmm-frozen", "
 ALL = Regime("all", (), 20, 100)
 THIRD = Regime("third", ("--subset-scale=0.3333",), 40, 100)
 TENTH = Regime("tenth", ("--subset-scale=0.1",), 60, 50)
+TENTH_18 = TENTH._replace(name="tenth-resnet18", encoder="resnet18")
 FACTORS = (10, 20, 50, 100, 200)
 VARIED = {  # of the row "dgcmm", one flag at a time
     "--weight-reconst": (0.1, 1, 10, 40, 100, 392),
@@ -203,8 +205,19 @@ def table_jobs(selection: Selection) -> list[Job]:
 
 def tenth_jobs(selection: Selection) -> list[Job]:
     """List the runs on a tenth of the images."""
-    pairs = selection.of(IN_TENTH, TABLE)
-    return [selection.full_job(f"tenth/{row.name}/subset{subset}", row, TENTH, TENTH, subset) for row, subset in pairs]
+    return _tenth_jobs(selection, TENTH)
+
+
+def tenth_18_jobs(selection: Selection) -> list[Job]:
+    """List the runs of another encoder on a tenth of the images."""
+    return _tenth_jobs(selection, TENTH_18)
+
+
+def _tenth_jobs(selection: Selection, regime: Regime) -> list[Job]:
+    return [
+        selection.full_job(f"{regime.name}/{row.name}/subset{subset}", row, regime, regime, subset)
+        for row, subset in selection.of(IN_TENTH, TABLE)
+    ]
 
 
 def third_jobs(selection: Selection) -> list[Job]:
@@ -234,16 +247,17 @@ def weights_jobs(selection: Selection) -> list[Job]:
     ]
 
 
-TUNED = {"tune": ALL, "tune-tenth": TENTH}  # stage -> the regime that it chooses for
+TUNED = {"tune": ALL, "tune-tenth": TENTH, "tune-tenth-resnet18": TENTH_18}  # stage -> the regime that it chooses for
 MADE: dict[str, Callable[[Selection], list[Job]]] = {
     "table": table_jobs,
     "tenth": tenth_jobs,
     "third": third_jobs,
+    "tenth-resnet18": tenth_18_jobs,
     "imbalance": imbalance_jobs,
     "weights": weights_jobs,
 }
-STAGES = ("tune", "table", "tune-tenth", "tenth", "third", "imbalance", "weights")
-JUDGED = ("table", "tenth", "third")  # whose runs need the judge
+STAGES = (*TUNED, *MADE)
+JUDGED = ("table", "tenth", "tenth-resnet18", "third")  # whose runs need the judge
 
 
 def train_step(
@@ -261,7 +275,13 @@ def train_step(
     """Make the command of a training; of a flag that is given twice the last counts."""
     epochs = 1 if places.quick else regime.epochs
     words = [
-        *("train.py", DATASET, f"--datadir={places.data}", f"--logdir={places.runs}/{folder}", f"--arch={row.arch}"),
+        *(
+            "train.py",
+            DATASET,
+            f"--datadir={places.data}",
+            f"--logdir={places.runs}/{folder}",
+            f"--arch={regime.encoder}{row.kind}",
+        ),
         *("--new-size=32", "--crop-size=32", f"--epochs={epochs}", f"--T-max={epochs}", f"--batch-size={regime.batch}"),
         *(f"--lr={rate:g}", f"{row.own}={own:g}", f"--subset-seed={subset}", f"--seed={subset}"),
         *(f"--eval-every={regime.epochs if validation else max(regime.epochs // 4, 1)}", "--workers=0", "--no-figures"),

@@ -12,7 +12,19 @@ from scripts.experiments import protocol
 from scripts.experiments.choices import FILE, Choice, read_choices
 from scripts.experiments.corruption import CORRUPTIONS
 from scripts.experiments.posthoc import METHODS
-from scripts.experiments.protocol import ALL, BY_NAME, FACTORS, FEW, FURTHER, TABLE, TENTH, VARIED, Row
+from scripts.experiments.protocol import (
+    ALL,
+    BY_NAME,
+    FACTORS,
+    FEW,
+    FURTHER,
+    TABLE,
+    TENTH,
+    TENTH_18,
+    VARIED,
+    Regime,
+    Row,
+)
 from scripts.experiments.results import (
     Run,
     mean_and_deviation,
@@ -259,9 +271,21 @@ def weights_table(results: Path) -> str:
     return markdown(["", "ACSA as trained", "after logit adjustment"], lines)
 
 
-def of_tenth(table: Callable[..., str], *condition: str) -> Callable[[Path], str]:
-    """Make the same table of the runs on a tenth of the images."""
-    return lambda results: table(results, "tenth", TENTH.name, *condition)
+def of_few(regime: Regime, prefix: str) -> dict[str, Callable[[Path], str]]:
+    """Make the tables of a stage on few images, which is named as its regime; names begin with `prefix`."""
+
+    def made(table: Callable[..., str], *condition: str) -> Callable[[Path], str]:
+        return lambda results: table(results, regime.name, regime.name, *condition)
+
+    return {
+        f"{prefix} verdict": made(verdict),
+        f"{prefix} main": made(main_table),
+        f"{prefix} differences": made(differences_table),
+        f"{prefix} noise verdict": made(verdict, NOISE),
+        f"{prefix} noise differences": made(differences_table, NOISE),
+        f"{prefix} robustness": made(robustness_table),
+        f"{prefix} health": made(health_table),
+    }
 
 
 TABLES: dict[str, Callable[[Path], str]] = {
@@ -272,12 +296,8 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "settings": settings_table,
     "robustness": robustness_table,
     "health": health_table,
-    "tenth verdict": of_tenth(verdict),
-    "tenth main": of_tenth(main_table),
-    "tenth differences": of_tenth(differences_table),
-    "tenth noise verdict": of_tenth(verdict, NOISE),
-    "tenth noise differences": of_tenth(differences_table, NOISE),
-    "tenth robustness": of_tenth(robustness_table),
+    **of_few(TENTH, "tenth"),
+    **of_few(TENTH_18, "resnet18"),
     "images": images_table,
     "imbalance": imbalance_table,
     "weights": weights_table,

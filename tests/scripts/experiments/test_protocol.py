@@ -78,6 +78,8 @@ def test_rows_are_tuned_alike_and_the_tables_have_no_validation_set():
         args = arguments(job)
         assert (args.val_per_class, args.subset_seed) == (0, int(job.folder[-1]))
     assert [arguments(job).subset_scale for job in made("tenth", ["dgcmm"])] == [0.1] * 5
+    assert {arguments(job).arch for job in made("tenth", ["dgcmm", "ce"])} == {"resnet32_vae3", "resnet32"}
+    assert {arguments(job).arch for job in made("tenth-resnet18", ["dgcmm", "ce"])} == {"resnet18_vae3", "resnet18"}
     assert [arguments(job).subset_scale for job in made("third", ["dgcmm"])] == [0.3333] * 2
     weights = made("weights", ["dgcmm"], [0])
     assert [arguments(job).weight_reconst for job in weights[:6]] == [0.1, 1, 10, 40, 100, 392]
