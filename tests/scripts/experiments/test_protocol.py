@@ -73,7 +73,7 @@ def test_rows_are_tuned_alike_and_the_tables_have_no_validation_set():
         assert len(row.values) == 3
         assert row.default in row.values
     jobs = protocol.tuning_jobs("tune", BY_NAME["ce-control"], [(0.03, 1e-4)], PLACES, (5,))
-    assert (arguments(jobs[0]).val_per_class, arguments(jobs[0]).weight_cls) == (100, 10)
+    assert (arguments(jobs[0]).val_per_class, arguments(jobs[0]).weight_cls) == (500, 10)
     for job in made("table"):
         args = arguments(job)
         assert (args.val_per_class, args.subset_seed) == (0, int(job.folder[-1]))
