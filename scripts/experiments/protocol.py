@@ -8,6 +8,7 @@ validation set train.py would report the best epoch on it, and what is compared 
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from scripts.experiments.choices import Choice
@@ -203,17 +204,8 @@ def table_jobs(selection: Selection) -> list[Job]:
     return [selection.full_job(f"table/{row.name}/subset{subset}", row, ALL, ALL, subset) for row, subset in pairs]
 
 
-def tenth_jobs(selection: Selection) -> list[Job]:
-    """List the runs on a tenth of the images."""
-    return _tenth_jobs(selection, TENTH)
-
-
-def tenth_18_jobs(selection: Selection) -> list[Job]:
-    """List the runs of another encoder on a tenth of the images."""
-    return _tenth_jobs(selection, TENTH_18)
-
-
-def _tenth_jobs(selection: Selection, regime: Regime) -> list[Job]:
+def tenth_jobs(selection: Selection, regime: Regime) -> list[Job]:
+    """List the runs on a tenth of the images, by the encoder of a regime."""
     return [
         selection.full_job(f"{regime.name}/{row.name}/subset{subset}", row, regime, regime, subset)
         for row, subset in selection.of(IN_TENTH, TABLE)
@@ -250,9 +242,9 @@ def weights_jobs(selection: Selection) -> list[Job]:
 TUNED = {"tune": ALL, "tune-tenth": TENTH, "tune-tenth-resnet18": TENTH_18}  # stage -> the regime that it chooses for
 MADE: dict[str, Callable[[Selection], list[Job]]] = {
     "table": table_jobs,
-    "tenth": tenth_jobs,
+    "tenth": partial(tenth_jobs, regime=TENTH),
+    "tenth-resnet18": partial(tenth_jobs, regime=TENTH_18),
     "third": third_jobs,
-    "tenth-resnet18": tenth_18_jobs,
     "imbalance": imbalance_jobs,
     "weights": weights_jobs,
 }
