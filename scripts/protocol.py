@@ -29,7 +29,7 @@ sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]
 from scripts.experiments import protocol  # noqa: E402
 from scripts.experiments.choices import FILE, Choice, best, choose, read_choices, write_choices  # noqa: E402
 from scripts.experiments.jobs import Job, Report, Runner, finished  # noqa: E402
-from scripts.experiments.protocol import JUDGED, MADE, RATES, TUNED, Places, Row, Selection  # noqa: E402
+from scripts.experiments.protocol import JUDGED, MADE, TUNED, Places, Regime, Row, Selection  # noqa: E402
 from utils.cli.arguments import Parser  # noqa: E402
 from utils.cli.types import count, count_or_zero, path, positive  # noqa: E402
 from utils.errors import UserError, run_script  # noqa: E402
@@ -102,7 +102,7 @@ def run_tuning(stage: str, options: argparse.Namespace, runner: Runner) -> Repor
     def folders(row: Row, settings: Sequence[tuple[float, float]]) -> dict[tuple[float, float], Path]:
         return {pair: runner.results / protocol.tuning_folder(stage, row, *pair) for pair in settings}
 
-    first = {row: [(rate, row.default) for rate in RATES] for row in rows}
+    first = {row: [(rate, row.default) for rate in TUNED[stage].rates] for row in rows}
     jobs = [job for row in rows for job in protocol.tuning_jobs(stage, row, first[row], places, subsets)]
     report = run_all(jobs, options, runner)
     second = {
@@ -129,7 +129,7 @@ def run_stage(stage: str, options: argparse.Namespace, runner: Runner) -> Report
     places = Places(options.data, options.runs, options.quick)
     choices = read_choices(runner.results / FILE)
     if options.quick or options.list:
-        choices = {regime.name: defaults() | choices.get(regime.name, {}) for regime in TUNED.values()}
+        choices = {regime.name: defaults(regime) | choices.get(regime.name, {}) for regime in TUNED.values()}
     try:
         jobs = MADE[stage](Selection(choices, places, options.rows, options.subsets))
     except KeyError as error:
@@ -143,9 +143,9 @@ def run_stage(stage: str, options: argparse.Namespace, runner: Runner) -> Report
     return joined(first, run_all([job for job in jobs if job not in plain], options, runner))
 
 
-def defaults() -> dict[str, Choice]:
+def defaults(regime: Regime) -> dict[str, Choice]:
     """Take the setting in the middle for each row: to list commands, and to try a machine."""
-    return {row.name: Choice(RATES[1], row.default, {}, "trained") for row in protocol.ROWS}
+    return {row.name: Choice(regime.rates[1], row.default, {}, "trained") for row in protocol.ROWS}
 
 
 if __name__ == "__main__":

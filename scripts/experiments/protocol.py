@@ -16,7 +16,6 @@ from scripts.experiments.jobs import Job, Step
 
 DATASET = "FashionMNIST_LT"
 TUNING, TABLE, FEW = (5, 6), (0, 1, 2, 3, 4), (0, 1)  # subsets
-RATES = (0.015, 0.03, 0.06)
 VALIDATION = 500  # images a class: of 100, balanced accuracy has a standard error of 1.2 points, more than is chosen by
 RETRAINING_EPOCHS = 10
 PLAIN, DGCMM = "", "_vae3"  # what follows the encoder in --arch
@@ -55,13 +54,22 @@ class Row(NamedTuple):
 
 
 class Regime(NamedTuple):
-    """How many images there are, for how long they are trained on, and by which ResNet; `flags` choose the images."""
+    """What all rows of a stage share.
+
+    Attributes:
+        name: in `Choice`s; of the stages on few images too.
+        flags: of train.py that choose the images.
+        epochs, batch: how long they are trained on.
+        encoder: the ResNet.
+        rates: learning rates that are tried; the best of most rows shall not be at an end.
+    """
 
     name: str
     flags: tuple[str, ...]
     epochs: int
     batch: int
     encoder: str = "resnet32"
+    rates: tuple[float, ...] = (0.015, 0.03, 0.06)
 
 
 SCALES = (1.0, 3.0, 10.0)  # of the loss: with a clipped gradient not the same as a learning rate
@@ -109,7 +117,7 @@ IN_TENTH = (*(row.name for row in ROWS if row.plain), "dgcmm", "dgcmm-frozen", "
 ALL = Regime("all", (), 20, 100)
 THIRD = Regime("third", ("--subset-scale=0.3333",), 40, 100)
 TENTH = Regime("tenth", ("--subset-scale=0.1",), 60, 50)
-TENTH_18 = TENTH._replace(name="tenth-resnet18", encoder="resnet18")
+TENTH_18 = TENTH._replace(name="tenth-resnet18", encoder="resnet18", rates=(0.0075, 0.015, 0.03))
 FACTORS = (10, 20, 50, 100, 200)
 VARIED = {  # of the row "dgcmm", one flag at a time
     "--weight-reconst": (0.1, 1, 10, 40, 100, 392),

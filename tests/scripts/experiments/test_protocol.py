@@ -21,7 +21,7 @@ from utils.cli.rules import check_start, check_training, complete, parse
 from utils.errors import UserError
 
 PLACES = Places("data", "runs")
-CHOICES = {regime.name: script.defaults() for regime in TUNED.values()}
+CHOICES = {regime.name: script.defaults(regime) for regime in TUNED.values()}
 
 
 def made(stage: str, rows: Sequence[str] = tuple(BY_NAME), subsets: Sequence[int] | None = None) -> list[Job]:
@@ -37,7 +37,7 @@ def all_jobs() -> list[Job]:
             jobs += made(stage)
             continue
         for row in ROWS:
-            settings = {(rate, own) for rate in protocol.RATES for own in (*row.values, row.default)}
+            settings = {(rate, own) for rate in TUNED[stage].rates for own in (*row.values, row.default)}
             jobs += protocol.tuning_jobs(stage, row, sorted(settings), PLACES, protocol.TUNING)
     return jobs
 
