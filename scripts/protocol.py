@@ -49,7 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--until", type=positive, metavar="S", help="stop after so many seconds; what runs is saved, status 0")
     add("--rows", nargs="+", choices=names, default=names, metavar="NAME", help=f"of {', '.join(names)}")
     add("--subsets", nargs="+", type=count_or_zero, metavar="N", help="default: the stage's")
-    add("--rates-only", action="store_true", help="tune the learning rates alone, of all rows: 3 runs a row, not 5")
+    add("--rates-only", action="store_true", help="tune the learning rates alone, of all rows")
     add("--quick", action="store_true", help="an epoch of two steps each, to try a machine; give --results too")
     add("--list", action="store_true", help="print the commands of what is not finished, and run nothing")
     return parser
