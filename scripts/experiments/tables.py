@@ -199,8 +199,9 @@ def settings_table(results: Path) -> str:
     """Write what was chosen on validation images: for each row, and the values of its methods."""
     lines = []
     for regime, choices in read_choices(results / FILE).items():
-        for name, choice in choices.items():
-            lines.append([BY_NAME[name].title, regime, *_setting(BY_NAME[name], choice)])
+        for row in protocol.ROWS:
+            if row.name in choices:
+                lines.append([row.title, regime, *_setting(row, choices[row.name])])
     return markdown(["row", "images", "learning rate", "own parameter", "method", "values of the methods"], lines)
 
 
