@@ -173,6 +173,8 @@ def train(
             state["reweighted_from"] = first_reweighted_epoch(args.epochs)  # stays, however many epochs follow
         optimizer = build_optimizer(model, args)
         run = Run("train", args, model, optimizer, folder, split, about, world, state=state, scaler=scaler)
+        if args.initial_sigma:
+            model.start_spread(args.initial_sigma)
         if checkpoint:
             require_same_data(checkpoint["data_sha256"], data_sha256, args.resume)
             run.restore(checkpoint, Path(args.resume))

@@ -3,6 +3,8 @@
 Shapes: B batch, K classes, D = z_dim, H = feature length, S = side of the image.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -63,6 +65,12 @@ class DGCMM(ImageClassifier):
         self.mu_head.weight.mul_(INITIAL_MU_SCALE)
         self.log_var_head.weight.zero_()
         self.log_var_head.bias.fill_(INITIAL_LOG_VAR)
+
+    @torch.no_grad()
+    def start_spread(self, sigma: float) -> None:
+        """Start with codes of the standard deviation `sigma`, whatever the image."""
+        self.log_var_head.weight.zero_()
+        self.log_var_head.bias.fill_(2 * math.log(sigma))
 
     def train_under(self, weights: LossWeights) -> None:
         """Set requires_grad to False where `weights` gives no loss term: several processes must not wait for it."""

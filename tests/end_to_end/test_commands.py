@@ -196,7 +196,7 @@ def test_from_a_folder_of_photographs_to_predictions_by_the_commands_of_the_read
         (["--warmup-epochs=2", "--warmup-threshold=100", "--val-fraction=0.2"], "warm-up, hold-out"),
         (["--deterministic", "--gpu=0", "--prior-lr=1"], "deterministic"),
         (
-            ["--val-per-class=4", "--prior-lr=0", "--prior-variance", "1", "1", "--T-max=2"],
+            ["--val-per-class=4", "--prior-lr=0", "--prior-variance", "1", "1", "--initial-sigma=0.1", "--T-max=2"],
             "validation set, held prior",
         ),
     ],

@@ -117,6 +117,15 @@ def test_codes_start_short_and_equally_wide(images, labels, generative):
 
 
 @GENERATIVE
+@torch.no_grad()
+def test_codes_start_as_wide_as_they_are_told(images, labels, generative):
+    model = DGCMM("resnet18_vae3", K, D, S, generative=generative)
+    model.start_spread(0.1)
+    _, log_var = model.posterior(model.features(images), labels)
+    torch.testing.assert_close((0.5 * log_var).exp(), torch.full((B, D), 0.1))
+
+
+@GENERATIVE
 def test_log_var_is_clamped(images, labels, generative):
     model = make_model(generative)
     with torch.no_grad():

@@ -20,6 +20,7 @@ from utils.cli.types import (
     positive,
     seconds,
     seed,
+    sigma,
     unit_open_high,
     variance,
 )
@@ -407,6 +408,13 @@ def train_parser(
         choices=("posterior", "label"),
         default="posterior",
         help="who assigns a code to a component of the prior: the code itself, or its label (default: %(default)s)",
+    )
+    add(
+        "--initial-sigma",
+        type=sigma,
+        metavar="S",
+        help="standard deviation of the codes at the start of the training, from 0.01 to 100 (default: 0.61, which is a "
+        "variance of 1/e)",
     )
     add(
         "--prior-lr",

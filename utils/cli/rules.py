@@ -28,13 +28,13 @@ OPTIMISER_FLAGS = (
 RETRAINING_FLAGS = (*OPTIMISER_FLAGS, "start")
 TRAINING_FLAGS = (
     *OPTIMISER_FLAGS,
-    *("prior_lr", "prior_variance", "warmup_epochs", "warmup_threshold", "sync_bn", "compile"),
+    *("initial_sigma", "prior_lr", "prior_variance", "warmup_epochs", "warmup_threshold", "sync_bn", "compile"),
     *("sampler", "mixup", "init", "freeze_encoder"),
 )
 # what a plain classifier has no use for: code distribution, decoder, prior, and a warm-up without them
 DGCMM_FLAGS = (
-    *("z_dim", "generative", "gmm_assign", "prior_lr", "prior_variance", "weight_reconst", "weight_gmm"),
-    *("warmup_epochs", "warmup_threshold"),
+    *("z_dim", "generative", "gmm_assign", "initial_sigma", "prior_lr", "prior_variance"),
+    *("weight_reconst", "weight_gmm", "warmup_epochs", "warmup_threshold"),
 )
 WEIGHT_CLS, PLAIN_WEIGHT_CLS = 10.0, 1.0  # without --weight-cls
 COSINE_FLOOR = 1e-5  # learning rate that `--T-max` leads down to

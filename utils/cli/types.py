@@ -55,6 +55,7 @@ positive = number(float, 0, open_low=True)
 non_negative = number(float, 0)
 unit_open_high = number(float, 0, 1, open_high=True)
 variance = number(float, 1e-4, 1e4)
+sigma = number(float, 0.01, 100.0)
 
 
 def milestones(text: str) -> list[int]:

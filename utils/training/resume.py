@@ -31,7 +31,7 @@ MORE_EPOCHS = "more --epochs"
 # what flags were before there was a choice, in checkpoints that do not have them
 BEFORE = {
     **{"loss": "ce", "sampler": "instance", "lr_warmup_epochs": 0},
-    **{"val_per_class": 0, "start": "trained", "prior_variance": None},
+    **{"val_per_class": 0, "start": "trained", "prior_variance": None, "initial_sigma": None},
 }
 
 

@@ -41,6 +41,7 @@ def test_flags_that_contradict_each_other(argv, word):
         ("--z-dim", "=8"),
         ("--generative", ""),
         ("--gmm-assign", "=label"),
+        ("--initial-sigma", "=0.1"),
         ("--prior-lr", "=1"),
         ("--prior-variance", " 1 1"),
         ("--weight-reconst", "=0"),
