@@ -413,7 +413,7 @@ def train_parser(
         "--initial-sigma",
         type=sigma,
         metavar="S",
-        help="standard deviation of the codes at the start of the training, from 0.01 to 100 (default: 0.61, which is a "
+        help="standard deviation of the codes at the start of the training, from 0.01 to 100 (default: 0.61, a "
         "variance of 1/e)",
     )
     add(
