@@ -4,6 +4,7 @@ import csv
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -25,6 +26,10 @@ from datasets.workers import kill_workers
 from helpers.project import HEADER_2017, SMALL_MODEL
 
 TRAINING = ("train", "augment", "augment_ftl")
+
+# What nohup, or an & in a script, makes ignored would be so in all that the tests start, whose subject signals are.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Outcome(NamedTuple):
