@@ -63,8 +63,7 @@ class DGCMM(ImageClassifier):
         clipped gradient all the same (`--clip-grad`).
         """
         self.mu_head.weight.mul_(INITIAL_MU_SCALE)
-        self.log_var_head.weight.zero_()
-        self.log_var_head.bias.fill_(INITIAL_LOG_VAR)
+        self.start_spread(math.exp(0.5 * INITIAL_LOG_VAR))
 
     @torch.no_grad()
     def start_spread(self, sigma: float) -> None:

@@ -275,13 +275,8 @@ def train_step(
     """Make the command of a training; of a flag that is given twice the last counts."""
     epochs = 1 if places.quick else regime.epochs
     words = [
-        *(
-            "train.py",
-            DATASET,
-            f"--datadir={places.data}",
-            f"--logdir={places.runs}/{folder}",
-            f"--arch={regime.encoder}{row.kind}",
-        ),
+        *("train.py", DATASET, f"--datadir={places.data}", f"--logdir={places.runs}/{folder}"),
+        f"--arch={regime.encoder}{row.kind}",
         *("--new-size=32", "--crop-size=32", f"--epochs={epochs}", f"--T-max={epochs}", f"--batch-size={regime.batch}"),
         *(f"--lr={rate:g}", f"{row.own}={own:g}", f"--subset-seed={subset}", f"--seed={subset}"),
         *(f"--eval-every={regime.epochs if validation else max(regime.epochs // 4, 1)}", "--workers=0", "--no-figures"),

@@ -215,7 +215,7 @@ def robustness_table(results: Path, stage: str = "table", regime: str = ALL.name
     rows = sorted(contenders(results, stage, regime), key=lambda one: -one.mean)
     shown = [*rows[:IN_ROBUSTNESS], *(one for one in rows[IN_ROBUSTNESS:] if one.row.name.startswith("ce"))]
     columns = [("acsa", condition) for condition in CORRUPTIONS]
-    columns += [("calibration_error", condition) for condition in ("clean", "noise 0.2")]
+    columns += [("calibration_error", condition) for condition in ("clean", NOISE)]
     lines = []
     for one in shown:
         found = [values_under(one.runs, one.method, condition, metric) for metric, condition in columns]
