@@ -23,7 +23,7 @@ from torch import Tensor
 
 from datasets import DATASETS
 from datasets.base import Splits
-from datasets.loading import BatchLoader, EvaluationBatches
+from datasets.loading import BatchLoader, make_loader
 from datasets.splits import complete_data, load_splits, prepare_data
 from datasets.transforms import TRAIN_TRANSFORMS
 from models.atypicality import code_distances, distance_quantiles
@@ -261,8 +261,7 @@ def load_or_extract(
             log.warning("%s is not used: %s", path, error)
     codes = {}
     for name, part in parts.items():
-        batches = EvaluationBatches(len(part), args.batch_size)
-        loader = BatchLoader(part, batches, args.workers, pin_memory=world.device.type == "cuda")
+        loader = make_loader(world, args, part)
         codes[name] = extract(model, loader, name == "train", args, world.device)
     ids = {name: part.ids.tolist() for name, part in parts.items()}
     try:

@@ -35,25 +35,24 @@ from torch.amp import GradScaler
 
 from datasets import DATASETS
 from datasets.base import ImageDataset, Splits
-from datasets.loading import SAMPLERS, BatchLoader, ClassPairs, EvaluationBatches, TrainBatches, shared_batches
+from datasets.loading import SAMPLERS, BatchLoader, ClassPairs, make_loader, shared_batches
 from datasets.splits import complete_data, describe_classes, load_splits, prepare_data
 from datasets.subsets import spread
 from datasets.transforms import TRAIN_TRANSFORMS
 from models.atypicality import measure_distances
 from models.classifier import ImageClassifier
-from models.dgcmm import DGCMM
 from models.encoder import ARCHITECTURES, PLAIN_ARCHITECTURES, feature_dim
 from models.health import measure_health, say_health, warn_of_dead_components
-from models.loading import all_weights, create_model
+from models.loading import all_weights, build_model
 from models.losses import LIKELIHOODS, LOSSES, LossWeights, build_loss, first_reweighted_epoch
 from models.mixup import mix
 from models.pictures import keep_pictures, show_reconstructions
 from models.prior import ClassMoments
 from models.scoring import Scorer
-from models.starting import start_from
+from models.starting import take_weights
 from utils.cli.arguments import common_parser, train_parser
 from utils.cli.rules import check_start, check_training, complete, follow, parse
-from utils.device import autocast, check_device, memory_watched, repeat_exactly, require_compiler, to_device
+from utils.device import autocast, check_device, memory_watched, repeat_exactly, to_device
 from utils.distributed.launch import launch
 from utils.distributed.plan import check_batch_size, plan_launch
 from utils.distributed.world import World
@@ -61,7 +60,7 @@ from utils.errors import UserError, run_script
 from utils.figures.make import report
 from utils.logs import progress, share_warnings, start_logging
 from utils.metrics import Measurement, Predictions, Row, require_finite
-from utils.randomness import Stream, global_seed, mixing_share, standard_normal
+from utils.randomness import mixing_share, standard_normal
 from utils.training.checkpoint import Checkpoint, load_checkpoint, load_model_state
 from utils.training.folder import RunFolder
 from utils.training.optimisation import build_optimizer, default_prior_lr, log_rates
@@ -201,17 +200,6 @@ def train(
         result = train_epochs(run, loaders)
         warn_of_dead_components(result.get("live_components"), run.model.num_classes, args)
         return result
-
-
-def take_weights(run: Run, start: Checkpoint) -> None:
-    """Take from the checkpoint of `--init` what fits a new run, and say what that is."""
-    taken, left = start_from(run.model, start["state_dict"], start["class_names"] == run.about["class_names"])
-    run.state["prior_started"] = "prior" in taken
-    if run.world.is_main:
-        source = f"--init {run.args.init} ({start['arch']}, {start['dataset']}, {start['epoch']} epochs)"
-        parts = ", ".join(f"{part} in part" if part in left else part for part in taken)
-        anew = ", ".join(part for part in left if part not in taken)
-        log.info("%s: taken: %s; started anew: %s", source, parts, anew or "nothing")
 
 
 def train_epochs(run: Run, loaders: dict[str, BatchLoader]) -> Row:
@@ -418,42 +406,6 @@ def evaluate_only(world: World, args: argparse.Namespace, checkpoint: Checkpoint
         result["time"] = time.perf_counter() - started
         folder.write_rows("metrics.csv", [result])
         return result
-
-
-def build_model(world: World, args: argparse.Namespace, num_classes: int, pretrained: bool = False) -> ImageClassifier:
-    """Create a model as the seed says, on the device of this process, ready to be trained or measured."""
-    with global_seed(args.seed, Stream.INITIALISATION):
-        model = create_model(args, num_classes, pretrained).to(world.device)
-    if args.sync_bn:
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    if args.freeze_encoder:
-        model.freeze_encoder()
-    if args.compile:
-        require_compiler(world.device)
-        model.encoder.resnet.compile()  # at the first use, in place: the names of the weights stay
-        if isinstance(model, DGCMM):
-            model.decoder.compile()
-    return model
-
-
-def make_loader(world: World, args: argparse.Namespace, dataset: ImageDataset, train: bool = False) -> BatchLoader:
-    """Make this process's share of the batches of a data set, in training order or to evaluate it."""
-    images = args.batch_size * world.nodes
-    if train:
-        batches = TrainBatches(
-            len(dataset),
-            images,
-            args.seed,
-            world.rank,
-            world.size,
-            targets=dataset.targets,
-            sampler=args.sampler,
-            pairs=bool(args.mixup),
-        )
-    else:
-        batches = EvaluationBatches(len(dataset), images, world.rank, world.size)
-    workers = -(-args.workers // world.local_size)
-    return BatchLoader(dataset, batches, workers, pin_memory=world.device.type == "cuda")
 
 
 def log_facts(run: Run, splits: Splits, steps: int) -> None:

@@ -241,3 +241,23 @@ def shared_batches(loader: BatchLoader, args: argparse.Namespace, world: World, 
             if batch is not None:
                 yield batch
                 bar.update(len(batch[0]) * world.size)
+
+
+def make_loader(world: World, args: argparse.Namespace, dataset: ImageDataset, train: bool = False) -> BatchLoader:
+    """Make this process's share of the batches of a data set, in training order or to evaluate it."""
+    images = args.batch_size * world.nodes
+    if train:
+        batches = TrainBatches(
+            len(dataset),
+            images,
+            args.seed,
+            world.rank,
+            world.size,
+            targets=dataset.targets,
+            sampler=args.sampler,
+            pairs=bool(args.mixup),
+        )
+    else:
+        batches = EvaluationBatches(len(dataset), images, world.rank, world.size)
+    workers = -(-args.workers // world.local_size)
+    return BatchLoader(dataset, batches, workers, pin_memory=world.device.type == "cuda")

@@ -15,8 +15,10 @@ from models.dgcmm import DGCMM
 from models.encoder import PLAIN_ARCHITECTURES
 from models.losses import COSINE_LOSSES, LossWeights
 from models.scoring import Scorer
-from utils.device import autocast
+from utils.device import autocast, require_compiler
+from utils.distributed.world import World
 from utils.preprocessing import Preprocessing
+from utils.randomness import Stream, global_seed
 from utils.training.checkpoint import Checkpoint, load_checkpoint, load_model_state
 from utils.training.resume import BEFORE
 
@@ -36,6 +38,22 @@ def create_model(args: argparse.Namespace, num_classes: int, pretrained: bool = 
         cosine=cosine,
         pretrained=pretrained,
     )
+
+
+def build_model(world: World, args: argparse.Namespace, num_classes: int, pretrained: bool = False) -> ImageClassifier:
+    """Create a model as the seed says, on the device of this process, ready to be trained or measured."""
+    with global_seed(args.seed, Stream.INITIALISATION):
+        model = create_model(args, num_classes, pretrained).to(world.device)
+    if args.sync_bn:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if args.freeze_encoder:
+        model.freeze_encoder()
+    if args.compile:
+        require_compiler(world.device)
+        model.encoder.resnet.compile()  # at the first use, in place: the names of the weights stay
+        if isinstance(model, DGCMM):
+            model.decoder.compile()
+    return model
 
 
 def all_weights(args: argparse.Namespace) -> LossWeights:

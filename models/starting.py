@@ -1,10 +1,15 @@
 """Starting a model from the weights of another one, which may be of another kind and know other classes."""
 
+import logging
 from collections.abc import Mapping
 
 from torch import Tensor
 
 from models.classifier import ImageClassifier
+from utils.training.checkpoint import Checkpoint
+from utils.training.run import Run
+
+log = logging.getLogger("dgcmm")
 
 HEADS = ("mu_head", "log_var_head")
 READERS = ("classifier", "prior")  # of codes, which mean nothing to them if other heads made them
@@ -41,6 +46,17 @@ def start_from(model: ImageClassifier, state: Mapping[str, Tensor], same_classes
     taken = [part for part in parts if any(_part(name) == part for name in fitting)]
     left = [part for part in parts if any(_part(name) == part for name in own.keys() - fitting)]
     return taken, left
+
+
+def take_weights(run: Run, start: Checkpoint) -> None:
+    """Take from the checkpoint of `--init` what fits a new run, and say what that is."""
+    taken, left = start_from(run.model, start["state_dict"], start["class_names"] == run.about["class_names"])
+    run.state["prior_started"] = "prior" in taken
+    if run.world.is_main:
+        source = f"--init {run.args.init} ({start['arch']}, {start['dataset']}, {start['epoch']} epochs)"
+        parts = ", ".join(f"{part} in part" if part in left else part for part in taken)
+        anew = ", ".join(part for part in left if part not in taken)
+        log.info("%s: taken: %s; started anew: %s", source, parts, anew or "nothing")
 
 
 def _part(name: str) -> str:

@@ -15,6 +15,7 @@ from datasets.base import ArrayDataset
 from datasets.loading import BatchLoader, EvaluationBatches, TrainBatches
 from helpers.runs import run_without_folder
 from models.dgcmm import DGCMM
+from models.loading import build_model
 from models.losses import LossTerms, LossWeights
 from utils.cli.rules import parse
 from utils.device import to_device
@@ -260,11 +261,11 @@ def test_probability_that_is_not_finite_is_the_users_to_mend(value):
 def test_compilation_keeps_the_names_of_the_weights():
     flags = ["Digits_LT", "--arch=resnet18_vae3", "--z-dim=8", "--crop-size=32", "--compile"]
     args, _ = parse(train.build_parser(), flags)
-    compiled = train.build_model(World(), args, 3)
+    compiled = build_model(World(), args, 3)
     assert compiled.encoder.resnet._compiled_call_impl is not None
     assert compiled.decoder._compiled_call_impl is not None
     args.compile = False
-    assert list(compiled.state_dict()) == list(train.build_model(World(), args, 3).state_dict())
+    assert list(compiled.state_dict()) == list(build_model(World(), args, 3).state_dict())
 
 
 def test_prior_at_rate_0_stays_at_the_classes_codes_while_the_network_learns(data):

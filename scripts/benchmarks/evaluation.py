@@ -14,7 +14,7 @@ import train
 from augment import extract
 from datasets.base import ArrayDataset
 from datasets.loading import BatchLoader, EvaluationBatches
-from models.loading import all_weights
+from models.loading import all_weights, build_model
 from models.scoring import Scorer
 from scripts.benchmarks.setup import (
     CHESTXRAY,
@@ -47,7 +47,7 @@ def generative(sizes: Sizes, repeats: int) -> Iterator[Ratio]:
 def generative_sides(sizes: Sizes, labels: int, assign: str) -> tuple[Side, Side]:
     """Make both sides, of one model."""
     args = train_args(sizes, "--generative", f"--gmm-assign={assign}")
-    model = train.build_model(World(sizes.device), args, labels).eval()
+    model = build_model(World(sizes.device), args, labels).eval()
     scorer = Scorer(model, all_weights(args))
     images = torch.rand(sizes.batch, 1, sizes.side, sizes.side, device=sizes.device)
 
@@ -76,7 +76,7 @@ def extraction(sizes: Sizes, repeats: int) -> Iterator[Ratio]:
 def extraction_sides(sizes: Sizes, amp: str) -> tuple[Side, Side]:
     """Make both sides."""
     args, loader = train_args(sizes, f"--amp={amp}"), ReadyBatches(sizes, sizes.batch, sizes.batches)
-    model = train.build_model(World(sizes.device), args, CLASSES)
+    model = build_model(World(sizes.device), args, CLASSES)
     bare = BareTraining(sizes, amp)
     resnet, images = bare.resnet.eval(), bare.random_images(sizes.batch)
 
@@ -106,7 +106,7 @@ def evaluate_in_turns(world: World, path: Path, sizes: Sizes, repeats: int) -> N
     """Do what each of the processes does; the main one writes the ratio to `path`."""
     torch.set_num_threads(1)
     args, count = train_args(sizes), sizes.batch * sizes.batches
-    model = train.build_model(world, args, CLASSES)
+    model = build_model(world, args, CLASSES)
     pixels = np.random.default_rng(0).integers(0, 256, (count, sizes.side, sizes.side), dtype=np.uint8)
     ids, targets = [str(n) for n in range(count)], np.arange(count) % CLASSES
     data = ArrayDataset(pixels, CHESTXRAY.classes, targets, ids, T.PILToTensor())

@@ -21,9 +21,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as T
 
-import train
 from datasets.images.files import FileDataset
-from datasets.loading import BatchLoader
+from datasets.loading import BatchLoader, make_loader
 from datasets.splits import load_splits
 from models.encoder import IMAGENET_MEAN, IMAGENET_STD
 from scripts.benchmarks.setup import CHESTXRAY, CLASSES, Sizes, train_args
@@ -46,7 +45,7 @@ def reading(sizes: Sizes, repeats: int) -> Iterator[Ratio]:
         for way, cache_size, batches, target in ways:
             args = train_args(sizes, *flags, f"--cache-size={cache_size}")
             data = load_splits(args).train
-            ours = endless(train.make_loader(World(), args, data, train=True))
+            ours = endless(make_loader(World(), args, data, train=True))
             plain = DataLoader(ReleaseImages(data, sizes.side), sizes.batch, shuffle=True)
             release = itertools.chain.from_iterable(itertools.repeat(plain))
             sides = take(ours, batches, sizes.batch), take(release, FILES_BATCHES, sizes.batch)

@@ -13,9 +13,9 @@ import torch
 from torch.utils.data import DataLoader
 
 import train
-from datasets.loading import BatchLoader
+from datasets.loading import BatchLoader, make_loader
 from datasets.splits import load_splits
-from models.loading import all_weights
+from models.loading import all_weights, build_model
 from models.prior import GaussianMixturePrior
 from scripts.benchmarks.reading import ReleaseImages, write_chestxray
 from scripts.benchmarks.setup import CLASSES, BareTraining, ReadyBatches, Sizes, next_epoch, train_args
@@ -48,7 +48,7 @@ def step_row(sizes: Sizes, images: int, amp: str, target: float, repeats: int) -
 def project(sizes: Sizes, args: argparse.Namespace, loader: BatchLoader | ReadyBatches) -> Callable[[], None]:
     """Make a call that trains another epoch of a DGCMM each time."""
     world = World(sizes.device)
-    model = train.build_model(world, args, CLASSES)
+    model = build_model(world, args, CLASSES)
     run = Run("train", args, model, build_optimizer(model, args), None, "test", {}, world)
 
     def call() -> None:
@@ -69,7 +69,7 @@ def epoch(sizes: Sizes, repeats: int) -> Iterator[Ratio]:
         flags = (f"--datadir={folder}", f"--workers={sizes.workers}", f"--batch-size={sizes.batch}", f"--amp={amp}")
         args = train_args(sizes, *flags)
         data = load_splits(args).train
-        ours = project(sizes, args, train.make_loader(World(sizes.device), args, data, train=True))
+        ours = project(sizes, args, make_loader(World(sizes.device), args, data, train=True))
         plain = DataLoader(
             ReleaseImages(data, sizes.side),
             sizes.batch,

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-import train
+from datasets.loading import make_loader
 from datasets.splits import load_splits
 from scripts import benchmark
 from scripts.benchmarks import profile, setup, timing
@@ -115,7 +115,7 @@ def test_both_sides_read_the_same_files_to_batches_of_one_size(tmp_path):
     assert data.class_counts == [1] * setup.CLASSES
     images, labels = next(iter(DataLoader(ReleaseImages(data, TINY.side), 5)))
     assert (images.shape, images.dtype, labels.tolist()) == ((5, 3, 32, 32), torch.float32, [0, 1, 2, 3, 4])
-    batches = endless(train.make_loader(World(), args, data, train=True))
+    batches = endless(make_loader(World(), args, data, train=True))
     epochs = [torch.cat([next(batches)[0] for _ in range(3)]) for _ in range(2)]
     assert (epochs[0].shape, epochs[0].dtype) == ((15, 1, 32, 32), torch.uint8)
     assert not torch.equal(*epochs)
