@@ -29,7 +29,7 @@ sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]
 from scripts.experiments import protocol  # noqa: E402
 from scripts.experiments.choices import FILE, Choice, best, choose, read_choices, write_choices  # noqa: E402
 from scripts.experiments.jobs import Job, Report, Runner, finished  # noqa: E402
-from scripts.experiments.protocol import JUDGED, MADE, TUNED, Places, Regime, Row, Selection  # noqa: E402
+from scripts.experiments.protocol import MADE, TUNED, Places, Regime, Row, Selection  # noqa: E402
 from utils.cli.arguments import Parser  # noqa: E402
 from utils.cli.types import count, count_or_zero, path, positive  # noqa: E402
 from utils.errors import UserError, run_script  # noqa: E402
@@ -136,11 +136,12 @@ def run_stage(stage: str, options: argparse.Namespace, runner: Runner) -> Report
         raise UserError(
             f"{stage}: nothing is chosen for the row {error}: run the stage tune (tune-tenth) first, or name --rows"
         ) from error
-    if stage not in JUDGED:
-        return run_all(jobs, options, runner)
-    plain = [job for job in jobs if not protocol.needs_judge(job)]  # they are trained while the judge is
-    first = run_all([protocol.judge_job(places), *plain], options, runner)
-    return joined(first, run_all([job for job in jobs if job not in plain], options, runner))
+    waiting = [job for job in jobs if protocol.needs_judge(job)]
+    first = [job for job in jobs if job not in waiting]
+    if not waiting:
+        return run_all(first, options, runner)
+    report = run_all([protocol.judge_job(places), *first], options, runner)
+    return joined(report, run_all(waiting, options, runner))
 
 
 def defaults(regime: Regime) -> dict[str, Choice]:

@@ -257,7 +257,6 @@ MADE: dict[str, Callable[[Selection], list[Job]]] = {
     "weights": weights_jobs,
 }
 STAGES = (*TUNED, *MADE)
-JUDGED = ("table", "tenth", "tenth-resnet18", "third")  # whose runs need the judge
 
 
 def train_step(

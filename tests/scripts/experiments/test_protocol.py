@@ -137,10 +137,8 @@ def test_a_model_without_methods_on_its_codes_is_chosen_as_trained(tmp_path):
 def test_commands_are_listed_and_nothing_is_run(tmp_path, capsys):
     assert script.main(["table", "--list", "--rows", "ce", "--subsets", "0", f"--results={tmp_path}"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[1] for line in lines[:-1]] == [
-        *("train.py", "train.py"),
-        *("scripts/baselines.py", "scripts/robustness.py"),
-    ]
+    programs = [line.split()[1] for line in lines[:-1]]
+    assert programs == ["train.py", "scripts/baselines.py", "scripts/robustness.py"]
     assert not list(tmp_path.iterdir())
 
 
@@ -184,9 +182,12 @@ def test_the_judge_is_trained_beside_what_does_not_wait_for_it(tmp_path, monkeyp
         return script.Report(asked[-1], [], [])
 
     monkeypatch.setattr(script.Runner, "run", run)
-    words = ["tenth", "--rows", "dgcmm", "ce", "--subsets", "0", "1", f"--results={tmp_path}"]
-    assert script.main(words) == 0
+    places = ["--subsets", "0", "1", f"--results={tmp_path}"]
+    assert script.main(["tenth", "--rows", "dgcmm", "ce", *places]) == 0
     assert asked == [
         ["judge", "tenth/ce/subset0", "tenth/ce/subset1"],
         ["tenth/dgcmm/subset0", "tenth/dgcmm/subset1"],
     ]
+    asked.clear()
+    assert script.main(["tenth", "--rows", "ce", *places]) == 0
+    assert asked == [["tenth/ce/subset0", "tenth/ce/subset1"]]
