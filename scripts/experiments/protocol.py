@@ -74,8 +74,9 @@ class Regime(NamedTuple):
 
 SCALES = (1.0, 3.0, 10.0)  # of the loss: with a clipped gradient not the same as a learning rate
 DECAYS = (1e-4, 3e-4, 1e-3)
-RECONSTRUCTION = (40.0, 100.0, 200.0)
-LABEL, FROZEN = "--gmm-assign=label", "--prior-lr=0"
+DECODER = ("--weight-reconst", (40.0, 100.0, 200.0), 100.0)
+DECODER_OF_LABEL = ("--weight-reconst", (1.0, 10.0, 100.0), 10.0)  # its error scores the candidate labels too
+LABEL, NARROW = "--gmm-assign=label", "--initial-sigma=0.135"
 
 ROWS = (
     Row("ce", "cross-entropy", PLAIN, (), "--weight-cls", SCALES, 1.0),
@@ -87,28 +88,12 @@ ROWS = (
     Row("ldam-drw", "LDAM-DRW", PLAIN, ("--loss=ldam-drw",), "--weight-cls", SCALES, 10.0),
     Row("logit-adjust", "logit adjustment", PLAIN, ("--loss=logit-adjust",), "--weight-cls", SCALES, 10.0),
     Row("mixup", "mixup", PLAIN, ("--weight-cls=10",), "--mixup", (0.2, 0.5, 1.0), 0.2),
-    Row("dgcmm", "DGCMM, learned mixture", DGCMM, (LABEL,), "--weight-reconst", RECONSTRUCTION, 100.0),
-    Row(
-        "dgcmm-frozen",
-        "DGCMM, frozen mixture",
-        DGCMM,
-        (LABEL, FROZEN),
-        "--weight-reconst",
-        RECONSTRUCTION,
-        100.0,
-    ),
-    Row("dgcmm-off", "DGCMM, no mixture", DGCMM, (LABEL, "--weight-gmm=0"), "--weight-reconst", RECONSTRUCTION, 100.0),
+    Row("dgcmm", "DGCMM, learned mixture", DGCMM, (LABEL, NARROW), *DECODER),
+    Row("dgcmm-frozen", "DGCMM, frozen mixture", DGCMM, (LABEL, NARROW, "--prior-lr=0"), *DECODER),
+    Row("dgcmm-off", "DGCMM, no mixture", DGCMM, (LABEL, NARROW, "--weight-gmm=0"), *DECODER),
     Row("dgcmm-recipe", "DGCMM, the paper's weights", DGCMM, (LABEL, "--weight-reconst=0.1"), "--wd", DECAYS, 1e-4),
-    Row("dgcmm-posterior", "DGCMM, components from the code", DGCMM, (), "--weight-reconst", RECONSTRUCTION, 100.0),
-    Row(
-        "dgcmm-generative",
-        "DGCMM, generative",
-        DGCMM,
-        (LABEL, "--generative"),
-        "--weight-reconst",
-        (1.0, 10.0, 100.0),
-        10.0,
-    ),
+    Row("dgcmm-posterior", "DGCMM, components from the code", DGCMM, (NARROW,), *DECODER),
+    Row("dgcmm-generative", "DGCMM, generative", DGCMM, (LABEL, NARROW, "--generative"), *DECODER_OF_LABEL),
 )
 BY_NAME = {row.name: row for row in ROWS}
 FURTHER = ("dgcmm", "dgcmm-frozen", "ce-control", "logit-adjust")  # rows of the further tables
