@@ -27,14 +27,14 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]
 
 from scripts.experiments import protocol  # noqa: E402
-from scripts.experiments.choices import FILE, Choice, best, choose, read_choices, write_choices  # noqa: E402
+from scripts.experiments.choices import FILE, Choice, best, choose, read_choices, validated, write_choices  # noqa: E402
 from scripts.experiments.jobs import Job, Report, Runner, finished  # noqa: E402
 from scripts.experiments.protocol import MADE, TUNED, Places, Regime, Row, Selection  # noqa: E402
 from utils.cli.arguments import Parser  # noqa: E402
 from utils.cli.types import count, count_or_zero, path, positive  # noqa: E402
 from utils.errors import UserError, run_script  # noqa: E402
 
-RESULTS = "results/fashion_mnist_lt"
+RUNS, RESULTS = "./logs/fashion_mnist_lt", "results/fashion_mnist_lt"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -43,14 +43,14 @@ def build_parser() -> argparse.ArgumentParser:
     add, names = parser.add_argument, tuple(protocol.BY_NAME)
     add("stages", nargs="+", choices=protocol.STAGES, metavar="STAGE", help=f"of {', '.join(protocol.STAGES)}")
     add("--data", type=path, default="/usr/share/datasets/fashion-mnist", metavar="PATH", help="default: %(default)s")
-    add("--runs", type=path, default="./logs/fashion_mnist_lt", metavar="PATH", help="default: %(default)s")
+    add("--runs", type=path, default=RUNS, metavar="PATH", help="default: %(default)s")
     add("--results", type=path, default=RESULTS, metavar="PATH", help="default: %(default)s, in the repository")
     add("--jobs", type=count, default=1, metavar="N", help="runs at a time (default: %(default)s)")
     add("--until", type=positive, metavar="S", help="stop after so many seconds; what runs is saved, status 0")
     add("--rows", nargs="+", choices=names, default=names, metavar="NAME", help=f"of {', '.join(names)}")
     add("--subsets", nargs="+", type=count_or_zero, metavar="N", help="default: the stage's")
     add("--rates-only", action="store_true", help="tune the learning rates alone, of all rows")
-    add("--quick", action="store_true", help="an epoch of two steps each, to try a machine; give --results too")
+    add("--quick", action="store_true", help="an epoch of two steps each, to try a machine; wants --runs and --results")
     add("--list", action="store_true", help="print the commands of what is not finished, and run nothing")
     return parser
 
@@ -58,8 +58,10 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stages one after the other; 1 if a run failed."""
     options = build_parser().parse_args(argv)
-    if options.quick and Path(options.results) == Path(RESULTS):
-        raise UserError("--quick: its numbers mean nothing, name another folder for them (--results)")
+    if options.quick and (options.runs == RUNS or options.results == RESULTS):
+        raise UserError("--quick: its numbers mean nothing, name other folders for them (--runs and --results)")
+    for stage in options.stages:
+        check_subsets(stage, options.subsets or ())
     deadline = time.monotonic() + options.until if options.until else None
     runner = Runner(ROOT, ROOT / options.runs, ROOT / options.results, options.jobs, deadline)
     failed = 0
@@ -70,6 +72,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if report.left and not options.list:
             break
     return 1 if failed else 0
+
+
+def check_subsets(stage: str, asked: Sequence[int]) -> None:
+    """Raise a `UserError` if a choice were made on the subset of a table, or a table on one of the choices."""
+    allowed = protocol.TUNING if stage in TUNED else protocol.TABLE
+    if not set(asked) <= set(allowed):
+        raise UserError(f"--subsets: the stage {stage} has the subsets {', '.join(map(str, allowed))}")
 
 
 def run_all(jobs: list[Job], options: argparse.Namespace, runner: Runner) -> Report:
@@ -112,15 +121,19 @@ def run_tuning(stage: str, options: argparse.Namespace, runner: Runner) -> Repor
     }
     jobs = [job for row in second for job in protocol.tuning_jobs(stage, row, second[row], places, subsets)]
     report = joined(report, run_all(jobs, options, runner))
-    path, regime = runner.results / FILE, TUNED[stage].name
-    choices = read_choices(path)
+    file, regime = runner.results / FILE, TUNED[stage].name
+    choices = read_choices(file)
     for row, settings in second.items():
+        if options.rates_only:  # other values may be there from before
+            others = folders(row, [(settings[0][0], value) for value in row.values if value != row.default])
+            settings += [pair for pair, folder in others.items() if validated(folder, subsets)]
         if found := best(folders(row, settings), subsets):
             setting = runner.results / protocol.tuning_folder(stage, row, *found)
-            choices.setdefault(regime, {})[row.name] = choose(found, setting, subsets)
+            tried = len({*first[row], *settings})
+            choices.setdefault(regime, {})[row.name] = choose(found, setting, tried, subsets)
             print(f"{stage}: {row.name}: lr {found[0]:g}, {row.own} {found[1]:g}")
     if choices and not options.list:
-        write_choices(path, choices)
+        write_choices(file, choices)
     return report
 
 
@@ -134,9 +147,9 @@ def run_stage(stage: str, options: argparse.Namespace, runner: Runner) -> Report
         jobs = MADE[stage](Selection(choices, places, options.rows, options.subsets))
     except KeyError as error:
         raise UserError(
-            f"{stage}: nothing is chosen for the row {error}: run the stage tune (tune-tenth) first, or name --rows"
+            f"{stage}: nothing is chosen for the row {error}: run the stage that tunes first, or name --rows"
         ) from error
-    waiting = [job for job in jobs if protocol.needs_judge(job)]
+    waiting = [job for job in jobs if protocol.needs_judge(job) and not finished(job, runner.results)]
     first = [job for job in jobs if job not in waiting]
     if not waiting:
         return run_all(first, options, runner)
@@ -146,7 +159,7 @@ def run_stage(stage: str, options: argparse.Namespace, runner: Runner) -> Report
 
 def defaults(regime: Regime) -> dict[str, Choice]:
     """Take the setting in the middle for each row: to list commands, and to try a machine."""
-    return {row.name: Choice(regime.rates[1], row.default, {}, "trained") for row in protocol.ROWS}
+    return {row.name: Choice(regime.rates[1], row.default, {}, "trained", 0, ()) for row in protocol.ROWS}
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if run.model.prior is not None and run.args.weight_reconst:
         test = run.splits.test
         looked_at = test.subset(spread(test.targets, LOOKED_AT))
-        health = measure_health(run.model, run.splits.train, looked_at, judge)
+        health = measure_health(run.model, run.splits.train, looked_at, judge, run.checkpoint["prior_started"])
         result["generative half"] = health
         for name, value in health.items():
             print(f"{name:<28} {'-' if value is None else format(value, '.4f')}")

@@ -21,12 +21,16 @@ class Choice(NamedTuple):
         rate, own: learning rate and own parameter of its training.
         values: method on the codes -> value of its parameter.
         method: the best of them, 'trained' among them.
+        settings: how many were tried.
+        subsets: on which.
     """
 
     rate: float
     own: float
     values: dict[str, float | str]
     method: str
+    settings: int
+    subsets: Sequence[int]
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
@@ -69,15 +73,15 @@ def best(settings: dict[Tried, Path], subsets: Sequence[int]) -> Tried | None:
     return None if None in means.values() else max(means, key=means.__getitem__)
 
 
-def choose(tried: Tried, setting: Path, subsets: Sequence[int]) -> Choice:
-    """Choose each method's value, and the best method, on the runs of the setting that was chosen."""
+def choose(tried: Tried, setting: Path, settings: int, subsets: Sequence[int]) -> Choice:
+    """Choose each method's value, and the best method, on the runs of the setting that is the best of so many."""
     means = validated(setting, subsets)
     values: dict[str, float | str] = {}
     for method in dict.fromkeys(method for method, _ in means):
         value = max((key for key in means if key[0] == method), key=means.__getitem__)[1]
         if value:
             values[method] = value_of(value)
-    return Choice(*tried, values, max(means, key=means.__getitem__)[0])
+    return Choice(*tried, values, max(means, key=means.__getitem__)[0], settings, list(subsets))
 
 
 def value_of(text: str) -> float | str:

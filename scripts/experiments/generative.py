@@ -55,13 +55,16 @@ def sample_components(model: DGCMM, seed: int) -> tuple[Tensor, Tensor]:
 
 
 @torch.inference_mode()
-def measure_health(model: DGCMM, train: ImageDataset, test: ImageDataset, judge: ImageClassifier | None) -> Health:
+def measure_health(
+    model: DGCMM, train: ImageDataset, test: ImageDataset, judge: ImageClassifier | None, prior_started: bool = True
+) -> Health:
     """Measure the generative half on the test images.
 
     Args:
         model: in evaluation.
         train: under the evaluation transform; the class means are its.
         judge: another classifier of such images, which says what an image shows; None: nothing is recognised.
+        prior_started: whether the components were placed at the classes' codes; without the mixture term they are not.
 
     Returns:
         mse: mean squared error of reconstructions under their own labels at z = mu, over pixels and channels.
@@ -89,7 +92,7 @@ def measure_health(model: DGCMM, train: ImageDataset, test: ImageDataset, judge:
     health: Health = {name: joined[name].mean().item() for name in ("mse", "mse_constant", "mse_class_mean")}
     for name in ("images", "reconstructions"):
         health[f"recognised_{name}"] = _mean_by_class(joined[name], targets) if judge else None
-    own = model.gmm_assign == "label"
+    own = model.gmm_assign == "label" and prior_started
     health["recognised_samples"] = None
     if judge and own:
         images, labels = sample_components(model, seed=0)

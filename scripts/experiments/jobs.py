@@ -1,5 +1,6 @@
 """Jobs of several commands each, so many at a time; what is finished is not done again."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+from utils.errors import UserError
 from utils.files import unwritable
 
 KEPT = ("*.json", "log*.txt", "metrics*.csv")  # small and text: what the tables are made of
@@ -55,9 +57,28 @@ class Report(NamedTuple):
 
 
 def finished(job: Job, results: Path) -> bool:
-    """Tell whether the results hold all of a job; they are put there at its end, in one piece."""
-    products = [step.product for step in job.steps if step.product]
-    return job.kept and all((results / job.folder / name).exists() for name in ("metrics.csv", *products))
+    """Tell whether the results hold all of a job; they are put there at its end, in one piece.
+
+    Raises:
+        UserError: they are of a training by other flags.
+    """
+    place, products = results / job.folder, [step.product for step in job.steps if step.product]
+    if not job.kept or not all((place / name).exists() for name in ("metrics.csv", *products)):
+        return False
+    trained = place / "args.json"
+    if trained.exists():
+        before, now = (settings(words) for words in (json.loads(trained.read_text())["command"], job.steps[0].words))
+        if before != now:
+            raise UserError(
+                f"{place} was trained with {' '.join(sorted(before - now)) or 'less'}, now it would be with "
+                f"{' '.join(sorted(now - before)) or 'less'}: move it away, or go back to what was"
+            )
+    return True
+
+
+def settings(words: Sequence[str]) -> set[str]:
+    """Take the words of a command that its result depends on."""
+    return {word for word in words if not word.startswith(("--logdir=", "--datadir=", "--resume="))}
 
 
 class Runner:
@@ -101,7 +122,9 @@ class Runner:
         return report
 
     def stop(self) -> None:
-        """Ask running commands to end, and begin no other."""
+        """Ask running commands to end, once: to be asked again would end a training before it has saved itself."""
+        if self._stopped.is_set():
+            return
         self._stopped.set()
         with self._lock:
             for process in self._running:
@@ -139,7 +162,12 @@ class Runner:
                 if self._stopped.is_set():
                     return -1
                 process = subprocess.Popen(
-                    words, cwd=self.code, stdout=output, stderr=subprocess.STDOUT, env=self._environment
+                    words,
+                    cwd=self.code,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env=self._environment,
+                    start_new_session=True,  # Ctrl-C is for this process, which asks the others
                 )
                 self._running.add(process)
             try:

@@ -26,8 +26,8 @@ from utils.training.optimisation import build_scheduler, build_sgd, end_epoch
 
 EPOCHS, BATCH, MOMENTUM, DECAY, CLIP = 10, 100, 0.9, 1e-4, 5.0  # of a re-training, as the recipe's augment.py has them
 NEIGHBOURS = 5  # of SMOTE
-TAUS = tuple(step / 4 for step in range(1, 9))
-RATES = (1e-3, 1e-2, 1e-1)
+TAUS = tuple(step / 4 for step in range(1, 13))
+RATES = (1e-4, 1e-3, 1e-2, 1e-1)
 
 Classify = Callable[[Tensor], np.ndarray]  # codes (M,D) -> probabilities (M,K)
 
@@ -126,7 +126,11 @@ def nearest_mean(codes: TrainedCodes, distance: str) -> Classify:
 
 
 def discriminant_analysis(codes: TrainedCodes, shrinkage: float) -> Classify:
-    """Classify by linear discriminants under equal class shares (LDA)."""
+    """Classify by linear discriminants under equal class shares (LDA).
+
+    The covariance is the mean of those of the classes, as scikit-learn has it for given shares. On long-tailed codes
+    that was better by a point than the covariance pooled over the images.
+    """
     shares = np.full(codes.num_classes, 1 / codes.num_classes)
     model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage, priors=shares)
     model.fit(codes.mu.double().numpy(), codes.targets.numpy())
@@ -191,7 +195,7 @@ METHODS = {
     "logit-adjustment": Method(logit_adjustment, "tau", TAUS, 1.0),
     "tau-normalisation": Method(tau_normalisation, "tau", TAUS, 1.0, linear=True),
     "ncm": Method(nearest_mean, "distance", ("euclidean", "unit"), "unit"),
-    "lda": Method(discriminant_analysis, "shrinkage", (0.0, 0.1, 0.5), 0.0),
+    "lda": Method(discriminant_analysis, "shrinkage", (0.01, 0.1, 0.5, 0.9), 0.1),
     "crt": Method(classifier_retraining, "lr", RATES, 1e-1),
     "lws": Method(weight_scaling, "lr", RATES, 1e-2),
     "smote": Method(smote, "lr", RATES, 1e-2),

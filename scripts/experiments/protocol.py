@@ -3,8 +3,8 @@
 A row is a way to train, a regime how many images there are and for how long, a stage a list of jobs. Each row has the
 same small grid: the learning rates of its regime, then three values of one parameter of its own at the best of them.
 It is chosen on 500 validation images a class, which the drawn subset leaves over, on the subsets `TUNING`; the tables
-are made on the subsets `TABLE`, whose runs have no validation set and are measured on the test set after their last
-epoch. With a validation set train.py would report the best epoch on it, and what is compared is the last.
+are made on the subsets `TABLE`, whose runs have no validation set and are measured on the test set once, after their
+last epoch. With a validation set train.py would report the best epoch on it, and what is compared is the last.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -102,7 +102,7 @@ IN_TENTH = (*(row.name for row in ROWS if row.plain), "dgcmm", "dgcmm-frozen", "
 ALL = Regime("all", (), 20, 100)
 THIRD = Regime("third", ("--subset-scale=0.3333",), 40, 100)
 TENTH = Regime("tenth", ("--subset-scale=0.1",), 60, 50)
-TENTH_18 = TENTH._replace(name="tenth-resnet18", encoder="resnet18", rates=(0.00375, 0.0075, 0.015, 0.03))
+TENTH_18 = TENTH._replace(name="tenth-resnet18", encoder="resnet18", rates=(0.00375, 0.0075, 0.015, 0.03, 0.06))
 FACTORS = (10, 20, 50, 100, 200)
 VARIED = {  # of the row "dgcmm", one flag at a time
     "--weight-reconst": (0.1, 1, 10, 40, 100, 392),
@@ -167,7 +167,7 @@ class Selection(NamedTuple):
     subsets: Sequence[int] | None = None
 
     def of(self, names: Sequence[str], subsets: Sequence[int]) -> Iterator[tuple[Row, int]]:
-        """Go through rows and subsets, subset by subset, so that what is there early has all rows."""
+        """Go through rows and subsets, subset by subset."""
         for subset in subsets if self.subsets is None else self.subsets:
             yield from ((BY_NAME[name], subset) for name in names if name in self.rows)
 
@@ -263,7 +263,7 @@ def train_step(
         f"--arch={regime.encoder}{row.kind}",
         *("--new-size=32", "--crop-size=32", f"--epochs={epochs}", f"--T-max={epochs}", f"--batch-size={regime.batch}"),
         *(f"--lr={rate:g}", f"{row.own}={own:g}", f"--subset-seed={subset}", f"--seed={subset}"),
-        *(f"--eval-every={regime.epochs if validation else max(regime.epochs // 4, 1)}", "--workers=0", "--no-figures"),
+        *(f"--eval-every={regime.epochs}", "--workers=0", "--no-figures"),
         *([f"--val-per-class={VALIDATION}"] if validation else []),
         *(["--max-steps=2"] if places.quick else []),
         *(*regime.flags, *row.flags, *flags, "--resume=auto"),

@@ -55,7 +55,10 @@ def read_run(folder: Path) -> Run:
     for name, method in RETRAINED.items():
         path = (folder / name).with_name(f"metrics_{Path(name).name}.csv")
         if path.exists():
-            methods[method] = methods.get(method, {}) | numbers_of(read_rows(path)[-1])
+            methods[method] = numbers_of(read_rows(path)[-1])
+    for (method, condition), numbers in read_conditions(folder).items():
+        if condition == "clean" and "calibration_error" in numbers:  # which the scripts of both cases do not measure
+            methods.setdefault(method, {}).setdefault("calibration_error", numbers["calibration_error"])
     return Run(folder, int(folder.name.removeprefix("subset")), methods)
 
 
@@ -65,9 +68,9 @@ def read_runs(folder: Path) -> list[Run]:
     return sorted(map(read_run, folders), key=lambda run: run.subset)
 
 
-def read_conditions(run: Run) -> dict[tuple[str, str], Numbers]:
-    """Read what robustness.py measured: (method, condition) -> metrics."""
-    path = run.folder / "metrics_robustness.csv"
+def read_conditions(folder: Path) -> dict[tuple[str, str], Numbers]:
+    """Read what robustness.py measured of a run: (method, condition) -> metrics."""
+    path = folder / "metrics_robustness.csv"
     rows = read_rows(path) if path.exists() else []
     return {(RETRAINED.get(row["classifier"], row["classifier"]), row["condition"]): numbers_of(row) for row in rows}
 
@@ -81,7 +84,7 @@ def read_health(run: Run) -> Numbers:
 
 def values_under(runs: Sequence[Run], method: str, condition: str, metric: str) -> dict[int, float]:
     """Take a metric of a method under a condition: subset -> value, of the runs that have it."""
-    found = {run.subset: read_conditions(run).get((method, condition), {}) for run in runs}
+    found = {run.subset: read_conditions(run.folder).get((method, condition), {}) for run in runs}
     return {subset: numbers[metric] for subset, numbers in found.items() if metric in numbers}
 
 

@@ -25,11 +25,6 @@ class Difference(NamedTuple):
     high: float | None
     p: float | None
 
-    @property
-    def level(self) -> bool:
-        """Tell whether 0 may be the mean: it lies in the interval, or there is none."""
-        return self.low is None or self.low <= 0 <= self.high
-
 
 def paired_difference(values: Sequence[float], others: Sequence[float]) -> Difference:
     """Compare paired values, such as those of two methods on the same subsets: values - others."""

@@ -33,7 +33,7 @@ from scripts.experiments.results import (
     values_of,
     values_under,
 )
-from scripts.experiments.significance import Difference, holm, paired_difference
+from scripts.experiments.significance import LEVEL, Difference, holm, paired_difference
 
 NOTHING = "No run of this table has been made yet."
 HEADLINE = {"acsa": "ACSA", "f_ma": "F-macro", "g_ma": "G-macro", "many": "many", "median": "median", "low": "low"}
@@ -175,24 +175,35 @@ def differences_table(results: Path, stage: str = "table", regime: str = ALL.nam
 
 
 def verdict(results: Path, stage: str = "table", regime: str = ALL.name, condition: str | None = None) -> str:
-    """Say in a sentence what the table says: which row of DGCMM is first, and whether it is ahead."""
+    """Say in a sentence what the table says: which row of DGCMM is first, and whether it is ahead.
+
+    The first is chosen by the numbers that it is compared by; so it is called ahead or behind by Holm's p.
+    """
     rows = contenders(results, stage, regime, condition)
     baseline, comparisons = compare(rows)
     if not comparisons:
         return NOTHING
-    first = max(comparisons, key=lambda one: one.contender.mean)
+    first = max(comparisons, key=lambda one: (len(one.difference.values), one.difference.mean))
     found, names = first.difference, (first.contender.title, baseline.title)
     partial = ""
     if len(found.values) < len(TABLE):
         partial = f" So far on {len(found.values)} of {len(TABLE)} subsets."
     elif any(len(one.values) < len(TABLE) for one in rows):
         partial = " Other rows have not all their subsets yet."
-    if found.low is None:
+    missing = [name for name in rows_of(stage) if name not in {one.row.name for one in rows}]
+    if missing:
+        partial += f" {len(missing)} of {len(rows_of(stage))} rows have not been run yet."
+    if first.p is None:
         return f"{names[0]} against {names[1]}: {points(found.mean)} points, without an interval yet.{partial}"
-    by = f"{points(found.mean)} points, 95 % interval {points(found.low)} to {points(found.high)}"
-    if found.level:
+    by = f"{points(found.mean)} points, 95 % interval {points(found.low)} to {points(found.high)}, p {first.p:.3f}"
+    if first.p > 1 - LEVEL:
         return f"{names[0]} is level with {names[1]} ({by}).{partial}"
     return f"{names[0]} is {'ahead of' if found.mean > 0 else 'behind'} {names[1]} ({by}).{partial}"
+
+
+def rows_of(stage: str) -> tuple[str, ...]:
+    """List the rows that the table of a stage is to have."""
+    return tuple(BY_NAME) if stage == "table" else protocol.IN_TENTH
 
 
 def settings_table(results: Path) -> str:
@@ -202,12 +213,14 @@ def settings_table(results: Path) -> str:
         for row in protocol.ROWS:
             if row.name in choices:
                 lines.append([row.title, regime, *_setting(row, choices[row.name])])
-    return markdown(["row", "images", "learning rate", "own parameter", "method", "values of the methods"], lines)
+    header = ["row", "images", "learning rate", "own parameter", "settings tried", "on subsets", "method"]
+    return markdown([*header, "values of the methods"], lines)
 
 
 def _setting(row: Row, choice: Choice) -> list[str]:
     values = ", ".join(f"{name} {value}" for name, value in choice.values.items())
-    return [f"{choice.rate:g}", f"`{row.own}={choice.own:g}`", choice.method, values]
+    tried = [str(choice.settings), " ".join(map(str, choice.subsets))]
+    return [f"{choice.rate:g}", f"`{row.own}={choice.own:g}`", *tried, choice.method, values]
 
 
 def robustness_table(results: Path, stage: str = "table", regime: str = ALL.name) -> str:
@@ -247,14 +260,19 @@ def images_table(results: Path) -> str:
 
 
 def _by_column(results: Path, stages: dict[str, tuple[str, str]]) -> str:
-    """Write ACSA of the rows of the further tables, a column for each (stage, regime)."""
+    """Write ACSA of the rows of the further tables, a column for each (stage, regime); how many subsets in brackets."""
     columns = [{one.row.name: one for one in contenders(results, *stage)} for stage in stages.values()]
     lines = []
     for name in FURTHER:
         if any(name in column for column in columns):
             values = [list(column[name].values.values()) if name in column else [] for column in columns]
-            lines.append([BY_NAME[name].title, *map(mean_and_deviation, values)])
+            lines.append([BY_NAME[name].title, *map(_counted, values)])
     return markdown(["row", *stages], lines)
+
+
+def _counted(values: list[float]) -> str:
+    """Write mean and standard deviation, and of how many subsets."""
+    return f"{mean_and_deviation(values)} ({len(values)})" if values else mean_and_deviation(values)
 
 
 def weights_table(results: Path) -> str:

@@ -1,11 +1,14 @@
 """The runner: what is finished is skipped, what fails is named, what is stopped goes on."""
 
+import json
 import time
 from pathlib import Path
 
 import pytest
 
+from helpers.results import write_csv
 from scripts.experiments.jobs import Job, Runner, Step
+from utils.errors import UserError
 
 WRITE = "import pathlib, sys; folder = pathlib.Path(sys.argv[1]); "
 METRICS = WRITE + "(folder / 'metrics.csv').write_text('acsa\\n'); (folder / 'log.txt').open('a').write('x')"
@@ -61,6 +64,34 @@ def test_at_the_deadline_commands_are_asked_to_end_and_go_on_later(tmp_path):
         (tmp_path / f"runs/{name}/subset0/let").touch()
     again = Runner(tmp_path, tmp_path / "runs", tmp_path / "results", 2).run(jobs)
     assert again.done == ["a/subset0", "b/subset0"]
+
+
+def test_a_command_is_asked_once_and_has_the_time_to_save_itself(tmp_path):
+    """As train.py, it ends at once if it is asked again."""
+    save = WRITE + (
+        "import os, signal, time\n"
+        "def end(*_):\n"
+        "    signal.signal(signal.SIGTERM, lambda *_: os._exit(143))\n"
+        "    time.sleep(1)\n"
+        "    (folder / 'saved').touch()\n"
+        "    sys.exit(143)\n"
+        "signal.signal(signal.SIGTERM, end)\n"
+        "time.sleep(60)"
+    )
+    runner = Runner(tmp_path, tmp_path / "runs", tmp_path / "results", 1, time.monotonic() + 1)
+    assert runner.run([job(tmp_path, "a/subset0", save)]).left == ["a/subset0"]
+    assert (tmp_path / "runs/a/subset0/saved").exists()
+
+
+def test_results_of_a_training_by_other_flags_are_not_taken(runner, tmp_path):
+    """Wherever it lay and whether it was resumed does not matter."""
+    write_csv(tmp_path / "results/a/subset0/metrics.csv", [{"acsa": 1}])
+    made = tmp_path / "results/a/subset0/args.json"
+    made.write_text(json.dumps({"command": ["train.py", "--lr=1", "--wd=2", "--logdir=there", "--datadir=here"]}))
+    same = Step(("train.py", "--wd=2", "--lr=1", "--logdir=x", "--resume=auto"))
+    assert runner.run([Job("a/subset0", (same,))]).done == ["a/subset0"]
+    with pytest.raises(UserError, match="a/subset0 was trained with --lr=1, now it would be with --lr=3 --mixup=1: "):
+        runner.run([Job("a/subset0", (Step(("train.py", "--wd=2", "--lr=3", "--mixup=1")),))])
 
 
 def test_what_has_its_product_is_not_made_again_after_an_interruption(runner, tmp_path):

@@ -86,10 +86,20 @@ def test_rows_are_tuned_alike_and_the_tables_have_no_validation_set():
 
 
 def test_what_was_not_chosen_is_not_made_up(tmp_path):
-    with pytest.raises(UserError, match="table: nothing is chosen for the row 'ce': run the stage tune"):
+    with pytest.raises(UserError, match="table: nothing is chosen for the row 'ce': run the stage that tunes"):
         script.main(["table", f"--results={tmp_path}"])
+
+
+@pytest.mark.parametrize("words", [[], ["--results=x"], ["--runs=x"]])
+def test_trials_are_kept_apart(words):
     with pytest.raises(UserError, match="--quick: its numbers mean nothing"):
-        script.main(["table", "--quick"])
+        script.main(["table", "--quick", *words])
+
+
+@pytest.mark.parametrize("words", [["tune", "--subsets", "4"], ["tune", "table", "--subsets", "5"]])
+def test_subsets_of_choices_and_of_tables_are_kept_apart(words):
+    with pytest.raises(UserError, match="--subsets: the stage t[a-z]+ has the subsets "):
+        script.main(words)
 
 
 def test_best_setting_and_methods_are_those_of_validation(tmp_path, monkeypatch, capsys):
@@ -118,10 +128,10 @@ def test_best_setting_and_methods_are_those_of_validation(tmp_path, monkeypatch,
     first = [(rate, 100.0, subset) for subset in (5, 6) for rate in (0.015, 0.03, 0.06)]
     assert tried == first + [(0.06, value, subset) for subset in (5, 6) for value in (40.0, 100.0, 200.0)]
     choice = read_choices(tmp_path / "chosen.json")["all"]["dgcmm"]
-    assert choice == (0.06, 200.0, {"crt": 0.001, "ncm": "unit"}, "crt")
+    assert choice == (0.06, 200.0, {"crt": 0.001, "ncm": "unit"}, "crt", 5, [5, 6])
     assert "dgcmm: lr 0.06, --weight-reconst 200" in capsys.readouterr().out
     assert script.main(["tune", "--rows", "dgcmm", "--rates-only", f"--results={tmp_path}"]) == 0
-    assert read_choices(tmp_path / "chosen.json")["all"]["dgcmm"][:2] == (0.06, 100.0)
+    assert read_choices(tmp_path / "chosen.json")["all"]["dgcmm"] == choice  # what is there counts
 
 
 def test_a_model_without_methods_on_its_codes_is_chosen_as_trained(tmp_path):
@@ -131,7 +141,7 @@ def test_a_model_without_methods_on_its_codes_is_chosen_as_trained(tmp_path):
     assert best(settings, (5,)) is None  # the other is not done
     write_run(settings[0.03, 10.0] / "subset5", 0.7, split="val")
     assert best(settings, (5,)) == (0.015, 10.0)
-    assert choose((0.015, 10.0), settings[0.015, 10.0], (5,)) == (0.015, 10.0, {}, "trained")
+    assert choose((0.015, 10.0), settings[0.015, 10.0], 2, (5,)) == (0.015, 10.0, {}, "trained", 2, [5])
 
 
 def test_commands_are_listed_and_nothing_is_run(tmp_path, capsys):
@@ -162,7 +172,8 @@ def test_what_is_measured_under_noise_is_what_was_chosen():
     values = {"logit-adjustment": 0.75, "crt": 0.01, "case-2": 0.1}
 
     def flags(name: str, method: str) -> list[str]:
-        step = protocol.robustness_step(PLACES, "run", BY_NAME[name], protocol.Choice(0.03, 1.0, values, method))
+        choice = protocol.Choice(0.03, 1.0, values, method, 1, [5])
+        step = protocol.robustness_step(PLACES, "run", BY_NAME[name], choice)
         return [word for word in step.words[2:] if not word.startswith("--judge")]
 
     alone = ["--methods", "logit-adjustment", "--fixed", "logit-adjustment=0.75"]
