@@ -166,8 +166,7 @@ class BatchLoader:
         try:
             batches = self._start() if self.workers else self._loader
             for images, *others in batches:
-                # what came from a worker is shared memory, an open file each: who keeps labels keeps copies
-                yield [images, *(part.clone() if isinstance(part, Tensor) else part for part in others)]
+                yield [images, *map(kept, others)]
         except UserError as error:  # from a worker it arrives with the worker's traceback around it
             raise UserError(str(error).rpartition("utils.errors.UserError: ")[2].strip()) from error
         except (OSError, EOFError, RuntimeError) as error:
@@ -186,6 +185,11 @@ class BatchLoader:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self._processes += [child for child in multiprocessing.active_children() if child not in before]
         return batches
+
+
+def kept(part: Tensor | object) -> Tensor | object:
+    """Copy what a worker has loaded: it is shared memory, an open file as long as it is held."""
+    return part.clone() if isinstance(part, Tensor) and part.is_shared() else part
 
 
 class ClassPairs:

@@ -72,7 +72,8 @@ def why_lost(error: Exception, exit_codes: Sequence[int | None]) -> str | None:
     signals = [-code for code in exit_codes if code]
     if signal.SIGBUS in signals or "shared memory" in text or number == errno.ENOSPC:
         return "the shared memory (/dev/shm) is too small for them; give it more (docker: --shm-size=8g)"
-    if "Too many open files" in text or number == errno.EMFILE:
+    pinning = "Pin memory thread" in text and not signals  # it receives the workers' files, and dies of too many
+    if "Too many open files" in text or number == errno.EMFILE or pinning:
         return "too many files are open; allow more (ulimit -n 65536)"
     if signals and signal.SIGKILL not in signals:
         return f"one ended with status {-signals[0]}; see what it said"

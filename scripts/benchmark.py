@@ -36,10 +36,12 @@ from scripts.benchmarks.setup import Sizes, default_sizes  # noqa: E402
 from scripts.benchmarks.timing import Ratio  # noqa: E402
 from scripts.benchmarks.training import epoch, mixture, step  # noqa: E402
 from utils.cli.types import count  # noqa: E402
+from utils.errors import run_script  # noqa: E402
 from utils.training.folder import code_version  # noqa: E402
 
 MEASURES = (reading, step, epoch, generative, mixture, extraction, retraining, processes)
 BENCHMARKS = {measure.__name__: measure for measure in MEASURES}
+KEYS = ("name", "ratio", "target", "at_least", "met", "rate", "memory")  # of a ratio, in the JSON
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -75,12 +77,13 @@ def main(argv: Sequence[str] | None = None, sizes: Sizes | None = None) -> int:
     if "bf16" not in sizes.precisions:
         print("this device has no bfloat16 instructions: the rows with --amp bf16 are left out", flush=True)
     ratios: list[Ratio] = []
-    for name in options.only or BENCHMARKS:
-        for ratio in BENCHMARKS[name](sizes, options.repeats):
-            ratios.append(ratio)
-            print(row(ratio), flush=True)
-    keys = ("name", "ratio", "target", "at_least", "met", "rate", "memory")
-    print(json.dumps([{key: getattr(ratio, key) for key in keys} for ratio in ratios]))
+    try:
+        for name in options.only or BENCHMARKS:
+            for ratio in BENCHMARKS[name](sizes, options.repeats):
+                ratios.append(ratio)
+                print(row(ratio), flush=True)
+    finally:  # what was measured before an error or a signal is told too
+        print(json.dumps([{key: getattr(ratio, key) for key in KEYS} for ratio in ratios]), flush=True)
     return 0 if all(ratio.met for ratio in ratios) else 1
 
 
@@ -92,4 +95,4 @@ def row(ratio: Ratio) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(lambda: sys.exit(main()))

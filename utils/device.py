@@ -116,10 +116,14 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def require_compiler(device: torch.device) -> None:
-    """Raise a `UserError` if there is no C++ compiler, which torch.compile needs on a CPU."""
-    compiler = os.environ.get("CXX", "g++")
-    if device.type == "cpu" and shutil.which(compiler) is None:
-        raise UserError(f"--compile: there is no C++ compiler {compiler} here: install one, or leave --compile out")
+    """Raise a `UserError` if there is no compiler for torch.compile: on a CPU of C++, on CUDA of C, for Triton."""
+    if device.type == "cpu":
+        language, compilers = "C++", [os.environ.get("CXX", "g++")]
+    else:
+        language, compilers = "C", [os.environ["CC"]] if "CC" in os.environ else ["gcc", "clang"]
+    if not any(map(shutil.which, compilers)):
+        names = " or ".join(compilers)
+        raise UserError(f"--compile: there is no {language} compiler {names} here: install one, or leave --compile out")
 
 
 def to_device(images: Tensor, device: torch.device) -> Tensor:

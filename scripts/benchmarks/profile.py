@@ -42,7 +42,8 @@ def main(argv: Sequence[str] | None = None, sizes: Sizes | None = None, steps: i
     seconds = _seconds(train_steps)
     with profile(activities=supported_activities()) as found:
         _seconds(train_steps)
-    kernels = [event for event in found.events() if event.device_type == DeviceType.CUDA]
+    on_device = [event for event in found.events() if event.device_type == DeviceType.CUDA]
+    kernels = [event for event in on_device if not event.is_user_annotation]  # which span kernels
     busy = sum(event.time_range.elapsed_us() for event in kernels) / 1e6
     print(f"a step takes {1e3 * seconds / steps:.2f} ms, {options.images * steps / seconds:,.0f} images/s")
     print(

@@ -27,6 +27,8 @@ DIED = RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly")
         (OSError(errno.ENOSPC, "No space left on device"), [], "shared memory"),  # at the start, for its queues
         (RuntimeError("Too many open files. Communication ..."), [None], "ulimit -n"),
         (OSError(errno.EMFILE, "Too many open files"), [], "ulimit -n"),
+        (RuntimeError("Pin memory thread exited unexpectedly"), [None], "ulimit -n"),
+        (RuntimeError("Pin memory thread exited unexpectedly"), [-signal.SIGKILL], "killed, perhaps"),
         (DIED, [-signal.SIGSEGV], "status -11"),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), [], "cannot be started (Cannot allocate memory)"),
         (RuntimeError("a fault of the program"), [None, 0], None),

@@ -97,7 +97,8 @@ def test_every_way_to_train_augment_and_evaluate(way, script, tmp_path, device):
     assert {tensor.device.type for tensor in tensors(stored)} == {"cpu"}
     assert all(tensor.isfinite().all() for tensor in tensors(stored["state_dict"]))
     repeats = [flag for flag in WAYS[way] if flag == "--deterministic"]
-    again = ["--evaluate", f"--resume={tmp_path}/checkpoint.pth", "--batch-size=64", "--max-steps=3", "--quiet"]
+    result = "model_best" if any("--val" in flag for flag in WAYS[way]) else "checkpoint"
+    again = ["--evaluate", f"--resume={tmp_path}/{result}.pth", "--batch-size=64", "--max-steps=3", "--quiet"]
     scored = script("train", "Digits_LT", *run, *repeats, *again)
     assert scored.status == 0, scored.err
     expected = {name: done.result[name] for name in METRIC_NAMES}

@@ -48,6 +48,11 @@ def test_compilation_without_a_compiler_is_named(monkeypatch):
     monkeypatch.setattr(device.shutil, "which", lambda _: None)
     with pytest.raises(UserError, match="--compile: there is no C\\+\\+ compiler"):
         require_compiler(CPU)
+    monkeypatch.delenv("CC", raising=False)
+    with pytest.raises(UserError, match="--compile: there is no C compiler gcc or clang here"):
+        require_compiler(torch.device("cuda"))
+    monkeypatch.setattr(device.shutil, "which", lambda name: name if name == "clang" else None)
+    require_compiler(torch.device("cuda"))
 
 
 @pytest.mark.parametrize(

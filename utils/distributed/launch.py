@@ -16,6 +16,15 @@ from utils.errors import UserError
 
 log = logging.getLogger("dgcmm")
 
+ASK_FREE_MEMORY = """
+import torch
+for gpu in range(torch.cuda.device_count()):
+    try:
+        print(torch.cuda.mem_get_info(gpu)[0])
+    except RuntimeError:  # full, or another process's alone
+        print(0)
+"""
+
 
 def launch(plan: Launch, gpu: int | None, work: Callable[..., None], *arguments: object) -> None:
     """Call `work(world, *arguments)` in each process that this command is or starts, and stay until all have ended.
@@ -75,7 +84,7 @@ def choose_gpus(plan: Launch, environ: Mapping[str, str]) -> list[int | None]:
 
 
 def free_memory() -> list[int]:
-    """Return the free bytes of each GPU, as a process of its own sees them, which leaves nothing on them."""
-    code = "import torch; print(*(torch.cuda.mem_get_info(i)[0] for i in range(torch.cuda.device_count())))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    """Return the free bytes of each GPU, 0 of one that cannot be used."""
+    # in a process of its own, as to ask takes some of the memory until the process ends
+    done = subprocess.run([sys.executable, "-c", ASK_FREE_MEMORY], capture_output=True, text=True, check=True)
     return [int(word) for word in done.stdout.split()]

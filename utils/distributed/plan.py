@@ -122,7 +122,10 @@ def check_batch_size(args: argparse.Namespace, processes: int) -> None:
 
 def _check_together(args: argparse.Namespace, launch: Launch) -> None:
     if launch.size > 1 and args.gpu is not None:
-        raise UserError(f"--gpu {args.gpu} is for one process: {launch.size} processes take a GPU each, leave it out")
+        raise UserError(
+            f"--gpu {args.gpu} is for one process: {launch.size} processes take a GPU each, leave it out (one that "
+            "knows no LOCAL_RANK takes the first that CUDA_VISIBLE_DEVICES shows it)"
+        )
 
 
 def _spawning(args: argparse.Namespace, environ: Mapping[str, str]) -> Launch:

@@ -186,7 +186,7 @@ def run_rank(
         return int(end.code), None, ""
     except Exception as error:
         if world is not None and is_connection_error(error):
-            return 1, "lost", world.who_is_lost()
+            return 1, "lost", world.who_is_lost(error)
         _tell(world, f"{type(error).__name__}: {error}")
         return 1, "fault", traceback.format_exc()
     return 0, None, ""

@@ -269,8 +269,8 @@ class Member(World):
         except RuntimeError:
             log.debug("the store is gone too")
 
-    def who_is_lost(self) -> str:
-        """After a connection broke: what can be found out about who is gone."""
+    def who_is_lost(self, error: Exception) -> str:
+        """After an error of the connection: what can be found out about who is gone; if all are there, the error."""
         try:
             self.store.set(f"alive/{self.rank}", "")
             end = time.monotonic() + LAST_WORDS_S
@@ -282,7 +282,9 @@ class Member(World):
             silent = [rank for rank in range(self.size) if not self.store.check([f"alive/{rank}"])]
         except RuntimeError:
             return f"rank {self.rank} lost the others: the process that they meet at is gone, see its output"
-        names = ", ".join(map(str, silent)) or "unknown"
+        if not silent:
+            return f"rank {self.rank}: {type(error).__name__}: {' '.join(str(error).split())}"
+        names = ", ".join(map(str, silent))
         return f"rank {self.rank} lost the connection to rank {names}, which ended without a word (killed?)"
 
 

@@ -8,7 +8,7 @@ import torch
 
 import train
 from utils.cli.rules import parse
-from utils.distributed.launch import choose_gpus, launch
+from utils.distributed.launch import ASK_FREE_MEMORY, choose_gpus, launch
 from utils.distributed.plan import Launch, check_batch_size, plan_launch, spare_rank
 from utils.errors import UserError
 
@@ -129,6 +129,18 @@ def test_gpus_with_the_most_free_memory_are_taken_and_named(monkeypatch, caplog)
     caplog.set_level("INFO", "dgcmm")
     assert choose_gpus(Launch(2, local_size=2, spawns=True), {}) == [1, 3]
     assert "1 (30 GiB free), 3 (40 GiB free)" in caplog.text
+
+
+def test_a_gpu_that_cannot_be_asked_has_no_free_memory(monkeypatch, capsys):
+    def mem_get_info(gpu):
+        if gpu == 1:
+            raise RuntimeError("CUDA error: out of memory")
+        return gpu + 5, 10
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", mem_get_info)
+    exec(ASK_FREE_MEMORY)
+    assert capsys.readouterr().out.split() == ["5", "0", "7"]
 
 
 def test_visible_devices_are_respected(monkeypatch):
