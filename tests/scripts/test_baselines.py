@@ -13,6 +13,8 @@ from helpers.project import METRIC_NAMES, SMALL_MODEL
 from scripts.baselines import measure
 from scripts.experiments.corruption import CORRUPTIONS
 from scripts.experiments.posthoc import METHODS, TrainedCodes
+from scripts.experiments.trained import open_run
+from utils.training.folder import RunFolder
 
 RETRAIN = ["--epochs=10", "--T-max=10", "--batch-size=100", "--lr=0.01", "--workers=0"]
 
@@ -61,7 +63,8 @@ def test_methods_agree_with_the_scripts_of_both_cases(script, run):
 
     judge = run.parent / "judge"
     small = [*SMALL_MODEL[1:3], "--arch=resnet18", "--epochs=1", "--max-steps=1", "--workers=0", "--quiet"]
-    assert script("train", "Digits_LT", *small, f"--logdir={judge}").status == 0
+    assert script("train", "Digits_LT", *small, f"--logdir={judge}", "--seed=5").status == 0
+    assert open_run(RunFolder(judge), None, "new.csv", False).args.seed == 5  # its own, of all that methods draw
     methods = ["--methods", "logit-adjustment", "crt", "case-1", "--fixed", "crt=0.01"]
     done = script("scripts.robustness", run, *methods, f"--judge={judge}/checkpoint.pth")
     assert done.status == 0, done.err

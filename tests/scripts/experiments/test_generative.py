@@ -42,11 +42,19 @@ def test_errors_are_those_of_reconstructions_and_of_images_without_a_decoder(dat
     assert torch.allclose(class_mean_images(data, torch.device("cpu")), means, atol=1e-6)
 
 
-def test_component_of_no_class_recognises_and_shows_none(data):
-    health = measure_health(trained_like(SIZE, assign="posterior"), data, data, None)
+@pytest.mark.parametrize(("assign", "started"), [("posterior", True), ("label", False)])
+def test_component_of_no_class_recognises_and_shows_none(assign, started, data):
+    """Those that no label has, and those that the training did not place."""
+    judge = PlainClassifier("resnet18", K).eval()
+    health = measure_health(trained_like(SIZE, assign=assign), data, data, judge, started)
     assert health["acsa_mixture"] is None
     assert health["recognised_samples"] is None
-    assert health["recognised_images"] is None
+
+
+def test_without_a_judge_nothing_is_recognised(data):
+    health = measure_health(trained_like(SIZE, assign="label"), data, data, None)
+    assert {value for name, value in health.items() if name.startswith("recognised")} == {None}
+    assert health["acsa_mixture"] is not None
 
 
 def test_samples_are_drawn_from_each_component(data):
