@@ -100,7 +100,9 @@ def joined(first: Report, second: Report) -> Report:
 def run_tuning(stage: str, options: argparse.Namespace, runner: Runner) -> Report:
     """Try the learning rates of each row, then its own parameter at the best of them, and write what is best.
 
-    A row whose first half is not complete waits with its second for the next call.
+    With fewer `--subsets` the best setting is run on the others too: what the methods on its codes are given is always
+    chosen on all, as one run is a poor judge of it. A row whose first part is not complete waits with the next for
+    another call.
     """
     subsets = options.subsets or protocol.TUNING
     places = Places(options.data, options.runs, options.quick)
@@ -121,16 +123,22 @@ def run_tuning(stage: str, options: argparse.Namespace, runner: Runner) -> Repor
     }
     jobs = [job for row in second for job in protocol.tuning_jobs(stage, row, second[row], places, subsets)]
     report = joined(report, run_all(jobs, options, runner))
-    file, regime = runner.results / FILE, TUNED[stage].name
-    choices = read_choices(file)
+    third: dict[Row, tuple[tuple[float, float], int]] = {}
     for row, settings in second.items():
         if options.rates_only:  # other values may be there from before
             others = folders(row, [(settings[0][0], value) for value in row.values if value != row.default])
             settings += [pair for pair, folder in others.items() if validated(folder, subsets)]
         if found := best(folders(row, settings), subsets):
-            setting = runner.results / protocol.tuning_folder(stage, row, *found)
-            tried = len({*first[row], *settings})
-            choices.setdefault(regime, {})[row.name] = choose(found, setting, tried, subsets)
+            third[row] = found, len({*first[row], *settings})
+    jobs = [job for row in third for job in protocol.tuning_jobs(stage, row, [third[row][0]], places, protocol.TUNING)]
+    report = joined(report, run_all(jobs, options, runner))
+    file, regime = runner.results / FILE, TUNED[stage].name
+    choices = read_choices(file)
+    for row, (found, tried) in third.items():
+        setting = runner.results / protocol.tuning_folder(stage, row, *found)
+        if validated(setting, protocol.TUNING):
+            choice = choose(found, setting, protocol.TUNING)._replace(settings=tried, subsets=list(subsets))
+            choices.setdefault(regime, {})[row.name] = choice
             print(f"{stage}: {row.name}: lr {found[0]:g}, {row.own} {found[1]:g}")
     if choices and not options.list:
         write_choices(file, choices)

@@ -22,7 +22,7 @@ class Choice(NamedTuple):
         values: method on the codes -> value of its parameter.
         method: the best of them, 'trained' among them.
         settings: how many were tried.
-        subsets: on which.
+        subsets: on which the setting was chosen.
     """
 
     rate: float
@@ -73,15 +73,15 @@ def best(settings: dict[Tried, Path], subsets: Sequence[int]) -> Tried | None:
     return None if None in means.values() else max(means, key=means.__getitem__)
 
 
-def choose(tried: Tried, setting: Path, settings: int, subsets: Sequence[int]) -> Choice:
-    """Choose each method's value, and the best method, on the runs of the setting that is the best of so many."""
+def choose(tried: Tried, setting: Path, subsets: Sequence[int]) -> Choice:
+    """Choose each method's value, and the best method, on the runs of a setting."""
     means = validated(setting, subsets)
     values: dict[str, float | str] = {}
     for method in dict.fromkeys(method for method, _ in means):
         value = max((key for key in means if key[0] == method), key=means.__getitem__)[1]
         if value:
             values[method] = value_of(value)
-    return Choice(*tried, values, max(means, key=means.__getitem__)[0], settings, list(subsets))
+    return Choice(*tried, values, max(means, key=means.__getitem__)[0], 1, list(subsets))
 
 
 def value_of(text: str) -> float | str:

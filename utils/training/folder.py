@@ -224,14 +224,18 @@ def _version(package: str) -> str | None:
 
 
 def code_version() -> dict[str, str | bool | None]:
-    """Commit of the code and whether it was changed since; None where no repository has this very code."""
+    """Commit of the code and whether it was changed since; None where no repository has this very code.
+
+    What lies in results/ is no code: runs put their numbers there.
+    """
     root = Path(__file__).resolve().parents[2]
     try:
         _git(
             root, "ls-files", "--error-unmatch", str(Path(__file__).resolve())
         )  # else a copy that lies in somebody's repository
         commit = _git(root, "rev-parse", "HEAD")
-        return {"commit": commit, "dirty": bool(_git(root, "status", "--porcelain", "--untracked-files=no", "--", "."))}
+        changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)results")
+        return {"commit": commit, "dirty": bool(changed)}
     except (OSError, subprocess.CalledProcessError):
         return {"commit": None, "dirty": None}
 

@@ -126,12 +126,19 @@ def test_best_setting_and_methods_are_those_of_validation(tmp_path, monkeypatch,
     monkeypatch.setattr(script.Runner, "run", run)
     assert script.main(["tune", "--rows", "dgcmm", f"--results={tmp_path}"]) == 0
     first = [(rate, 100.0, subset) for subset in (5, 6) for rate in (0.015, 0.03, 0.06)]
-    assert tried == first + [(0.06, value, subset) for subset in (5, 6) for value in (40.0, 100.0, 200.0)]
+    second = [(0.06, value, subset) for subset in (5, 6) for value in (40.0, 100.0, 200.0)]
+    third = [(0.06, 200.0, subset) for subset in (5, 6)]
+    assert tried == first + second + third
     choice = read_choices(tmp_path / "chosen.json")["all"]["dgcmm"]
     assert choice == (0.06, 200.0, {"crt": 0.001, "ncm": "unit"}, "crt", 5, [5, 6])
     assert "dgcmm: lr 0.06, --weight-reconst 200" in capsys.readouterr().out
     assert script.main(["tune", "--rows", "dgcmm", "--rates-only", f"--results={tmp_path}"]) == 0
     assert read_choices(tmp_path / "chosen.json")["all"]["dgcmm"] == choice  # what is there counts
+    tried.clear()
+    assert script.main(["tune", "--rows", "dgcmm", "--subsets", "5", f"--results={tmp_path}"]) == 0
+    assert {subset for *_, subset in tried[:-2]} == {5}
+    assert tried[-2:] == third  # the methods on its codes are chosen on both
+    assert read_choices(tmp_path / "chosen.json")["all"]["dgcmm"] == choice._replace(subsets=[5])
 
 
 def test_a_model_without_methods_on_its_codes_is_chosen_as_trained(tmp_path):
@@ -141,7 +148,7 @@ def test_a_model_without_methods_on_its_codes_is_chosen_as_trained(tmp_path):
     assert best(settings, (5,)) is None  # the other is not done
     write_run(settings[0.03, 10.0] / "subset5", 0.7, split="val")
     assert best(settings, (5,)) == (0.015, 10.0)
-    assert choose((0.015, 10.0), settings[0.015, 10.0], 2, (5,)) == (0.015, 10.0, {}, "trained", 2, [5])
+    assert choose((0.015, 10.0), settings[0.015, 10.0], (5,)) == (0.015, 10.0, {}, "trained", 1, [5])
 
 
 def test_commands_are_listed_and_nothing_is_run(tmp_path, capsys):

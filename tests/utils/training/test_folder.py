@@ -172,10 +172,13 @@ def test_commit_is_that_of_the_code(code, tmp_path, monkeypatch):
     outer, inner = code
     git(outer, "init", "-q")
     (outer / "thesis.tex").touch()
+    (inner / "results").mkdir()
+    (inner / "results" / "log.txt").touch()
     git(outer, "add", ".")
     git(outer, "commit", "-qm", "x")
     assert code_version() == {"commit": git(outer, "rev-parse", "HEAD"), "dirty": False}
     (outer / "thesis.tex").write_text("changed")
+    (inner / "results" / "log.txt").write_text("changed")
     assert code_version()["dirty"] is False
     (inner / "utils" / "training" / "folder.py").write_text("changed")
     assert code_version()["dirty"] is True
