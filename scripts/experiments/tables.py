@@ -152,9 +152,13 @@ def main_table(results: Path, stage: str = "table", regime: str = ALL.name) -> s
 
 
 def headline_table(results: Path, stage: str, regime: str) -> str:
-    """Write ACSA alone, clean and under noise, for a document with short lines."""
+    """Write ACSA of the rows of the further tables and of the best baseline, clean and under noise; for README.md."""
+    rows = contenders(results, stage, regime)
+    best = best_baseline(rows)
     lines = []
-    for one in contenders(results, stage, regime):
+    for one in rows:
+        if one.row.name not in FURTHER and one is not best:
+            continue
         noisy = values_under(one.runs, one.method, NOISE, "acsa")
         found = [values_of(one.runs, "trained", "acsa"), one.values, noisy]
         trained, chosen, under_noise = (mean_and_deviation(list(values.values())) for values in found)
