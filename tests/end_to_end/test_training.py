@@ -23,7 +23,7 @@ def test_each_component_ends_nearest_to_the_codes_of_its_class(script, tmp_path)
     """With --gmm-assign=label, on Digits_LT; so short a run needs a faster prior than the default."""
     model = [*SMALL_MODEL, "--arch=resnet18_vae3", "--new-size=32", "--crop-size=32", "--gmm-assign=label"]
     flags = ["--batch-size=32", "--epochs=12", "--T-max=12", "--eval-every=12", "--clip-grad=5", "--prior-lr=100"]
-    run = [f"--logdir={tmp_path}", "--workers=0"]
+    run = [f"--logdir={tmp_path}", "--workers=0", "--no-figures"]
     done = script("train", "Digits_LT", *model, *flags, *run)
     assert done.status == 0, done.err
     assert script("augment", "Digits_LT", *run, "--resume=auto", "--epochs=1").status == 0
