@@ -187,7 +187,7 @@ class BatchLoader:
         return batches
 
 
-def kept(part: Tensor | object) -> Tensor | object:
+def kept(part: object) -> object:
     """Copy what a worker has loaded: it is shared memory, an open file as long as it is held."""
     return part.clone() if isinstance(part, Tensor) and part.is_shared() else part
 

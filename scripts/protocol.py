@@ -27,7 +27,15 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]
 
 from scripts.experiments import protocol  # noqa: E402
-from scripts.experiments.choices import FILE, Choice, best, choose, read_choices, validated, write_choices  # noqa: E402
+from scripts.experiments.choices import (  # noqa: E402
+    FILE,
+    Choice,
+    best,
+    choose_methods,
+    read_choices,
+    validated,
+    write_choices,
+)
 from scripts.experiments.jobs import Job, Report, Runner, finished  # noqa: E402
 from scripts.experiments.protocol import MADE, TUNED, Places, Regime, Row, Selection  # noqa: E402
 from utils.cli.arguments import Parser  # noqa: E402
@@ -137,8 +145,8 @@ def run_tuning(stage: str, options: argparse.Namespace, runner: Runner) -> Repor
     for row, (found, tried) in third.items():
         setting = runner.results / protocol.tuning_folder(stage, row, *found)
         if validated(setting, protocol.TUNING):
-            choice = choose(found, setting, protocol.TUNING)._replace(settings=tried, subsets=list(subsets))
-            choices.setdefault(regime, {})[row.name] = choice
+            methods = choose_methods(setting, protocol.TUNING)
+            choices.setdefault(regime, {})[row.name] = Choice(*found, *methods, tried, list(subsets))
             print(f"{stage}: {row.name}: lr {found[0]:g}, {row.own} {found[1]:g}")
     if choices and not options.list:
         write_choices(file, choices)

@@ -73,15 +73,15 @@ def best(settings: dict[Tried, Path], subsets: Sequence[int]) -> Tried | None:
     return None if None in means.values() else max(means, key=means.__getitem__)
 
 
-def choose(tried: Tried, setting: Path, subsets: Sequence[int]) -> Choice:
-    """Choose each method's value, and the best method, on the runs of a setting."""
+def choose_methods(setting: Path, subsets: Sequence[int]) -> tuple[dict[str, float | str], str]:
+    """Choose the value of each method, and the best method, on the runs of a setting."""
     means = validated(setting, subsets)
     values: dict[str, float | str] = {}
     for method in dict.fromkeys(method for method, _ in means):
         value = max((key for key in means if key[0] == method), key=means.__getitem__)[1]
         if value:
             values[method] = value_of(value)
-    return Choice(*tried, values, max(means, key=means.__getitem__)[0], 1, list(subsets))
+    return values, max(means, key=means.__getitem__)[0]
 
 
 def value_of(text: str) -> float | str:

@@ -178,6 +178,7 @@ def test_manifest_for_a_data_set_without_files_to_bring_is_refused():
 
 def test_dummy_images_are_not_brought():
     prepare_data(data_args("ChestXray", "not/there", dummy=True, dataset_manifest="x.json"))
+    assert not Path("not").exists()
 
 
 def test_patients_and_images_in_both_lists_are_told(chest, caplog):

@@ -14,7 +14,7 @@ from helpers.results import write_csv, write_run
 from models.encoder import PLAIN_ARCHITECTURES, feature_dim
 from scripts import protocol as script
 from scripts.experiments import protocol
-from scripts.experiments.choices import best, choose, read_choices, write_choices
+from scripts.experiments.choices import best, choose_methods, read_choices, write_choices
 from scripts.experiments.jobs import Job
 from scripts.experiments.protocol import BY_NAME, MADE, ROWS, STAGES, TUNED, Places, Selection
 from utils.cli.rules import check_start, check_training, complete, parse
@@ -148,7 +148,7 @@ def test_a_model_without_methods_on_its_codes_is_chosen_as_trained(tmp_path):
     assert best(settings, (5,)) is None  # the other is not done
     write_run(settings[0.03, 10.0] / "subset5", 0.7, split="val")
     assert best(settings, (5,)) == (0.015, 10.0)
-    assert choose((0.015, 10.0), settings[0.015, 10.0], (5,)) == (0.015, 10.0, {}, "trained", 1, [5])
+    assert choose_methods(settings[0.015, 10.0], (5,)) == ({}, "trained")
 
 
 def test_commands_are_listed_and_nothing_is_run(tmp_path, capsys):

@@ -17,6 +17,13 @@ def test_difference_is_scipys_paired_t_test():
     assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
     assert found.mean == pytest.approx(np.mean(FIRST) - np.mean(SECOND))
     assert found.values == pytest.approx([0.003, -0.001, 0.005, 0.005, 0.002])
+    assert found.low < 0 < found.high  # t = 2.53 is below the 2.78 that five pairs need
+
+
+def test_interval_that_excludes_0_has_a_small_p():
+    found = paired_difference([0.5, 0.51, 0.49], [0.4, 0.4, 0.4])
+    assert found.low > 0
+    assert found.p < 0.05
 
 
 @pytest.mark.parametrize(("values", "others"), [([0.5], [0.4]), ([0.5, 0.5], [0.5, 0.5])])
