@@ -15,7 +15,7 @@ python train.py Digits_LT --logdir="$run" --arch=resnet18_vae3 --new-size=32 --c
   --epochs=12 --batch-size=32 --lr=2e-2 --T-max=12 --weight-reconst=100 --gmm-assign=label --prior-lr=100 --workers=0 \
   "${overwrite[@]}"
 for script in augment_ftl.py augment.py; do
-  python "$script" Digits_LT --logdir="$run" --resume=auto --epochs=10 --batch-size=100 --lr=1e-2 --T-max=10 --workers=0 \
-    "${overwrite[@]}"
+  python "$script" Digits_LT --logdir="$run" --resume=auto --start=adjusted --epochs=10 --batch-size=100 --lr=1e-2 \
+    --T-max=10 --workers=0 "${overwrite[@]}"
 done
 python scripts/compare.py "$run"

@@ -4,6 +4,7 @@ import hashlib
 import json
 import statistics
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import matplotlib
@@ -11,16 +12,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from scripts.experiments.choices import read_rows
-from scripts.experiments.protocol import ALL, BY_NAME, FURTHER
-from scripts.experiments.results import Run, read_runs
-from scripts.experiments.tables import NOISE, NUMBERS_OF_IMAGES, best_baseline, contenders
+from scripts.experiments.comparison import DGCMM_ROW, best_baseline, contenders
+from scripts.experiments.protocol import ALL, BY_NAME, FURTHER, TENTH_18
+from scripts.experiments.results import Run
+from scripts.experiments.tables import NOISE, NUMBERS_OF_IMAGES
 
 matplotlib.use("Agg")
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # Okabe and Ito: told apart by all
-MARKERS = "osD^"
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#000000")  # Okabe and Ito: told apart by all
+MARKERS = "osD^v"
 DIGEST = "Description"  # of a PNG's texts
-DGCMM_ROW = "dgcmm"
 
 Curve = dict[str, list[float]]  # "x", "y"
 
@@ -32,20 +33,24 @@ def class_recalls(run: Run, file: str, method: str | None = None) -> dict[str, t
     return {row["class"]: (int(row["train_images"]), float(row["recall"])) for row in rows}
 
 
-def recall_curves(results: Path) -> dict[str, Curve]:
-    """Gather recall against class size: DGCMM as trained and after both cases, and the best baseline; means."""
-    curves = {}
-    runs = read_runs(results / "table" / DGCMM_ROW)
+def recall_curves(results: Path, stage: str = "table", regime: str = ALL.name) -> dict[str, Curve]:
+    """Gather recall against class size, means over the subsets.
+
+    Of DGCMM as trained, after both cases, and by the method chosen on validation images; and of the best baseline.
+    """
+    rows = contenders(results, stage, regime)
+    shown = [one for one in rows if one.row.name == DGCMM_ROW]
+    runs = shown[0].runs if shown else []
     sources = {
         "DGCMM as trained": "metrics_per_class.csv",
         "DGCMM, Case 1": "metrics_per_class_aug_ftl.csv",
         "DGCMM, Case 2": "metrics_per_class_aug.csv",
     }
-    for title, file in sources.items():
-        curves[title] = _mean_curve([class_recalls(run, file) for run in runs])
-    if baseline := best_baseline(contenders(results, "table", ALL.name)):
-        method, file = baseline.method, "metrics_per_class_baselines.csv"
-        curves[baseline.title] = _mean_curve([class_recalls(run, file, method) for run in baseline.runs])
+    curves = {title: _mean_curve([class_recalls(run, file) for run in runs]) for title, file in sources.items()}
+    for one in [*shown, best_baseline(rows)]:
+        if one:
+            recalls = [class_recalls(run, "metrics_per_class_baselines.csv", one.method) for run in one.runs]
+            curves[one.title] = _mean_curve(recalls)
     return {title: curve for title, curve in curves.items() if curve["x"]}
 
 
@@ -91,6 +96,7 @@ def draw_images(ax: Axes, curves: dict[str, Curve]) -> None:
 # file below fig/ -> what it shows, and how
 FIGURES: dict[str, tuple[Callable[[Path], dict[str, Curve]], Callable[[Axes, dict[str, Curve]], None]]] = {
     "fashion_mnist_recall.png": (recall_curves, draw_recall),
+    "fashion_mnist_tenth_recall.png": (partial(recall_curves, stage=TENTH_18.name, regime=TENTH_18.name), draw_recall),
     "fashion_mnist_images.png": (image_curves, draw_images),
 }
 
@@ -102,12 +108,14 @@ def digest(curves: dict[str, Curve]) -> str:
 
 def draw(path: Path, curves: dict[str, Curve], plot: Callable[[Axes, dict[str, Curve]], None]) -> None:
     """Draw a figure into a PNG."""
-    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    figure = Figure(figsize=(8, 4.8), layout="constrained")
     ax = figure.add_subplot()
     plot(ax, curves)
     ax.set_xscale("log")
+    ax.set_xticks(sorted({x for curve in curves.values() for x in curve["x"]}))
+    ax.minorticks_off()
     ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.grid(alpha=0.3, linewidth=0.6)
     ax.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+    figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=8)
     figure.savefig(path, dpi=150, metadata={DIGEST: digest(curves)})

@@ -4,13 +4,12 @@ A row of fewer subsets than its table is to have is marked with their number. Ro
 """
 
 import statistics
-import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from scripts.experiments import protocol
 from scripts.experiments.choices import FILE, Choice, read_choices
+from scripts.experiments.comparison import best_baseline, compare, contenders
 from scripts.experiments.corruption import CORRUPTIONS
 from scripts.experiments.posthoc import METHODS
 from scripts.experiments.protocol import (
@@ -26,17 +25,9 @@ from scripts.experiments.protocol import (
     Regime,
     Row,
 )
-from scripts.experiments.results import (
-    Run,
-    mean_and_deviation,
-    read_health,
-    read_runs,
-    values_of,
-    values_under,
-)
-from scripts.experiments.significance import LEVEL, Difference, holm, paired_difference
+from scripts.experiments.results import mean_and_deviation, read_health, read_runs, values_of, values_under
+from scripts.experiments.verdicts import NOTHING, generative_gains, points, verdict
 
-NOTHING = "No run of this table has been made yet."
 HEADLINE = {"acsa": "ACSA", "f_ma": "F-macro", "g_ma": "G-macro", "many": "many", "median": "median", "low": "low"}
 HEALTH = {
     "mse": "error",
@@ -50,77 +41,6 @@ HEALTH = {
 NUMBERS_OF_IMAGES = {900: ("tenth", TENTH.name), 3_000: ("third", ALL.name), 9_000: ("table", ALL.name)}
 NOISE = "noise 0.2"
 IN_ROBUSTNESS = 5  # rows beside cross-entropy
-LINE = 120  # characters of prose
-
-
-class Contender(NamedTuple):
-    """A row of a table with its runs, and the method on its codes that was chosen on validation images.
-
-    Attributes:
-        values: subset -> ACSA on the test set.
-    """
-
-    row: Row
-    runs: list[Run]
-    method: str
-    values: dict[int, float]
-
-    @property
-    def mean(self) -> float:
-        """Mean ACSA over the subsets."""
-        return statistics.fmean(self.values.values())
-
-    @property
-    def title(self) -> str:
-        """Row and method as a table names them."""
-        return self.row.title if self.method == "trained" else f"{self.row.title}, then {self.method}"
-
-
-class Comparison(NamedTuple):
-    """A row against the best baseline, on the subsets that both have; p is Holm's, None where there is no test."""
-
-    contender: Contender
-    difference: Difference
-    p: float | None
-
-
-def contenders(results: Path, stage: str, regime: str, condition: str | None = None) -> list[Contender]:
-    """Gather the rows of a stage that have a run, in the order of the protocol.
-
-    Args:
-        condition: of the test images, a key of `CORRUPTIONS`; None: as they are.
-    """
-    chosen = read_choices(results / FILE).get(regime, {})
-    found = []
-    for row in protocol.ROWS:
-        runs = read_runs(results / stage / row.name)
-        method = chosen[row.name].method if row.name in chosen else "trained"
-        values = values_under(runs, method, condition, "acsa") if condition else values_of(runs, method, "acsa")
-        if values:
-            found.append(Contender(row, runs, method, values))
-    return found
-
-
-def best_baseline(rows: Sequence[Contender]) -> Contender | None:
-    """Find the baseline with the best mean, among those with the most subsets."""
-    plain = [one for one in rows if one.row.plain]
-    most = max((len(one.values) for one in plain), default=0)
-    return max((one for one in plain if len(one.values) == most), key=lambda one: one.mean, default=None)
-
-
-def compare(rows: Sequence[Contender]) -> tuple[Contender | None, list[Comparison]]:
-    """Compare every row of DGCMM with the best baseline; Holm's correction is over these rows."""
-    baseline = best_baseline(rows)
-    if baseline is None:
-        return None, []
-    differences = []
-    for one in rows:
-        common = sorted(one.values.keys() & baseline.values.keys())
-        if not one.row.plain and common:
-            pairs = ([side.values[subset] for subset in common] for side in (one, baseline))
-            differences.append((one, paired_difference(*pairs)))
-    adjusted = iter(holm([found.p for _, found in differences if found.p is not None]))
-    return baseline, [Comparison(one, found, None if found.p is None else next(adjusted)) for one, found in differences]
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -132,11 +52,6 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def marked(title: str, found: int, wanted: int) -> str:
     """Mark a row that has not all its subsets."""
     return title if found >= wanted else f"{title} ({found} of {wanted} subsets)"
-
-
-def points(value: float) -> str:
-    """Write a difference of fractions in points, with its sign."""
-    return f"{100 * value:+.2f}"
 
 
 def main_table(results: Path, stage: str = "table", regime: str = ALL.name) -> str:
@@ -190,39 +105,6 @@ def differences_table(results: Path, stage: str = "table", regime: str = ALL.nam
         return NOTHING
     header = ["row", "each subset", "mean", "95 % interval", "p", "p (Holm)"]
     return f"Against {baseline.title}:\n\n{markdown(header, lines)}"
-
-
-def verdict(results: Path, stage: str = "table", regime: str = ALL.name, condition: str | None = None) -> str:
-    """Say in a sentence what the table says: which row of DGCMM is first, and whether it is ahead.
-
-    The first is chosen by the numbers that it is compared by; so it is called ahead or behind by Holm's p.
-    """
-    rows = contenders(results, stage, regime, condition)
-    baseline, comparisons = compare(rows)
-    if not comparisons:
-        return NOTHING
-    first = max(comparisons, key=lambda one: (len(one.difference.values), one.difference.mean))
-    found, names = first.difference, (first.contender.title, baseline.title)
-    partial = ""
-    if len(found.values) < len(TABLE):
-        partial = f" So far on {len(found.values)} of {len(TABLE)} subsets."
-    elif any(len(one.values) < len(TABLE) for one in rows):
-        partial = " Other rows have not all their subsets yet."
-    missing = [name for name in rows_of(stage) if name not in {one.row.name for one in rows}]
-    if missing:
-        partial += f" {len(missing)} of {len(rows_of(stage))} rows have not been run yet."
-    if first.p is None:
-        said = f"{names[0]} against {names[1]}: {points(found.mean)} points, without an interval yet."
-    else:
-        ends = f"95 % interval {points(found.low)} to {points(found.high)}, p {first.p:.3f} after Holm"
-        verb = "is level with" if first.p > 1 - LEVEL else "is ahead of" if found.mean > 0 else "is behind"
-        said = f"{names[0]} {verb} {names[1]} ({points(found.mean)} points, {ends})."
-    return textwrap.fill(said + partial, LINE, break_on_hyphens=False)
-
-
-def rows_of(stage: str) -> tuple[str, ...]:
-    """List the rows that the table of a stage is to have."""
-    return tuple(BY_NAME) if stage == "table" else protocol.IN_TENTH
 
 
 def settings_table(results: Path) -> str:
@@ -318,8 +200,10 @@ def of_few(regime: Regime, prefix: str) -> dict[str, Callable[[Path], str]]:
     return {
         f"{prefix} verdict": made(verdict),
         f"{prefix} headline": made(headline_table),
+        f"{prefix} gains": made(generative_gains),
         f"{prefix} main": made(main_table),
         f"{prefix} differences": made(differences_table),
+        f"{prefix} methods": made(methods_table),
         f"{prefix} noise verdict": made(verdict, NOISE),
         f"{prefix} noise differences": made(differences_table, NOISE),
         f"{prefix} robustness": made(robustness_table),
@@ -329,6 +213,7 @@ def of_few(regime: Regime, prefix: str) -> dict[str, Callable[[Path], str]]:
 
 TABLES: dict[str, Callable[[Path], str]] = {
     "verdict": verdict,
+    "gains": generative_gains,
     "main": main_table,
     "differences": differences_table,
     "methods": methods_table,

@@ -27,6 +27,12 @@ def write_run(folder: Path, acsa: float, methods: dict[str, float] | None = None
     write_csv(folder / "metrics.csv", rows)
     per_class = [{"class": c, "train_images": 10 ** (3 - c), "recall": acsa - 0.1 * c} for c in range(3)]
     write_csv(folder / "metrics_per_class.csv", per_class)
+    of_methods = [
+        {"method": name, "class": c, "train_images": 10 ** (3 - c), "recall": value - 0.1 * c}
+        for name, value in {"trained": acsa, **(methods or {})}.items()
+        for c in range(3)
+    ]
+    write_csv(folder / "metrics_per_class_baselines.csv", of_methods)
     baselines = [
         {"method": name, "parameter": "", "value": "", "split": split, **metrics(value), "calibration_error": 0.1}
         for name, value in {"trained": acsa, **(methods or {})}.items()

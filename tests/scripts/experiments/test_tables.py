@@ -8,6 +8,7 @@ from helpers.project import ROOT
 from helpers.results import write_csv, write_health, write_run
 from scripts import claim
 from scripts.experiments.choices import FILE, Choice, write_choices
+from scripts.experiments.drawing import FIGURES
 from scripts.experiments.tables import NOTHING, TABLES
 from utils.errors import UserError
 
@@ -96,6 +97,33 @@ def test_rows_of_fewer_subsets_are_marked_and_compared_on_what_both_have(results
     assert "Other rows have not all their subsets yet. 11 of 15" in " ".join(TABLES["verdict"](results).split())
 
 
+def test_gains_are_what_was_measured(results):
+    """Calibration is compared as trained, whatever method was chosen."""
+    for subset in range(5):
+        for name, error in (("dgcmm", 0.08), ("ce-control", 0.1 + subset / 100)):
+            rows = [
+                {"method": method, "split": "test", "acsa": 0.9, "calibration_error": value}
+                for method, value in (("trained", error), ("case-2", 0.5))
+            ]
+            write_csv(results / "table" / name / f"subset{subset}" / "metrics_baselines.csv", rows)
+        write_health(results / "table" / "dgcmm" / f"subset{subset}", acsa_mixture=0.7 + subset / 100, mse=0.01)
+    title, *lines = TABLES["gains"](results).splitlines()
+    assert title.startswith("DGCMM, learned mixture")
+    assert " ".join(" ".join(lines).split()) == (
+        "- calibration error as trained 0.080 (cross-entropy times 10 (control): 0.120; -4.00 points, "
+        "95 % interval -5.96 to -2.04) - a classifier by the mixture alone, without re-training: ACSA 0.720"
+    )
+
+
+def test_recall_figure_has_dgcmm_by_each_way_and_the_best_baseline(results):
+    gather, _ = FIGURES["fashion_mnist_recall.png"]
+    curves = gather(results)
+    control, chosen = "cross-entropy times 10 (control), then case-2", "DGCMM, learned mixture, then case-2"
+    assert list(curves) == ["DGCMM as trained", chosen, control]  # the scripts of the cases were not run
+    assert curves[control]["x"] == [10.0, 100.0, 1000.0]
+    assert curves[control]["y"][2] == pytest.approx(sum(CONTROL) / 5)
+
+
 def test_health_and_robustness_and_images(results):
     assert cells(TABLES["health"](results))["DGCMM, learned mixture"][:3] == ["0.010 ±0.000", "-", "0.040 ±0.000"]
     found = cells(TABLES["robustness"](results))
@@ -161,7 +189,7 @@ def test_documents_are_filled_in_and_checked(results, tmp_path, capsys):
 
 def test_unknown_table_is_refused(tmp_path):
     (tmp_path / "README.md").write_text("<!-- table mian -->\n<!-- /table -->\n")
-    with pytest.raises(UserError, match="wants the table 'mian': there are verdict, main"):
+    with pytest.raises(UserError, match="wants the table 'mian': there are verdict, gains, main"):
         claim.main([], tmp_path)
 
 

@@ -1,0 +1,84 @@
+"""The rows of a stage with their runs, and how those of DGCMM compare with the best baseline."""
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from scripts.experiments import protocol
+from scripts.experiments.choices import FILE, read_choices
+from scripts.experiments.protocol import Row
+from scripts.experiments.results import Run, read_runs, values_of, values_under
+from scripts.experiments.significance import Difference, holm, paired_difference
+
+DGCMM_ROW = "dgcmm"  # the method as it is meant: with the learned mixture
+
+
+class Contender(NamedTuple):
+    """A row of a table with its runs, and the method on its codes that was chosen on validation images.
+
+    Attributes:
+        values: subset -> ACSA on the test set.
+    """
+
+    row: Row
+    runs: list[Run]
+    method: str
+    values: dict[int, float]
+
+    @property
+    def mean(self) -> float:
+        """Mean ACSA over the subsets."""
+        return statistics.fmean(self.values.values())
+
+    @property
+    def title(self) -> str:
+        """Row and method as a table names them."""
+        return self.row.title if self.method == "trained" else f"{self.row.title}, then {self.method}"
+
+
+class Comparison(NamedTuple):
+    """A row against the best baseline, on the subsets that both have; p is Holm's, None where there is no test."""
+
+    contender: Contender
+    difference: Difference
+    p: float | None
+
+
+def contenders(results: Path, stage: str, regime: str, condition: str | None = None) -> list[Contender]:
+    """Gather the rows of a stage that have a run, in the order of the protocol.
+
+    Args:
+        condition: of the test images, a key of `CORRUPTIONS`; None: as they are.
+    """
+    chosen = read_choices(results / FILE).get(regime, {})
+    found = []
+    for row in protocol.ROWS:
+        runs = read_runs(results / stage / row.name)
+        method = chosen[row.name].method if row.name in chosen else "trained"
+        values = values_under(runs, method, condition, "acsa") if condition else values_of(runs, method, "acsa")
+        if values:
+            found.append(Contender(row, runs, method, values))
+    return found
+
+
+def best_baseline(rows: Sequence[Contender]) -> Contender | None:
+    """Find the baseline with the best mean, among those with the most subsets."""
+    plain = [one for one in rows if one.row.plain]
+    most = max((len(one.values) for one in plain), default=0)
+    return max((one for one in plain if len(one.values) == most), key=lambda one: one.mean, default=None)
+
+
+def compare(rows: Sequence[Contender]) -> tuple[Contender | None, list[Comparison]]:
+    """Compare every row of DGCMM with the best baseline; Holm's correction is over these rows."""
+    baseline = best_baseline(rows)
+    if baseline is None:
+        return None, []
+    differences = []
+    for one in rows:
+        common = sorted(one.values.keys() & baseline.values.keys())
+        if not one.row.plain and common:
+            pairs = ([side.values[subset] for subset in common] for side in (one, baseline))
+            differences.append((one, paired_difference(*pairs)))
+    adjusted = iter(holm([found.p for _, found in differences if found.p is not None]))
+    return baseline, [Comparison(one, found, None if found.p is None else next(adjusted)) for one, found in differences]
