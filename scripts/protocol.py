@@ -30,6 +30,7 @@ from scripts.experiments import protocol  # noqa: E402
 from scripts.experiments.choices import (  # noqa: E402
     FILE,
     Choice,
+    Tried,
     best,
     choose_methods,
     read_choices,
@@ -43,6 +44,8 @@ from utils.cli.types import count, count_or_zero, path, positive  # noqa: E402
 from utils.errors import UserError, run_script  # noqa: E402
 
 RUNS, RESULTS = "./logs/fashion_mnist_lt", "results/fashion_mnist_lt"
+
+Settings = dict[Row, list[Tried]]  # of each row that is tuned
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -112,45 +115,68 @@ def run_tuning(stage: str, options: argparse.Namespace, runner: Runner) -> Repor
     chosen on all, as one run is a poor judge of it. A row whose first part is not complete waits with the next for
     another call.
     """
-    subsets = options.subsets or protocol.TUNING
-    places = Places(options.data, options.runs, options.quick)
-    rows = [protocol.BY_NAME[name] for name in options.rows]
-    if TUNED[stage] is not protocol.ALL:
-        rows = [row for row in rows if row.name in protocol.IN_TENTH]
-
-    def folders(row: Row, settings: Sequence[tuple[float, float]]) -> dict[tuple[float, float], Path]:
-        return {pair: runner.results / protocol.tuning_folder(stage, row, *pair) for pair in settings}
-
-    first = {row: [(rate, row.default) for rate in TUNED[stage].rates] for row in rows}
-    jobs = [job for row in rows for job in protocol.tuning_jobs(stage, row, first[row], places, subsets)]
-    report = run_all(jobs, options, runner)
-    second = {
-        row: [(found[0], value) for value in ((row.default,) if options.rates_only else row.values)]
-        for row in rows
-        if (found := best(folders(row, first[row]), subsets))
+    regime, subsets = TUNED[stage], options.subsets or protocol.TUNING
+    rows = [protocol.BY_NAME[name] for name in options.rows if regime is protocol.ALL or name in protocol.IN_TENTH]
+    rates = {row: [(rate, row.default) for rate in regime.rates] for row in rows}
+    report = try_settings(stage, rates, subsets, options, runner)
+    own = {
+        row: [(rate, value) for value in row.values]
+        for row, (rate, _) in best_of(stage, rates, subsets, runner).items()
     }
-    jobs = [job for row in second for job in protocol.tuning_jobs(stage, row, second[row], places, subsets)]
-    report = joined(report, run_all(jobs, options, runner))
-    third: dict[Row, tuple[tuple[float, float], int]] = {}
-    for row, settings in second.items():
-        if options.rates_only:  # other values may be there from before
-            others = folders(row, [(settings[0][0], value) for value in row.values if value != row.default])
-            settings += [pair for pair, folder in others.items() if validated(folder, subsets)]
-        if found := best(folders(row, settings), subsets):
-            third[row] = found, len({*first[row], *settings})
-    jobs = [job for row in third for job in protocol.tuning_jobs(stage, row, [third[row][0]], places, protocol.TUNING)]
-    report = joined(report, run_all(jobs, options, runner))
-    file, regime = runner.results / FILE, TUNED[stage].name
-    choices = read_choices(file)
-    for row, (found, tried) in third.items():
-        setting = runner.results / protocol.tuning_folder(stage, row, *found)
-        if validated(setting, protocol.TUNING):
-            methods = choose_methods(setting, protocol.TUNING)
-            choices.setdefault(regime, {})[row.name] = Choice(*found, *methods, tried, list(subsets))
-            print(f"{stage}: {row.name}: lr {found[0]:g}, {row.own} {found[1]:g}")
-    if choices and not options.list:
-        write_choices(file, choices)
+    if options.rates_only:  # but other values may be there from before
+        for row, pairs in own.items():
+            own[row] = [pair for pair in pairs if validated(folder_of(stage, row, pair, runner), subsets)]
+    report = joined(report, try_settings(stage, own, subsets, options, runner))
+    tried = {row: list(dict.fromkeys([*rates[row], *pairs])) for row, pairs in own.items()}
+    found = best_of(stage, tried, subsets, runner)
+    confirmed = {row: [pair] for row, pair in found.items()}
+    report = joined(report, try_settings(stage, confirmed, protocol.TUNING, options, runner))
+    if not options.list:
+        write_best(stage, found, {row: len(pairs) for row, pairs in tried.items()}, subsets, runner)
     return report
+
+
+def try_settings(
+    stage: str, settings: Settings, subsets: Sequence[int], options: argparse.Namespace, runner: Runner
+) -> Report:
+    """Run the settings of each row on the subsets, or list the commands."""
+    places = Places(options.data, options.runs, options.quick)
+    parts = [protocol.tuning_jobs(stage, row, pairs, places, subsets) for row, pairs in settings.items()]
+    return run_all([job for part in parts for job in part], options, runner)
+
+
+def folder_of(stage: str, row: Row, pair: Tried, runner: Runner) -> Path:
+    """Name the folder of a setting's results."""
+    return runner.results / protocol.tuning_folder(stage, row, *pair)
+
+
+def best_of(stage: str, settings: Settings, subsets: Sequence[int], runner: Runner) -> dict[Row, Tried]:
+    """Find the best setting of each row; rows of which a run is missing are left out."""
+    found = {
+        row: best({pair: folder_of(stage, row, pair, runner) for pair in pairs}, subsets)
+        for row, pairs in settings.items()
+    }
+    return {row: pair for row, pair in found.items() if pair}
+
+
+def write_best(
+    stage: str, found: dict[Row, Tried], tried: dict[Row, int], subsets: Sequence[int], runner: Runner
+) -> None:
+    """Write the best setting of each row, and what the methods on its codes are given, to the file of choices.
+
+    Args:
+        tried: how many settings of each row there were.
+    """
+    file = runner.results / FILE
+    choices = read_choices(file)
+    for row, pair in found.items():
+        folder = folder_of(stage, row, pair, runner)
+        if validated(folder, protocol.TUNING):
+            choice = Choice(*pair, *choose_methods(folder, protocol.TUNING), tried[row], list(subsets))
+            choices.setdefault(TUNED[stage].name, {})[row.name] = choice
+            print(f"{stage}: {row.name}: lr {choice.rate:g}, {row.own} {choice.own:g}")
+    if choices:
+        write_choices(file, choices)
 
 
 def run_stage(stage: str, options: argparse.Namespace, runner: Runner) -> Report:
