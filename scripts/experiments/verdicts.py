@@ -73,11 +73,11 @@ def calibration_gain(found: Contender, baseline: Contender) -> Iterator[str]:
     ours, theirs = map(statistics.fmean, values)
     difference = paired_difference(*values)
     said = (
-        f"calibration error as trained {ours:.3f} ({baseline.row.title}: {theirs:.3f}; {points(difference.mean)} points"
+        f"calibration error as trained {ours:.3f}, {baseline.row.title} {theirs:.3f}: {points(difference.mean)} points"
     )
     if difference.p is not None:
-        said += f", 95 % interval {points(difference.low)} to {points(difference.high)}"
-    yield f"{said})"
+        said += f" (95 % {points(difference.low)} to {points(difference.high)})"
+    yield said
 
 
 def health_gains(found: Contender) -> Iterator[str]:
@@ -89,6 +89,7 @@ def health_gains(found: Contender) -> Iterator[str]:
     if "acsa_mixture" in mean:
         yield f"a classifier by the mixture alone, without re-training: ACSA {mean['acsa_mixture']:.3f}"
     if "mse" in mean and "mse_class_mean" in mean:
-        yield f"reconstructions: squared error {mean['mse']:.3f} (the class's mean image: {mean['mse_class_mean']:.3f})"
+        yield f"a decoder: squared error {mean['mse']:.3f}, the class's mean image {mean['mse_class_mean']:.3f}"
     if "recognised_samples" in mean:
-        yield f"samples: another classifier recognises {mean['recognised_samples']:.2f} of them (by chance 0.10)"
+        share = mean["recognised_samples"]
+        yield f"samples of the components: another classifier recognises {share:.2f} of them, by chance 0.10"

@@ -110,8 +110,8 @@ def test_gains_are_what_was_measured(results):
     title, *lines = TABLES["gains"](results).splitlines()
     assert title.startswith("DGCMM, learned mixture")
     assert " ".join(" ".join(lines).split()) == (
-        "- calibration error as trained 0.080 (cross-entropy times 10 (control): 0.120; -4.00 points, "
-        "95 % interval -5.96 to -2.04) - a classifier by the mixture alone, without re-training: ACSA 0.720"
+        "- calibration error as trained 0.080, cross-entropy times 10 (control) 0.120: -4.00 points "
+        "(95 % -5.96 to -2.04) - a classifier by the mixture alone, without re-training: ACSA 0.720"
     )
 
 
