@@ -30,9 +30,7 @@ import numpy as np  # noqa: E402
 
 from augment import Codes  # noqa: E402
 from scripts.experiments.posthoc import METHODS, Classify, Method, TrainedCodes, method_value  # noqa: E402
-from scripts.experiments.trained import open_run  # noqa: E402
-from utils.cli.arguments import Parser  # noqa: E402
-from utils.cli.types import path  # noqa: E402
+from scripts.experiments.trained import open_run, run_parser  # noqa: E402
 from utils.errors import UserError, run_script  # noqa: E402
 from utils.logs import start_logging  # noqa: E402
 from utils.metrics import Row, calibration_error, compute_metrics, per_class_metrics  # noqa: E402
@@ -45,9 +43,8 @@ SHOWN = ("acc", "acsa", "f_ma", "g_ma", "many", "median", "low", "calibration_er
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the command line."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = run_parser(__doc__, FILE)
     add = parser.add_argument
-    add("run", type=path, metavar="RUN", help="folder of a finished training")
     add("--methods", nargs="+", choices=METHODS, default=list(METHODS), metavar="NAME", help=f"of {', '.join(METHODS)}")
     add(
         "--fixed",
@@ -57,8 +54,6 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="NAME=VALUE",
         help="value of a method's own parameter, which is then not chosen",
     )
-    add("--datadir", type=path, metavar="PATH", help="folder of the data now (default: where it was in the training)")
-    add("--overwrite", action="store_true", help=f"replace {FILE}")
     return parser
 
 

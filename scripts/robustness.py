@@ -38,8 +38,7 @@ from models.scoring import Scorer  # noqa: E402
 from scripts.experiments.corruption import CORRUPTIONS, Corrupt  # noqa: E402
 from scripts.experiments.generative import batches, measure_health  # noqa: E402
 from scripts.experiments.posthoc import METHODS, Classify, method_value  # noqa: E402
-from scripts.experiments.trained import TrainedRun, open_run  # noqa: E402
-from utils.cli.arguments import Parser  # noqa: E402
+from scripts.experiments.trained import TrainedRun, open_run, run_parser  # noqa: E402
 from utils.cli.types import path  # noqa: E402
 from utils.device import to_device  # noqa: E402
 from utils.errors import UserError, run_script  # noqa: E402
@@ -57,16 +56,13 @@ RETRAINED = ("checkpoint_aug_ftl.pth", "checkpoint_aug.pth")
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the command line."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = run_parser(__doc__, FILE)
     add = parser.add_argument
-    add("run", type=path, metavar="RUN", help="folder of a finished training")
     names = [name for name in METHODS if name != "trained"]
     add("--methods", nargs="+", choices=names, metavar="NAME", help=f"of {', '.join(names)} (default: {DEFAULT})")
     fixed = "value of a method's own parameter (default: that of baselines.py for a run without a validation set)"
     add("--fixed", nargs="+", type=method_value, default=[], metavar="NAME=VALUE", help=fixed)
     add("--judge", type=path, metavar="PATH", help="checkpoint of a plain classifier that looks at decoded images")
-    add("--datadir", type=path, metavar="PATH", help="folder of the data now (default: where it was in the training)")
-    add("--overwrite", action="store_true", help=f"replace {FILE}")
     return parser
 
 

@@ -10,7 +10,9 @@ from datasets.splits import complete_data, load_splits, prepare_data
 from models.classifier import ImageClassifier
 from models.encoder import PLAIN_ARCHITECTURES, feature_dim
 from scripts.experiments.posthoc import TrainedCodes
+from utils.cli.arguments import Parser
 from utils.cli.rules import complete, parse
+from utils.cli.types import path
 from utils.device import choose_device
 from utils.distributed.world import World
 from utils.errors import UserError
@@ -48,6 +50,16 @@ class TrainedRun(NamedTuple):
         mu, sigma = (training[name].float().cpu() for name in ("mu", "sigma"))
         classifier = copy.deepcopy(self.model.classifier).cpu()
         return TrainedCodes(mu, sigma, training["targets"].cpu(), classifier, self.args.seed), codes
+
+
+def run_parser(description: str, result: str) -> argparse.ArgumentParser:
+    """Build the part of the command line that says which run is measured, and whether `result` may be replaced."""
+    parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("run", type=path, metavar="RUN", help="folder of a finished training")
+    add("--datadir", type=path, metavar="PATH", help="folder of the data now (default: where it was in the training)")
+    add("--overwrite", action="store_true", help=f"replace {result}")
+    return parser
 
 
 def open_run(folder: RunFolder, datadir: str | None, result: str, overwrite: bool) -> TrainedRun:
