@@ -3,6 +3,7 @@
 
     python scripts/claim.py            fill in the tables of all documents, and draw the figures in fig/
     python scripts/claim.py --check    change nothing; the exit status is 1 if a table or a figure is another
+    python scripts/claim.py --results=results/mine    write TABLES.md and the figures there, and nothing else
 
 A document has a table between two lines, `<!-- table NAME -->` and `<!-- /table -->`; documents are README.md, those
 in docs/ and TABLES.md beside the results. The numbers are means over subsets with their standard deviation; rows that
@@ -27,6 +28,7 @@ from utils.cli.types import path  # noqa: E402
 from utils.errors import UserError, run_script  # noqa: E402
 from utils.files import write_text  # noqa: E402
 
+PUBLISHED, TABLES_FILE = "results/fashion_mnist_lt", "TABLES.md"
 BLOCK = re.compile(r"<!-- table (?P<name>[\w ]+) -->\n.*?<!-- /table -->", re.DOTALL)
 
 
@@ -34,7 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Build the command line."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--results", type=path, default="results/fashion_mnist_lt", metavar="PATH", help="default: %(default)s")
+    add("--results", type=path, default=PUBLISHED, metavar="PATH", help="default: %(default)s")
     add("--check", action="store_true", help="say what is not as the results say, and write nothing")
     return parser
 
@@ -42,7 +44,12 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
     """Fill in documents and figures below `root`, or check them; 1 if one is not as it should be."""
     options = build_parser().parse_args(argv)
-    results, wrong = root / options.results, []
+    published, results, wrong = root / PUBLISHED, root / options.results, []
+    if not results.is_dir():
+        raise UserError(f"--results {options.results}: there is no such folder")
+    if results != published and not (results / TABLES_FILE).exists() and not options.check:
+        write_text(results / TABLES_FILE, (published / TABLES_FILE).read_text())
+    figures = root / "fig" if results == published else results
     for document in documents(root, results):
         text = document.read_text()
         written = filled_in(text, document, results)
@@ -51,7 +58,7 @@ def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
             if not options.check:
                 write_text(document, written)
     for name, (gather, plot) in FIGURES.items():
-        curves, figure = gather(results), root / "fig" / name
+        curves, figure = gather(results), figures / name
         if curves and shown_in(figure) != digest(curves):
             wrong.append(figure)
             if not options.check:
@@ -62,8 +69,9 @@ def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
 
 
 def documents(root: Path, results: Path) -> list[Path]:
-    """List the documents that may hold tables."""
-    found = [root / "README.md", *sorted((root / "docs").glob("*.md")), results / "TABLES.md"]
+    """List the documents that may hold tables: of the published results all, of others their own alone."""
+    published = [root / "README.md", *sorted((root / "docs").glob("*.md"))] if results == root / PUBLISHED else []
+    found = [*published, results / TABLES_FILE]
     return [document for document in found if document.exists()]
 
 

@@ -10,4 +10,8 @@ data=${1:-/usr/share/datasets/fashion-mnist}
 runs=${2:-./logs/fashion_mnist_lt}
 read -ra stages <<<"${STAGES:-tune table}"
 python scripts/protocol.py "${stages[@]}" --data="$data" --runs="$runs" --jobs="${JOBS:-2}" "${@:3}"
-python scripts/claim.py
+results=()
+for word in "${@:3}"; do
+  [[ $word != --results=* ]] || results=("$word")
+done
+python scripts/claim.py "${results[@]}"

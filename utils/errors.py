@@ -1,5 +1,6 @@
 """What a user can get wrong, a process that is gone, and the place where they become one line and an exit status."""
 
+import signal
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -29,8 +30,9 @@ def run_script(main: Callable[[], None]) -> NoReturn:
     """Run an entry script's `main` and leave the process with its exit status.
 
     A `UserError` becomes `error: ...` on standard error and status 2, a lost process the same with status 1, a signal
-    that means "stop" 128 and its number: SIGTERM 143, Ctrl-C 130. Any other exception is a fault of the program and
-    keeps its traceback.
+    that means "stop" 128 and its number: SIGTERM 143, Ctrl-C 130. A reader of the output that is gone, as behind
+    `| head`, ends it with 141, the status of SIGPIPE. Any other exception is a fault of the program and keeps its
+    traceback.
     """
     status = 0
     with streams.guarded(), stopping.handled():
@@ -45,4 +47,8 @@ def run_script(main: Callable[[], None]) -> NoReturn:
         except Stopped as stop:
             streams.say(stop)
             status = stop.status
+        except BrokenPipeError:
+            if streams.is_read(sys.stdout):
+                raise
+            status = 128 + signal.SIGPIPE
     sys.exit(status)  # not within the except: the error would keep all that main held alive

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import select
 import sys
 from collections.abc import Iterator
 from typing import TextIO
@@ -23,6 +24,13 @@ def escape_unprintable() -> None:
     """Have a terminal that is not set to UTF-8 show what it lacks as a number; standard error does so by itself."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def is_read(stream: TextIO) -> bool:
+    """Tell whether somebody may still read what is printed: no pipe, or one whose other end is open."""
+    poll = select.poll()
+    poll.register(stream.fileno(), 0)
+    return not any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def say(text: object) -> None:

@@ -26,7 +26,7 @@ from scripts.experiments.protocol import (
     Row,
 )
 from scripts.experiments.results import mean_and_deviation, read_health, read_runs, values_of, values_under
-from scripts.experiments.verdicts import NOTHING, generative_gains, points, verdict
+from scripts.experiments.verdicts import NOTHING, besides, points, verdict
 
 HEADLINE = {"acsa": "ACSA", "f_ma": "F-macro", "g_ma": "G-macro", "many": "many", "median": "median", "low": "low"}
 HEALTH = {
@@ -200,7 +200,7 @@ def of_few(regime: Regime, prefix: str) -> dict[str, Callable[[Path], str]]:
     return {
         f"{prefix} verdict": made(verdict),
         f"{prefix} headline": made(headline_table),
-        f"{prefix} gains": made(generative_gains),
+        f"{prefix} besides": made(besides),
         f"{prefix} main": made(main_table),
         f"{prefix} differences": made(differences_table),
         f"{prefix} methods": made(methods_table),
@@ -213,7 +213,7 @@ def of_few(regime: Regime, prefix: str) -> dict[str, Callable[[Path], str]]:
 
 TABLES: dict[str, Callable[[Path], str]] = {
     "verdict": verdict,
-    "gains": generative_gains,
+    "besides": besides,
     "main": main_table,
     "differences": differences_table,
     "methods": methods_table,

@@ -39,6 +39,20 @@ def test_reader_that_is_gone_is_no_fault():
     assert process.returncode == 0
 
 
+@pytest.mark.parametrize(
+    ("code", "status", "told"),
+    [("for _ in range(10_000): print('line')", 141, False), ("raise BrokenPipeError", 1, True)],
+    ids=["a reader that is gone", "a pipe of its own"],
+)
+def test_long_output_ends_quietly_with_its_reader_and_a_fault_does_not(code, status, told):
+    script = f"from utils.errors import run_script\ndef main():\n    {code}\nrun_script(main)"
+    words = ["bash", "-c", 'set -o pipefail; "$@" | head -1', "bash", sys.executable, "-c", script]
+    if told:
+        words = words[4:]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, "Traceback" in done.stderr) == (status, told)
+
+
 def test_windows_is_told_where_this_runs():
     code = "import sys; sys.platform = 'win32'; import utils.errors"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
