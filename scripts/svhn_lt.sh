@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# SVHN with the long tail of the DGC paper, by the recipe of Fashion-MNIST.
+# SVHN with the long tail of the DGC paper, by `small_images` of recipe.sh.
 #   ./scripts/svhn_lt.sh [folder of the data] [folder of the runs] [train.py flags ...]
 # We have not run it to its end, and give no number.
 set -euo pipefail
