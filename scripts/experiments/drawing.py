@@ -23,7 +23,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#000000")  # Okabe and I
 MARKERS = "osD^v"
 DIGEST = "Description"  # of a PNG's texts
 
-Curve = dict[str, list[float]]  # "x", "y"
+Curve = dict[str, list[float]]  # "x", "y", "subsets"
 
 
 def class_recalls(run: Run, file: str, method: str | None = None) -> dict[str, tuple[int, float]]:
@@ -62,15 +62,16 @@ def _mean_curve(found: list[dict[str, tuple[int, float]]]) -> Curve:
 
 
 def image_curves(results: Path) -> dict[str, Curve]:
-    """Gather ACSA against the number of images, clean and under noise; means."""
+    """Gather ACSA against the number of images, clean and under noise; means, and over how many subsets."""
     curves: dict[str, Curve] = {}
     for condition in ("clean", NOISE):
         for images, stage in NUMBERS_OF_IMAGES.items():
             for one in contenders(results, *stage, condition):
                 if one.row.name in FURTHER:
-                    curve = curves.setdefault(f"{one.row.title}, {condition}", {"x": [], "y": []})
+                    curve = curves.setdefault(f"{one.row.title}, {condition}", {"x": [], "y": [], "subsets": []})
                     curve["x"].append(float(images))
                     curve["y"].append(one.mean)
+                    curve["subsets"].append(len(one.values))
     return curves
 
 
@@ -83,12 +84,21 @@ def draw_recall(ax: Axes, curves: dict[str, Curve]) -> None:
 
 
 def draw_images(ax: Axes, curves: dict[str, Curve]) -> None:
-    """Draw balanced accuracy against the number of images; a row has a colour, noise is dashed."""
+    """Draw balanced accuracy against the number of images; a row has a colour, noise is dashed.
+
+    Below a number of images stands over how many subsets the means are.
+    """
     titles = [BY_NAME[name].title for name in FURTHER]
     for title, curve in curves.items():
         row = next(number for number, name in enumerate(titles) if title.startswith(f"{name}, "))
         style = "-" if title.endswith("clean") else "--"
         ax.plot(curve["x"], curve["y"], style, color=COLOURS[row], marker=MARKERS[row], markersize=4, label=title)
+    subsets: dict[float, set[float]] = {}
+    for curve in curves.values():
+        for x, number in zip(curve["x"], curve["subsets"], strict=True):
+            subsets.setdefault(x, set()).add(number)
+    labels = [f"{x:,.0f}\n{' or '.join(map(str, sorted(numbers)))} subsets" for x, numbers in subsets.items()]
+    ax.set_xticks(list(subsets), labels)
     ax.set_xlabel("training images")
     ax.set_ylabel("balanced accuracy")
 
@@ -110,11 +120,11 @@ def draw(path: Path, curves: dict[str, Curve], plot: Callable[[Axes, dict[str, C
     """Draw a figure into a PNG."""
     figure = Figure(figsize=(8, 4.8), layout="constrained")
     ax = figure.add_subplot()
-    plot(ax, curves)
     ax.set_xscale("log")
     ax.set_xticks(sorted({x for curve in curves.values() for x in curve["x"]}))
     ax.minorticks_off()
     ax.xaxis.set_major_formatter("{x:,.0f}")
+    plot(ax, curves)
     ax.grid(alpha=0.3, linewidth=0.6)
     ax.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=8)

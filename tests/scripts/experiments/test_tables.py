@@ -3,6 +3,7 @@
 import shutil
 
 import pytest
+from matplotlib.figure import Figure
 
 from helpers.project import ROOT
 from helpers.results import write_csv, write_health, write_run
@@ -128,6 +129,15 @@ def test_recall_figure_has_dgcmm_by_each_way_and_the_best_baseline(results):
     assert list(curves) == ["DGCMM as trained", chosen, control]  # the scripts of the cases were not run
     assert curves[control]["x"] == [10.0, 100.0, 1000.0]
     assert curves[control]["y"][2] == pytest.approx(sum(CONTROL) / 5)
+
+
+def test_images_figure_says_over_how_many_subsets_its_means_are(results):
+    for subset in range(2):
+        shutil.copytree(results / "table" / "dgcmm" / f"subset{subset}", results / "third/dgcmm" / f"subset{subset}")
+    gather, plot = FIGURES["fashion_mnist_images.png"]
+    ax = Figure().add_subplot()
+    plot(ax, gather(results))
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["3,000\n2 subsets", "9,000\n5 subsets"]
 
 
 def test_health_and_robustness_and_images(results):
