@@ -11,6 +11,7 @@ have not all their subsets yet say so.
 """
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -44,11 +45,17 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
     """Fill in documents and figures below `root`, or check them; 1 if one is not as it should be."""
     options = build_parser().parse_args(argv)
-    published, results, wrong = root / PUBLISHED, root / options.results, []
+    published, results = (root / PUBLISHED).resolve(), (root / options.results).resolve()
+    tables, wrong = results / TABLES_FILE, []
     if not results.is_dir():
         raise UserError(f"--results {options.results}: there is no such folder")
-    if results != published and not (results / TABLES_FILE).exists() and not options.check:
-        write_text(results / TABLES_FILE, (published / TABLES_FILE).read_text())
+    if not tables.exists():
+        if results == published:
+            raise UserError(f"{tables} is missing: git checkout {PUBLISHED}/{TABLES_FILE}")
+        if options.check:
+            wrong.append(tables)
+        else:
+            write_text(tables, (published / TABLES_FILE).read_text())
     figures = root / "fig" if results == published else results
     for document in documents(root, results):
         text = document.read_text()
@@ -64,13 +71,17 @@ def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
             if not options.check:
                 draw(figure, curves, plot)
     for changed in wrong:
-        print(f"{'differs from the results' if options.check else 'written'}: {changed.relative_to(root)}")
+        print(
+            f"{'differs from the results' if options.check else 'written'}: {os.path.relpath(changed, root.resolve())}"
+        )
     return 1 if wrong and options.check else 0
 
 
 def documents(root: Path, results: Path) -> list[Path]:
     """List the documents that may hold tables: of the published results all, of others their own alone."""
-    published = [root / "README.md", *sorted((root / "docs").glob("*.md"))] if results == root / PUBLISHED else []
+    published = (
+        [root / "README.md", *sorted((root / "docs").glob("*.md"))] if results == (root / PUBLISHED).resolve() else []
+    )
     found = [*published, results / TABLES_FILE]
     return [document for document in found if document.exists()]
 

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
 # The Fashion-MNIST tables: settings chosen on validation images, then all rows on five subsets, then the tables.
 #   ./scripts/fashion_mnist_lt.sh [folder of the data] [folder of the runs] [flags of scripts/protocol.py ...]
-# STAGES names some of those of scripts/protocol.py; JOBS trainings run at a time (2 on two cores, 12 on a GPU with 16).
+# STAGES names some of those of scripts/protocol.py; JOBS trainings run at a time (2 on two cores, 12 on a GPU with 16);
+# RESULTS is the folder of their small files and of the tables, by default that of the published ones.
 # The same command goes on where it was. docs/experiments.md says what a stage costs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 data=${1:-/usr/share/datasets/fashion-mnist}
 runs=${2:-./logs/fashion_mnist_lt}
+results=${RESULTS:-results/fashion_mnist_lt}
 read -ra stages <<<"${STAGES:-tune table}"
-python scripts/protocol.py "${stages[@]}" --data="$data" --runs="$runs" --jobs="${JOBS:-2}" "${@:3}"
-results=()
-for word in "${@:3}"; do
-  [[ $word != --results=* ]] || results=("$word")
-done
-python scripts/claim.py "${results[@]}"
+python scripts/protocol.py "${stages[@]}" --data="$data" --runs="$runs" --results="$results" --jobs="${JOBS:-2}" "${@:3}"
+if [[ -d $results ]]; then # else no run has ended yet
+  python scripts/claim.py --results="$results"
+fi

@@ -10,5 +10,5 @@ cd "$(dirname "$0")/.."
 seeds="0 1 2"
 small_images
 train+=(--lr=5e-3 --weight-reconst=0.1)
-retrain+=(--start=trained)
+START=trained
 recipe FashionMNIST_LT "${1:-/usr/share/datasets/fashion-mnist}" "${@:2}"

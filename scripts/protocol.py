@@ -127,12 +127,12 @@ def run_tuning(stage: str, options: argparse.Namespace, runner: Runner) -> Repor
         for row, pairs in own.items():
             own[row] = [pair for pair in pairs if validated(folder_of(stage, row, pair, runner), subsets)]
     report = joined(report, try_settings(stage, own, subsets, options, runner))
-    tried = {row: list(dict.fromkeys([*rates[row], *pairs])) for row, pairs in own.items()}
-    found = best_of(stage, tried, subsets, runner)
-    confirmed = {row: [pair] for row, pair in found.items()}
-    report = joined(report, try_settings(stage, confirmed, protocol.TUNING, options, runner))
+    found = best_of(stage, own, subsets, runner)
+    alone = {row: [pair] for row, pair in found.items()}
+    report = joined(report, try_settings(stage, alone, protocol.TUNING, options, runner))
     if not options.list:
-        write_best(stage, found, {row: len(pairs) for row, pairs in tried.items()}, subsets, runner)
+        numbers = {row: len({*rates[row], *own[row]}) for row in found}
+        write_best(stage, found, numbers, subsets, runner)
     return report
 
 
@@ -160,19 +160,19 @@ def best_of(stage: str, settings: Settings, subsets: Sequence[int], runner: Runn
 
 
 def write_best(
-    stage: str, found: dict[Row, Tried], tried: dict[Row, int], subsets: Sequence[int], runner: Runner
+    stage: str, found: dict[Row, Tried], numbers: dict[Row, int], subsets: Sequence[int], runner: Runner
 ) -> None:
     """Write the best setting of each row, and what the methods on its codes are given, to the file of choices.
 
     Args:
-        tried: how many settings of each row there were.
+        numbers: how many settings of each row were tried.
     """
     file = runner.results / FILE
     choices = read_choices(file)
     for row, pair in found.items():
         folder = folder_of(stage, row, pair, runner)
         if validated(folder, protocol.TUNING):
-            choice = Choice(*pair, *choose_methods(folder, protocol.TUNING), tried[row], list(subsets))
+            choice = Choice(*pair, *choose_methods(folder, protocol.TUNING), numbers[row], list(subsets))
             choices.setdefault(TUNED[stage].name, {})[row.name] = choice
             print(f"{stage}: {row.name}: lr {choice.rate:g}, {row.own} {choice.own:g}")
     if choices:

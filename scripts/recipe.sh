@@ -19,8 +19,9 @@ cifar() {
 }
 
 # Train, re-train the classifier both ways, and print a table; all may be given again after an interruption, and go on
-# where they were. Re-training starts from the adjusted classifier: at such a rate it was better than the paper's
-# start in every trial of a DGCMM (results/fashion_mnist_lt/LOG.md). The environment variable SEEDS names the subsets and runs.
+# where they were. The environment variable SEEDS names the subsets and runs. Re-training starts from the adjusted
+# classifier, which was the better start in every trial of a DGCMM at such a rate (results/fashion_mnist_lt/LOG.md);
+# START=trained is the paper's start, and the only one after --loss=ldam-drw.
 #   recipe NAME [folder of the data] [folder of the runs] [train.py flags ...]
 recipe() {
   local name=$1 data=${2:-./datasets/$1} runs=${3:-./logs/$1} seed script
@@ -32,7 +33,7 @@ recipe() {
       --resume=auto "${train[@]}" "$@"
     for script in augment_ftl.py augment.py; do
       python "$script" "$name" --datadir="$data" --logdir="$runs/subset$seed" --seed="$seed" --resume=auto \
-        --start=adjusted "${retrain[@]}"
+        --start="${START:-adjusted}" "${retrain[@]}"
     done
   done
   python scripts/compare.py "${folders[@]}"

@@ -30,9 +30,9 @@ def run_script(main: Callable[[], None]) -> NoReturn:
     """Run an entry script's `main` and leave the process with its exit status.
 
     A `UserError` becomes `error: ...` on standard error and status 2, a lost process the same with status 1, a signal
-    that means "stop" 128 and its number: SIGTERM 143, Ctrl-C 130. A reader of the output that is gone, as behind
-    `| head`, ends it with 141, the status of SIGPIPE. Any other exception is a fault of the program and keeps its
-    traceback.
+    that means "stop" 128 and its number: SIGTERM 143, Ctrl-C 130. A `main` that prints on where nobody reads
+    any more, as behind `| head`, ends with 141, the status of SIGPIPE. Any other exception is a fault of the program
+    and keeps its traceback.
     """
     status = 0
     with streams.guarded(), stopping.handled():

@@ -27,10 +27,14 @@ def escape_unprintable() -> None:
 
 
 def is_read(stream: TextIO) -> bool:
-    """Tell whether somebody may still read what is printed: no pipe, or one whose other end is open."""
+    """Tell whether somebody may still read what is printed: the other end of a pipe or socket is open, if it is one."""
+    try:
+        number = stream.fileno()
+    except (AttributeError, OSError, ValueError):  # a stand-in without a file, or closed
+        return True
     poll = select.poll()
-    poll.register(stream.fileno(), 0)
-    return not any(event & select.POLLERR for _, event in poll.poll(0))
+    poll.register(number, 0)
+    return not any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
 def say(text: object) -> None:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from scripts.experiments.choices import read_rows
 from scripts.experiments.comparison import DGCMM_ROW, best_baseline, contenders
 from scripts.experiments.protocol import ALL, BY_NAME, FURTHER, TENTH_18
-from scripts.experiments.results import Run
+from scripts.experiments.results import RETRAINED, Run
 from scripts.experiments.tables import NOISE, NUMBERS_OF_IMAGES
 
 matplotlib.use("Agg")
@@ -26,10 +26,19 @@ DIGEST = "Description"  # of a PNG's texts
 Curve = dict[str, list[float]]  # "x", "y", "subsets"
 
 
-def class_recalls(run: Run, file: str, method: str | None = None) -> dict[str, tuple[int, float]]:
-    """Read the recall of each class: name -> (training images, recall); nothing where the file is not there."""
-    path = run.folder / file
-    rows = [row for row in read_rows(path) if method in (None, row.get("method"))] if path.exists() else []
+def class_recalls(run: Run, method: str) -> dict[str, tuple[int, float]]:
+    """Read the recall of each class by a method: name -> (training images, recall); nothing where it is not there.
+
+    Both cases are taken from their scripts, where these were run, as the tables do.
+    """
+    if method == "trained":
+        path = run.folder / "metrics_per_class.csv"
+    else:
+        path = run.folder / "metrics_per_class_baselines.csv"
+        for name in (name for name, case in RETRAINED.items() if case == method):
+            own = (run.folder / name).with_name(f"metrics_per_class_{Path(name).name}.csv")
+            path = own if own.exists() else path
+    rows = [row for row in read_rows(path) if row.get("method", method) == method] if path.exists() else []
     return {row["class"]: (int(row["train_images"]), float(row["recall"])) for row in rows}
 
 
@@ -38,19 +47,14 @@ def recall_curves(results: Path, stage: str = "table", regime: str = ALL.name) -
 
     Of DGCMM as trained, after both cases, and by the method chosen on validation images; and of the best baseline.
     """
-    rows = contenders(results, stage, regime)
-    shown = [one for one in rows if one.row.name == DGCMM_ROW]
-    runs = shown[0].runs if shown else []
-    sources = {
-        "DGCMM as trained": "metrics_per_class.csv",
-        "DGCMM, Case 1": "metrics_per_class_aug_ftl.csv",
-        "DGCMM, Case 2": "metrics_per_class_aug.csv",
-    }
-    curves = {title: _mean_curve([class_recalls(run, file) for run in runs]) for title, file in sources.items()}
-    for one in [*shown, best_baseline(rows)]:
-        if one:
-            recalls = [class_recalls(run, "metrics_per_class_baselines.csv", one.method) for run in one.runs]
-            curves[one.title] = _mean_curve(recalls)
+    rows, wanted = contenders(results, stage, regime), []
+    for one in (row for row in rows if row.row.name == DGCMM_ROW):
+        cases = {"trained": "DGCMM as trained", "case-1": "DGCMM, Case 1", "case-2": "DGCMM, Case 2"}
+        titles = cases if one.method in cases else cases | {one.method: one.title}
+        wanted += [(title, one.runs, method) for method, title in titles.items()]
+    if best := best_baseline(rows):
+        wanted.append((best.title, best.runs, best.method))
+    curves = {title: _mean_curve([class_recalls(run, method) for run in runs]) for title, runs, method in wanted}
     return {title: curve for title, curve in curves.items() if curve["x"]}
 
 

@@ -26,7 +26,7 @@ from scripts.experiments.protocol import (
     Row,
 )
 from scripts.experiments.results import mean_and_deviation, read_health, read_runs, values_of, values_under
-from scripts.experiments.verdicts import NOTHING, besides, points, verdict
+from scripts.experiments.verdicts import NOTHING, besides, marked, points, verdict
 
 HEADLINE = {"acsa": "ACSA", "f_ma": "F-macro", "g_ma": "G-macro", "many": "many", "median": "median", "low": "low"}
 HEALTH = {
@@ -47,11 +47,6 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Lay out a table; the first column is text."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) if rows else NOTHING
-
-
-def marked(title: str, found: int, wanted: int) -> str:
-    """Mark a row that has not all its subsets."""
-    return title if found >= wanted else f"{title} ({found} of {wanted} subsets)"
 
 
 def main_table(results: Path, stage: str = "table", regime: str = ALL.name) -> str:

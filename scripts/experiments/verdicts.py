@@ -21,6 +21,11 @@ def points(value: float) -> str:
     return f"{100 * value:+.2f}"
 
 
+def marked(title: str, found: int, wanted: int) -> str:
+    """Mark a row that has not all its subsets."""
+    return title if found >= wanted else f"{title} ({found} of {wanted} subsets)"
+
+
 def verdict(results: Path, stage: str = "table", regime: str = ALL.name, condition: str | None = None) -> str:
     """Say in a sentence what the table says: which row of DGCMM is first, and whether it is ahead.
 
@@ -62,13 +67,14 @@ def besides(results: Path, stage: str = "table", regime: str = ALL.name) -> str:
         return NOTHING
     said = [*retraining(found), *calibration(found, rows), *generative_half(found)]
     lines = [textwrap.fill(f"- {line}", LINE, subsequent_indent="  ", break_on_hyphens=False) for line in said]
-    return "\n".join([f"{found.row.title}, besides:", "", *lines]) if lines else NOTHING
+    title = marked(found.row.title, len(found.runs), len(TABLE))
+    return "\n".join([f"{title}, besides:", "", *lines]) if lines else NOTHING
 
 
-def mean_of(runs: Sequence[Run], method: str, metric: str = "acsa") -> float | None:
-    """Average a metric of a method over the subsets; None where it was not measured."""
-    values = values_of(runs, method, metric)
-    return statistics.fmean(values.values()) if values else None
+def mean_of(runs: Sequence[Run], method: str) -> float | None:
+    """Average the ACSA of a method over the runs; None where one has not measured it."""
+    values = values_of(runs, method, "acsa")
+    return statistics.fmean(values.values()) if len(values) == len(runs) else None
 
 
 def retraining(found: Contender) -> Iterator[str]:
@@ -84,13 +90,13 @@ def calibration(found: Contender, rows: Sequence[Contender]) -> Iterator[str]:
     """Compare calibration with the baseline that has the best; as trained, for more adjustment calibrates any model."""
     ours = values_of(found.runs, "trained", "calibration_error")
     others = {one.row.title: values_of(one.runs, "trained", "calibration_error") for one in rows if one.row.plain}
-    complete = {title: values for title, values in others.items() if values.keys() >= ours.keys()}
-    if not ours or not complete:
+    paired = {title: [of[subset] for subset in ours] for title, of in others.items() if of.keys() >= ours.keys()}
+    if not ours or not paired:
         return
-    best, theirs = min(complete.items(), key=lambda pair: statistics.fmean(pair[1].values()))
-    pairs = [[values[subset] for subset in ours] for values in (ours, theirs)]
-    means = [statistics.fmean(values) for values in pairs]
-    difference = paired_difference(*pairs)
+    best = min(paired, key=lambda title: statistics.fmean(paired[title]))
+    errors = list(ours.values()), paired[best]
+    means = [statistics.fmean(values) for values in errors]
+    difference = paired_difference(*errors)
     said = f"calibration error as trained {means[0]:.3f}, {best} {means[1]:.3f}: {points(difference.mean)} points"
     if difference.p is not None:
         said += f" (95 % {points(difference.low)} to {points(difference.high)})"
@@ -100,9 +106,8 @@ def calibration(found: Contender, rows: Sequence[Contender]) -> Iterator[str]:
 def generative_half(found: Contender) -> Iterator[str]:
     """Say what mixture and decoder can do by themselves."""
     healths = [read_health(run) for run in found.runs]
-    names = {name for health in healths for name in health}
-    measured = {name: [health[name] for health in healths if name in health] for name in names}
-    mean = {name: statistics.fmean(values) for name, values in measured.items()}
+    names = set.intersection(*map(set, healths))  # what was measured of every run
+    mean = {name: statistics.fmean(health[name] for health in healths) for name in names}
     if "acsa_mixture" in mean:
         said = f"the mixture alone, its components at equal weights: ACSA {mean['acsa_mixture']:.3f}"
         nearest = mean_of(found.runs, "ncm")

@@ -38,7 +38,7 @@ def commands(document: str) -> list[list[str]]:
         ('"${stages[@]}"', "tune"),
         ('"${JOBS:-2}"', "2"),
         ('"${start[@]}"', "--pretrained"),
-        ('"${results[@]}"', "--results=./mine"),
+        ('"$results"', "./mine"),
         ('"$@"', ""),
         ('"${@:3}"', ""),
     ):

@@ -41,7 +41,7 @@ def test_reader_that_is_gone_is_no_fault():
 
 @pytest.mark.parametrize(
     ("code", "status", "told"),
-    [("for _ in range(10_000): print('line')", 141, False), ("raise BrokenPipeError", 1, True)],
+    [("for _ in range(1_000_000): print('line')", 141, False), ("raise BrokenPipeError", 1, True)],
     ids=["a reader that is gone", "a pipe of its own"],
 )
 def test_long_output_ends_quietly_with_its_reader_and_a_fault_does_not(code, status, told):

@@ -165,13 +165,14 @@ def test_entry_script_runs_its_stages_and_then_writes_the_tables(tmp_path):
     python.write_text(f'#!/bin/sh\nprintf "%s\\0" "$@" >>{told}; printf "\\n" >>{told}\n')
     python.chmod(0o755)
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "STAGES": "tune-tenth tenth", "JOBS": "12"}
-    words = ["bash", ROOT / "scripts/fashion_mnist_lt.sh", "./data", "./runs", "--results=./mine", "--until=500"]
+    environment["RESULTS"] = str(tmp_path)
+    words = ["bash", ROOT / "scripts/fashion_mnist_lt.sh", "./data", "./runs", "--until=500"]
     subprocess.run(words, env=environment, check=True)
     first, second = (line.split("\0")[:-1] for line in told.read_text().splitlines())
     options = script.build_parser().parse_args(first[1:])
     assert (first[0], options.stages, options.jobs) == ("scripts/protocol.py", ["tune-tenth", "tenth"], 12)
-    assert (options.data, options.runs, options.results, options.until) == ("./data", "./runs", "./mine", 500)
-    assert second == ["scripts/claim.py", "--results=./mine"]
+    assert (options.data, options.runs, options.results, options.until) == ("./data", "./runs", str(tmp_path), 500)
+    assert second == ["scripts/claim.py", f"--results={tmp_path}"]
 
 
 def test_what_is_measured_under_noise_is_what_was_chosen():

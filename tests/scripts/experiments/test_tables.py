@@ -1,6 +1,7 @@
 """Tables and figures of made-up results, and whether those in the repository say what its results say."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
@@ -122,13 +123,39 @@ def test_what_else_was_measured_is_said_good_or_bad(results):
     ]
 
 
+def test_what_some_runs_have_not_measured_is_not_said(results):
+    """And the baseline that calibrates best is found on the subsets that are compared."""
+    shutil.rmtree(results / "table" / "dgcmm")
+    for subset, error in enumerate((0.1, 0.1, 0.9, 0.9, 0.9)):
+        run = results / "table" / "{}" / f"subset{subset}"
+        for name, value in {"ce": error, "ce-control": 0.3, **({"dgcmm": 0.08} if subset < 2 else {})}.items():
+            row = {"method": "trained", "split": "test", "acsa": 0.8, "calibration_error": value}
+            more = [row | {"method": "case-1"}] if subset == 0 else []
+            write_csv(Path(str(run).format(name)) / "metrics_baselines.csv", [row, row | {"method": "case-2"}, *more])
+            write_csv(Path(str(run).format(name)) / "metrics.csv", [{"epoch": 1, "split": "test", "acsa": 0.8}])
+    write_health(results / "table" / "dgcmm" / "subset0", acsa_mixture=0.7)
+    assert " ".join(TABLES["besides"](results).split()) == (
+        "DGCMM, learned mixture (2 of 5 subsets), besides: "
+        "- calibration error as trained 0.080, cross-entropy 0.100: -2.00 points"
+    )
+
+
 def test_recall_figure_has_dgcmm_by_each_way_and_the_best_baseline(results):
     gather, _ = FIGURES["fashion_mnist_recall.png"]
     curves = gather(results)
-    control, chosen = "cross-entropy times 10 (control), then case-2", "DGCMM, learned mixture, then case-2"
-    assert list(curves) == ["DGCMM as trained", chosen, control]  # the scripts of the cases were not run
+    control = "cross-entropy times 10 (control), then case-2"
+    assert list(curves) == ["DGCMM as trained", "DGCMM, Case 2", control]  # Case 1 was not measured
     assert curves[control]["x"] == [10.0, 100.0, 1000.0]
     assert curves[control]["y"][2] == pytest.approx(sum(CONTROL) / 5)
+    assert curves["DGCMM, Case 2"]["y"][2] == pytest.approx(sum(DGCMM) / 5)
+    write_choices(results / FILE, {"all": {"dgcmm": Choice(0.03, 1, {}, "logit-adjustment", 6, [5, 6])}})
+    chosen = "DGCMM, learned mixture, then logit-adjustment"
+    for subset in range(5):  # the script of Case 2 was run as well
+        run = results / "table" / "dgcmm" / f"subset{subset}"
+        write_csv(run / "metrics_per_class_aug.csv", [{"class": 0, "train_images": 10, "recall": 0.5}])
+    curves = gather(results)
+    assert list(curves) == ["DGCMM as trained", "DGCMM, Case 2", chosen, "cross-entropy times 10 (control)"]
+    assert curves["DGCMM, Case 2"]["y"] == [0.5]
 
 
 def test_images_figure_says_over_how_many_subsets_its_means_are(results):
@@ -182,6 +209,7 @@ def test_documents_are_filled_in_and_checked(results, tmp_path, capsys):
         "Before\n<!-- table main -->\n<!-- /table -->\nbetween\n<!-- table verdict -->\nold\n<!-- /table -->\n"
     )
     (tmp_path / "fig").mkdir()
+    (results / "TABLES.md").touch()
     assert claim.main(["--check"], tmp_path) == 1
     assert "old" in document.read_text()
     assert claim.main([], tmp_path) == 0
@@ -216,13 +244,21 @@ def test_other_results_have_a_document_and_figures_of_their_own(results, tmp_pat
     assert not (tmp_path / "fig").exists()
     assert all(document.read_text() == published for document in (tmp_path / "README.md", results / "TABLES.md"))
     assert claim.main(["--results=mine", "--check"], tmp_path) == 0
+    (tmp_path / "mine" / "TABLES.md").unlink()
+    assert claim.main(["--results=./mine/../mine", "--check"], tmp_path) == 1
+
+
+def test_results_without_a_folder_or_their_tables_are_refused(results, tmp_path):
+    with pytest.raises(UserError, match="--results mine: there is no such folder"):
+        claim.main(["--results=mine"], tmp_path)
+    with pytest.raises(UserError, match="TABLES.md is missing: git checkout results/fashion_mnist_lt/TABLES.md"):
+        claim.main([], tmp_path)
 
 
 def test_unknown_table_is_refused(tmp_path):
     (tmp_path / "README.md").write_text("<!-- table mian -->\n<!-- /table -->\n")
-    with pytest.raises(UserError, match="--results mine: there is no such folder"):
-        claim.main(["--results=mine"], tmp_path)
     (tmp_path / claim.PUBLISHED).mkdir(parents=True)
+    (tmp_path / claim.PUBLISHED / "TABLES.md").touch()
     with pytest.raises(UserError, match="wants the table 'mian': there are verdict, besides, main"):
         claim.main([], tmp_path)
 
