@@ -9,5 +9,5 @@ prepare_environment tests/requirements.txt
 
 ruff check .
 ruff format --check .
-# each test on one core; three at a time on two cores, because tests often wait
-OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} python -m pytest -n 3 --dist worksteal "$@"
+# two tests at a time, each on one core
+OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} python -m pytest -n 2 --dist worksteal "$@"

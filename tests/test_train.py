@@ -258,7 +258,9 @@ def test_probability_that_is_not_finite_is_the_users_to_mend(value):
         require_finite([good, bad])
 
 
-def test_compilation_keeps_the_names_of_the_weights():
+def test_compilation_keeps_the_names_of_the_weights(monkeypatch):
+    """By a stand-in for the compiler, whose import alone takes ten seconds."""
+    monkeypatch.setattr(torch, "compile", lambda call: call)
     flags = ["Digits_LT", "--arch=resnet18_vae3", "--z-dim=8", "--crop-size=32", "--compile"]
     args, _ = parse(train.build_parser(), flags)
     compiled = build_model(World(), args, 3)
