@@ -33,7 +33,8 @@ from models.loading import all_weights, create_model
 from models.losses import COSINE_LOSSES
 from models.samplers import ROWS, PosteriorSampler
 from models.scoring import Scorer
-from utils.cli.arguments import augment_parser, common_parser
+from utils.cli.arguments import augment_parser
+from utils.cli.common import common_parser
 from utils.cli.rules import complete, parse
 from utils.device import autocast, check_device, choose_device, memory_watched, repeat_exactly, to_device
 from utils.distributed.plan import spare_rank
@@ -43,6 +44,7 @@ from utils.figures.make import report
 from utils.logs import progress, start_logging
 from utils.metrics import Measurement, Predictions, Row, require_finite
 from utils.randomness import standard_normal
+from utils.streams import print_result
 from utils.training.checkpoint import Checkpoint, load_model_state, read_verified, save_checkpoint
 from utils.training.folder import RunFolder
 from utils.training.optimisation import build_sgd, log_rates
@@ -53,7 +55,7 @@ from utils.training.resume import (
     finished_result,
     require_same_data,
 )
-from utils.training.run import Run, print_result
+from utils.training.run import Run
 
 log = logging.getLogger("dgcmm")
 

@@ -15,7 +15,8 @@ from datasets import DATASETS
 from datasets.transforms import TRAIN_TRANSFORMS
 from models.encoder import ARCHITECTURES
 from models.samplers import REP_METHODS, FeatureTransferSampler
-from utils.cli.arguments import augment_parser, common_parser
+from utils.cli.arguments import augment_parser
+from utils.cli.common import common_parser
 from utils.cli.rules import parse
 from utils.cli.types import count
 from utils.errors import run_script

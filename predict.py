@@ -40,9 +40,9 @@ from utils.files import Sink, write_atomically, write_table
 from utils.logs import progress, start_logging
 from utils.metrics import exact, require_finite
 from utils.preprocessing import Preprocessing
+from utils.streams import print_result
 from utils.training.checkpoint import Checkpoint, load_checkpoint
 from utils.training.resume import BEFORE
-from utils.training.run import print_result
 
 log = logging.getLogger("dgcmm")
 

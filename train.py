@@ -21,7 +21,6 @@ The last line on standard output is a JSON object with the final metrics.
 
 import argparse
 import copy
-import itertools
 import logging
 import os
 import time
@@ -34,9 +33,9 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 
 from datasets import DATASETS
-from datasets.base import ImageDataset, Splits
+from datasets.base import ImageDataset
 from datasets.loading import SAMPLERS, BatchLoader, ClassPairs, make_loader, shared_batches
-from datasets.splits import complete_data, describe_classes, load_splits, prepare_data
+from datasets.splits import complete_data, load_splits, log_images, prepare_data
 from datasets.subsets import spread
 from datasets.transforms import TRAIN_TRANSFORMS
 from models.atypicality import measure_distances
@@ -47,10 +46,10 @@ from models.loading import all_weights, build_model
 from models.losses import LIKELIHOODS, LOSSES, LossWeights, build_loss, first_reweighted_epoch
 from models.mixup import mix
 from models.pictures import keep_pictures, show_reconstructions
-from models.prior import ClassMoments
 from models.scoring import Scorer
-from models.starting import take_weights
-from utils.cli.arguments import common_parser, train_parser
+from models.starting import start_prior, take_weights
+from utils.cli.arguments import train_parser
+from utils.cli.common import common_parser
 from utils.cli.rules import check_start, check_training, complete, follow, parse
 from utils.device import autocast, check_device, memory_watched, repeat_exactly, to_device
 from utils.distributed.launch import launch
@@ -58,10 +57,11 @@ from utils.distributed.plan import check_batch_size, plan_launch
 from utils.distributed.world import World
 from utils.errors import UserError, run_script
 from utils.figures.make import report
-from utils.logs import progress, share_warnings, start_logging
+from utils.logs import share_warnings, start_logging
 from utils.metrics import Measurement, Predictions, Row, require_finite
 from utils.randomness import mixing_share, standard_normal
 from utils.training.checkpoint import Checkpoint, load_checkpoint, load_model_state
+from utils.training.facts import log_facts
 from utils.training.folder import RunFolder
 from utils.training.optimisation import build_optimizer, default_prior_lr, log_rates
 from utils.training.resume import description, find_checkpoint, finished_result, require_same_classes, require_same_data
@@ -190,7 +190,8 @@ def train(
             before = checkpoint["args"] if checkpoint else None
             folder.write_args(args, data_sha256, resumed, before, world.size)
             folder.write_subset(splits.train.rows)
-            log_facts(run, splits, len(loaders["train"]))
+            log_images(splits, args.dataset)
+            log_facts(run, len(splits.train), len(loaders["train"]))
             log_rates(args, run.epoch, before and before["epochs"])
         if start:
             take_weights(run, start)
@@ -232,7 +233,8 @@ def train_epochs(run: Run, loaders: dict[str, BatchLoader]) -> Row:
                 drawn = [count ** SAMPLERS[args.sampler] for count in run.about["class_counts"]]
                 run.warn_of_divergence(losses["loss_cls"], drawn)
             if weights.gmm and not run.state["prior_started"]:
-                start_prior(run, loaders["train"])
+                loaders["train"].batches.set_epoch(run.epoch)
+                start_prior(run, loaders["train"], loaders["train"].batches.sizes)
             if warming and args.warmup_threshold is not None and losses["loss_cls"] < args.warmup_threshold:
                 run.state["warmup_end"] = run.epoch + 1
                 log.info("warm-up ends early after epoch %d: loss %.4f", run.epoch + 1, losses["loss_cls"])
@@ -296,38 +298,6 @@ def mean_losses(run: Run, weights: LossWeights) -> dict[str, float | None]:
     """Return the mean of each term over the epoch's images of all processes; None for one that was not computed."""
     computed = (True, *map(bool, weights))
     return {name: mean if used else None for name, mean, used in zip(TERMS, run.mean_terms(), computed, strict=True)}
-
-
-@torch.inference_mode()
-def start_prior(run: Run, loader: BatchLoader) -> None:
-    """Place the prior's components at the classes' codes, after the first epoch that has the mixture term.
-
-    One pass over the training images as the running epoch loads them, but not mixed. Without it the mixture collapses:
-    all codes move together in the first steps, the component that moves first is soon the nearest one to every code,
-    and takes them all.
-
-    Raises:
-        Stopped: by a signal, before anything was changed.
-    """
-    args, world, model = run.args, run.world, run.model
-    world.broadcast_buffers(model)
-    model.eval()
-    loader.batches.set_epoch(run.epoch)
-    moments = ClassMoments(model.num_classes, model.z_dim, world.device)
-    sizes = loader.batches.sizes[: args.max_steps]
-    with progress(None, "prior", total=sum(sizes), unit="img", quiet=args.quiet) as bar:
-        for images, labels, _ in itertools.islice(loader, len(sizes)):
-            world.check_stop()
-            labels = labels.to(world.device)
-            with autocast(world.device, args.amp):
-                features = model.features(to_device(images, world.device))
-            moments.add(*model.posterior(features, labels), labels)
-            bar.update(len(images) * world.size)
-    world.all_reduce(moments.counts, moments.sums, moments.squares)
-    model.prior.start(moments.counts, *moments.means_and_variances())
-    for parameter in model.prior.parameters():
-        run.optimizer.state.pop(parameter, None)  # momentum towards where it no longer is
-    run.state["prior_started"] = True
 
 
 @torch.inference_mode()
@@ -406,30 +376,6 @@ def evaluate_only(world: World, args: argparse.Namespace, checkpoint: Checkpoint
         result["time"] = time.perf_counter() - started
         folder.write_rows("metrics.csv", [result])
         return result
-
-
-def log_facts(run: Run, splits: Splits, steps: int) -> None:
-    """Say what follows from the arguments, once, at the start of a run of `steps` steps an epoch."""
-    args, world = run.args, run.world
-    images = args.batch_size * world.nodes
-    if len(splits.train) < images:
-        log.warning("--batch-size %d: only %d training images, all in one batch", args.batch_size, len(splits.train))
-    if args.freeze_encoder and not (args.init or args.pretrained or run.epoch or run.position.step):
-        log.warning("--freeze-encoder: the encoder stays as it was drawn at random: give --init or --pretrained")
-    held = f", {len(splits.val)} held out" if splits.val else ""
-    log.info("%s: %d training images%s, %d test images", args.dataset, len(splits.train), held, len(splits.test))
-    for line in describe_classes(splits.train.classes, splits.train.class_counts):
-        log.info("%s", line)
-    millions = sum(parameter.numel() for parameter in run.model.parameters()) / 1e6
-    log.info("%s: %.1f million parameters on %s, amp %s", args.arch, millions, world.device, args.amp)
-    if world.size > 1:
-        log.info("%d processes on %d node(s), %d images a step each", world.size, world.nodes, images // world.size)
-    rates = f"learning rate {args.lr:g}" + (f", prior {args.prior_lr:g}" if run.model.prior is not None else "")
-    log.info("%d steps of %d images an epoch, %s", steps, images, rates)
-    if "reweighted_from" in run.state:
-        log.info("classes are re-weighted after epoch %d", run.state["reweighted_from"])
-    if run.epoch or run.position.step:
-        log.info("continuing after epoch %d of %d, step %d", run.epoch, args.epochs, run.position.step)
 
 
 if __name__ == "__main__":

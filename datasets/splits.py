@@ -3,7 +3,6 @@
 import argparse
 import logging
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -173,26 +172,29 @@ def _prepared(splits: Splits, args: argparse.Namespace, resize: str) -> Splits:
     return Splits(parts["training"], parts.get("validation"), parts["test"])
 
 
-def describe_classes(classes: Sequence[str], counts: Sequence[int]) -> list[str]:
-    """Say in lines how many training images the classes have, and how imbalanced they are.
+def log_images(splits: Splits, name: str) -> None:
+    """Say how many images a run has, and how imbalanced its classes are.
 
     Args:
-        classes: names, (K,); of many only the largest and the smallest are listed.
-        counts: training images of each, (K,).
+        name: of the data set.
     """
+    train, val, test = splits
+    held = f", {len(val)} held out" if val else ""
+    log.info("%s: %d training images%s, %d test images", name, len(train), held, len(test))
+    classes, counts = train.classes, train.class_counts
     order = np.argsort(-np.asarray(counts), kind="stable")
     shown = [f"{classes[c]} {counts[c]}" for c in range(len(classes))]
     if len(classes) > LISTED_CLASSES:
         ends = LISTED_CLASSES // 2
         shown = [shown[c] for c in order[:ends]] + ["..."] + [shown[c] for c in order[-ends:]]
+    log.info("images per class: %s", ", ".join(shown))
     largest, smallest = int(order[0]), int(order[-1])
     groups = Counter(shot_group(count) for count in counts)
-    return [
-        f"images per class: {', '.join(shown)}",
-        f"imbalance: {len(classes)} classes, largest {classes[largest]} {counts[largest]}, smallest "
-        f"{classes[smallest]} {counts[smallest]}, ratio {counts[largest] / max(counts[smallest], 1):.4g}; "
-        + ", ".join(f"{groups[group]} {group}" for group in ("many", "median", "low")),
-    ]
+    log.info(
+        "imbalance: %d classes, largest %s %d, smallest %s %d, ratio %.4g; %d many, %d median, %d low",
+        *(len(classes), classes[largest], counts[largest], classes[smallest], counts[smallest]),
+        *(counts[largest] / max(counts[smallest], 1), groups["many"], groups["median"], groups["low"]),
+    )
 
 
 def absent(data: ImageDataset) -> str:

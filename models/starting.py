@@ -1,11 +1,18 @@
-"""Starting a model from the weights of another one, which may be of another kind and know other classes."""
+"""Where a model starts: at the weights of another one, which may be of another kind and know other classes; and its
+prior at the codes of the classes.
+"""
 
+import itertools
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from models.classifier import ImageClassifier
+from models.prior import ClassMoments
+from utils.device import autocast, to_device
+from utils.logs import progress
 from utils.training.checkpoint import Checkpoint
 from utils.training.run import Run
 
@@ -57,6 +64,40 @@ def take_weights(run: Run, start: Checkpoint) -> None:
         parts = ", ".join(f"{part} in part" if part in left else part for part in taken)
         anew = ", ".join(part for part in left if part not in taken)
         log.info("%s: taken: %s; started anew: %s", source, parts, anew or "nothing")
+
+
+@torch.inference_mode()
+def start_prior(run: Run, batches: Iterable[tuple[Tensor, ...]], sizes: Sequence[int]) -> None:
+    """Place the prior's components at the classes' codes, after the first epoch that has the mixture term.
+
+    One pass over training images. Without it the mixture collapses: all codes move together in the first steps, the
+    component that moves first is soon the nearest one to every code, and takes them all.
+
+    Args:
+        batches: of an epoch: images (B,C,S,S) uint8, labels (B,) and ids (B,), this process's part of each.
+        sizes: images of each batch in all processes; `--max-steps` cuts it.
+
+    Raises:
+        Stopped: by a signal, before anything was changed.
+    """
+    args, world, model = run.args, run.world, run.model
+    world.broadcast_buffers(model)
+    model.eval()
+    moments = ClassMoments(model.num_classes, model.z_dim, world.device)
+    sizes = sizes[: args.max_steps]
+    with progress(None, "prior", total=sum(sizes), unit="img", quiet=args.quiet) as bar:
+        for images, labels, _ in itertools.islice(batches, len(sizes)):
+            world.check_stop()
+            labels = labels.to(world.device)
+            with autocast(world.device, args.amp):
+                features = model.features(to_device(images, world.device))
+            moments.add(*model.posterior(features, labels), labels)
+            bar.update(len(images) * world.size)
+    world.all_reduce(moments.counts, moments.sums, moments.squares)
+    model.prior.start(moments.counts, *moments.means_and_variances())
+    for parameter in model.prior.parameters():
+        run.optimizer.state.pop(parameter, None)  # momentum towards where it no longer is
+    run.state["prior_started"] = True
 
 
 def _part(name: str) -> str:

@@ -24,7 +24,7 @@ from PIL import Image  # noqa: E402
 
 from scripts.experiments.drawing import DIGEST, FIGURES, digest, draw  # noqa: E402
 from scripts.experiments.tables import TABLES  # noqa: E402
-from utils.cli.arguments import Parser  # noqa: E402
+from utils.cli.common import Parser  # noqa: E402
 from utils.cli.types import path  # noqa: E402
 from utils.errors import UserError, run_script  # noqa: E402
 from utils.files import write_text  # noqa: E402

@@ -39,7 +39,7 @@ from scripts.experiments.choices import (  # noqa: E402
 )
 from scripts.experiments.jobs import Job, Report, Runner, finished  # noqa: E402
 from scripts.experiments.protocol import MADE, TUNED, Places, Regime, Row, Selection  # noqa: E402
-from utils.cli.arguments import Parser  # noqa: E402
+from utils.cli.common import Parser  # noqa: E402
 from utils.cli.types import count, count_or_zero, path, positive  # noqa: E402
 from utils.errors import UserError, run_script  # noqa: E402
 

@@ -17,6 +17,7 @@ from helpers.runs import run_without_folder
 from models.dgcmm import DGCMM
 from models.loading import build_model
 from models.losses import LossTerms, LossWeights
+from models.starting import start_prior
 from utils.cli.rules import parse
 from utils.device import to_device
 from utils.distributed.world import Vote, World
@@ -238,7 +239,7 @@ def test_batch_size_changes_no_prediction(data):
 def test_prior_starts_at_the_classes_codes(data):
     model = model_of(data)
     loader = BatchLoader(data, TrainBatches(len(data), 21, 0), 0, False)
-    train.start_prior(run_without_folder(ARGS, model, build_optimizer(model, ARGS)), loader)
+    start_prior(run_without_folder(ARGS, model, build_optimizer(model, ARGS)), loader, loader.batches.sizes)
     images = to_device(torch.stack([data[index][0] for index in range(21)]), CPU)
     with torch.no_grad():
         mu, log_var = model.eval().posterior(model.features(images), None)
@@ -275,7 +276,7 @@ def test_prior_at_rate_0_stays_at_the_classes_codes_while_the_network_learns(dat
     args = argparse.Namespace(**vars(ARGS) | {"prior_lr": 0.0})
     started = run_without_folder(args, model, build_optimizer(model, args))
     loader = BatchLoader(data, TrainBatches(len(data), 8, 0), 0, False)
-    train.start_prior(started, loader)
+    start_prior(started, loader, loader.batches.sizes)
     before = {name: value.clone() for name, value in model.named_parameters()}
     for _ in range(2):
         train_epoch(started, loader)

@@ -2,11 +2,15 @@
 
 import contextlib
 import io
+import json
+import logging
 import os
 import select
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TextIO
+
+log = logging.getLogger("dgcmm")
 
 
 @contextlib.contextmanager
@@ -35,6 +39,15 @@ def is_read(stream: TextIO) -> bool:
     poll = select.poll()
     poll.register(number, 0)
     return not any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+
+
+def print_result(result: Mapping[str, object]) -> None:
+    """Print the last line of a script on standard output: one JSON object, null for what is undefined."""
+    text = json.dumps(result, allow_nan=False)
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        log.warning("standard output takes no more (%s); the result is in the run folder", error.strerror)
 
 
 def say(text: object) -> None:

@@ -24,7 +24,7 @@ from datasets.images.finder import find_images, locate
 from datasets.images.opening import read_grey
 from datasets.loading import BatchLoader, EvaluationBatches
 from datasets.workers import kill_workers
-from utils.cli.arguments import add_data
+from utils.cli.common import add_data
 from utils.cli.types import count_or_zero
 from utils.errors import UserError, run_script
 from utils.files import write_text

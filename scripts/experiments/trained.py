@@ -10,7 +10,7 @@ from datasets.splits import complete_data, load_splits, prepare_data
 from models.classifier import ImageClassifier
 from models.encoder import PLAIN_ARCHITECTURES, feature_dim
 from scripts.experiments.posthoc import TrainedCodes
-from utils.cli.arguments import Parser
+from utils.cli.common import Parser
 from utils.cli.rules import complete, parse
 from utils.cli.types import path
 from utils.device import choose_device

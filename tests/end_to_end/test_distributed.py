@@ -19,6 +19,7 @@ from datasets.loading import BatchLoader, EvaluationBatches, TrainBatches
 from helpers import ranks
 from helpers.documents import commands, replaced
 from helpers.project import ROOT, SMALL_MODEL
+from models.starting import start_prior
 from scripts.compare_runs import differences
 from utils.cli.rules import parse
 from utils.device import to_device
@@ -123,8 +124,8 @@ def test_training_with_frozen_batch_norm_equals_one_process_outright(together):
         ranks.TrainBatches = original
     assert_same_state(together["frozen"]["state"], run.model)
     assert together["frozen"]["losses"] == pytest.approx(losses, rel=1e-6)
-    run.epoch = 0
-    train.start_prior(run, loader)
+    loader.batches.set_epoch(0)
+    start_prior(run, loader, loader.batches.sizes)
     for name, value in run.model.prior.state_dict().items():
         torch.testing.assert_close(together["prior"][name], value, rtol=1e-6, atol=1e-9)
 

@@ -19,6 +19,7 @@ from helpers.trained import trained_like
 from models.dgcmm import LossWeights
 from models.samplers import FeatureTransferSampler, PosteriorSampler
 from models.scoring import Scorer
+from models.starting import start_prior
 from utils.distributed.plan import Launch
 from utils.distributed.spawn import spawn
 from utils.distributed.world import World
@@ -225,7 +226,8 @@ def test_evaluation_and_the_prior_are_those_of_the_cpu(generative, device, full_
     for where in (CPU, device):
         model = ranks.small_model(generative=generative).to(where)
         run = run_of(model, where)
-        train.start_prior(run, BatchLoader(data, TrainBatches(len(data), 20, 0), 0, where.type == "cuda"))
+        loader = BatchLoader(data, TrainBatches(len(data), 20, 0), 0, where.type == "cuda")
+        start_prior(run, loader, loader.batches.sizes)
         loader = BatchLoader(data, EvaluationBatches(len(data), 20), 0, where.type == "cuda")
         measured = train.evaluate(model, loader, run.args, run.world, data.class_counts)
         found.append((model.prior.means.detach().cpu(), measured.predictions))

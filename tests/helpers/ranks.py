@@ -18,6 +18,7 @@ from helpers.runs import run_without_folder
 from models.dgcmm import DGCMM
 from models.health import measure_health
 from models.losses import LossWeights
+from models.starting import start_prior
 from utils.cli.rules import parse
 from utils.errors import UserError
 from utils.training.optimisation import build_optimizer
@@ -83,8 +84,8 @@ def equalities(world, folder):
         run, loader, losses = train_together(world, data, frozen)
         state = {key: value.clone() for key, value in run.model.state_dict().items()}
         found[name] = {"state": state, "losses": losses}
-    run.epoch = 0
-    train.start_prior(run, loader)
+    loader.batches.set_epoch(0)
+    start_prior(run, loader, loader.batches.sizes)
     found["prior"] = run.model.prior.state_dict()
     for generative in (False, True):
         model = small_model(generative=generative)
@@ -125,7 +126,8 @@ def on_a_device(world, folder):
             run.position = Position()
             train.train_epoch(run, module, loader, WEIGHTS)
         found = {name: torch.tensor(mean) for name, mean in train.mean_losses(run, WEIGHTS).items()}
-        train.start_prior(run, loader)
+        loader.batches.set_epoch(run.epoch)
+        start_prior(run, loader, loader.batches.sizes)
         parts = BatchLoader(data, EvaluationBatches(len(data), BATCH, world.rank, world.size), 0, pinned)
         measured = train.evaluate(model, parts, ARGS, world, data.class_counts)
     finally:

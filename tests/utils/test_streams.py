@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from helpers.project import ROOT
+from utils.streams import print_result
 
 SCRIPT = """
 import subprocess, sys
@@ -58,3 +59,13 @@ def test_windows_is_told_where_this_runs():
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "WSL" in done.stderr
+
+
+def test_result_that_nobody_reads_is_no_fault(monkeypatch, caplog):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as unread:
+        monkeypatch.setattr("sys.stdout", unread)
+        print_result({"acc": 0.5})
+        os.dup2(os.open(os.devnull, os.O_WRONLY), writer)
+    assert caplog.messages == ["standard output takes no more (Broken pipe); the result is in the run folder"]

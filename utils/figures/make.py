@@ -10,10 +10,10 @@ from pathlib import Path
 from utils.errors import UserError
 from utils.figures.reading import find_codes, read_codes
 from utils.metrics import Row
+from utils.streams import print_result
 from utils.training.board import Board
 from utils.training.folder import RunFolder
 from utils.training.layout import FIGURES
-from utils.training.run import print_result
 
 log = logging.getLogger("dgcmm")
 

@@ -14,7 +14,6 @@ What is trained, and on what, is the scripts' affair. A script's loop:
 import argparse
 import contextlib
 import itertools
-import json
 import logging
 import math
 import time
@@ -60,15 +59,6 @@ class Position:
     step: int = 0
     seen: int = 0
     totals: tuple[float, ...] = (0.0,)
-
-
-def print_result(result: Row) -> None:
-    """Print the last line of a script on standard output: one JSON object, null for what is undefined."""
-    text = json.dumps(result, allow_nan=False)
-    try:
-        print(text, flush=True)
-    except OSError as error:
-        log.warning("standard output takes no more (%s); the result is in the run folder", error.strerror)
 
 
 class Run:

@@ -1,0 +1,33 @@
+"""What follows from the arguments of a run, said once at its start."""
+
+import logging
+
+from utils.training.run import Run
+
+log = logging.getLogger("dgcmm")
+
+
+def log_facts(run: Run, training_images: int, steps: int) -> None:
+    """Say how large the model and a step are, at which rates it learns, and where the run goes on.
+
+    Args:
+        training_images: how many an epoch can draw from.
+        steps: of an epoch.
+    """
+    args, world = run.args, run.world
+    images = args.batch_size * world.nodes
+    started = run.epoch or run.position.step
+    if training_images < images:
+        log.warning("--batch-size %d: only %d training images, all in one batch", args.batch_size, training_images)
+    if args.freeze_encoder and not (args.init or args.pretrained or started):
+        log.warning("--freeze-encoder: the encoder stays as it was drawn at random: give --init or --pretrained")
+    millions = sum(parameter.numel() for parameter in run.model.parameters()) / 1e6
+    log.info("%s: %.1f million parameters on %s, amp %s", args.arch, millions, world.device, args.amp)
+    if world.size > 1:
+        log.info("%d processes on %d node(s), %d images a step each", world.size, world.nodes, images // world.size)
+    rates = f"learning rate {args.lr:g}" + (f", prior {args.prior_lr:g}" if run.model.prior is not None else "")
+    log.info("%d steps of %d images an epoch, %s", steps, images, rates)
+    if "reweighted_from" in run.state:
+        log.info("classes are re-weighted after epoch %d", run.state["reweighted_from"])
+    if started:
+        log.info("continuing after epoch %d of %d, step %d", run.epoch, args.epochs, run.position.step)
