@@ -6,13 +6,13 @@
 
 RUN is the folder of a training, of a DGCMM or a plain classifier. From its codes (checkpoint_codes.pth, made if there
 is none) come logit adjustment after training, tau-normalisation, NCM, LDA, cRT (a new layer), LWS and SMOTE, and both
-cases of the paper from both starts, by which their learning rate is chosen (augment.py and augment_ftl.py have all the
-flags). Each has one parameter of its own: where the run has a validation set the best of a small grid by balanced
-accuracy there is taken, else --fixed or a default. The test set is measured with that value alone.
+cases of the paper from both starts, to choose their learning rate (augment.py and augment_ftl.py have all the flags).
+Each has one parameter of its own: where the run has a validation set the best of a small grid by balanced accuracy
+there is taken, else --fixed or a default. The test set is measured with that value alone.
 
 Writes RUN/metrics_baselines.csv: a row per method, value and split, with the metrics of metrics.csv and the calibration
-error; and RUN/metrics_per_class_baselines.csv, of the test set. Half a minute on one core for 9,000 images. The last
-line on standard output is JSON: the test metrics of each method.
+error; RUN/metrics_per_class_baselines.csv, of the test set; and RUN/args_baselines.json, the command. Half a minute on
+one core for 9,000 images. The last line on standard output is JSON: the test metrics of each method.
 """
 
 import argparse
@@ -70,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     trained, codes = run.codes()
     rows, per_class = measure(trained, codes, run.checkpoint, options.methods, dict(options.fixed))
+    RunFolder(options.run, "_baselines").write_args(options, run.checkpoint["data_sha256"])
     folder.write_rows(PER_CLASS_FILE, per_class)
     folder.write_rows(FILE, rows)
     tested = [row for row in rows if row["split"] == "test"]

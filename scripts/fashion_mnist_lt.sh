@@ -11,7 +11,10 @@ data=${1:-/usr/share/datasets/fashion-mnist}
 runs=${2:-./logs/fashion_mnist_lt}
 results=${RESULTS:-results/fashion_mnist_lt}
 read -ra stages <<<"${STAGES:-tune table}"
-python scripts/protocol.py "${stages[@]}" --data="$data" --runs="$runs" --results="$results" --jobs="${JOBS:-2}" "${@:3}"
+status=0 # of a run that failed the others are in the tables
+python scripts/protocol.py "${stages[@]}" --data="$data" --runs="$runs" --results="$results" --jobs="${JOBS:-2}" \
+  "${@:3}" || status=$?
 if [[ -d $results ]]; then # else no run has ended yet
   python scripts/claim.py --results="$results"
 fi
+exit "$status"

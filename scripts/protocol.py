@@ -180,28 +180,40 @@ def write_best(
 
 
 def run_stage(stage: str, options: argparse.Namespace, runner: Runner) -> Report:
-    """Run a stage with what was chosen before."""
+    """Run a stage with what was chosen before; rows of which nothing was chosen are named and left out.
+
+    Raises:
+        UserError: no row is left.
+    """
     places = Places(options.data, options.runs, options.quick)
     choices = read_choices(runner.results / FILE)
     if options.quick or options.list:
         choices = {regime.name: defaults(regime) | choices.get(regime.name, {}) for regime in TUNED.values()}
-    try:
-        jobs = MADE[stage](Selection(choices, places, options.rows, options.subsets))
-    except KeyError as error:
-        raise UserError(
-            f"{stage}: nothing is chosen for the row {error}: run the stage that tunes first, or name --rows"
-        ) from error
+    selection, missing = Selection(choices, places, options.rows, options.subsets), []
+    for name in options.rows:
+        try:
+            MADE[stage](selection._replace(rows=[name]))
+        except KeyError:
+            missing.append(name)
+    jobs = MADE[stage](selection._replace(rows=[name for name in options.rows if name not in missing]))
+    if missing:
+        said = f"{stage}: nothing is chosen for {', '.join(missing)}: run the stage that tunes first"
+        if not jobs:
+            raise UserError(said)
+        print(f"{said}; the other rows are made")
     waiting = [job for job in jobs if protocol.needs_judge(job) and not finished(job, runner.results)]
     first = [job for job in jobs if job not in waiting]
     if not waiting:
         return run_all(first, options, runner)
-    report = run_all([protocol.judge_job(places), *first], options, runner)
-    return joined(report, run_all(waiting, options, runner))
+    done, failed, left = run_all([protocol.judge_job(places), *first], options, runner)
+    beside = [[folder for folder in part if folder != protocol.JUDGE] for part in (done, left)]  # it is no run of it
+    return joined(Report(beside[0], failed, beside[1]), run_all(waiting, options, runner))
 
 
 def defaults(regime: Regime) -> dict[str, Choice]:
     """Take the setting in the middle for each row: to list commands, and to try a machine."""
-    return {row.name: Choice(regime.rates[1], row.default, {}, "trained", 0, ()) for row in protocol.ROWS}
+    middle = regime.rates[len(regime.rates) // 2]
+    return {row.name: Choice(middle, row.default, {}, "trained", 0, ()) for row in protocol.ROWS}
 
 
 if __name__ == "__main__":

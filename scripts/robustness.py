@@ -91,6 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for name, value in health.items():
             print(f"{name:<28} {'-' if value is None else format(value, '.4f')}")
         write_text(folder.file(HEALTH_FILE), json.dumps(health, indent=2) + "\n")
+    RunFolder(options.run, "_robustness").write_args(options, run.checkpoint["data_sha256"])
     folder.write_rows(FILE, rows)
     print(json.dumps(result))
 

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from scripts.experiments import protocol
-from scripts.experiments.choices import FILE, read_choices
+from scripts.experiments.choices import FILE, Choice, read_choices
 from scripts.experiments.protocol import Row
 from scripts.experiments.results import Run, read_runs, values_of, values_under
 from scripts.experiments.significance import Difference, holm, paired_difference
+from utils.errors import UserError
 
 DGCMM_ROW = "dgcmm"  # the method as it is meant: with the learned mixture
+AS_TRAINED = Choice(0.0, 0.0, {}, "trained", 0, ())  # of a row of which nothing was chosen
 
 
 class Contender(NamedTuple):
@@ -50,16 +52,37 @@ def contenders(results: Path, stage: str, regime: str, condition: str | None = N
 
     Args:
         condition: of the test images, a key of `CORRUPTIONS`; None: as they are.
+
+    Raises:
+        UserError: a run was measured with other methods, or other values of them, than are chosen now.
     """
     chosen = read_choices(results / FILE).get(regime, {})
     found = []
     for row in protocol.ROWS:
         runs = read_runs(results / stage / row.name)
-        method = chosen[row.name].method if row.name in chosen else "trained"
-        values = values_under(runs, method, condition, "acsa") if condition else values_of(runs, method, "acsa")
-        if values:
-            found.append(Contender(row, runs, method, values))
+        choice = chosen.get(row.name, AS_TRAINED)
+        for run in runs:
+            require_chosen(run, choice, condition)
+        if runs:
+            found.append(Contender(row, runs, choice.method, acsa_of(runs, choice.method, condition)))
     return found
+
+
+def acsa_of(runs: Sequence[Run], method: str, condition: str | None) -> dict[int, float]:
+    """Take the ACSA of a method, under a condition if one is given: subset -> value, of the runs that have it."""
+    return values_under(runs, method, condition, "acsa") if condition else values_of(runs, method, "acsa")
+
+
+def require_chosen(run: Run, choice: Choice, condition: str | None) -> None:
+    """Raise a `UserError` if a run was not measured by the method of a choice, or with other values of methods."""
+    remedy = f"move {run.folder} away, and the stage makes it again"
+    for method, value in choice.values.items():
+        measured = run.methods.get(method, {}).get("value", value)
+        if measured != value:
+            raise UserError(f"{method} has the value {measured} in {run.folder}, chosen is {value} now: {remedy}")
+    if not acsa_of([run], choice.method, condition):
+        under = f" under {condition}" if condition else ""
+        raise UserError(f"{choice.method} is chosen now, {run.folder} has no measurement of it{under}: {remedy}")
 
 
 def best_baseline(rows: Sequence[Contender]) -> Contender | None:

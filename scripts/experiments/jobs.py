@@ -27,10 +27,12 @@ class Step(NamedTuple):
         words: of it, after `python`.
         product: a file that it leaves in the run folder when it has ended well, and that it must not find; '' for a
             command that may be given again.
+        record: the args*.json that it leaves there, or in a folder below, with its words; '' for none.
     """
 
     words: tuple[str, ...]
     product: str = ""
+    record: str = ""
 
 
 class Job(NamedTuple):
@@ -60,25 +62,32 @@ def finished(job: Job, results: Path) -> bool:
     """Tell whether the results hold all of a job; they are put there at its end, in one piece.
 
     Raises:
-        UserError: they are of a training by other flags.
+        UserError: they were made with other flags.
     """
     place, products = results / job.folder, [step.product for step in job.steps if step.product]
     if not job.kept or not all((place / name).exists() for name in ("metrics.csv", *products)):
         return False
-    trained = place / "args.json"
-    if trained.exists():
-        before, now = (settings(words) for words in (json.loads(trained.read_text())["command"], job.steps[0].words))
-        if before != now:
-            raise UserError(
-                f"{place} was trained with {' '.join(sorted(before - now)) or 'less'}, now it would be with "
-                f"{' '.join(sorted(now - before)) or 'less'}: move it away, or go back to what was"
-            )
+    for step in job.steps:
+        require_same_settings(step, place)
     return True
 
 
+def require_same_settings(step: Step, place: Path) -> None:
+    """Raise a `UserError` if a command was given with other flags before, as its record in a folder says."""
+    record = place / step.record
+    if not step.record or not record.exists():
+        return
+    before, now = (settings(words) for words in (json.loads(record.read_text())["command"], step.words))
+    if before != now:
+        raise UserError(
+            f"{place} was made by {Path(step.words[0]).name} with {' '.join(sorted(before - now)) or 'less'}, now it "
+            f"would be with {' '.join(sorted(now - before)) or 'less'}: move it away, or go back to what was"
+        )
+
+
 def settings(words: Sequence[str]) -> set[str]:
-    """Take the words of a command that its result depends on."""
-    return {word for word in words if not word.startswith(("--logdir=", "--datadir=", "--resume="))}
+    """Take the flags of a command that its result depends on; places are none of them."""
+    return {word for word in words[2:] if not word.startswith(("--logdir=", "--datadir=", "--resume=", "--judge="))}
 
 
 class Runner:
@@ -137,6 +146,7 @@ class Runner:
             if self._stopped.is_set():
                 return None
             if step.product and (folder / step.product).exists():
+                require_same_settings(step, folder)
                 continue
             status = self._run_command(step, folder)
             if status and self._stopped.is_set():

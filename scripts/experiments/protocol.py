@@ -268,7 +268,7 @@ def train_step(
         *(["--max-steps=2"] if places.quick else []),
         *(*regime.flags, *row.flags, *flags, "--resume=auto"),
     ]
-    return Step(tuple(words))
+    return Step(tuple(words), record="args.json")
 
 
 def retraining_steps(places: Places, folder: str, values: dict[str, float | str], subset: int) -> list[Step]:
@@ -279,14 +279,16 @@ def retraining_steps(places: Places, folder: str, values: dict[str, float | str]
     for start in ("trained", "adjusted"):
         for script, case in (("augment_ftl.py", "case-1"), ("augment.py", "case-2")):
             rate = values.get(case if start == "trained" else f"{case}-adjusted", 0.01)
-            place = run if start == "trained" else f"{run}/adjusted"
+            below = "" if start == "trained" else "adjusted/"
+            record = f"{below}args_{'aug_ftl' if case == 'case-1' else 'aug'}.json"
+            place = f"{run}/{below}".rstrip("/")
             words = [
                 *(script, DATASET, f"--datadir={places.data}", f"--logdir={place}", f"--resume={run}/checkpoint.pth"),
                 *(f"--epochs={epochs}", f"--T-max={epochs}", "--batch-size=100", f"--lr={rate:g}", f"--seed={subset}"),
                 *(f"--start={start}", f"--eval-every={RETRAINING_EPOCHS}", "--workers=0", "--no-figures"),
                 *(["--max-steps=2"] if places.quick else []),
             ]
-            steps.append(Step(tuple(words)))
+            steps.append(Step(tuple(words), record=record))
     return steps
 
 
@@ -295,7 +297,7 @@ def baseline_steps(places: Places, folder: str, row: Row, values: dict[str, floa
     if not row.codes_are_free:
         return []
     words = ["scripts/baselines.py", f"{places.runs}/{folder}", *fixed_values(values)]
-    return [Step(tuple(words), "metrics_baselines.csv")]
+    return [Step(tuple(words), "metrics_baselines.csv", "args_baselines.json")]
 
 
 def robustness_step(places: Places, folder: str, row: Row, choice: Choice) -> Step:
@@ -310,7 +312,7 @@ def robustness_step(places: Places, folder: str, row: Row, choice: Choice) -> St
         words += fixed_values({name: choice.values[name] for name in methods if name in choice.values})
     if not row.plain:
         words.append(f"--judge={places.runs}/{JUDGE}/checkpoint.pth")
-    return Step(tuple(words), "metrics_robustness.csv")
+    return Step(tuple(words), "metrics_robustness.csv", "args_robustness.json")
 
 
 def fixed_values(values: dict[str, float | str]) -> list[str]:

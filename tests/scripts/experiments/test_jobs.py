@@ -87,11 +87,15 @@ def test_results_of_a_training_by_other_flags_are_not_taken(runner, tmp_path):
     """Wherever it lay and whether it was resumed does not matter."""
     write_csv(tmp_path / "results/a/subset0/metrics.csv", [{"acsa": 1}])
     made = tmp_path / "results/a/subset0/args.json"
-    made.write_text(json.dumps({"command": ["train.py", "--lr=1", "--wd=2", "--logdir=there", "--datadir=here"]}))
-    same = Step(("train.py", "--wd=2", "--lr=1", "--logdir=x", "--resume=auto"))
+    made.write_text(
+        json.dumps({"command": ["train.py", "DATA", "--lr=1", "--wd=2", "--logdir=there", "--datadir=here"]})
+    )
+    same = Step(("train.py", "DATA", "--wd=2", "--lr=1", "--logdir=x", "--resume=auto"), record="args.json")
     assert runner.run([Job("a/subset0", (same,))]).done == ["a/subset0"]
-    with pytest.raises(UserError, match="a/subset0 was trained with --lr=1, now it would be with --lr=3 --mixup=1: "):
-        runner.run([Job("a/subset0", (Step(("train.py", "--wd=2", "--lr=3", "--mixup=1")),))])
+    other = same._replace(words=("train.py", "DATA", "--wd=2", "--lr=3", "--mixup=1"))
+    told = "a/subset0 was made by train.py with --lr=1, now it would be with --lr=3 --mixup=1: move it away"
+    with pytest.raises(UserError, match=told):
+        runner.run([Job("a/subset0", (other,))])
 
 
 def test_what_has_its_product_is_not_made_again_after_an_interruption(runner, tmp_path):
@@ -101,3 +105,15 @@ def test_what_has_its_product_is_not_made_again_after_an_interruption(runner, tm
     (folder / "metrics_more.csv").write_text("from before")
     assert runner.run([made]).done == ["a/subset0"]
     assert (tmp_path / "results/a/subset0/metrics_more.csv").read_text() == "from before"
+
+
+def test_methods_of_other_values_are_not_taken_for_those_of_now(runner, tmp_path):
+    folder, record = tmp_path / "runs/a/subset0", "args_baselines.json"
+    write_csv(folder / "metrics_baselines.csv", [{"acsa": 1}])
+    (folder / record).write_text(json.dumps({"command": ["baselines.py", "there", "--fixed", "lda=0.1"]}))
+    made = job(tmp_path, "a/subset0", METRICS)
+    measured = Step(("scripts/baselines.py", "here", "--fixed", "lda=0.5"), "metrics_baselines.csv", record)
+    with pytest.raises(UserError, match="baselines.py with lda=0.1, now it would be with lda=0.5: move it away"):
+        runner.run([Job("a/subset0", (*made.steps, measured))])
+    same = measured._replace(words=(*measured.words[:-1], "lda=0.1"))
+    assert runner.run([Job("a/subset0", (*made.steps, same))]).done == ["a/subset0"]

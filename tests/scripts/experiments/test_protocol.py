@@ -86,8 +86,18 @@ def test_rows_are_tuned_alike_and_the_tables_have_no_validation_set():
 
 
 def test_what_was_not_chosen_is_not_made_up(tmp_path):
-    with pytest.raises(UserError, match="table: nothing is chosen for the row 'ce': run the stage that tunes"):
+    with pytest.raises(UserError, match="table: nothing is chosen for ce, ce-control, .*: run the stage that tunes"):
         script.main(["table", f"--results={tmp_path}"])
+
+
+def test_row_that_was_not_chosen_keeps_no_other_from_being_made(tmp_path, monkeypatch, capsys):
+    write_choices(tmp_path / "chosen.json", {"tenth": {"ce": CHOICES["tenth"]["ce"]}})
+    monkeypatch.setattr(script.Runner, "run", lambda self, jobs: script.Report([job.folder for job in jobs], [], []))
+    assert script.main(["tenth", "--rows", "focal", "ce", f"--results={tmp_path}"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "tenth: nothing is chosen for focal: run the stage that tunes first; the other rows are made",
+        "tenth: 5 runs are there, 0 failed, 0 are left",
+    ]
 
 
 @pytest.mark.parametrize("words", [[], ["--results=x"], ["--runs=x"]])
@@ -157,6 +167,11 @@ def test_commands_are_listed_and_nothing_is_run(tmp_path, capsys):
     programs = [line.split()[1] for line in lines[:-1]]
     assert programs == ["train.py", "scripts/baselines.py", "scripts/robustness.py"]
     assert not list(tmp_path.iterdir())
+    assert script.main(["tenth-resnet18", "--list", f"--results={tmp_path}"]) == 0
+    *listed, count = capsys.readouterr().out.splitlines()
+    assert count == "tenth-resnet18: 0 runs are there, 0 failed, 60 are left"
+    rates = {word for line in listed if "resnet18_vae3" in line for word in line.split() if word.startswith("--lr=")}
+    assert rates == {"--lr=0.015"}  # the middle of five
 
 
 def test_entry_script_runs_its_stages_and_then_writes_the_tables(tmp_path):

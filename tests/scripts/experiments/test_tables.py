@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from helpers.project import ROOT
 from helpers.results import write_csv, write_health, write_run
 from scripts import claim
-from scripts.experiments.choices import FILE, Choice, write_choices
+from scripts.experiments.choices import FILE, Choice, read_choices, read_rows, write_choices
 from scripts.experiments.drawing import FIGURES
 from scripts.experiments.tables import NOTHING, TABLES
 from utils.errors import UserError
@@ -187,6 +187,21 @@ def test_rows_are_compared_under_noise_by_what_was_measured_there(results):
     values, *_ = cells(TABLES["tenth noise differences"](results))["DGCMM, learned mixture, then case-2-adjusted"]
     assert values == "+10.00 +9.00 +8.00 +7.00 +6.00"
     assert " is ahead of cross-entropy times 10 (control), then crt (+8.00" in TABLES["tenth noise verdict"](results)
+
+
+def test_numbers_of_another_choice_are_refused(results):
+    chosen = read_choices(results / FILE)["all"]
+    path = results / "table" / "dgcmm" / "subset2" / "metrics_baselines.csv"
+    rows = read_rows(path)
+    write_csv(path, [row | {"value": 0.01} if row["method"] == "logit-adjustment" else row for row in rows])
+    assert "0.9060" in TABLES["main"](results)  # whatever value it has, none is chosen
+    values = {"dgcmm": chosen["dgcmm"]._replace(values={"logit-adjustment": 2.0})}
+    write_choices(results / FILE, {"all": chosen | values})
+    with pytest.raises(UserError, match="logit-adjustment has the value 0.01 in .*subset2, chosen is 2.0 now: move"):
+        TABLES["main"](results)
+    write_choices(results / FILE, {"all": chosen | {"dgcmm": chosen["dgcmm"]._replace(method="lda")}})
+    with pytest.raises(UserError, match="lda is chosen now, .*dgcmm/subset0 has no measurement of it: move"):
+        TABLES["main"](results)
 
 
 def test_short_table_has_accuracy_alone(results):
