@@ -23,14 +23,14 @@ from torch import Tensor
 
 from datasets import DATASETS
 from datasets.base import Splits
-from datasets.loading import BatchLoader, make_loader
+from datasets.loading import SAMPLERS, BatchLoader, make_loader
 from datasets.splits import complete_data, load_splits, prepare_data
 from datasets.transforms import TRAIN_TRANSFORMS
 from models.atypicality import code_distances, distance_quantiles
 from models.classifier import ImageClassifier, subtract_class_shares
 from models.encoder import ARCHITECTURES, PLAIN_ARCHITECTURES, feature_dim
 from models.loading import all_weights, create_model
-from models.losses import COSINE_LOSSES
+from models.losses import COSINE_LOSSES, implied_shares
 from models.samplers import ROWS, PosteriorSampler
 from models.scoring import Scorer
 from utils.cli.arguments import augment_parser
@@ -113,7 +113,7 @@ def retrain(
     prepare_data(args, may_be_new="datadir" in given)
     splits = load_splits(args, augment=False)
     model = load_trained_model(args, trained, splits, world)
-    data_sha256 = {"train": splits.train.fingerprint(), "test": splits.test.fingerprint()}
+    data_sha256 = splits.fingerprints()
     preprocessing = DATASETS[args.dataset].preprocessing(args)
     about = description(args, splits.train.classes, splits.train.class_counts, data_sha256, preprocessing)
     require_same_data(trained["data_sha256"], data_sha256, args.resume)
@@ -142,17 +142,19 @@ def retrain(
 
 
 def check_start(args: argparse.Namespace, trained: Checkpoint) -> None:
-    """Raise a `UserError` if `--start adjusted` finds no bias; warn if training took the class shares out already."""
+    """Raise a `UserError` if `--start adjusted` finds no bias; warn if training changed the class shares itself."""
     if args.start != "adjusted":
         return
     if args.loss in COSINE_LOSSES:
         raise UserError(
             f"--start adjusted: the classifier of --loss {args.loss} is by the cosine and has no bias: leave it out"
         )
-    balanced = trained["args"].get("sampler") == "balanced"
-    if balanced or args.loss == "logit-adjust":
-        how = "--sampler balanced" if balanced else "--loss logit-adjust"
-        log.warning("--start adjusted: %s took the class shares out already, now they are taken out twice", how)
+    sampler = trained["args"].get("sampler", "instance")
+    counts = trained["class_counts"]
+    implied, natural = implied_shares(args.loss, counts, SAMPLERS[sampler]), implied_shares("ce", counts, 1.0)
+    if not torch.allclose(implied, natural):
+        how = f"--sampler {sampler}" if sampler != "instance" else f"--loss {args.loss}"
+        log.warning("--start adjusted: %s has balanced the classes already, now they are balanced twice", how)
 
 
 def load_trained_model(args: argparse.Namespace, trained: Checkpoint, splits: Splits, world: World) -> ImageClassifier:

@@ -34,7 +34,7 @@ from models.losses import PROBABILITIES, implied_shares
 from models.samplers import REP_METHODS
 from utils.cli.arguments import predict_parser
 from utils.cli.rules import parse
-from utils.device import check_device, choose_device, memory_watched, to_device
+from utils.device import available_amp, check_device, choose_device, memory_watched, to_device
 from utils.errors import UserError, run_script
 from utils.files import Sink, write_atomically, write_table
 from utils.logs import progress, start_logging
@@ -71,8 +71,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     log.info("%s: %s, %d classes of %s", args.checkpoint, checkpoint["arch"], len(names), checkpoint["dataset"])
     if model.network.prior is not None and model.distance_quantiles is None:
         log.warning(
-            "%s holds no distances of training codes: atypicality stays empty (they come at the end of a training, or "
-            "with a re-training, that has the mixture term)",
+            "%s holds no distances of training codes: atypicality stays empty (the last epoch's checkpoint of a "
+            "training or re-training has them, where there is a mixture term)",
             args.checkpoint,
         )
     data = UnlabelledImages([image.path for image in images], preprocessing_of(model, checkpoint))
@@ -127,10 +127,7 @@ def check_outputs(args: argparse.Namespace) -> None:
 
 def choose_amp(given: str | None, checkpoint: Checkpoint, device: torch.device) -> str:
     """Choose the precision: the one that is given, else that of the training, as train.py --evaluate does."""
-    amp = given or checkpoint["args"]["amp"]
-    if given is None and amp == "fp16" and device.type != "cuda":
-        log.warning("trained with --amp fp16, which needs CUDA: float32 is used, the last digits may differ")
-        amp = "off"
+    amp = given or available_amp(checkpoint["args"]["amp"], device)
     check_device(device, amp)
     return amp
 

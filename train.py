@@ -51,7 +51,7 @@ from models.starting import start_prior, take_weights
 from utils.cli.arguments import train_parser
 from utils.cli.common import common_parser
 from utils.cli.rules import check_start, check_training, complete, follow, parse
-from utils.device import autocast, check_device, memory_watched, repeat_exactly, to_device
+from utils.device import autocast, available_amp, check_device, memory_watched, repeat_exactly, to_device
 from utils.distributed.launch import launch
 from utils.distributed.plan import check_batch_size, plan_launch
 from utils.distributed.world import World
@@ -118,6 +118,8 @@ def work(world: World, args: argparse.Namespace, given: set[str]) -> None:
     figures = not result and not args.no_figures
     if not result:
         world.on_main(folder.check_place)
+        if args.evaluate and "amp" not in given:
+            args.amp = available_amp(args.amp, world.device)
         with world.errors_together():
             check_device(world.device, args.amp, args.sync_bn)
         world.on_each_node(lambda: prepare_data(args, may_be_new="datadir" in given or not args.resume))
@@ -163,7 +165,7 @@ def train(
             split: make_loader(world, args, measured),
             "test": make_loader(world, args, splits.test),
         }
-        data_sha256 = {"train": splits.train.fingerprint(), "test": splits.test.fingerprint()}
+        data_sha256 = splits.fingerprints()
         preprocessing = DATASETS[args.dataset].preprocessing(args)
         about = description(args, splits.train.classes, splits.train.class_counts, data_sha256, preprocessing)
         scaler = GradScaler(world.device.type, enabled=args.amp == "fp16")

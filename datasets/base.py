@@ -131,6 +131,10 @@ class Splits(NamedTuple):
         """Name and data of the split that is measured after each epoch."""
         return ("test", self.test) if self.val is None else ("val", self.val)
 
+    def fingerprints(self) -> dict[str, str]:
+        """SHA-256 of the list of images of each part: name of the split -> hash."""
+        return {name: part.fingerprint() for name, part in self._asdict().items() if part is not None}
+
     def spread(self, count: int) -> "Splits":
         """Keep at most `count` images of each part, going round the classes, to try a machine."""
         return Splits(*(part and part.subset(spread(part.targets, count)) for part in self))

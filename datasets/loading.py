@@ -106,6 +106,7 @@ class EvaluationBatches(Sampler[list[int]]):
         rank, world: this process and the number of processes.
 
     Attributes:
+        batch_size: of this process.
         rounds: batches of the process that has the most.
     """
 

@@ -104,6 +104,9 @@ def load_splits(args: argparse.Namespace, augment: bool = True) -> Splits:
             f"--cache-size {args.cache_size}: {args.dataset} is held in memory as it is, leave --cache-size out"
         )
     train, val, test = splits
+    if not (args.dummy or spec.in_files) and (train.read(0).mode == "RGB") != spec.colour:
+        mode = train.read(0).mode
+        raise UserError(f"{args.dataset}: its images are of mode {mode}, and its DatasetSpec says colour={spec.colour}")
     if not len(test):
         raise UserError(f"{args.dataset} has no test image in {args.datadir}: complete its test list")
     empty = absent(train)  # a hold-out leaves each class at least one, so this is looked at once

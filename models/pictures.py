@@ -69,7 +69,8 @@ def _picture(images: Tensor) -> Tensor:
 @torch.inference_mode()
 def reconstruct(run: Run, dataset: LabelledImages) -> tuple[Tensor, np.ndarray]:
     """Rebuild images, from the largest class to the smallest: pictures and rebuilt (2,N,3,s,s), and labels (N,)."""
-    classes = some_classes(run.about["class_counts"], SHOWN_IMAGES).tolist()
+    there = np.unique(dataset.targets)
+    classes = there[some_classes(np.asarray(run.about["class_counts"])[there], SHOWN_IMAGES)].tolist()
     chosen = images_of(classes, dataset.targets, SHOWN_IMAGES)
     chosen = sorted(chosen, key=lambda index: classes.index(dataset.targets[index]))
     images = to_device(torch.stack([dataset[index][0] for index in chosen]), run.world.device)

@@ -96,12 +96,16 @@ def test_steps_are_those_of_a_plain_loop(sampler_class):
     [
         ("adjusted", "ce", "instance", None),
         ("trained", "logit-adjust", "balanced", None),
-        ("adjusted", "logit-adjust", "instance", "--loss logit-adjust took the class shares out already"),
-        ("adjusted", "ce", "balanced", "--sampler balanced took the class shares out already"),
+        ("adjusted", "focal", "instance", None),
+        ("adjusted", "logit-adjust", "instance", "--loss logit-adjust has balanced the classes already"),
+        ("adjusted", "class-balanced", "instance", "--loss class-balanced has balanced the classes already"),
+        ("adjusted", "ce", "balanced", "--sampler balanced has balanced the classes already"),
+        ("adjusted", "ce", "sqrt", "--sampler sqrt has balanced the classes already"),
     ],
 )
-def test_class_shares_that_are_taken_out_twice_are_told(start, loss, sampler, says, caplog):
-    augment.check_start(argparse.Namespace(start=start, loss=loss), {"args": {"sampler": sampler}})
+def test_classes_that_are_balanced_twice_are_told(start, loss, sampler, says, caplog):
+    trained = {"args": {"sampler": sampler}, "class_counts": [400, 40, 4]}
+    augment.check_start(argparse.Namespace(start=start, loss=loss), trained)
     assert len(caplog.messages) == bool(says)
     assert (says or "") in caplog.text
 

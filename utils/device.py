@@ -75,19 +75,30 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(words)  # the last one is Arm's
 
 
+def available_amp(amp: str, device: torch.device) -> str:
+    """Return the precision to measure a model with that was trained under `amp`: 'off' where `device` lacks it."""
+    if amp == "fp16" and device.type != "cuda":
+        log.warning("trained with --amp fp16, which needs CUDA: float32 is used, the last digits may differ")
+        return "off"
+    return amp
+
+
 def check_device(device: torch.device, amp: str, sync_bn: bool = False) -> None:
     """Raise a `UserError` if `device` has not the precision of `--amp`, or no batch norm over all processes.
 
     Warns where it has the precision, but no instructions for it.
     """
     if amp == "bf16" and not has_fast_bfloat16(device):
-        log.warning(
-            "--amp bf16: no bfloat16 instructions here, it may take 8 times as long as float32: leave --amp out"
+        slow = (
+            "this GPU (compute capability below 8.0) has no bfloat16 instructions: give --amp fp16"
+            if device.type == "cuda"
+            else "no bfloat16 instructions here, it may take 8 times as long as float32: leave --amp out"
         )
+        log.warning("--amp bf16: %s", slow)
     if device.type == "cuda":
         return
     if amp == "fp16":
-        raise UserError("--amp fp16 needs CUDA: give --amp bf16, which the CPU has too")
+        raise UserError("--amp fp16 needs CUDA, also to continue what was trained with it")
     if sync_bn:
         raise UserError("--sync-bn needs CUDA, the CPU has no such batch norm: leave it out")
 

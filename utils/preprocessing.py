@@ -131,13 +131,13 @@ class Preprocessing(NamedTuple):
     crop_size: int
 
     def pixels(self, image: Image.Image) -> Image.Image:
-        """Convert an image of any kind to mode RGB, the right way up as its camera says, or to mode L.
+        """Convert an image of any kind to mode RGB or L, the right way up as its camera says; a grey PNG as it is.
 
         Raises:
             ValueError: it has more than 16 bits.
         """
         if not self.colour:
-            return Image.fromarray(to_grey(image))
+            return Image.fromarray(to_grey(image if image.format == "PNG" else ImageOps.exif_transpose(image)))
         return to_rgb(of_8_bits(ImageOps.exif_transpose(image)))
 
     def evaluation_transform(self) -> T.Compose:

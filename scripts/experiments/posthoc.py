@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from models.classifier import CosineClassifier, build_classifier, subtract_class_shares
 from models.samplers import FeatureTransferSampler, PosteriorSampler
 from utils.randomness import Stream, derive_seed, global_seed, standard_normal
-from utils.training.optimisation import build_scheduler, build_sgd, end_epoch
+from utils.training.optimisation import build_scheduler, build_sgd, step_schedule
 
 EPOCHS, BATCH, MOMENTUM, DECAY, CLIP = 10, 100, 0.9, 1e-4, 5.0  # of a re-training, as the recipe's augment.py has them
 NEIGHBOURS = 5  # of SMOTE
@@ -262,7 +262,7 @@ def retrained(classifier: nn.Module, sampler: PosteriorSampler, lr: float, seed:
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, CLIP)
             optimizer.step()
-        end_epoch(scheduler)
+        step_schedule(scheduler)
     return classifier
 
 

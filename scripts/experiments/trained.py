@@ -95,6 +95,6 @@ def open_run(folder: RunFolder, datadir: str | None, result: str, overwrite: boo
     prepare_data(args, may_be_new=False)
     world = World(choose_device(None))
     splits = load_splits(args, augment=False)
-    data_sha256 = {"train": splits.train.fingerprint(), "test": splits.test.fingerprint()}
+    data_sha256 = splits.fingerprints()
     require_same_data(checkpoint["data_sha256"], data_sha256, args.resume)
     return TrainedRun(args, checkpoint, splits, load_trained_model(args, checkpoint, splits, world), world)

@@ -1,6 +1,7 @@
 """The splits of a run: held-out part, transforms, and classes that would be empty."""
 
 import csv
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -241,3 +242,13 @@ def test_folder_of_a_checkpoint_that_is_not_there_is_not_made(tmp_path):
         prepare_data(args, may_be_new=False)
     assert not (tmp_path / "gone").exists()
     prepare_data(data_args("Digits_LT", tmp_path / "gone", resume="x"), may_be_new=False)  # which needs no folder
+
+
+@pytest.mark.parametrize(("colour", "shape"), [(True, (4, 8, 8)), (False, (4, 8, 8, 3))])
+def test_data_set_whose_entry_has_other_channels_than_its_images_is_named(colour, shape, monkeypatch):
+    data = ArrayDataset(np.zeros(shape, np.uint8), ("a", "b"), np.array([0, 0, 1, 1]), list("wxyz"))
+    spec = DATASETS["Digits_LT"]
+    entry = dataclasses.replace(spec, load=lambda args: Splits(data, None, data), colour=colour)
+    monkeypatch.setitem(DATASETS, "Digits_LT", entry)
+    with pytest.raises(UserError, match=f"Digits_LT: its images are of mode .*, and its DatasetSpec .*colour={colour}"):
+        digits()

@@ -1,11 +1,14 @@
 """Pictures: their size, what is beside what, and that they are the decoder's."""
 
+import argparse
+
 import numpy as np
 import pytest
 import torch
 
+from helpers.runs import run_without_folder
 from models.dgcmm import DGCMM
-from models.pictures import SIDE, rebuild, sample, to_pixels
+from models.pictures import SIDE, rebuild, reconstruct, sample, to_pixels
 
 
 @pytest.fixture(params=[32, SIDE + 32], ids=["small", "shrunk"])
@@ -51,3 +54,21 @@ def test_pixels_are_those_of_image_files():
     assert pixels.shape == (1, 2, 2, 3)
     assert pixels.dtype == np.uint8
     assert pixels[0, 0, 0].tolist() == [0, 128, 255]
+
+
+def test_split_that_has_few_of_many_classes_is_shown_by_those(tmp_path):
+    """Of 20 classes 12 are shown; the three that there are images of are not among those of all sizes."""
+    torch.manual_seed(0)
+    model = DGCMM("resnet18_vae3", 20, 8, 32)
+    labels = np.array([3, 3, 10, 16])
+    images = np.random.default_rng(0).integers(0, 256, (4, 1, 32, 32), dtype=np.uint8)
+    data = [
+        (torch.from_numpy(image), label, index) for index, (image, label) in enumerate(zip(images, labels, strict=True))
+    ]
+    split = type("Split", (), {"targets": labels, "__getitem__": lambda self, index: data[index]})()
+    args = argparse.Namespace(clip_grad=0.0, amp="off")
+    run = run_without_folder(args, model, torch.optim.SGD(model.parameters()))
+    run.about["class_counts"] = list(range(40, 20, -1))
+    pictures, shown = reconstruct(run, split)
+    assert shown.tolist() == [3, 3, 10, 16]
+    assert pictures.shape == (2, 4, 3, 32, 32)

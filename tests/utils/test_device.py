@@ -10,6 +10,7 @@ import torch
 from utils import device
 from utils.device import (
     autocast,
+    available_amp,
     check_device,
     choose_device,
     has_fast_bfloat16,
@@ -110,3 +111,17 @@ def test_other_faults_keep_their_traceback(error):
 def test_system_that_does_not_tell_the_usable_cores_has_all(monkeypatch):
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)  # as on macOS
     assert usable_cores() == os.cpu_count()
+
+
+def test_what_was_trained_in_float16_is_measured_in_float32_on_a_cpu(caplog):
+    assert available_amp("fp16", CPU) == "off"
+    assert "trained with --amp fp16, which needs CUDA: float32 is used" in caplog.text
+    assert [available_amp("fp16", torch.device("cuda")), available_amp("bf16", CPU)] == ["fp16", "bf16"]
+
+
+def test_gpu_without_bfloat16_is_told_of_float16(monkeypatch, caplog):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    check_device(torch.device("cuda"), "bf16")
+    assert caplog.messages == [
+        "--amp bf16: this GPU (compute capability below 8.0) has no bfloat16 instructions: give --amp fp16"
+    ]

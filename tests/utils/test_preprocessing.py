@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 from torchvision import transforms as T
 
+from datasets.images.opening import read_grey
 from utils.preprocessing import Enlarge, Preprocessing, evaluation
 
 NOISE = np.random.default_rng(0).integers(1, 256, (28, 28), dtype=np.uint8)  # without black
@@ -57,6 +58,19 @@ def test_image_of_any_kind_becomes_a_square_of_floats(image, colour, channels):
     prepared = Preprocessing(colour, "centre", 0, 16, 12)(image)
     assert (prepared.shape, prepared.dtype) == ((channels, 12, 12), torch.float32)
     assert 0 <= prepared.min() < 0.4 < prepared.max() <= 1
+
+
+@pytest.mark.parametrize(("suffix", "turned"), [(".jpg", True), (".png", False)])
+def test_grey_file_stands_as_the_training_read_it(suffix, turned, tmp_path):
+    """Of a PNG, which medical images are, the training reads the pixels alone."""
+    path, exif = tmp_path / f"image{suffix}", Image.Exif()
+    exif[0x0112] = 6
+    wide = GREY.crop((0, 0, 20, 12))
+    wide.save(path, exif=exif)
+    with Image.open(path) as image:
+        pixels = Preprocessing(False, "stretch", 0, 10, 10).pixels(image)
+    assert pixels.size == ((12, 20) if turned else (20, 12))
+    np.testing.assert_array_equal(np.asarray(pixels), read_grey(path))
 
 
 def test_photograph_is_turned_the_right_way_up_and_its_object_left_alone():

@@ -23,7 +23,7 @@ from utils.locks import LOCK_NAME, take_lock
 from utils.logs import end_log_file, log_to_file
 from utils.metrics import Measurement, Row, exact, per_class_metrics
 from utils.training.checkpoint import plain
-from utils.training.layout import FIGURES, NAMES, SUFFIXES, with_suffix
+from utils.training.layout import FIGURES, MEASURED, NAMES, SUFFIXES, with_suffix
 
 log = logging.getLogger("dgcmm")
 
@@ -120,7 +120,10 @@ class RunFolder:
         self.close()
 
     def _clear(self) -> None:
-        """Delete this script's results; train.py's also delete those of evaluation and augmentation."""
+        """Delete this script's results; with train.py's goes all that was made of its model."""
+        if not self.suffix:
+            for name in MEASURED:
+                self.file(name).unlink(missing_ok=True)
         for suffix in SUFFIXES if not self.suffix else (self.suffix,):
             folder = RunFolder(str(self.path), suffix)
             files = [*map(folder.file, NAMES), *map(folder.figure, FIGURES)]

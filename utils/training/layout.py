@@ -9,6 +9,10 @@ NAMES = (
     *("args.json", "health.json", "log.txt", "metrics.csv", "metrics_per_class.csv", "predictions.csv", "subset.txt"),
     "pictures.npz",
 )
+MEASURED = (  # of a trained run, by scripts/baselines.py and scripts/robustness.py
+    *("args_baselines.json", "metrics_baselines.csv", "metrics_per_class_baselines.csv"),
+    *("args_robustness.json", "metrics_robustness.csv", "generative_half.json"),
+)
 RESULTS = {"": "trained", "_aug_ftl": "Case 1", "_aug": "Case 2", "_eval": "evaluated"}  # what a script has made
 # in the order in which TensorBoard shows them
 FIGURES = ("learning_curves", "recall", "confusion", "reliability", "codes", "reconstructions", "samples")

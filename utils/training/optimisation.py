@@ -73,7 +73,7 @@ def build_scheduler(
     if args.lr_warmup_epochs:
         scheduler = LinearWarmup(scheduler, args.lr_warmup_epochs)
     for _ in range(epochs_done):
-        end_epoch(scheduler)
+        step_schedule(scheduler)
     return scheduler
 
 
@@ -140,11 +140,11 @@ def _rates(args: argparse.Namespace) -> list[float]:
     rates = []
     for _ in range(args.epochs):
         rates.append(optimizer.param_groups[0]["lr"])
-        end_epoch(scheduler)
+        step_schedule(scheduler)
     return rates
 
 
-def end_epoch(scheduler: Schedule) -> None:
+def step_schedule(scheduler: Schedule) -> None:
     """Step the schedule; it need not know that the optimizer's steps were taken by a process before this one.
 
     A rate of 0 stays 0: the cosine would lift it to its floor.

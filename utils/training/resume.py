@@ -28,7 +28,7 @@ from utils.training.folder import RunFolder
 log = logging.getLogger("dgcmm")
 
 MORE_EPOCHS = "more --epochs"
-# what flags were before there was a choice, in checkpoints that do not have them
+# what flags that older checkpoints do not have stood for, before there was a choice
 BEFORE = {
     **{"loss": "ce", "sampler": "instance", "lr_warmup_epochs": 0},
     **{"val_per_class": 0, "start": "trained", "prior_variance": None, "initial_sigma": None},
@@ -56,6 +56,11 @@ def find_checkpoint(args: argparse.Namespace, given: set[str], folder: RunFolder
             checkpoint, args.resume = found[0], str(found[1])
         elif not folder.holds_run():
             return None
+        elif not args.overwrite:
+            raise UserError(
+                f"--resume=auto: {folder.path} holds a run whose {folder.checkpoint.name} is gone: --overwrite it, or "
+                "name another --logdir"
+            )
     elif args.resume == "auto":
         args.resume = str(folder.path / "checkpoint.pth")
     own = bool(args.resume) and Path(args.resume).resolve().parent == folder.path.resolve()
@@ -149,6 +154,9 @@ def find_trained(args: argparse.Namespace, given: set[str], folder: RunFolder) -
     if checkpoint["kind"] != "train":
         raise UserError(f"{args.resume} comes from an augmentation: name the checkpoint of train.py")
     require_same_dataset(args, checkpoint)
+    done, asked, best = checkpoint["epoch"], checkpoint["args"]["epochs"], checkpoint["best"]
+    if done < asked and not (best and best["epoch"] == done):
+        log.warning("%s is of a training that has not ended: %d of %d epochs", args.resume, done, asked)
     _adopt_places(args, given, checkpoint["args"], args.resume)
     adopt(args, given, BEFORE | checkpoint["args"], MODEL_FLAGS + DATA_FLAGS + SCORING_FLAGS, args.resume)
     return checkpoint
@@ -211,11 +219,12 @@ def require_same_data(stored: dict[str, str], data_sha256: dict[str, str], sourc
     """Raise a `UserError` if a checkpoint was made on other images or labels than those at hand.
 
     Args:
-        stored, data_sha256: hash of the list of images of each split, in the checkpoint and here.
+        stored, data_sha256: hash of the list of images of each split, in the checkpoint and here; a split that has
+            none in an older checkpoint is taken as it is.
         source: of `stored`, for the message.
     """
     for split, sha256 in data_sha256.items():
-        if stored[split] != sha256:
+        if stored.get(split, sha256) != sha256:
             raise UserError(f"the {split} images are not those of {source}: check --datadir, or train anew")
 
 

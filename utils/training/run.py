@@ -37,7 +37,7 @@ from utils.stopping import Stopped
 from utils.training.board import Board
 from utils.training.checkpoint import Checkpoint, load_checkpoint, load_model_state, require_entries, save_checkpoint
 from utils.training.folder import RunFolder
-from utils.training.optimisation import build_scheduler, end_epoch
+from utils.training.optimisation import build_scheduler, step_schedule
 from utils.training.step import Stepper
 
 log = logging.getLogger("dgcmm")
@@ -204,7 +204,10 @@ class Run:
         return [sum(values) / seen for values in zip(*(part[1] for part in parts), strict=True)]
 
     def warn_of_divergence(self, cross_entropy: float | None, class_counts: Sequence[float]) -> None:
-        """Warn if the running epoch's mean cross-entropy is above twice that of guessing each class by its share.
+        """Warn if the running epoch's mean cross-entropy is far above that of guessing each class by its share.
+
+        Far above is twice that, but at least 1.5 log K: of few and very unequal classes guessing is nearly always
+        right, and the first steps are not.
 
         Args:
             cross_entropy: in nats; None if it was not computed.
@@ -212,7 +215,8 @@ class Run:
         """
         counts = torch.tensor(class_counts, dtype=torch.float64)
         guessing = torch.special.entr(counts / counts.sum()).sum().item()  # mean of -log p_y, p the class shares
-        if cross_entropy is None or cross_entropy <= 2 * guessing or not self.world.is_main:
+        limit = max(2 * guessing, 1.5 * math.log(len(counts)))
+        if cross_entropy is None or cross_entropy <= limit or not self.world.is_main:
             return
         clip = self.args.clip_grad
         remedy = f"lower --lr or --clip-grad (now {clip:g})" if clip else "give --clip-grad=5"
@@ -233,7 +237,7 @@ class Run:
         """Write the row of an epoch, keep it if it is the best, step the schedule and save.
 
         Args:
-            measurement: of `split`; None in an epoch that is not measured, and but in the main process.
+            measurement: of `split`; None in an epoch that is not measured, and in all processes but the main one.
             losses: means over the epoch.
         """
         groups = self.optimizer.param_groups
@@ -245,7 +249,7 @@ class Run:
             if measurement is not None:
                 row |= {"split": self.split, **measurement.numbers}
             self._record(row | losses | rates | {"time": time.perf_counter() - self._started}, losses)
-        end_epoch(self._scheduler)
+        step_schedule(self._scheduler)
         self.save()
         if self.world.is_main:
             self.folder.write_rows("metrics.csv", self.history)
@@ -269,7 +273,7 @@ class Run:
         """Write the headline: the last epoch on the test set or, with a hold-out, the best epoch, measured there once.
 
         Args:
-            measure_test: measures the model as it is; gives None but in the main process.
+            measure_test: measures the model as it is; gives None in all processes but the main one.
             last: the last epoch's measurement on `split`, if it was made in this process.
 
         Returns:
@@ -287,6 +291,10 @@ class Run:
             if self.split == "val":
                 rows.append(blank | {"epoch": epoch, "split": "test", **last.numbers})
                 log.info("best epoch %d | test: %s", epoch, shown(last.numbers))
+                log.info(
+                    "that is %s; %s is the last epoch, which --resume=auto of a re-training takes",
+                    *(self.folder.best, self.folder.checkpoint.name),
+                )
             self.folder.write_measurement(last, epoch, "test")
             result = {"epoch": epoch, "split": "test", **last.numbers}
             result["time"] = math.fsum(row["time"] for row in self.history)
@@ -310,8 +318,12 @@ class Run:
         It may be newer than the run's checkpoint: after a crash between writing the two, the repeated epochs can score
         lower, if another number of processes repeats them. Then it still counts.
         """
+        data_sha256 = self.about["data_sha256"]
+        if self.best is None:
+            raise UserError("no epoch has been measured on the held-out images yet: give more --epochs")
         best = load_checkpoint(self.folder.best)
-        if best["data_sha256"] != self.about["data_sha256"] or best["best"]["acsa"] < self.best["acsa"]:
+        other_data = any(best["data_sha256"].get(name, sha256) != sha256 for name, sha256 in data_sha256.items())
+        if other_data or best["best"]["acsa"] < self.best["acsa"]:
             raise UserError(
                 f"{self.folder.best} holds epoch {best['epoch']}, the best one was {self.best['epoch']}: it belongs to "
                 "another run; put the right one back"

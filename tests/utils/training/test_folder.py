@@ -45,6 +45,7 @@ def test_overwriting_deletes_the_scripts_own_files_alone(tmp_path):
 
 def test_overwriting_a_training_deletes_what_was_made_from_it(tmp_path):
     results = ["checkpoint.pth", "metrics_aug.csv", "checkpoint_aug_ftl.pth", "predictions_eval.csv"]
+    results += ["metrics_baselines.csv", "metrics_robustness.csv", "generative_half.json", "args_baselines.json"]
     for name in [*results, "mine.txt"]:
         (tmp_path / name).touch()
     with RunFolder(str(tmp_path)).open(overwrite=True):

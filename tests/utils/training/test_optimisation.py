@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from utils.training.optimisation import build_optimizer, build_scheduler, default_prior_lr, end_epoch, log_rates
+from utils.training.optimisation import build_optimizer, build_scheduler, default_prior_lr, log_rates, step_schedule
 
 BASE = argparse.Namespace(
     lr=0.1,
@@ -68,7 +68,7 @@ def test_rate_of_0_stays_0_where_the_cosine_has_a_floor(done, warm):
     scheduler = build_scheduler(optimizer, args, [args.lr, args.prior_lr], done)
     for _ in range(done, 6):
         assert optimizer.param_groups[1]["lr"] == 0
-        end_epoch(scheduler)
+        step_schedule(scheduler)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(cosine(6, 4))
 
 

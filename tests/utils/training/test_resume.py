@@ -4,11 +4,13 @@ import shutil
 
 import pytest
 
+import augment
 import train
 from utils.cli.rules import adopt, parse
 from utils.errors import UserError
+from utils.training.checkpoint import load_checkpoint, save_checkpoint
 from utils.training.folder import RunFolder
-from utils.training.resume import find_checkpoint, terms_of_change
+from utils.training.resume import find_checkpoint, find_trained, require_same_data, terms_of_change
 
 SCHEDULES = {"T_max": 2, "lr_step": None, "step_size": None, "milestones": None}
 STORED = {"epochs": 2, "batch_size": 50, "gamma": 0.1, **SCHEDULES}
@@ -71,3 +73,28 @@ def test_batch_size_may_change_where_an_epoch_begins():
 def test_what_may_not_change_is_named_with_what_would_allow_it(argv, where, says):
     with pytest.raises(UserError, match=says):
         going_on(*argv, **where)
+
+
+def test_run_whose_checkpoint_is_gone_is_not_told_to_resume(tmp_path):
+    (tmp_path / "metrics.csv").touch()
+    args, given = parse(train.build_parser(), ["Digits_LT", "--resume=auto", f"--logdir={tmp_path}"])
+    with pytest.raises(UserError, match="holds a run whose checkpoint.pth is gone: --overwrite it, or name another"):
+        find_checkpoint(args, given, RunFolder(str(tmp_path)))
+
+
+@pytest.mark.parametrize(("epochs", "best", "told"), [(2, None, False), (9, None, True), (9, {"epoch": 2}, False)])
+def test_training_that_has_not_ended_is_told_before_a_retraining(epochs, best, told, tmp_path, trained_digits, caplog):
+    """The best of several epochs may be any."""
+    checkpoint = load_checkpoint(trained_digits / "checkpoint.pth")
+    checkpoint["args"]["epochs"] = epochs
+    save_checkpoint(tmp_path / "checkpoint.pth", checkpoint | {"best": best})
+    args, given = parse(augment.build_parser(), ["Digits_LT", "--resume=auto", f"--logdir={tmp_path}"])
+    find_trained(args, given, RunFolder(str(tmp_path), "_aug"))
+    assert ("checkpoint.pth is of a training that has not ended: 2 of 9 epochs" in caplog.text) == told
+
+
+def test_validation_images_that_have_changed_are_named():
+    stored = {"train": "1", "test": "2"}
+    require_same_data(stored, stored | {"val": "3"}, "there")  # of a checkpoint before it was kept
+    with pytest.raises(UserError, match="the val images are not those of there"):
+        require_same_data(stored | {"val": "3"}, stored | {"val": "4"}, "there")

@@ -17,3 +17,24 @@ def test_checkpoint_without_what_this_run_keeps_is_named():
     run = run_without_folder(args, model, torch.optim.SGD(model.parameters()))
     with pytest.raises(UserError, match=r"old.pth was written by another version .*lacks warmup_end, prior_started\)"):
         run.restore({}, Path("old.pth"))
+
+
+def test_few_unequal_classes_do_not_make_a_first_epoch_diverge(caplog):
+    """Guessing has 0.008 there, and a model at its start log 2."""
+    args, _ = parse(train.build_parser(), ["Digits_LT"])
+    model = torch.nn.Linear(1, 1)
+    run = run_without_folder(args, model, torch.optim.SGD(model.parameters()))
+    run.warn_of_divergence(0.78, [1998, 2])
+    run.warn_of_divergence(2.1, [10, 10, 10])
+    assert not caplog.messages
+    run.warn_of_divergence(1.1, [1998, 2])
+    assert "epoch 1 diverged: its mean cross-entropy is 1.10, guessing by class shares has 0.01" in caplog.text
+
+
+def test_hold_out_of_which_no_epoch_was_measured_has_no_best():
+    args, _ = parse(train.build_parser(), ["Digits_LT"])
+    model = torch.nn.Linear(1, 1)
+    run = run_without_folder(args, model, torch.optim.SGD(model.parameters()))
+    run.split, run.about["data_sha256"] = "val", {}
+    with pytest.raises(UserError, match="no epoch has been measured on the held-out images yet: give more --epochs"):
+        run.finish(lambda: None, None)
