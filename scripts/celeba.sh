@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# CelebA's five colours of hair with the long tail of the DGC paper, at 64x64.
+# CelebA's five colours of hair with the long tail of the DGC paper, at 64x64, by `small_images` of recipe.sh.
 #   ./scripts/celeba.sh [folder of the data] [folder of the runs] [train.py flags ...]
 # We have not run it to its end, and give no number.
 set -euo pipefail
@@ -8,7 +8,6 @@ cd "$(dirname "$0")/.."
 . scripts/recipe.sh
 
 seeds="0 1 2 3 4"
-train=(--arch=resnet18_vae3 --new-size=64 --crop-size=64 --epochs=20 --batch-size=100 --lr=5e-3 --T-max=20
-  --gmm-assign=label --cache-size=64)
-retrain=(--epochs=10 --batch-size=100 --lr=1e-2 --T-max=10 --workers=0)
+small_images
+train+=(--new-size=64 --crop-size=64 --cache-size=64 --workers=4)
 recipe CelebA "$@"

@@ -38,6 +38,7 @@ from models.scoring import Scorer  # noqa: E402
 from scripts.experiments.corruption import CORRUPTIONS, Corrupt  # noqa: E402
 from scripts.experiments.generative import batches, measure_health  # noqa: E402
 from scripts.experiments.posthoc import METHODS, Classify, method_value  # noqa: E402
+from scripts.experiments.protocol import LOOKED_AT  # noqa: E402
 from scripts.experiments.trained import TrainedRun, open_run, run_parser  # noqa: E402
 from utils.cli.types import path  # noqa: E402
 from utils.device import to_device  # noqa: E402
@@ -49,7 +50,6 @@ from utils.training.checkpoint import load_checkpoint, load_model_state  # noqa:
 from utils.training.folder import RunFolder  # noqa: E402
 
 FILE, HEALTH_FILE = "metrics_robustness.csv", "generative_half.json"
-LOOKED_AT = 2_000  # test images, spread over the classes, that every label is tried on by the decoder
 DEFAULT = "logit-adjustment"
 RETRAINED = ("checkpoint_aug_ftl.pth", "checkpoint_aug.pth")
 

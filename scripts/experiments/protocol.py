@@ -18,6 +18,7 @@ DATASET = "FashionMNIST_LT"
 TUNING, TABLE, FEW = (5, 6), (0, 1, 2, 3, 4), (0, 1)  # subsets
 VALIDATION = 500  # images a class: of 100, balanced accuracy has a standard error of 1.2 points, more than is chosen by
 RETRAINING_EPOCHS = 10
+LOOKED_AT = 2_000  # test images, spread over the classes, that every label is tried on by the decoder
 PLAIN, DGCMM = "", "_vae3"  # what follows the encoder in --arch
 
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from scripts.experiments import protocol
+from scripts.experiments.choices import FILE, read_choices
 from scripts.experiments.comparison import DGCMM_ROW, Contender, compare, contenders
-from scripts.experiments.protocol import ALL, BY_NAME, TABLE
+from scripts.experiments.protocol import ALL, BY_NAME, LOOKED_AT, TABLE
 from scripts.experiments.results import Run, read_health, values_of
 from scripts.experiments.significance import LEVEL, paired_difference
 
@@ -45,12 +46,15 @@ def verdict(results: Path, stage: str = "table", regime: str = ALL.name, conditi
     missing = [name for name in rows_of(stage) if name not in {one.row.name for one in rows}]
     if missing:
         partial += f" {len(missing)} of {len(rows_of(stage))} rows have not been run yet."
+    title, other = f"The best row of DGCMM ({names[0]})", f"the best baseline ({names[1]})"
     if first.p is None:
-        said = f"{names[0]} against {names[1]}: {points(found.mean)} points, without an interval yet."
+        said = f"{title} against {other}: {points(found.mean)} points, without an interval yet."
     else:
         ends = f"95 % interval {points(found.low)} to {points(found.high)}, p {first.p:.3f} after Holm"
-        verb = "is level with" if first.p > 1 - LEVEL else "is ahead of" if found.mean > 0 else "is behind"
-        said = f"{names[0]} {verb} {names[1]} ({points(found.mean)} points, {ends})."
+        level = first.p > 1 - LEVEL
+        verb = "is level with" if level else "is ahead of" if found.mean > 0 else "is behind"
+        as_far_as = f", as far as {len(found.values)} subsets of one test set can tell" if level else ""
+        said = f"{title} {verb} {other}{as_far_as}: {points(found.mean)} points, {ends}."
     return textwrap.fill(said + partial, LINE, break_on_hyphens=False)
 
 
@@ -65,7 +69,8 @@ def besides(results: Path, stage: str = "table", regime: str = ALL.name) -> str:
     found = next((one for one in rows if one.row.name == DGCMM_ROW), None)
     if found is None:
         return NOTHING
-    said = [*retraining(found), *calibration(found, rows), *generative_half(found)]
+    choice = read_choices(results / FILE).get(regime, {}).get(DGCMM_ROW)
+    said = [*retraining(found, choice.values if choice else {}), *calibration(found, rows), *generative_half(found)]
     lines = [textwrap.fill(f"- {line}", LINE, subsequent_indent="  ", break_on_hyphens=False) for line in said]
     title = marked(found.row.title, len(found.runs), len(TABLE))
     return "\n".join([f"{title}, besides:", "", *lines]) if lines else NOTHING
@@ -77,13 +82,18 @@ def mean_of(runs: Sequence[Run], method: str) -> float | None:
     return statistics.fmean(values.values()) if len(values) == len(runs) else None
 
 
-def retraining(found: Contender) -> Iterator[str]:
-    """Say what the paper's re-training does, from both starts."""
-    cases = [[mean_of(found.runs, f"{case}{start}") for case in ("case-1", "case-2")] for start in ("", "-adjusted")]
-    if None not in cases[0] + cases[1]:
-        (first, second), adjusted = cases
-        said = f"re-trained as in the paper: Case 1 {first:.4f}, Case 2 {second:.4f}"
-        yield f"{said}; from the adjusted start {adjusted[0]:.4f} and {adjusted[1]:.4f}"
+def retraining(found: Contender, values: dict[str, float | str]) -> Iterator[str]:
+    """Say what re-training does from both starts, and at which learning rates, which are the methods' `values`."""
+    said = []
+    for start in ("", "-adjusted"):
+        cases = [f"{case}{start}" for case in ("case-1", "case-2")]
+        means = [mean_of(found.runs, case) for case in cases]
+        if None in means:
+            return
+        accuracies = ", ".join(f"{mean:.4f}" for mean in means)
+        rates = ", ".join(f"{values[case]:g}" for case in cases if case in values)
+        said.append(accuracies + (f" (lr {rates})" if rates else ""))
+    yield f"re-trained by Case 1, Case 2: {'; from the adjusted start '.join(said)}"
 
 
 def calibration(found: Contender, rows: Sequence[Contender]) -> Iterator[str]:
@@ -97,7 +107,10 @@ def calibration(found: Contender, rows: Sequence[Contender]) -> Iterator[str]:
     errors = list(ours.values()), paired[best]
     means = [statistics.fmean(values) for values in errors]
     difference = paired_difference(*errors)
-    said = f"calibration error as trained {means[0]:.3f}, {best} {means[1]:.3f}: {points(difference.mean)} points"
+    said = (
+        f"calibration error as trained {means[0]:.3f}, of the best baseline ({best}) {means[1]:.3f}: "
+        f"{points(difference.mean)} points"
+    )
     if difference.p is not None:
         said += f" (95 % {points(difference.low)} to {points(difference.high)})"
     yield said
@@ -109,9 +122,9 @@ def generative_half(found: Contender) -> Iterator[str]:
     names = set.intersection(*map(set, healths))  # what was measured of every run
     mean = {name: statistics.fmean(health[name] for health in healths) for name in names}
     if "acsa_mixture" in mean:
-        said = f"the mixture alone, its components at equal weights: ACSA {mean['acsa_mixture']:.3f}"
+        said = f"by the mixture alone: ACSA {mean['acsa_mixture']:.3f} of {LOOKED_AT:,} images"
         nearest = mean_of(found.runs, "ncm")
-        yield said + (f"; nearest class mean of the same codes {nearest:.3f}" if nearest is not None else "")
+        yield said + (f"; by the nearest class mean of codes {nearest:.3f} of all" if nearest is not None else "")
     if {"mse", "mse_class_mean"} <= mean.keys():
         yield f"squared error of the decoder {mean['mse']:.3f}, of the class's mean image {mean['mse_class_mean']:.3f}"
     if {f"recognised_{what}" for what in RECOGNISED} <= mean.keys():
