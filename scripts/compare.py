@@ -22,8 +22,10 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]
 
+from scripts.experiments.results import mean_and_deviation  # noqa: E402
 from utils.cli.rules import LOCAL_FLAGS, flag_of  # noqa: E402
 from utils.errors import UserError, run_script  # noqa: E402
+from utils.files import read_rows  # noqa: E402
 from utils.training.layout import RESULTS, find_runs, with_suffix  # noqa: E402
 
 METRICS = ("acc", "acsa", "f_ma", "g_ma", "many", "median", "low")
@@ -100,7 +102,7 @@ def read_results(run: Path) -> list[Result]:
         settings = {name: value for name, value in own.items() if name not in OWN}
         if suffix == "_eval":
             settings["resume"] = Path(str(own.get("resume"))).name  # which of a run's checkpoints it measured
-        rows = read_rows(metrics)
+        rows = read_metrics(metrics)
         measured = [row for row in rows if row["split"]]
         done, asked = max((int(row["epoch"]) for row in rows), default=0), own.get("epochs")
         finished = bool(rows) and rows[-1]["split"] == "test" and (suffix == "_eval" or asked is None or done >= asked)
@@ -139,13 +141,12 @@ def read_health(path: Path) -> dict[str, float]:
         raise UserError(f"{path} is damaged ({error}): leave this run out") from error
 
 
-def read_rows(path: Path) -> list[dict[str, str]]:
+def read_metrics(path: Path) -> list[dict[str, str]]:
     """Read a metrics.csv; no rows where there is no such file yet."""
     if not path.exists():
         return []
     try:
-        with path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
+        rows = read_rows(path)
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"{path} cannot be read ({error}): leave this run out") from error
     if not all(row.get("epoch", "").isdigit() and "split" in row for row in rows):
@@ -184,24 +185,18 @@ def repeated(row: Row) -> str:
     return "; ".join(f"{' and '.join(names)} have the same seeds: is one a copy?" for names in same)
 
 
-def mean_and_spread(values: Sequence[float]) -> str:
-    """Write a mean and, of several values, their standard deviation."""
-    spread = f" ±{statistics.stdev(values):.4f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.4f}{spread}" if values else "-"
-
-
 def decoder(row: Row) -> str:
     """Say in a line what the decoders of a row have learned; nothing where one does not say."""
     healths = [result.health for result in row.results]
     if not all(healths):
         return ""
-    errors = [f"{what} {mean_and_spread([health[name] for health in healths])}" for name, what in ERRORS.items()]
+    errors = [f"{what} {mean_and_deviation([health[name] for health in healths])}" for name, what in ERRORS.items()]
     return f"{row.name()}: squared error of " + ", of ".join(errors)
 
 
 def cells(row: Row, metrics: Sequence[str]) -> list[str]:
     """Write a row for people."""
-    numbers = [mean_and_spread(row.values(metric)) for metric in metrics]
+    numbers = [mean_and_deviation(row.values(metric)) for metric in metrics]
     what = RESULTS[row.results[0].suffix]
     return [row.name(), what, str(len(row.results)), row.epoch(), *numbers, row.differs_by()]
 

@@ -9,7 +9,6 @@ anything does.
 """
 
 import argparse
-import csv
 import hashlib
 import sys
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]
 
 from utils.cli.rules import LOCAL_FLAGS  # noqa: E402
 from utils.errors import UserError, run_script  # noqa: E402
+from utils.files import read_rows  # noqa: E402
 from utils.training.checkpoint import digest, load_checkpoint  # noqa: E402
 from utils.training.layout import SUFFIXES  # noqa: E402
 
@@ -52,8 +52,7 @@ def _contents(folder: Path, suffix: str) -> dict[str, str]:
     contents = {f"{checkpoint.name}: {name}": digest(_timeless(value)) for name, value in stored.items()}
     metrics = folder / f"metrics{suffix}.csv"
     if metrics.exists():
-        with metrics.open(newline="") as file:
-            contents[metrics.name] = digest(_timeless(list(csv.DictReader(file))))
+        contents[metrics.name] = digest(_timeless(read_rows(metrics)))
     for name in ("metrics_per_class*.csv", "predictions*.csv", "health*.json"):
         path = folder / name.replace("*", suffix)
         if path.exists():

@@ -51,7 +51,7 @@ from utils.training.folder import RunFolder  # noqa: E402
 
 FILE, HEALTH_FILE = "metrics_robustness.csv", "generative_half.json"
 DEFAULT = "logit-adjustment"
-RETRAINED = ("checkpoint_aug_ftl.pth", "checkpoint_aug.pth")
+CHECKPOINTS = ("checkpoint_aug_ftl.pth", "checkpoint_aug.pth")  # of re-trainings
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -123,7 +123,8 @@ def classifiers_of(run: TrainedRun, folder: Path) -> dict[str, nn.Module]:
         UserError: one was re-trained of another model.
     """
     classifiers: dict[str, nn.Module] = {"trained": run.model.classifier}
-    for checkpoint in sorted(found for name in RETRAINED for found in (*folder.glob(name), *folder.glob(f"*/{name}"))):
+    places = [f"{below}{name}" for name in CHECKPOINTS for below in ("", "*/")]
+    for checkpoint in sorted(found for place in places for found in folder.glob(place)):
         stored = load_checkpoint(checkpoint)
         if stored["trained_sha256"] != run.checkpoint["sha256"]:
             raise UserError(f"{checkpoint} was made from another model than {run.args.resume}: re-train it anew")

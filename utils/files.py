@@ -1,4 +1,4 @@
-"""Writing files so that a reader, or a crash, never meets half of one."""
+"""Files that a reader, or a crash, never meets half of; and reading tables of their kind."""
 
 import contextlib
 import csv
@@ -120,6 +120,12 @@ def write_table(path: Path, header: Sequence[str], rows: Iterable[Mapping[str, o
         file.write(encoded(buffer))
 
     write_atomically(path, write)
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Read the rows of a CSV file as `write_table` writes it: name of the column -> text of the cell."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def keep_as(path: Path, previous: Path) -> None:

@@ -1,6 +1,5 @@
 """What is chosen on validation images: the setting of each row, and the value of each method on its codes."""
 
-import csv
 import json
 import statistics
 from collections.abc import Sequence
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from utils.errors import UserError
-from utils.files import write_text
+from utils.files import read_rows, write_text
 
 Tried = tuple[float, float]  # learning rate, own parameter
 FILE = "chosen.json"
@@ -31,12 +30,6 @@ class Choice(NamedTuple):
     method: str
     settings: int
     subsets: Sequence[int]
-
-
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """Read a CSV file."""
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def validated(setting: Path, subsets: Sequence[int]) -> dict[tuple[str, str], float]:

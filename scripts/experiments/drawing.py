@@ -11,11 +11,11 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from scripts.experiments.choices import read_rows
 from scripts.experiments.comparison import DGCMM_ROW, best_baseline, contenders
 from scripts.experiments.protocol import ALL, BY_NAME, FURTHER, TENTH_18
-from scripts.experiments.results import RETRAINED, Run
+from scripts.experiments.results import RETRAINED, Run, retrained_file
 from scripts.experiments.tables import NOISE, NUMBERS_OF_IMAGES
+from utils.files import read_rows
 
 matplotlib.use("Agg")
 
@@ -36,7 +36,7 @@ def class_recalls(run: Run, method: str) -> dict[str, tuple[int, float]]:
     else:
         path = run.folder / "metrics_per_class_baselines.csv"
         for name in (name for name, case in RETRAINED.items() if case == method):
-            own = (run.folder / name).with_name(f"metrics_per_class_{Path(name).name}.csv")
+            own = retrained_file(run.folder, "metrics_per_class", name)
             path = own if own.exists() else path
     rows = [row for row in read_rows(path) if row.get("method", method) == method] if path.exists() else []
     return {row["class"]: (int(row["train_images"]), float(row["recall"])) for row in rows}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from scripts.experiments.choices import read_rows
+from utils.files import read_rows
 
 # what augment_ftl.py and augment.py made in a run folder, and in one below it -> the method
 RETRAINED = {
@@ -44,6 +44,11 @@ def numbers_of(row: dict[str, str]) -> Numbers:
     return found
 
 
+def retrained_file(folder: Path, table: str, name: str) -> Path:
+    """Name the CSV file `table` of a re-training, a key of `RETRAINED`, in a run folder."""
+    return (folder / name).with_name(f"{table}_{Path(name).name}.csv")
+
+
 def read_run(folder: Path) -> Run:
     """Read the test metrics of a run: those of training, of the methods on its codes, and of both cases."""
     methods = {"trained": numbers_of(read_rows(folder / "metrics.csv")[-1])}
@@ -53,7 +58,7 @@ def read_run(folder: Path) -> Run:
             if row["split"] == "test":
                 methods[row["method"]] = methods.get(row["method"], {}) | numbers_of(row)
     for name, method in RETRAINED.items():
-        path = (folder / name).with_name(f"metrics_{Path(name).name}.csv")
+        path = retrained_file(folder, "metrics", name)
         if path.exists():
             methods[method] = numbers_of(read_rows(path)[-1])
     for (method, condition), numbers in read_conditions(folder).items():

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from utils.figures.choice import images_of, some_classes
+from utils.files import read_rows
 from utils.training.folder import RunFolder
 
 
@@ -51,22 +52,16 @@ class TrainingCodes(NamedTuple):
     counts: np.ndarray  # training images of all classes, (K,)
 
 
-def read_table(path: Path) -> list[dict[str, str]]:
-    """Read the rows of a CSV file."""
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def read_history(path: Path) -> History:
     """Read a metrics.csv."""
-    rows = read_table(path)
+    rows = read_rows(path)
     ends_with_test = rows[-1]["split"] == "test" and any(row["split"] == "val" for row in rows)
     return History(rows[:-1], rows[-1]) if ends_with_test else History(rows, None)
 
 
 def read_classes(path: Path) -> ClassResults:
     """Read a metrics_per_class.csv."""
-    rows = read_table(path)
+    rows = read_rows(path)
     recalls = [float(row["recall"]) if int(row["images"]) else np.nan for row in rows]
     counts = [int(row["train_images"]) for row in rows]
     return ClassResults([row["class"] for row in rows], np.array(counts), np.array(recalls))

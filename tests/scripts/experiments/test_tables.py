@@ -9,10 +9,11 @@ from matplotlib.figure import Figure
 from helpers.project import ROOT
 from helpers.results import write_csv, write_health, write_run
 from scripts import claim
-from scripts.experiments.choices import FILE, Choice, read_choices, read_rows, write_choices
+from scripts.experiments.choices import FILE, Choice, read_choices, write_choices
 from scripts.experiments.drawing import FIGURES
 from scripts.experiments.tables import NOTHING, TABLES
 from utils.errors import UserError
+from utils.files import read_rows
 
 CE, CONTROL, DGCMM = (0.85, 0.86, 0.85, 0.86, 0.85), (0.88, 0.89, 0.88, 0.89, 0.88), (0.90, 0.91, 0.90, 0.91, 0.91)
 
