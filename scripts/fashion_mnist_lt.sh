@@ -11,9 +11,11 @@ data=${1:-/usr/share/datasets/fashion-mnist}
 runs=${2:-./logs/fashion_mnist_lt}
 results=${RESULTS:-results/fashion_mnist_lt}
 read -ra stages <<<"${STAGES:-tune table}"
-status=0 # of a run that failed the others are in the tables
+set +e # a run that fails keeps the others out of no table
 python scripts/protocol.py "${stages[@]}" --data="$data" --runs="$runs" --results="$results" --jobs="${JOBS:-2}" \
-  "${@:3}" || status=$?
+  "${@:3}"
+status=$?
+set -e
 if [[ -d $results ]]; then # else no run has ended yet
   python scripts/claim.py --results="$results"
 fi
