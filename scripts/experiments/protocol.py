@@ -77,7 +77,8 @@ SCALES = (1.0, 3.0, 10.0)  # of the loss: with a clipped gradient not the same a
 DECAYS = (1e-4, 3e-4, 1e-3)
 DECODER = ("--weight-reconst", (40.0, 100.0, 200.0), 100.0)
 DECODER_OF_LABEL = ("--weight-reconst", (1.0, 10.0, 100.0), 10.0)  # its error scores the candidate labels too
-LABEL, NARROW = "--gmm-assign=label", "--initial-sigma=0.135"
+MIXUP = ("--mixup", (0.2, 0.5, 1.0), 0.2)
+LABEL, NARROW, ALIVE = "--gmm-assign=label", "--initial-sigma=0.135", "--weight-reconst=100"
 
 ROWS = (
     Row("ce", "cross-entropy", PLAIN, (), "--weight-cls", SCALES, 1.0),
@@ -88,17 +89,18 @@ ROWS = (
     Row("focal", "focal loss", PLAIN, ("--loss=focal",), "--weight-cls", SCALES, 10.0),
     Row("ldam-drw", "LDAM-DRW", PLAIN, ("--loss=ldam-drw",), "--weight-cls", SCALES, 10.0),
     Row("logit-adjust", "logit adjustment", PLAIN, ("--loss=logit-adjust",), "--weight-cls", SCALES, 10.0),
-    Row("mixup", "mixup", PLAIN, ("--weight-cls=10",), "--mixup", (0.2, 0.5, 1.0), 0.2),
+    Row("mixup", "mixup", PLAIN, ("--weight-cls=10",), *MIXUP),
     Row("dgcmm", "DGCMM, learned mixture", DGCMM, (LABEL, NARROW), *DECODER),
     Row("dgcmm-frozen", "DGCMM, frozen mixture", DGCMM, (LABEL, NARROW, "--prior-lr=0"), *DECODER),
     Row("dgcmm-off", "DGCMM, no mixture", DGCMM, (LABEL, NARROW, "--weight-gmm=0"), *DECODER),
+    Row("dgcmm-mixup", "DGCMM, learned mixture, with mixup", DGCMM, (LABEL, NARROW, ALIVE), *MIXUP),
     Row("dgcmm-recipe", "DGCMM, the paper's weights", DGCMM, (LABEL, "--weight-reconst=0.1"), "--wd", DECAYS, 1e-4),
     Row("dgcmm-posterior", "DGCMM, components from the code", DGCMM, (NARROW,), *DECODER),
     Row("dgcmm-generative", "DGCMM, generative", DGCMM, (LABEL, NARROW, "--generative"), *DECODER_OF_LABEL),
 )
 BY_NAME = {row.name: row for row in ROWS}
 FURTHER = ("dgcmm", "dgcmm-frozen", "ce-control", "logit-adjust")  # rows of the further tables
-IN_TENTH = (*(row.name for row in ROWS if row.plain), "dgcmm", "dgcmm-frozen", "dgcmm-off")
+IN_TENTH = (*(row.name for row in ROWS if row.plain), "dgcmm", "dgcmm-frozen", "dgcmm-off", "dgcmm-mixup")
 
 ALL = Regime("all", (), 20, 100)
 THIRD = Regime("third", ("--subset-scale=0.3333",), 40, 100)
