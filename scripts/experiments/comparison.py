@@ -87,9 +87,13 @@ def require_chosen(run: Run, choice: Choice, condition: str | None) -> None:
 
 def best_baseline(rows: Sequence[Contender]) -> Contender | None:
     """Find the baseline with the best mean, among those with the most subsets."""
-    plain = [one for one in rows if one.row.plain]
-    most = max((len(one.values) for one in plain), default=0)
-    return max((one for one in plain if len(one.values) == most), key=lambda one: one.mean, default=None)
+    return best_of([one for one in rows if one.row.plain])
+
+
+def best_of(rows: Sequence[Contender]) -> Contender | None:
+    """Find the row with the best mean, among those with the most subsets."""
+    most = max((len(one.values) for one in rows), default=0)
+    return max((one for one in rows if len(one.values) == most), key=lambda one: one.mean, default=None)
 
 
 def compare(rows: Sequence[Contender]) -> tuple[Contender | None, list[Comparison]]:
