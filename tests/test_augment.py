@@ -22,8 +22,8 @@ from utils.distributed.world import World
 from utils.errors import UserError
 from utils.randomness import standard_normal
 from utils.training.folder import RunFolder
+from utils.training.position import Position
 from utils.training.resume import find_trained
-from utils.training.run import Position
 
 WEIGHTS = LossWeights(10.0, 0.1, 0.001)
 ARGS = argparse.Namespace(

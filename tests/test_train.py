@@ -25,7 +25,7 @@ from utils.errors import UserError
 from utils.metrics import require_finite
 from utils.training import step as step_module
 from utils.training.optimisation import build_optimizer
-from utils.training.run import Position
+from utils.training.position import Position
 
 WEIGHTS = LossWeights(10.0, 0.1, 0.001)
 CPU = torch.device("cpu")

@@ -18,7 +18,8 @@ from datasets.splits import complete_data
 from models.encoder import ARCHITECTURES, feature_dim
 from utils.cli.rules import complete, parse
 from utils.device import autocast, choose_device, has_fast_bfloat16
-from utils.training.run import Position, Run
+from utils.training.position import Position
+from utils.training.run import Run
 
 CPU = torch.device("cpu")
 CHESTXRAY = DATASETS["ChestXray"]

@@ -17,7 +17,7 @@ from scripts.compare_runs import differences
 from utils import metrics
 from utils.training import run
 from utils.training.checkpoint import digest, load_checkpoint, save_checkpoint
-from utils.training.run import Position, own_position
+from utils.training.position import Position, own_position
 from utils.training.step import Stepper
 
 TRAIN = [

@@ -26,7 +26,8 @@ from utils.distributed.world import World
 from utils.errors import UserError
 from utils.randomness import standard_normal
 from utils.training.optimisation import build_optimizer, build_sgd
-from utils.training.run import Position, Run
+from utils.training.position import Position
+from utils.training.run import Run
 from utils.training.step import Stepper
 
 pytestmark = pytest.mark.gpu

@@ -22,7 +22,7 @@ from models.starting import start_prior
 from utils.cli.rules import parse
 from utils.errors import UserError
 from utils.training.optimisation import build_optimizer
-from utils.training.run import Position
+from utils.training.position import Position
 from utils.training.step import Stepper
 
 WEIGHTS = LossWeights(10.0, 0.1, 0.001)

@@ -18,7 +18,6 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -38,27 +37,13 @@ from utils.training.board import Board
 from utils.training.checkpoint import Checkpoint, load_checkpoint, load_model_state, require_entries, save_checkpoint
 from utils.training.folder import RunFolder
 from utils.training.optimisation import build_scheduler, step_schedule
+from utils.training.position import Position, own_position
 from utils.training.step import Stepper
 
 log = logging.getLogger("dgcmm")
 
 CONTINUATION = {"train": "--resume=auto"}  # what the user gives to go on; an augmentation: the same command again
 Batch = TypeVar("Batch")
-
-
-@dataclass
-class Position:
-    """How far an epoch is: what resuming within it needs besides weights and optimizer.
-
-    Attributes:
-        step: steps done.
-        seen: samples that this process has trained on.
-        totals: sums over them of the loss and of each of its terms; float64, as plain numbers.
-    """
-
-    step: int = 0
-    seen: int = 0
-    totals: tuple[float, ...] = (0.0,)
 
 
 class Run:
@@ -389,19 +374,3 @@ class Run:
         done = f"epoch {self.epoch}" if not self.position.step else f"epoch {self.epoch + 1}, step {self.position.step}"
         continuation = CONTINUATION.get(self.kind, "the same command")
         return f"saved after {done} in {self.folder.checkpoint}; {continuation} continues"
-
-
-def own_position(checkpoint: Checkpoint, world: World) -> Position:
-    """Return this process's part of a checkpoint's running epoch; other numbers of processes share it differently."""
-    seen, totals = zip(*checkpoint["sums"], strict=True)
-    if len(seen) == world.size:
-        return Position(checkpoint["step"], seen[world.rank], tuple(totals[world.rank]))
-    log.warning(
-        "%d process(es) continue what %d began: batch norm sees other parts of each batch, so the numbers will "
-        "differ from those of a run that was not interrupted",
-        world.size,
-        len(seen),
-    )
-    sums = tuple(map(sum, zip(*totals, strict=True)))
-    whole = (sum(seen), sums) if world.is_main else (0, (0.0,) * len(sums))
-    return Position(checkpoint["step"], *whole)
