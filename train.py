@@ -63,7 +63,7 @@ from utils.randomness import mixing_share, standard_normal
 from utils.training.checkpoint import Checkpoint, load_checkpoint, load_model_state
 from utils.training.facts import log_facts
 from utils.training.folder import RunFolder
-from utils.training.optimisation import build_optimizer, default_prior_lr, log_rates
+from utils.training.optimisation import build_optimizer, default_prior_lr
 from utils.training.resume import description, find_checkpoint, finished_result, require_same_classes, require_same_data
 from utils.training.run import Run
 
@@ -193,8 +193,7 @@ def train(
             folder.write_args(args, data_sha256, resumed, before, world.size)
             folder.write_subset(splits.train.rows)
             log_images(splits, args.dataset)
-            log_facts(run, len(splits.train), len(loaders["train"]))
-            log_rates(args, run.epoch, before and before["epochs"])
+            log_facts(run, len(splits.train), len(loaders["train"]), before and before["epochs"])
         if start:
             take_weights(run, start)
         if args.prior_variance:

@@ -36,7 +36,7 @@ def label_probabilities(logits, labels):
     return logits.double().softmax(dim=1)[torch.arange(len(labels)), labels]
 
 
-def close(found, expected):
+def assert_close(found, expected):
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
 
 
@@ -46,14 +46,14 @@ def test_cross_entropy_is_torchs(logits, labels):
 
 def test_focal_is_by_the_probability_of_the_label(logits, labels):
     p = label_probabilities(logits, labels)
-    close(build_loss("focal", COUNTS)(logits, labels), ((1 - p) ** 2 * -p.log()).mean())
+    assert_close(build_loss("focal", COUNTS)(logits, labels), ((1 - p) ** 2 * -p.log()).mean())
 
 
 def test_class_weights_stand_outside_of_the_focal_loss(logits, labels):
     """p is the label's probability, not exp(-w CE)."""
     weights = effective_number_weights(torch.tensor(COUNTS))
     p, w = label_probabilities(logits, labels), weights[labels]
-    close(FocalLoss(weights)(logits, labels), (w * (1 - p) ** 2 * -p.log()).sum() / w.sum())
+    assert_close(FocalLoss(weights)(logits, labels), (w * (1 - p) ** 2 * -p.log()).sum() / w.sum())
 
 
 def test_effective_number_weights_are_exact_and_sum_to_the_classes():
@@ -67,7 +67,7 @@ def test_effective_number_weights_are_exact_and_sum_to_the_classes():
 def test_class_balanced_is_the_weighted_mean(logits, labels):
     weights = effective_number_weights(torch.tensor(COUNTS))
     expected = F.cross_entropy(logits.double(), labels, weight=weights)
-    close(build_loss("class-balanced", COUNTS)(logits, labels), expected)
+    assert_close(build_loss("class-balanced", COUNTS)(logits, labels), expected)
 
 
 def test_weighted_mean_is_of_the_batch_of_all_processes(logits, labels):
@@ -96,7 +96,7 @@ def test_ldam_takes_the_margin_off_the_labels_cosine_and_multiplies_by_30(reweig
         cosines[row, label] -= 0.5 * COUNTS[label] ** -0.25 / COUNTS[-1] ** -0.25
     weights = effective_number_weights(torch.tensor(COUNTS)) if reweighted else None
     expected = F.cross_entropy(30 * cosines, labels, weight=weights)
-    close(build_loss("ldam-drw", COUNTS, reweighted)(classifier(codes), labels), expected.detach())
+    assert_close(build_loss("ldam-drw", COUNTS, reweighted)(classifier(codes), labels), expected.detach())
 
 
 def test_cosine_classifier_has_no_bias_and_ignores_lengths():
@@ -113,7 +113,7 @@ def test_cosine_classifier_has_no_bias_and_ignores_lengths():
 def test_logit_adjustment_adds_the_log_shares_in_training(logits, labels):
     shares = torch.tensor(COUNTS, dtype=torch.float64) / sum(COUNTS)
     expected = F.cross_entropy(logits.double() + shares.log(), labels)
-    close(build_loss("logit-adjust", COUNTS)(logits, labels), expected)
+    assert_close(build_loss("logit-adjust", COUNTS)(logits, labels), expected)
 
 
 @pytest.mark.parametrize(("epochs", "first"), [(200, 160), (90, 72), (12, 10), (5, 4), (2, 2), (1, 1)])

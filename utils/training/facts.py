@@ -2,17 +2,19 @@
 
 import logging
 
+from utils.training.optimisation import log_rates
 from utils.training.run import Run
 
 log = logging.getLogger("dgcmm")
 
 
-def log_facts(run: Run, training_images: int, steps: int) -> None:
+def log_facts(run: Run, training_images: int, steps: int, planned: int | None) -> None:
     """Say how large the model and a step are, at which rates it learns, and where the run goes on.
 
     Args:
         training_images: how many an epoch can draw from.
         steps: of an epoch.
+        planned: epochs that the run was to have before it is continued; None for a new one.
     """
     args, world = run.args, run.world
     images = args.batch_size * world.nodes
@@ -31,3 +33,4 @@ def log_facts(run: Run, training_images: int, steps: int) -> None:
         log.info("classes are re-weighted after epoch %d", run.state["reweighted_from"])
     if started:
         log.info("continuing after epoch %d of %d, step %d", run.epoch, args.epochs, run.position.step)
+    log_rates(args, run.epoch, planned)
