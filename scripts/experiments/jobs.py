@@ -86,8 +86,10 @@ def require_same_settings(step: Step, place: Path) -> None:
 
 
 def settings(words: Sequence[str]) -> set[str]:
-    """Take the flags of a command that its result depends on; places are none of them."""
-    return {word for word in words[2:] if not word.startswith(("--logdir=", "--datadir=", "--resume=", "--judge="))}
+    """Take the words of a command that its result depends on; places are none of them."""
+    program, *others = words
+    places = ("--logdir=", "--datadir=", "--resume=", "--judge=")
+    return {Path(program).name, *(word for word in others if "/" not in word and not word.startswith(places))}
 
 
 class Runner:

@@ -26,11 +26,13 @@ class Run(NamedTuple):
         folder: of its files.
         subset: on which it was trained.
         methods: as trained, and what was made of it -> metrics on the test set.
+        conditions: (method, condition of the test images) -> metrics.
     """
 
     folder: Path
     subset: int
     methods: dict[str, Numbers]
+    conditions: dict[tuple[str, str], Numbers]
 
 
 def numbers_of(row: dict[str, str]) -> Numbers:
@@ -61,10 +63,11 @@ def read_run(folder: Path) -> Run:
         path = retrained_file(folder, "metrics", name)
         if path.exists():
             methods[method] = numbers_of(read_rows(path)[-1])
-    for (method, condition), numbers in read_conditions(folder).items():
+    conditions = read_conditions(folder)
+    for (method, condition), numbers in conditions.items():
         if condition == "clean" and "calibration_error" in numbers:  # which the scripts of both cases do not measure
             methods.setdefault(method, {}).setdefault("calibration_error", numbers["calibration_error"])
-    return Run(folder, int(folder.name.removeprefix("subset")), methods)
+    return Run(folder, int(folder.name.removeprefix("subset")), methods, conditions)
 
 
 def read_runs(folder: Path) -> list[Run]:
@@ -89,7 +92,7 @@ def read_health(run: Run) -> Numbers:
 
 def values_under(runs: Sequence[Run], method: str, condition: str, metric: str) -> dict[int, float]:
     """Take a metric of a method under a condition: subset -> value, of the runs that have it."""
-    found = {run.subset: read_conditions(run.folder).get((method, condition), {}) for run in runs}
+    found = {run.subset: run.conditions.get((method, condition), {}) for run in runs}
     return {subset: numbers[metric] for subset, numbers in found.items() if metric in numbers}
 
 

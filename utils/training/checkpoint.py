@@ -162,3 +162,13 @@ def load_model_state(model: torch.nn.Module, checkpoint: Checkpoint, source: str
 def plain(value: Any) -> Any:
     """Turn a value into what JSON would give back: what a checkpoint and args.json may hold."""
     return json.loads(json.dumps(value, default=str))
+
+
+def changed_splits(stored: dict[str, str], data_sha256: dict[str, str]) -> list[str]:
+    """Name the splits whose images or labels are not those of a checkpoint.
+
+    Args:
+        stored, data_sha256: hash of the list of images of each split, in the checkpoint and here; a split that has
+            none in an older checkpoint is taken as it is.
+    """
+    return [split for split, sha256 in data_sha256.items() if stored.get(split, sha256) != sha256]

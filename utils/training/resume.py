@@ -22,7 +22,7 @@ from utils.cli.rules import (
 from utils.errors import UserError
 from utils.metrics import Row
 from utils.preprocessing import Preprocessing
-from utils.training.checkpoint import FORMAT, Checkpoint, load_checkpoint, load_latest, plain
+from utils.training.checkpoint import FORMAT, Checkpoint, changed_splits, load_checkpoint, load_latest, plain
 from utils.training.folder import RunFolder
 
 log = logging.getLogger("dgcmm")
@@ -219,13 +219,11 @@ def require_same_data(stored: dict[str, str], data_sha256: dict[str, str], sourc
     """Raise a `UserError` if a checkpoint was made on other images or labels than those at hand.
 
     Args:
-        stored, data_sha256: hash of the list of images of each split, in the checkpoint and here; a split that has
-            none in an older checkpoint is taken as it is.
+        stored, data_sha256: as for `changed_splits`.
         source: of `stored`, for the message.
     """
-    for split, sha256 in data_sha256.items():
-        if stored.get(split, sha256) != sha256:
-            raise UserError(f"the {split} images are not those of {source}: check --datadir, or train anew")
+    for split in changed_splits(stored, data_sha256):
+        raise UserError(f"the {split} images are not those of {source}: check --datadir, or train anew")
 
 
 def description(

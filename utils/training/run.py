@@ -34,7 +34,14 @@ from utils.logs import progress, show_left_of_run
 from utils.metrics import Measurement, Row, shown
 from utils.stopping import Stopped
 from utils.training.board import Board
-from utils.training.checkpoint import Checkpoint, load_checkpoint, load_model_state, require_entries, save_checkpoint
+from utils.training.checkpoint import (
+    Checkpoint,
+    changed_splits,
+    load_checkpoint,
+    load_model_state,
+    require_entries,
+    save_checkpoint,
+)
 from utils.training.folder import RunFolder
 from utils.training.optimisation import build_scheduler, step_schedule
 from utils.training.position import Position, own_position
@@ -303,11 +310,10 @@ class Run:
         It may be newer than the run's checkpoint: after a crash between writing the two, the repeated epochs can score
         lower, if another number of processes repeats them. Then it still counts.
         """
-        data_sha256 = self.about["data_sha256"]
         if self.best is None:
             raise UserError("no epoch has been measured on the held-out images yet: give more --epochs")
         best = load_checkpoint(self.folder.best)
-        other_data = any(best["data_sha256"].get(name, sha256) != sha256 for name, sha256 in data_sha256.items())
+        other_data = changed_splits(best["data_sha256"], self.about["data_sha256"])
         if other_data or best["best"]["acsa"] < self.best["acsa"]:
             raise UserError(
                 f"{self.folder.best} holds epoch {best['epoch']}, the best one was {self.best['epoch']}: it belongs to "

@@ -110,9 +110,9 @@ def test_what_has_its_product_is_not_made_again_after_an_interruption(runner, tm
 def test_methods_of_other_values_are_not_taken_for_those_of_now(runner, tmp_path):
     folder, record = tmp_path / "runs/a/subset0", "args_baselines.json"
     write_csv(folder / "metrics_baselines.csv", [{"acsa": 1}])
-    (folder / record).write_text(json.dumps({"command": ["baselines.py", "there", "--fixed", "lda=0.1"]}))
+    (folder / record).write_text(json.dumps({"command": ["baselines.py", "./there", "--fixed", "lda=0.1"]}))
     made = job(tmp_path, "a/subset0", METRICS)
-    measured = Step(("scripts/baselines.py", "here", "--fixed", "lda=0.5"), "metrics_baselines.csv", record)
+    measured = Step(("scripts/baselines.py", "./here", "--fixed", "lda=0.5"), "metrics_baselines.csv", record)
     with pytest.raises(UserError, match="baselines.py with lda=0.1, now it would be with lda=0.5: move it away"):
         runner.run([Job("a/subset0", (*made.steps, measured))])
     same = measured._replace(words=(*measured.words[:-1], "lda=0.1"))
