@@ -8,15 +8,38 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 from torchvision import transforms as T
 
 TWELVE_BITS, SIXTEEN_BITS = 2**12 - 1, 2**16 - 1
 BACKGROUND = (255, 255, 255)  # behind what is transparent
+TURNS = {  # EXIF's orientation -> what brings the image upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 Transform = Callable[[Image.Image], Tensor]
 Resize = Callable[[Image.Image], Image.Image]
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Turn an image the right way up, as its camera noted in EXIF; one whose EXIF is damaged stays as it is.
+
+    `ImageOps.exif_transpose` also writes the EXIF anew, which fails where another tag of it has a wrong type.
+    """
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except OSError:
+        raise  # the file itself
+    except Exception:  # of all kinds: damaged EXIF raises nearly everything
+        return image
+    return image.transpose(TURNS[orientation]) if orientation in TURNS else image
 
 
 def to_grey(image: Image.Image) -> np.ndarray:
@@ -137,8 +160,8 @@ class Preprocessing(NamedTuple):
             ValueError: it has more than 16 bits.
         """
         if not self.colour:
-            return Image.fromarray(to_grey(image if image.format == "PNG" else ImageOps.exif_transpose(image)))
-        return to_rgb(of_8_bits(ImageOps.exif_transpose(image)))
+            return Image.fromarray(to_grey(image if image.format == "PNG" else upright(image)))
+        return to_rgb(of_8_bits(upright(image)))
 
     def evaluation_transform(self) -> T.Compose:
         """Make the transform of an image of mode RGB or L to uint8 (1 or 3, crop_size, crop_size)."""

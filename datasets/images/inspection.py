@@ -8,8 +8,9 @@ from PIL import Image
 
 from datasets.images.files import FileDataset
 from datasets.images.opening import read_grey
+from datasets.images.png import reading
 from utils.errors import UserError
-from utils.preprocessing import TWELVE_BITS, most_of
+from utils.preprocessing import TWELVE_BITS, is_deep, most_of
 
 log = logging.getLogger("dgcmm")
 
@@ -20,21 +21,22 @@ DARK = 64  # of 255: below this lie 14 of 16 bits, and what a converter has sque
 def warn_of_grey_levels(data: FileDataset, split: str) -> None:
     """Warn if a split's images are read as 12 bits, or are almost black; those that cannot be read are left out.
 
-    Nothing is said of images in colour, which come from cameras.
+    Of photographs only those of one channel with more than 8 bits are looked at: others come from cameras.
 
     Args:
         data: the images.
         split: what messages call them.
     """
-    if data.colour:
-        return
     brightest, twelve = [], 0
     for row in data.rows[np.unique(np.linspace(0, len(data) - 1, LOOKED_AT).astype(int))] if len(data) else ():
         path = data.path(int(row))
         with contextlib.suppress(UserError):  # who reads all of them names those
+            with reading(path), Image.open(path) as image:
+                deep = is_deep(image)
+                if data.colour and not deep:
+                    continue
+                twelve += deep and most_of(np.asarray(image)) == TWELVE_BITS
             brightest.append(int(read_grey(path).max(initial=0)))
-            with Image.open(path) as image:
-                twelve += image.mode.startswith("I") and most_of(np.asarray(image)) == TWELVE_BITS
     count = len(brightest)
     if twelve:
         log.warning(

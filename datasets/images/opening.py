@@ -4,11 +4,11 @@ import io
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from datasets.images.png import SIGNATURE, GreyPng, reading
 from datasets.images.source import ArraySource, ImageSource, whole
-from utils.preprocessing import to_grey
+from utils.preprocessing import to_grey, upright
 
 
 def open_grey(path: Path) -> ImageSource:
@@ -22,8 +22,7 @@ def open_grey(path: Path) -> ImageSource:
         if content.startswith(SIGNATURE) or path.name.lower().endswith(".png"):
             return GreyPng(path, content)
         with Image.open(io.BytesIO(content)) as image:
-            ImageOps.exif_transpose(image, in_place=True)
-            return ArraySource(to_grey(image))
+            return ArraySource(to_grey(upright(image)))
 
 
 def read_grey(path: Path) -> np.ndarray:

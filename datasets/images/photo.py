@@ -4,10 +4,10 @@ import io
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from datasets.images.png import SIGNATURE, reading, verified_data
-from utils.preprocessing import of_8_bits, to_rgb
+from utils.preprocessing import of_8_bits, to_rgb, upright
 
 
 class Photo:
@@ -29,9 +29,8 @@ class Photo:
             content = path.read_bytes()
             if content[: len(SIGNATURE)] == SIGNATURE:
                 verified_data(memoryview(content))
-            self._image = Image.open(io.BytesIO(content))
-            ImageOps.exif_transpose(self._image, in_place=True)
-            self._image = of_8_bits(self._image)  # here, as all values tell how many bits are used
+            image = upright(Image.open(io.BytesIO(content)))
+            self._image = of_8_bits(image)  # here, as all values tell how many bits are used
         self.width, self.height = self._image.size
 
     def crop(self, top: int, left: int, height: int, width: int) -> np.ndarray:

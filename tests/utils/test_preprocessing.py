@@ -1,13 +1,17 @@
 """From images of any kind to what a model is given."""
 
+import struct
+
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torchvision import transforms as T
 
 from datasets.images.opening import read_grey
-from utils.preprocessing import Enlarge, Preprocessing, evaluation
+from datasets.images.photo import Photo
+from datasets.images.source import whole
+from utils.preprocessing import Enlarge, Preprocessing, evaluation, upright
 
 NOISE = np.random.default_rng(0).integers(1, 256, (28, 28), dtype=np.uint8)  # without black
 
@@ -71,6 +75,27 @@ def test_grey_file_stands_as_the_training_read_it(suffix, turned, tmp_path):
         pixels = Preprocessing(False, "stretch", 0, 10, 10).pixels(image)
     assert pixels.size == ((12, 20) if turned else (20, 12))
     np.testing.assert_array_equal(np.asarray(pixels), read_grey(path))
+
+
+@pytest.mark.parametrize("orientation", range(10))
+def test_image_is_turned_as_its_camera_noted(orientation):
+    image = COLOUR.copy()
+    image.getexif()[0x0112] = orientation
+    assert np.array_equal(np.asarray(upright(image)), np.asarray(ImageOps.exif_transpose(image)))
+
+
+@pytest.mark.parametrize(
+    ("tag", "kind", "value"),
+    [(0x0128, 2, b"x\0\0\0"), (0x011A, 2, b"72\0\0"), (0x0100, 9, struct.pack("<i", -5))],
+    ids=["unit that is a text", "resolution that is a text", "width below 0"],
+)
+def test_photograph_with_a_damaged_tag_is_read_and_turned(tag, kind, value, tmp_path):
+    entries = sorted([(0x0112, 3, 1, struct.pack("<HH", 6, 0)), (tag, kind, 3 if kind == 2 else 1, value)])
+    exif = b"".join(struct.pack("<HHI", *entry[:3]) + entry[3] for entry in entries)
+    COLOUR.save(tmp_path / "image.jpg", exif=b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + exif + bytes(4))
+    with Image.open(tmp_path / "image.jpg") as image, pytest.raises((struct.error, TypeError)):
+        ImageOps.exif_transpose(image)
+    assert whole(Photo(tmp_path / "image.jpg")).shape == (30, 20, 3)
 
 
 def test_photograph_is_turned_the_right_way_up_and_its_object_left_alone():
