@@ -125,8 +125,9 @@ def _build(cache: "ImageCache", data: FileDataset, split: str, quiet: bool) -> N
 
 def _require_space(caches: Mapping[str, "ImageCache"]) -> None:
     """Before the first byte is written, raise a `UserError` if the disk cannot take all."""
+    by_folder = {cache.folder: cache for cache in caches.values()}  # splits drawn from one list share one
     cache = next(iter(caches.values()))
-    needed, free = sum(cache.lacking() for cache in caches.values()), shutil.disk_usage(cache.folder.parent).free
+    needed, free = sum(cache.lacking() for cache in by_folder.values()), shutil.disk_usage(cache.folder.parent).free
     if needed > free:
         raise UserError(
             f"--cache-size {cache.size} needs {needed / 1e9:.1f} GB in {cache.folder.parent}, {free / 1e9:.1f} GB are "

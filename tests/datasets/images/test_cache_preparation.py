@@ -233,6 +233,15 @@ def test_space_is_compared_before_the_first_byte(tmp_path, monkeypatch):
     prepare_images(splits, 64, "error", quiet=True)
 
 
+def test_splits_drawn_from_one_list_share_a_cache_and_its_space(tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    whole = splits_of(tmp_path)["training"]
+    splits = {"training": whole.subset(np.arange(0, TRAIN, 2)), "test": whole.subset(np.arange(1, TRAIN, 2))}
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, TRAIN * 64 * 64))
+    prepare_images(splits, 64, "error", quiet=True)
+    assert len(list((tmp_path / "cache").glob("*/*.npy"))) == 1
+
+
 def test_one_process_builds_however_many_share_the_folder(tmp_path):
     splits_of(tmp_path)
     code = (
