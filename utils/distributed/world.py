@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import logging
 import socket
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from utils.stopping import Stopped
 log = logging.getLogger("dgcmm")
 
 LAST_WORDS_S = 3.0  # how long the others may take to say why they are gone
+HEARTBEAT_S = 5.0  # between two signs of life, or a quarter of --dist-timeout
 T = TypeVar("T")
 CONNECTION_ERRORS = (dist.DistBackendError, dist.DistNetworkError, dist.DistStoreError)
 
@@ -87,7 +89,11 @@ class World:
         return call()
 
     def on_each_node(self, call: Callable[[], object]) -> None:
-        """Make `call` in the first process of each node; the others wait, however long. Its `UserError` ends all."""
+        """Make `call` in the first process of each node; the others wait, however long. Its `UserError` ends all.
+
+        Raises:
+            LostRank: one of the first processes has failed, or given no sign of life for `--dist-timeout` seconds.
+        """
         call()
 
     def parallel(self, model: nn.Module) -> nn.Module:
@@ -131,7 +137,7 @@ class Member(World):
     def __init__(self, launch: Launch, local_rank: int, gpu: int | None, store: dist.Store) -> None:
         super().__init__("cpu" if gpu is None else f"cuda:{gpu}")
         self.rank, self.size, self.local_size = launch.rank_of(local_rank), launch.size, launch.local_size
-        self.store = store
+        self.store, self.timeout = store, launch.timeout
         self.control: dist.ProcessGroup | None = None
         self._node_calls = 0
 
@@ -233,16 +239,43 @@ class Member(World):
         if self.rank in keys:
             error = ""
             try:
-                call()
+                with self._signs_of_life():
+                    call()
             except UserError as raised:
                 error = str(raised)
             self.store.set(keys[self.rank], error)
+        signs, heard = {}, dict.fromkeys(firsts, time.monotonic())
         while not self.store.check(list(keys.values())):
             for rank in firsts:
                 if self.store.check([f"failed/{rank}"]):
                     raise LostRank(f"rank {rank} failed: {self.store.get(f'failed/{rank}').decode()}")
+                sign = self.store.add(f"signs of life/{rank}", 0)
+                if sign != signs.setdefault(rank, sign) or self.store.check([keys[rank]]):
+                    signs[rank], heard[rank] = sign, time.monotonic()
+                if time.monotonic() - heard[rank] > self.timeout:
+                    raise LostRank(
+                        f"rank {rank}, which prepares the data, has given no sign of life for {self.timeout} s"
+                    )
             time.sleep(POLL_S)
         self._agree([self.store.get(keys[rank]).decode() if rank in keys else None for rank in range(self.size)])
+
+    @contextlib.contextmanager
+    def _signs_of_life(self) -> Iterator[None]:
+        """Let the others see that this process is there, while it is at work in the block."""
+        ended = threading.Event()
+
+        def count() -> None:
+            with contextlib.suppress(RuntimeError):  # the store is gone
+                while not ended.wait(min(HEARTBEAT_S, self.timeout / 4)):
+                    self.store.add(f"signs of life/{self.rank}", 1)
+
+        thread = threading.Thread(target=count, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
 
     def parallel(self, model: nn.Module) -> nn.Module:
         # each parameter asks for a gradient that comes, so no search for unused ones is needed; the statistics of batch

@@ -1,4 +1,7 @@
-"""What a process says of an error of its connection to the others."""
+"""What a process does, and says, when others are silent or gone."""
+
+import threading
+import time
 
 import pytest
 import torch.distributed as dist
@@ -6,6 +9,7 @@ import torch.distributed as dist
 from utils.distributed import world as world_module
 from utils.distributed.plan import Launch
 from utils.distributed.world import Member
+from utils.errors import LostRank
 
 
 @pytest.mark.parametrize(
@@ -23,3 +27,23 @@ def test_who_is_lost_or_what_went_wrong(left, said, monkeypatch):
         store.set(key, value)
     member = Member(Launch(2, local_size=2, spawns=True), 0, None, store)
     assert member.who_is_lost(RuntimeError("NCCL error:\nDuplicate GPU detected")) == said
+
+
+def two_nodes(timeout: int) -> list[Member]:
+    """Two processes, each the first of its node, that share a store in this process."""
+    store = dist.HashStore()
+    return [Member(Launch(2, spawns=False, first_rank=rank, timeout=timeout), 0, None, store) for rank in (0, 1)]
+
+
+def test_node_that_is_gone_while_it_prepares_is_not_waited_for():
+    first, _ = two_nodes(timeout=1)
+    with pytest.raises(LostRank, match="rank 1, which prepares the data, has given no sign of life for 1 s"):
+        first.on_each_node(lambda: None)
+
+
+def test_node_that_prepares_for_longer_than_the_time_limit_is_waited_for():
+    first, second = two_nodes(timeout=2)
+    thread = threading.Thread(target=lambda: second.on_each_node(lambda: time.sleep(2.5)))
+    thread.start()
+    first.on_each_node(lambda: None)
+    thread.join()
