@@ -11,7 +11,7 @@ import numpy as np
 from datasets.base import DatasetSpec, Splits
 from datasets.images.files import FileDataset, images_root, missing_files
 from datasets.pool import draw_splits
-from datasets.tables import count_of, read_names
+from datasets.tables import count_of, read_names, repeated
 from utils.errors import UserError
 
 CLASSES = ("Blond_Hair", "Black_Hair", "Bald", "Brown_Hair", "Gray_Hair")
@@ -31,7 +31,7 @@ def load(args: argparse.Namespace) -> Splits:
     root = next((place for place in (root, root / "celeba") if (place / ATTRIBUTES).is_file()), root)
     if lacking := [name for name in (ATTRIBUTES, PARTITION, IMAGES) if not (root / name).exists()]:
         raise UserError(f"{root} lacks {', '.join(lacking)} of CelebA: {REMEDY}")
-    part_of = dict(_cells(root / PARTITION, 2))
+    part_of = dict(_once(_cells(root / PARTITION, 2), root / PARTITION))
     rows = _labelled(root / ATTRIBUTES)
     if unknown := [name for name, _ in rows if name not in part_of]:
         raise UserError(
@@ -50,6 +50,13 @@ def _cells(path: Path, columns: int) -> list[list[str]]:
     return rows
 
 
+def _once(lines: list[list[str]], path: Path) -> list[list[str]]:
+    """Return the lines of a list, in each of which another image comes first."""
+    if twice := repeated(line[0] for line in lines):
+        raise UserError(f"{path} names {count_of(twice, 'image')} more than once: replace it")
+    return lines
+
+
 def _labelled(path: Path) -> list[tuple[str, int]]:
     """Read (name, label) of each colour that an image has; the file begins with a count and a header of attributes."""
     count, header, *lines = [line.split() for line in read_names(path, "replace it")] or [[], []]
@@ -58,6 +65,7 @@ def _labelled(path: Path) -> list[tuple[str, int]]:
     columns = [1 + header.index(name) for name in CLASSES]
     if any(len(line) != 1 + len(header) for line in lines) or count != [str(len(lines))]:
         raise UserError(f"{path} is not complete: its first line names {' '.join(count)} images: replace it")
+    lines = _once(lines, path)
     return [(line[0], label) for line in lines for label, column in enumerate(columns) if line[column] == "1"]
 
 

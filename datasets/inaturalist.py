@@ -12,7 +12,7 @@ import numpy as np
 
 from datasets.base import DatasetSpec, Splits
 from datasets.images.files import FileDataset, images_root, missing_files
-from datasets.tables import count_of
+from datasets.tables import count_of, repeated
 from utils.errors import UserError
 
 FILES = {"train": "train2017.json", "test": "val2017.json"}
@@ -57,6 +57,8 @@ def _load(root: Path, name: str) -> FileDataset:
         raise UserError(f"{path} has the super-category {unknown[0]!r}, which iNaturalist 2017 has not: replace it")
     pairs.sort()
     files = [file for file, _ in pairs]
+    if twice := repeated(files):
+        raise UserError(f"{path} names {count_of(twice, 'image')} more than once: replace it")
     if missing := missing_files(root, files):
         raise UserError(f"{root}: {count_of(missing, 'image')} of {len(files)} in {name} not found: {REMEDY}")
     targets = np.array([number_of[label] for _, label in pairs], dtype=np.int64)

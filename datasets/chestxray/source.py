@@ -2,6 +2,7 @@
 
 import bisect
 import json
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,8 +10,10 @@ from pathlib import Path
 
 from datasets.download.remote import RemoteFile
 from datasets.download.unpack import EXTENSIONS
-from datasets.tables import read_text
+from datasets.tables import count_of, read_text
 from utils.errors import UserError
+
+log = logging.getLogger("dgcmm")
 
 SITE = "https://nihcc.app.box.com/v/ChestXray-NIHCC"
 LABEL_FILES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
@@ -127,9 +130,12 @@ def read_manifest(path: Path) -> Source:
     try:
         if not isinstance(entries, list):
             raise _Malformed("it is not a list")
-        return _source([_remote_file(number, entry) for number, entry in enumerate(entries, start=1)])
+        source = _source([_remote_file(number, entry) for number, entry in enumerate(entries, start=1)])
     except _Malformed as error:
         raise UserError(f"--dataset-manifest {path}: {error}") from error
+    if unverified := [file.name for file in (*source.texts, *source.archives) if not (file.md5 or file.sha256)]:
+        log.warning("%s gives no hash of %s: only their sizes can be verified", path, count_of(unverified, "file"))
+    return source
 
 
 class _Malformed(Exception):

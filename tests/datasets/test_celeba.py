@@ -69,6 +69,12 @@ def test_image_with_two_colours_is_not_held_out_with_one(root):
         ("list_attr_celeba.txt", lambda text: text.replace("Bald", "Bold"), "has no columns Blond_Hair"),
         ("list_eval_partition.txt", lambda text: text.replace("000007.jpg 0\n", ""), r"lacks 1 image \(000007.jpg\)"),
         ("list_eval_partition.txt", lambda text: text.replace("000007.jpg 0\n", "000007.jpg\n"), "line 7: 2 columns"),
+        (
+            "list_eval_partition.txt",
+            lambda text: text + "000007.jpg 2\n",
+            r"names 1 image \(000007.jpg\) more than once",
+        ),
+        ("list_attr_celeba.txt", lambda text: text.replace("000008", "000007"), r"names 1 image \(000007.jpg\) more"),
         ("img_align_celeba/000001.jpg", None, r"\(img_align_celeba/000001.jpg.*\) of \d+ not found: unpack"),
     ],
 )

@@ -58,6 +58,7 @@ def test_what_lacks_or_is_damaged_is_said(root):
     for content, says in (
         (text[:-9], "is not iNaturalist's"),
         (text.replace("Fungi", "Fungus"), "super-category 'Fungus'"),
+        (text.replace("Aves/c4/t1", "Aves/c4/t0"), r"train2017.json names 1 image \(.*Aves/c4/t0.jpg\) more than once"),
         ('{"images": []}', r"is not iNaturalist's \(KeyError: 'categories'\)"),
     ):
         (root / "train2017.json").write_text(content)
