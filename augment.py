@@ -53,6 +53,7 @@ from utils.training.resume import (
     find_trained,
     find_unfinished,
     finished_result,
+    require_same_classes,
     require_same_data,
 )
 from utils.training.run import Run
@@ -101,6 +102,8 @@ def retrain(
     complete_data(args)
     found = find_unfinished(args, given, folder, trained, flags)
     unfinished, path = found or (None, folder.checkpoint)
+    if found is None and folder.holds_run() and not args.overwrite:
+        raise UserError(f"{folder.path} holds a re-training whose {folder.checkpoint.name} is gone: --overwrite it")
     if result := finished_result(unfinished, args.epochs):
         print_result(result)
         return
@@ -112,11 +115,12 @@ def retrain(
     check_device(world.device, args.amp)
     prepare_data(args, may_be_new="datadir" in given)
     splits = load_splits(args, augment=False)
-    model = load_trained_model(args, trained, splits, world)
+    require_same_classes(trained, splits.train.classes, args.resume)
     data_sha256 = splits.fingerprints()
+    require_same_data(trained["data_sha256"], data_sha256, args.resume)
+    model = load_trained_model(args, trained, splits, world)
     preprocessing = DATASETS[args.dataset].preprocessing(args)
     about = description(args, splits.train.classes, splits.train.class_counts, data_sha256, preprocessing)
-    require_same_data(trained["data_sha256"], data_sha256, args.resume)
     for entry in ("state_dict", "optimizer"):  # each as large as the model
         del trained[entry]
     if args.max_steps:

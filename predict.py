@@ -94,6 +94,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         write_table(Path(args.out), header, rows())
     log.info("%d images: written to %s", len(images), args.out)
+    if outcome.errors == len(images):
+        raise UserError(f"none of {len(images)} images can be read: see the column error of {args.out}")
     if outcome.errors:
         log.warning("%d of %d images cannot be read: column error of %s", outcome.errors, len(images), args.out)
     print_result(outcome.summary())

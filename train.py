@@ -25,6 +25,7 @@ import logging
 import os
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,7 @@ from torch.amp import GradScaler
 from datasets import DATASETS
 from datasets.base import ImageDataset
 from datasets.loading import SAMPLERS, BatchLoader, ClassPairs, make_loader, shared_batches
-from datasets.splits import complete_data, load_splits, log_images, prepare_data
+from datasets.splits import complete_data, load_splits, load_test, log_images, prepare_data
 from datasets.subsets import spread
 from datasets.transforms import TRAIN_TRANSFORMS
 from models.atypicality import measure_distances
@@ -60,7 +61,7 @@ from utils.figures.make import report
 from utils.logs import share_warnings, start_logging
 from utils.metrics import Measurement, Predictions, Row, require_finite
 from utils.randomness import mixing_share, standard_normal
-from utils.training.checkpoint import Checkpoint, load_checkpoint, load_model_state
+from utils.training.checkpoint import Checkpoint, changed_splits, load_checkpoint, load_model_state
 from utils.training.facts import log_facts
 from utils.training.folder import RunFolder
 from utils.training.optimisation import build_optimizer, default_prior_lr
@@ -158,6 +159,8 @@ def train(
         args.prior_lr = default_prior_lr(args.lr, args.weight_gmm)
     with world.errors_together():
         splits = load_splits(args)
+        if checkpoint:
+            require_same_classes(checkpoint, splits.train.classes, args.resume)
         model = build_model(world, args, len(splits.train.classes), args.pretrained and checkpoint is None)
         split, measured = splits.measured
         loaders = {
@@ -245,9 +248,9 @@ def train_epochs(run: Run, loaders: dict[str, BatchLoader]) -> Row:
             run.end_epoch(measurement, losses)
         if args.weight_reconst and run.state["warmup_end"] < args.epochs:
             examine_decoder(run, loaders)
-        if run.state["prior_started"]:
-            run.about["distance_quantiles"] = measure_training_codes(run, loaders["train"].dataset)
-        result = run.finish(lambda: measure("test"), measurement)
+        examine = partial(examine_codes, run, loaders["train"].dataset)
+        run.about |= examine()
+        result = run.finish(lambda: measure("test"), measurement, examine)
         if world.is_main and run.model.prior is not None:
             keep_pictures(run, loaders["test"].dataset)
         return result
@@ -340,38 +343,44 @@ def evaluate(
     return Measurement.of(Predictions(*columns), loader.dataset.ids, loader.dataset.classes, train_counts)
 
 
-def measure_training_codes(run: Run, data: ImageDataset) -> Tensor | None:
-    """Measure the distances of training codes that the checkpoint keeps, see `models.atypicality`.
+def examine_codes(run: Run, data: ImageDataset) -> dict[str, Tensor | None]:
+    """Measure the distances of training codes that the checkpoint keeps, where there is a prior (`models.atypicality`).
 
     One pass over the first `MEASURED_CODES` images a class or, if there are few of some classes, more of the others;
     with `--max-steps` over as many as an epoch has.
     """
+    if not run.state["prior_started"]:
+        return {}
     args, world = run.args, run.world
     most = MEASURED_CODES * run.model.num_classes
     if args.max_steps:
         most = min(most, args.max_steps * args.batch_size * world.nodes)
     transform = DATASETS[args.dataset].transform(False, args.new_size, args.crop_size, args.train_transform)
     loader = make_loader(world, args, data.subset(spread(data.targets, most), transform))
-    return measure_distances(run.model, shared_batches(loader, args, world, "codes"), args.amp, world)
+    batches = shared_batches(loader, args, world, "codes")
+    return {"distance_quantiles": measure_distances(run.model, batches, args.amp, world)}
 
 
 def evaluate_only(world: World, args: argparse.Namespace, checkpoint: Checkpoint, folder: RunFolder) -> Row:
     """Measure a checkpoint on the test set; writes the *_eval files and returns the result."""
     with world.errors_together():
-        splits = load_splits(args)
-        require_same_classes(checkpoint, splits.train.classes, args.resume)
-        model = build_model(world, args, len(splits.train.classes))
+        data = load_test(args, checkpoint["class_names"])
+        require_same_classes(checkpoint, data.classes, args.resume)
+        model = build_model(world, args, len(data.classes))
         load_model_state(model, checkpoint, args.resume)
         if world.is_main:
             folder.open()
     share_warnings(world.gather, world.is_main)
     with folder:
+        data_sha256 = {"test": data.fingerprint()}
+        if args.dataset == checkpoint["dataset"] and changed_splits(checkpoint["data_sha256"], data_sha256):
+            log.warning("not the test images of the training: any that the model was trained on is measured too well")
         started = time.perf_counter()
-        loader = make_loader(world, args, splits.test)
+        loader = make_loader(world, args, data)
         measurement = evaluate(model, loader, args, world, checkpoint["class_counts"])
         if measurement is None:
             return {}
-        folder.write_args(args, {"test": splits.test.fingerprint()}, processes=world.size)
+        folder.write_args(args, data_sha256, processes=world.size)
         folder.write_measurement(measurement, checkpoint["epoch"], "test")
         result = {"epoch": checkpoint["epoch"], "split": "test", **measurement.numbers}
         result["time"] = time.perf_counter() - started

@@ -13,7 +13,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datasets.subsets import spread
+from datasets.tables import count_of
 from datasets.transforms import make_transform, resize_under
+from utils.errors import UserError
 from utils.preprocessing import Preprocessing, Transform
 from utils.randomness import Stream, global_seed
 
@@ -91,6 +93,24 @@ class ImageDataset(Dataset):
         part.targets, part.ids, part.rows = self.targets[indices], self.ids[indices], self.rows[indices]
         part.groups = None if self.groups is None else self.groups[indices]
         part.transform = transform or self.transform
+        return part
+
+    def labelled_as(self, classes: Sequence[str]) -> "ImageDataset":
+        """Number the labels as in `classes`, of which the data may lack some.
+
+        Raises:
+            UserError: it has another class.
+        """
+        if self.classes == (classes := tuple(classes)):
+            return self
+        if others := [name for name in self.classes if name not in classes]:
+            raise UserError(
+                f"the data has {count_of(others, 'class', 'classes')} that the model has not ({len(classes)} classes: "
+                f"{', '.join(classes[:3])}, ...): name data with its classes"
+            )
+        part = self.subset(np.arange(len(self)))
+        part.classes = classes
+        part.targets = np.array([classes.index(name) for name in self.classes])[self.targets]
         return part
 
     def fingerprint(self) -> str:

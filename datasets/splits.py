@@ -3,6 +3,7 @@
 import argparse
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -94,21 +95,15 @@ def load_splits(args: argparse.Namespace, augment: bool = True) -> Splits:
         UserError: files are missing or cannot be read, or a class has no training image.
     """
     spec = DATASETS[args.dataset]
-    splits = _dummy(spec, args) if args.dummy else spec.load(args)
-    if spec.in_files and not args.dummy:
-        splits = _prepared(splits, args, resize_under(args.train_transform, spec.resize))
-    elif args.cache_size and args.dummy:
-        log.warning("--cache-size %d is not used: --dummy reads no files", args.cache_size)
-    elif args.cache_size:
+    found = _found(spec, args)
+    if spec.own and not len(found.train):
         raise UserError(
-            f"--cache-size {args.cache_size}: {args.dataset} is held in memory as it is, leave --cache-size out"
+            f"{args.dataset} has no training image in {args.datadir}: put some into train/CLASS/, or name their "
+            "part train"
         )
-    train, val, test = splits
-    if not (args.dummy or spec.in_files) and (train.read(0).mode == "RGB") != spec.colour:
-        mode = train.read(0).mode
-        raise UserError(f"{args.dataset}: its images are of mode {mode}, and its DatasetSpec says colour={spec.colour}")
-    if not len(test):
-        raise UserError(f"{args.dataset} has no test image in {args.datadir}: complete its test list")
+    parts = {"training": found.train, "validation": found.val, "test": found.test}
+    parts = _prepared(spec, {name: part for name, part in parts.items() if part is not None}, args)
+    train, val, test = parts["training"], parts.get("validation"), parts["test"]
     empty = absent(train)  # a hold-out leaves each class at least one, so this is looked at once
     if empty:
         raise UserError(f"no training image of class {empty} in {args.datadir}: every class needs at least one")
@@ -130,11 +125,54 @@ def load_splits(args: argparse.Namespace, augment: bool = True) -> Splits:
             "a single training image, around which a re-training draws all codes: %s",
             count_of(single, "class", "classes"),
         )
-    splits = Splits(train, val, test)
-    where, measured = splits.measured
-    if unmeasured := absent(measured):
-        log.warning("no %s image of class %s: left out of auc, recall 0 in the means", where, unmeasured)
+    for name, part in (("val", val), ("test", test)):
+        if part is not None:
+            _warn_of_absent(part, name)
+    return Splits(train, val, test)
+
+
+def load_test(args: argparse.Namespace, classes: Sequence[str]) -> ImageDataset:
+    """Load the test split alone, for a model that is trained; one's own data may lack all others, and some classes.
+
+    Args:
+        args: as for `load_splits`.
+        classes: of the model, in label order; the labels are numbered so.
+
+    Raises:
+        UserError: files are missing or cannot be read, or the data has other classes.
+    """
+    spec = DATASETS[args.dataset]
+    found = _found(spec, args)
+    test = _prepared(spec, {"test": found.test}, args)["test"]
+    if spec.own:
+        test = test.labelled_as(classes)
+    test.transform = spec.transform(False, args.new_size, args.crop_size, args.train_transform)
+    _warn_of_absent(test, "test")
+    return test
+
+
+def _found(spec: DatasetSpec, args: argparse.Namespace) -> Splits:
+    """Find the images of a run, before anything is read."""
+    if args.cache_size and args.dummy:
+        log.warning("--cache-size %d is not used: --dummy reads no files", args.cache_size)
+    elif args.cache_size and not spec.in_files:
+        raise UserError(
+            f"--cache-size {args.cache_size}: {args.dataset} is held in memory as it is, leave --cache-size out"
+        )
+    splits = _dummy(spec, args) if args.dummy else spec.load(args)
+    if not len(splits.test):
+        raise UserError(f"{args.dataset} has no test image in {args.datadir}: complete its test list")
+    if spec.in_files and not args.dummy:
+        for part, data in (("validation", splits.val), ("test", splits.test)):
+            if data is not None:
+                warn_of_overlap(splits.train, data, part)
     return splits
+
+
+def _warn_of_absent(data: ImageDataset, split: str) -> None:
+    """Warn of classes that a split has no image of."""
+    if missing := absent(data):
+        log.warning("no %s image of class %s: left out of auc, recall 0 in the means", split, missing)
 
 
 def warn_of_overlap(train: ImageDataset, test: ImageDataset, split: str = "test") -> None:
@@ -162,17 +200,25 @@ def _dummy(spec: DatasetSpec, args: argparse.Namespace) -> Splits:
     return Splits(train, DummyDataset(spec.classes, balanced, spec.colour) if args.val_per_class else None, test)
 
 
-def _prepared(splits: Splits, args: argparse.Namespace, resize: str) -> Splits:
-    """Read images from the cache, or leave bad ones out, if asked to."""
-    parts = {"training": splits.train, "validation": splits.val, "test": splits.test}
-    parts = {name: part for name, part in parts.items() if part is not None}
-    warn_of_grey_levels(splits.train, "training")
-    for part, data in parts.items():
-        if part != "training":
-            warn_of_overlap(splits.train, data, part)
-    elsewhere = Path(args.logdir) / "cache"
-    parts = prepare_images(parts, args.cache_size, args.bad_images, args.quiet, args.cache_dir, elsewhere, resize)
-    return Splits(parts["training"], parts.get("validation"), parts["test"])
+def _prepared(spec: DatasetSpec, parts: dict[str, ImageDataset], args: argparse.Namespace) -> dict[str, ImageDataset]:
+    """Read the images of some parts from the cache, or leave bad ones out, if asked to.
+
+    Args:
+        parts: of the data set, by the names that messages give them.
+    """
+    if args.dummy:
+        return parts
+    part, data = next(iter(parts.items()))
+    if not spec.in_files:
+        mode = data.read(0).mode
+        if (mode == "RGB") != spec.colour:
+            raise UserError(
+                f"{args.dataset}: its images are of mode {mode}, and its DatasetSpec says colour={spec.colour}"
+            )
+        return parts
+    warn_of_grey_levels(data, part)
+    elsewhere, resize = Path(args.logdir) / "cache", resize_under(args.train_transform, spec.resize)
+    return prepare_images(parts, args.cache_size, args.bad_images, args.quiet, args.cache_dir, elsewhere, resize)
 
 
 def log_images(splits: Splits, name: str) -> None:

@@ -92,7 +92,7 @@ def check_device(device: torch.device, amp: str, sync_bn: bool = False) -> None:
         slow = (
             "this GPU (compute capability below 8.0) has no bfloat16 instructions: give --amp fp16"
             if device.type == "cuda"
-            else "no bfloat16 instructions here, it may take 8 times as long as float32: leave --amp out"
+            else "no bfloat16 instructions here, it may take 8 times as long as float32: give --amp=off"
         )
         log.warning("--amp bf16: %s", slow)
     if device.type == "cuda":

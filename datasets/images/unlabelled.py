@@ -82,7 +82,7 @@ def _path_column(table: str) -> list[str]:
 
 def _listed(name: str, source: str) -> Named:
     beside = os.path.join(os.path.dirname(source), name)
-    return Named(name, name if os.path.exists(name) and not os.path.exists(beside) else beside)
+    return Named(name, beside if os.path.exists(beside) or not os.path.exists(name) else name)
 
 
 class UnlabelledImages(Dataset):

@@ -17,6 +17,7 @@ from datasets.images.finder import NOT_OURS, find_files, is_image_name
 from datasets.own.splitting import PARTS, Listed, part_of, split_images
 from datasets.tables import count_of
 from utils.errors import UserError
+from utils.training.layout import FOLDERS
 
 log = logging.getLogger("dgcmm")
 
@@ -32,35 +33,45 @@ def load_folder(args: argparse.Namespace, parts: Sequence[str] = PARTS) -> Split
     """
     root = images_root(args.datadir)
     folders = _folders(root)
+    if of_run := [folder for folder in folders if _is_of_run(root / folder, args.logdir)]:
+        log.info("left out: %s, of --logdir %s", ", ".join(of_run), args.logdir)
+        folders = [folder for folder in folders if folder not in of_run]
     place_of: dict[str, str] = {}
     for folder in folders:
         if (part := part_of(folder)) in parts and (other := place_of.setdefault(part, folder)) != folder:
             raise UserError(f"{root} has {other} and {folder}, both for {part}: rename one of them")
-    if place_of and "train" not in place_of:
-        there = ", ".join(place_of.values())
-        raise UserError(f"{root} has {there} but no train: put the training images into train/CLASS/")
     if place_of and (others := [folder for folder in folders if folder not in place_of.values()]):
         log.info("left out: %s, beside %s", ", ".join(others), ", ".join(place_of.values()))
     images: list[Listed] = []
     places: dict[tuple[int, int], str] = {}
     for part in [part for part in parts if part in place_of] or [""]:
-        images += _class_folders(root, place_of.get(part, ""), part, places)
+        folder = place_of.get(part, "")
+        images += _class_folders(root, folder, part, _folders(root / folder) if folder else folders, places)
     return split_images(root, images, args)
 
 
-def _class_folders(root: Path, folder: str, part: str, places: dict[tuple[int, int], str]) -> list[Listed]:
+def _is_of_run(folder: Path, logdir: str) -> bool:
+    """Tell whether a folder holds a run, or what a run has drawn, and so no class."""
+    place, run = folder.resolve(), Path(logdir).resolve()
+    return place in (run, *run.parents) or (place.parent == run and place.name in FOLDERS)
+
+
+def _class_folders(
+    root: Path, folder: str, part: str, labels: Sequence[str], places: dict[tuple[int, int], str]
+) -> list[Listed]:
     """List the images of the class folders in a folder of `root`, '' for `root` itself.
 
     Args:
+        labels: names of the class folders.
         places: class folders so far, to see that none is another one by a link; is added to.
     """
     images: list[Listed] = []
-    labels, loose = _folders(root / folder), _loose_images(root / folder)
+    loose = _loose_images(root / folder)
     if not labels:
         only = f", only {count_of(loose, 'image')}" if loose else ""
         where, remedy = "", "into train/CLASS/ and test/CLASS/, or into CLASS/"
         if folder:
-            where, remedy = f": {folder}", f"into {folder}/CLASS/, or delete it"
+            where, remedy = f": {folder}", f"into {folder}/CLASS/, or delete it, or rename it if it is a class"
         raise UserError(f"--datadir {root}{where} has no class folder{only}: put images {remedy} ({KINDS})")
     if len(labels) == 1 and (inner := _folders(root / folder / labels[0])):
         what, above = count_of(inner, "folder"), root / folder
@@ -83,6 +94,9 @@ def _class_folders(root: Path, folder: str, part: str, places: dict[tuple[int, i
         left_out = _by_ending(others_here)
         if not found:
             what = f"it has {_kinds(left_out)}; {KINDS}" if left_out else "it is empty"
+            if part in ("val", "test"):
+                log.warning("left out %s, which has no image (%s)", root / place, what)
+                continue
             raise UserError(
                 f"--datadir {root}: {place} has no image ({what}): put some there, or name another --datadir"
             )
@@ -123,7 +137,7 @@ def load_imagenet(args: argparse.Namespace) -> Splits:
     """Load train/WNID/ and val/WNID/ in `--datadir`; val is the test set."""
     splits = load_folder(args, tuple(IMAGENET_COUNTS))
     for (part, published), data in zip(IMAGENET_COUNTS.items(), (splits.train, splits.test), strict=True):
-        if len(data) != published:
+        if len(data) not in (0, published):
             log.warning(
                 "%s: %s has %d images, %d are published: is it unpacked?", args.datadir, part, len(data), published
             )

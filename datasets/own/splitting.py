@@ -4,7 +4,7 @@ import argparse
 import logging
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,9 +45,10 @@ def part_of(name: str) -> str:
 
 
 def split_images(root: Path, images: Sequence[Listed], args: argparse.Namespace) -> Splits:
-    """Make the splits of listed images, and check that they can be trained on and measured.
+    """Make the splits of listed images, and check that they fit together.
 
-    Without a test set the validation set is one; without that too a share of the images, by `--subset-seed`.
+    Without a test set the validation set is one; without that too a share of the images, by `--subset-seed`. Data to be
+    measured alone may lack training images, and some of the classes.
 
     Args:
         root: the folder of the images.
@@ -55,17 +56,18 @@ def split_images(root: Path, images: Sequence[Listed], args: argparse.Namespace)
         args: names and subset_seed are read.
 
     Raises:
-        UserError: fewer than two classes, a class without a training image, or names that do not fit.
+        UserError: one class to train on, a class that has no training image where others have, or names that do not
+            fit.
     """
     by_part = {part: [image for image in images if image.part == part] for part in ("", *PARTS)}
     if by_part["val"] and not by_part["test"]:
         log.info("val is the test set: there is no other")
         by_part["test"], by_part["val"] = by_part["val"], []
     training = by_part["train"] or by_part[""]
-    if not training:
-        raise UserError(f"{root} has no training image: name the part of some images train")
-    labels = sorted({image.label for image in training}, key=_by_number_or_name)
-    classes = read_class_names(args.names, labels) if args.names else {label: label for label in labels}
+    labels = sorted({image.label for image in training or images}, key=_by_number_or_name)
+    classes = {label: label for label in labels}
+    if args.names:
+        classes = read_class_names(args.names, labels, may_name_others=not training)
     if others := [image for image in images if image.label not in classes]:
         label, where = others[0].label, others[0].part
         paths = [image.path for image in others if image.label == label]
@@ -74,16 +76,17 @@ def split_images(root: Path, images: Sequence[Listed], args: argparse.Namespace)
             f"{root}: label {label!r} occurs in {where} only, {count_of(paths, 'image')}{alike}: put training images "
             "of it there too, or leave it out"
         )
-    if len(labels) < 2:
+    if training and len(labels) < 2:
         raise UserError(f"{root} has one class, {labels[0]!r}: two at least are needed")
     folded = Counter(map(_folded, labels))
     if alike := [label for label in labels if folded[_folded(label)] > 1]:
         log.warning("classes whose names differ in case only: %s; is one of them misspelt?", ", ".join(alike))
     numbers = _group_numbers(images)
-    data = {part: _dataset(root, found, classes, numbers) for part, found in by_part.items() if found}
-    if "test" in data:
-        return Splits(data.get("train"), data.get("val"), data["test"])
-    whole = data.get("train") or data[""]
+    data = {part: _dataset(root, found, classes, numbers) for part, found in by_part.items()}
+    val = data["val"] if by_part["val"] else None
+    if by_part["test"]:
+        return Splits(data["train"], val, data["test"])
+    whole = data["train"] if by_part["train"] else data[""]
     kept, held = hold_out(whole.targets, len(classes), TEST_SHARE, args.subset_seed, whole.groups)
     if not len(held):
         raise UserError(
@@ -91,7 +94,7 @@ def split_images(root: Path, images: Sequence[Listed], args: argparse.Namespace)
             "would take the only image of a class, or part a group; add images, or name a test set"
         )
     log.info("no test set: %d of %d images, drawn by --subset-seed, are held out as one", len(held), len(whole))
-    return Splits(whole.subset(kept), data.get("val"), whole.subset(held))
+    return Splits(whole.subset(kept), val, whole.subset(held))
 
 
 def _group(image: Listed) -> str:
@@ -111,15 +114,20 @@ def _dataset(
 ) -> FileDataset:
     number_of = {label: number for number, label in enumerate(classes)}
     targets = np.array([number_of[image.label] for image in images], dtype=np.int64)
-    paths = np.array([image.path for image in images])
+    paths = np.array([image.path for image in images], dtype=str)
     groups = None
     if any(image.group for image in images):
         groups = np.array([group_numbers[_group(image)] for image in images])
     return FileDataset(root, paths, tuple(classes.values()), targets, paths, groups=groups, colour=True)
 
 
-def read_class_names(path: str, labels: Sequence[str]) -> dict[str, str]:
+def read_class_names(path: str, labels: Sequence[str], may_name_others: bool = False) -> dict[str, str]:
     """Read the names of classes: on each line a label and, after a blank, tab or comma, its name.
+
+    Args:
+        path: of the file.
+        labels: of the data.
+        may_name_others: the file may have more labels than the data.
 
     Returns:
         Label -> name, in the order of the lines.
@@ -130,12 +138,11 @@ def read_class_names(path: str, labels: Sequence[str]) -> dict[str, str]:
     known = set(labels)
     names: dict[str, str] = {}
     for line in read_names(Path(path), "name the file with --names"):
-        cut = min((at for sign in " \t," if (at := line.find(sign)) >= 0), default=len(line))
-        label, name = (line, line) if line in known else (line[:cut], line[cut + 1 :].strip() or line[:cut])
+        label, name = _label_and_name(line, known)
         if label in names:
             raise UserError(f"--names {path} names {label!r} twice: keep one line of it")
         names[label] = name
-    lacking, unknown = sorted(known - names.keys()), sorted(names.keys() - known)
+    lacking, unknown = sorted(known - names.keys()), [] if may_name_others else sorted(names.keys() - known)
     if lacking or unknown:
         wrong = [f"lacks {count_of(lacking, 'label')} of the data"] if lacking else []
         wrong += [f"names {count_of(unknown, 'label')} that the data has not"] if unknown else []
@@ -143,6 +150,15 @@ def read_class_names(path: str, labels: Sequence[str]) -> dict[str, str]:
     if twice := repeated(names.values()):
         raise UserError(f"--names {path} gives two labels the name {twice[0]!r}: give each its own")
     return names
+
+
+def _label_and_name(line: str, known: Collection[str]) -> tuple[str, str]:
+    """Cut a line after the longest label of the data that it begins with; where that is none, after its first word."""
+    if line in known:
+        return line, line
+    cuts = [at for at, sign in enumerate(line) if sign in " \t,"] or [len(line)]
+    cut = next((at for at in reversed(cuts) if line[:at] in known), cuts[0])
+    return line[:cut], line[cut + 1 :].strip() or line[:cut]
 
 
 def _folded(label: str) -> str:

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import logging
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from utils.errors import UserError
 log = logging.getLogger("dgcmm")
 
 LABEL_COLUMN, SPLIT_COLUMN, GROUP_COLUMN = "label", "split", "group"
+SEVERAL = "|;,"  # what programs put between the labels of an image that has several
 MISSING = ("nan", "na", "n/a", "#n/a", "null", "none")  # pandas, R, spreadsheets, databases, Python
 
 
@@ -35,6 +37,11 @@ def load_table(args: argparse.Namespace) -> Splits:
             )
     images, lacking = [], []
     for number, row in enumerate(body, start=2):
+        if any(cell.strip() for cell in row[len(header) :]):
+            raise UserError(
+                f"{table}, row {number}: it has more cells than the header: quote what has a comma in it; an image has "
+                "one label"
+            )
         cells = {name: row[at].strip() if at < len(row) else "" for name, at in columns.items()}
         if "\n" in cells[path_column]:
             raise UserError(f'{table}, row {number}: its path goes over several lines: is a quote (") not closed?')
@@ -55,13 +62,21 @@ def load_table(args: argparse.Namespace) -> Splits:
     _warn_of_doubtful_labels(Counter(image.label for image in images), table)
     if missing := missing_files(root, [image.path for image in images]):
         what = count_of(missing, "image")
-        remedy = "write / for \\ in the paths" if "\\" in missing[0] else "check --datadir and the paths"
-        raise UserError(f"{table}: {what} of {len(images)} listed not found in {root}: {remedy}")
+        raise UserError(f"{table}: {what} of {len(images)} listed not found in {root}: {_remedy(root, missing[0])}")
     return split_images(root, images, args)
 
 
+def _remedy(root: Path, missing: str) -> str:
+    """Say what may help where no file is at a path of the table."""
+    if "\\" in missing:
+        return "write / for \\ in the paths"
+    if any(os.path.exists(root / unicodedata.normalize(form, missing)) for form in ("NFC", "NFD")):
+        return "the files' names store accents in another form (Unicode NFC, NFD): write the table from those names"
+    return "check --datadir and the paths"
+
+
 def _warn_of_doubtful_labels(counts: Counter[str], table: Path) -> None:
-    """Warn of labels that programs write for a missing one, and of numbers that are written in two ways.
+    """Warn of labels that programs write for a missing one, of several in one, and of numbers written in two ways.
 
     Args:
         counts: images of each label.
@@ -70,6 +85,10 @@ def _warn_of_doubtful_labels(counts: Counter[str], table: Path) -> None:
         if label.lower() in MISSING:
             text = "%s: label %r is a class of %d images: if it stands for a missing label, leave the cell empty"
             log.warning(text, table, label, count)
+    for sign in SEVERAL:
+        if joined := [label for label in counts if sign in label and {*map(str.strip, label.split(sign))} <= {*counts}]:
+            text = "%s: %s: other labels joined by %r? An image has one label, and each of these is a class of its own"
+            log.warning(text, table, count_of(joined, "label"), sign)
     written: dict[float, str] = {}
     for label in counts:
         with contextlib.suppress(ValueError):

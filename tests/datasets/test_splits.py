@@ -141,6 +141,8 @@ def test_class_without_a_test_image_is_named(chest, caplog):
     listed.write_text("\n".join(name for name in listed.read_text().split() if name not in hernias) + "\n")
     load_splits(data_args("ChestXray", chest))
     assert caplog.messages == ["no test image of class Hernia: left out of auc, recall 0 in the means"]
+    load_splits(data_args("ChestXray", chest, val_fraction=0.34))
+    assert caplog.messages[1:] == caplog.messages[:1]  # the result is of the test, whatever is measured before
 
 
 def test_classes_of_one_image_cannot_be_held_out(chest):
@@ -229,6 +231,10 @@ def test_grey_levels_that_nobody_meant_are_told(largest, says, tmp_path, caplog)
     data = FileDataset(tmp_path, names, "ab", np.arange(20) % 2, names)
     warn_of_grey_levels(data, "training")
     assert [message.partition(": look at")[0] for message in caplog.messages] == says
+    caplog.clear()
+    photographs = FileDataset(tmp_path, names, "ab", np.arange(20) % 2, names, colour=True)
+    warn_of_grey_levels(photographs, "training")
+    assert len(caplog.messages) == len(says) * (largest > 255)  # of cameras' files those of more than 8 bits alone
     for name in names:
         (tmp_path / name).write_bytes(b"damaged")
     caplog.clear()

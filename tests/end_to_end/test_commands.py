@@ -179,7 +179,7 @@ def test_from_a_folder_of_photographs_to_predictions_by_the_commands_of_the_read
     assert figures >= {f"confusion{suffix}.png" for suffix in ("", "_aug", "_eval")} | {"codes.png", "samples.png"}
     assert not any("left out" in outcome.err for outcome in done.values())
     resumed = [f"--datadir={tmp_path}/photos", f"--logdir={log}", "--resume=auto", "--epochs=3"]
-    for flag, value in (("--train-transform", "shift"), ("--names", "x.txt")):
+    for flag, value in (("--train-transform", "shift"), ("--cache-size", "64")):
         refused = script("train", "ImageFolder", *resumed, f"{flag}={value}")
         assert f"{flag} is {value} here but " in refused.error
 
@@ -224,10 +224,10 @@ def test_every_way_to_train_and_augment(flags, name, script, tmp_path):
             assert {name: scored.result[name] for name in METRIC_NAMES} == pytest.approx(expected, nan_ok=False)
 
 
-@pytest.mark.parametrize("name", ["ChestXray", "Digits_LT", "FashionMNIST_LT"])
+@pytest.mark.parametrize("name", [name for name, spec in DATASETS.items() if spec.classes])
 def test_defaults_train_a_finite_epoch(name, script, tmp_path):
     """All optimiser and loss defaults, on a small encoder and random images with the data set's class counts."""
-    small = ["--arch=resnet18_vae3", "--new-size=32", "--crop-size=32", "--workers=0", "--max-steps=3"]
+    small = ["--arch=resnet18_vae3", "--new-size=32", "--crop-size=32", "--workers=0", "--max-steps=1"]
     done = script("train", name, "--dummy", *small, "--epochs=1", f"--logdir={tmp_path}")
     assert done.status == 0, done.err
     row = next(csv.DictReader((tmp_path / "metrics.csv").open()))
@@ -317,6 +317,11 @@ def test_codes_file_serves_others(script, tmp_path):
     assert "another model" in refused.error
     again = script("augment", "Digits_LT", *run, "--resume=auto", "--epochs=1", "--overwrite")
     assert "written to" in again.out
+    for precision in (["--amp=bf16"], []):  # codes in another one are other codes
+        assert (
+            "written to"
+            in script("augment", "Digits_LT", *run, "--resume=auto", "--epochs=1", "--overwrite", *precision).out
+        )
     assert script("train", "Digits_LT", *small, "--seed=1", *run, "--overwrite").status == 0
     assert not (tmp_path / "checkpoint_aug.pth").exists()
     assert "written to" in script("augment", "Digits_LT", *run, "--resume=auto", "--epochs=1").out

@@ -401,7 +401,7 @@ def children(pid):
 MOMENTS = (  # signal, whom it reaches, after which line
     (signal.SIGKILL, os.kill, "epoch 1, step 3/"),
     (signal.SIGTERM, os.kill, "epoch 2, step 1/"),
-    (signal.SIGHUP, os.killpg, "epoch 3, step 1/"),
+    (signal.SIGINT, os.killpg, "epoch 3, step 1/"),  # Ctrl-C reaches the loading processes too
 )
 
 

@@ -253,6 +253,16 @@ def test_run_folder_that_holds_a_run(left, script, tmp_path):
     assert (tmp_path / left).read_text() == "precious"
 
 
+def test_re_training_whose_checkpoint_is_gone_is_not_replaced(script, tmp_path, trained_digits):
+    shutil.copytree(trained_digits, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "metrics_aug.csv").write_text("precious")
+    before = snapshot(tmp_path)
+    done = script("augment", "Digits_LT", f"--logdir={tmp_path}", "--resume=auto", "--epochs=1", "--workers=0")
+    assert done.status == 2
+    assert "holds a re-training whose checkpoint_aug.pth is gone: --overwrite it" in done.error
+    assert snapshot(tmp_path) == before
+
+
 def test_overwrite_and_resume_of_the_same_run(script, tmp_path, trained_digits):
     shutil.copytree(trained_digits, tmp_path, dirs_exist_ok=True)
     before = snapshot(tmp_path)

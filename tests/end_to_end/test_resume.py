@@ -307,11 +307,15 @@ def test_run_whose_memory_ran_out_goes_on_with_a_smaller_batch_and_a_longer_sche
     assert (again.status, again.err) == (0, "")
 
 
-def test_sums_of_an_epoch_whose_steps_are_done_go_to_one_of_more_processes():
+def test_sums_of_an_epoch_whose_steps_are_done_go_to_one_of_more_processes(caplog):
     checkpoint = {"step": 9, "sums": [(72, (72.0, 36.0, 18.0, 9.0))]}
     worlds = [SimpleNamespace(rank=rank, size=2, is_main=rank == 0) for rank in (0, 1)]
     parts = [own_position(checkpoint, world) for world in worlds]
     assert parts == [Position(9, 72, (72.0, 36.0, 18.0, 9.0)), Position(9, 0, (0.0,) * 4)]
+    assert all(
+        "2 process(es) continue what 1 began" in said and "with 1 they do not" in said for said in caplog.messages
+    )
+    assert len(caplog.messages) == 2
 
 
 def test_file_that_was_gone_back_to_is_not_replaced_by_the_damaged_one(script, tmp_path, trained_digits, monkeypatch):
@@ -349,5 +353,6 @@ def test_best_epoch_is_kept_and_differs_from_the_last(script, tmp_path, monkeypa
     best, last = (load_checkpoint(tmp_path / name) for name in ("model_best.pth", "checkpoint.pth"))
     assert (best["epoch"], last["epoch"]) == (1, 3)
     assert not torch.equal(best["state_dict"]["mu_head.weight"], last["state_dict"]["mu_head.weight"])
+    assert not torch.equal(best["distance_quantiles"], last["distance_quantiles"])
     rows = rows_without_time(tmp_path / "metrics.csv")
     assert [(row["epoch"], row["split"]) for row in rows] == [("1", "val"), ("2", "val"), ("3", "val"), ("1", "test")]

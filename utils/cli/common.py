@@ -62,7 +62,7 @@ def common_parser(
         help="run folder, created if need be (default: this one)",
     )
     add("--dummy", action="store_true", help="random images with the data set's class counts; needs no data")
-    add("--overwrite", action="store_true", help="delete the results that the run folder holds, and start again")
+    add("--overwrite", action="store_true", help="delete what this script left in the run folder, and start again")
     add("--quiet", action="store_true", help="print warnings and the final JSON line only; log.txt has all")
     add("--no-figures", action="store_true", help="draw no figures at the end (scripts/figures.py can, later)")
     add(
@@ -139,8 +139,8 @@ def _add_reading(parser: argparse.ArgumentParser, transforms: Collection[str]) -
         choices=tuple(transforms),
         help="resized-crop: a random part, resized, flipped; resized-crop-jitter: then brightness, contrast and "
         "saturation changed by up to 40%% each; shift-flip: shifted by up to 1/16 (CIFAR: 1/8) and "
-        "flipped; shift: not flipped (digits, text); none: as in the evaluation. Small images are padded for the "
-        "shifts, in the evaluation too, else resized (default: the data set's own)",
+        "flipped; shift: not flipped (digits, text); none: as in the evaluation. For the shifts small images are "
+        "padded, not resized, in the evaluation too (default: the data set's own)",
     )
     add(
         "--cache-size",

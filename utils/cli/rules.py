@@ -15,7 +15,7 @@ SHAPE_FLAGS = ("new_size", "train_transform")  # what becomes of an image, whate
 DATA_FLAGS = (
     *SHAPE_FLAGS,
     *("subset_seed", "subset_scale", "val_fraction", "val_per_class", "dummy"),
-    *("cache_size", "bad_images", "imbalance_factor", "csv", "names"),
+    *("cache_size", "bad_images", "imbalance_factor"),
 )
 SCORING_FLAGS = ("weight_cls", "weight_reconst", "weight_gmm")
 SCHEDULES = ("lr_step", "milestones", "T_max", "step_size")  # of which a run has one
@@ -44,8 +44,8 @@ LOCAL_FLAGS = (
     "resume",
 )
 
-# folders that a checkpoint remembers, as absolute paths, for those who do not name them
-PLACE_FLAGS = ("datadir", "cache_dir")
+# folders and files that a checkpoint remembers, as absolute paths, for those who do not name them
+PLACE_FLAGS = ("datadir", "cache_dir", "csv", "names")
 
 _UNSET = object()
 
@@ -129,7 +129,7 @@ def adopt(
 
 
 def adopt_places(args: argparse.Namespace, given: set[str], stored: dict[str, Any]) -> None:
-    """Take the folders that were not given from a checkpoint's arguments."""
+    """Take the folders and files that were not given from a checkpoint's arguments."""
     for name in PLACE_FLAGS:
         if name not in given and stored.get(name):
             setattr(args, name, stored[name])

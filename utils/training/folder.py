@@ -23,7 +23,7 @@ from utils.locks import LOCK_NAME, take_lock
 from utils.logs import end_log_file, log_to_file
 from utils.metrics import Measurement, Row, exact, per_class_metrics
 from utils.training.checkpoint import plain
-from utils.training.layout import FIGURES, MEASURED, NAMES, SUFFIXES, with_suffix
+from utils.training.layout import FIGURES, FOLDERS, MEASURED, NAMES, SUFFIXES, with_suffix
 
 log = logging.getLogger("dgcmm")
 
@@ -71,7 +71,7 @@ class RunFolder:
     @property
     def figures(self) -> Path:
         """Where figures lie, of all scripts."""
-        return self.path / "figures"
+        return self.path / FOLDERS[0]
 
     def figure(self, name: str) -> Path:
         """Path of the PNG of a figure of this script, one of `FIGURES`."""

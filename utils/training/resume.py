@@ -55,6 +55,7 @@ def find_checkpoint(args: argparse.Namespace, given: set[str], folder: RunFolder
         if (found := load_latest(folder.checkpoint, folder.previous)) is not None:
             checkpoint, args.resume = found[0], str(found[1])
         elif not folder.holds_run():
+            log.info("--resume=auto: %s holds no run, so one starts", folder.path)
             return None
         elif not args.overwrite:
             raise UserError(
@@ -80,7 +81,7 @@ def find_checkpoint(args: argparse.Namespace, given: set[str], folder: RunFolder
         if same:
             _adopt_places(args, given, checkpoint["args"], args.resume)
         flags = MODEL_FLAGS + (DATA_FLAGS if same else SHAPE_FLAGS) + SCORING_FLAGS + tuple({"amp"} - given)
-        adopt(args, given, BEFORE | checkpoint["args"], flags, args.resume)
+        adopt(args, given, BEFORE | checkpoint["args"], flags, args.resume, terms={"bad_images": ""})
         return checkpoint
     require_same_dataset(args, checkpoint)
     _adopt_places(args, given, checkpoint["args"], args.resume)
@@ -110,7 +111,7 @@ def terms_of_change(args: argparse.Namespace, given: set[str], checkpoint: Check
 
 
 def _adopt_places(args: argparse.Namespace, given: set[str], stored: Checkpoint, source: str) -> None:
-    """Take folders that were not given from a checkpoint's arguments, and say which one has the data."""
+    """Take folders and files that were not given from a checkpoint's arguments, and say which folder has the data."""
     adopt_places(args, given, stored)
     if os.path.abspath(args.datadir) != os.getcwd() and "datadir" not in given:
         log.info("--datadir: %s, as in %s", args.datadir, source)
@@ -233,8 +234,10 @@ def description(
     data_sha256: dict[str, str],
     preprocessing: Preprocessing,
 ) -> Checkpoint:
-    """Gather what a checkpoint says of itself: model, data and arguments; folders stand for any working directory."""
+    """Gather what a checkpoint says of itself: model, data and arguments; places hold in any working directory."""
     places = {name: os.path.abspath(path) for name in PLACE_FLAGS if (path := getattr(args, name))}
+    if args.csv and not os.path.isfile(args.csv):
+        places["csv"] = args.csv  # it lies in --datadir
     return {
         "format": FORMAT,
         "arch": args.arch,

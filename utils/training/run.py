@@ -28,7 +28,7 @@ from torch.optim import Optimizer
 
 from utils import stopping
 from utils.distributed.world import World
-from utils.errors import UserError
+from utils.errors import LostWorker, UserError
 from utils.files import write_atomically
 from utils.logs import progress, show_left_of_run
 from utils.metrics import Measurement, Row, shown
@@ -144,7 +144,7 @@ class Run:
         done = sum(sizes[: self.position.step])
         name = f"epoch {self.epoch + 1}"
         with progress(None, name, total=sum(sizes), initial=done, unit="img", quiet=self.args.quiet) as bar:
-            for batch in itertools.islice(batches, len(sizes) - self.position.step):
+            for batch in self._or_saved(itertools.islice(batches, len(sizes) - self.position.step)):
                 yield batch
                 step = self.position.step
                 if not bar.disable:
@@ -160,6 +160,17 @@ class Run:
                         raise Stopped(self._signum)
                     self.save()
         self._settle()
+
+    def _or_saved(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Give batches; before an error of their images ends a run of one process, it is saved: it can be mended."""
+        try:
+            yield from batches
+        except (UserError, LostWorker):
+            if self.world.size == 1 and self.position.step and not self._saved:
+                self._settle()
+                self.save()
+                log.info("%s", self._farewell())
+            raise
 
     def _epoch_seconds(self) -> float | None:
         """Return the mean time of the last epochs, with as many measurements as usual; None in the first epoch."""
@@ -261,11 +272,17 @@ class Run:
             self.best = {"epoch": self.epoch, "acsa": row["acsa"]}
             save_checkpoint(self.folder.best, self._content(None, [(0, Position().totals)] * self.world.size))
 
-    def finish(self, measure_test: Callable[[], Measurement | None], last: Measurement | None) -> Row:
+    def finish(
+        self,
+        measure_test: Callable[[], Measurement | None],
+        last: Measurement | None,
+        examine: Callable[[], Checkpoint] = dict,
+    ) -> Row:
         """Write the headline: the last epoch on the test set or, with a hold-out, the best epoch, measured there once.
 
         Args:
             measure_test: measures the model as it is; gives None in all processes but the main one.
+            examine: gives what else the checkpoint of a trained model says of it; of the best epoch it is called here.
             last: the last epoch's measurement on `split`, if it was made in this process.
 
         Returns:
@@ -273,7 +290,7 @@ class Run:
         """
         epoch, blank = self.epoch, {}
         if self.split == "val":
-            epoch, last = self._measure_best(measure_test)
+            epoch, last = self._measure_best(measure_test, examine)
             blank = dict.fromkeys(self.history[-1]) if self.history else {}
         elif not self.world.broadcast(last is not None):
             last = measure_test()
@@ -294,12 +311,17 @@ class Run:
         self.save(result)
         return result
 
-    def _measure_best(self, measure_test: Callable[[], Measurement | None]) -> tuple[int, Measurement | None]:
+    def _measure_best(
+        self, measure_test: Callable[[], Measurement | None], examine: Callable[[], Checkpoint]
+    ) -> tuple[int, Measurement | None]:
         """Measure the best epoch on the test set: (epoch, measurement); the model is as before."""
         last = {name: value.clone() for name, value in self.model.state_dict().items()}
         best = self.world.on_main(self._load_best)
         load_model_state(self.model, best, str(self.folder.best))
         try:
+            entries = examine()
+            if self.world.is_main and entries:
+                save_checkpoint(self.folder.best, load_checkpoint(self.folder.best) | entries)
             return best["epoch"], measure_test()
         finally:
             self.model.load_state_dict(last)

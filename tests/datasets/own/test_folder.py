@@ -158,7 +158,7 @@ def spoil(root: Path, change: str) -> None:
         ("empty test", "test has no class folder: put images into test/CLASS/, or delete it"),
         ("linked", r"test/fox and train/cat are one folder \(a link\)"),
         ("two names", "has val and valid, both for val: rename one"),
-        ("no train", "has test, val but no train: put the training images into train/CLASS/"),
+        ("no train", "no training image in .*: put some into train/CLASS/"),
         (
             "no class folder",
             r"--datadir [^:]* has no class folder, only 1 image \(1.png\): put images into train/CLASS/",
@@ -226,6 +226,30 @@ def test_evaluation_is_the_same_from_a_cache_of_its_size(kind, tmp_path):
     assert cached.test.cache is not None
     for index in range(len(plain.test)):
         assert np.array_equal(plain.test[index][0], cached.test[index][0])
+
+
+def test_class_folder_without_an_image_is_left_out_of_the_test(caplog, tmp_path):
+    root = write(tmp_path, *TREE, "train/fox/1.png", "train/fox/2.png")
+    (root / "test/fox").mkdir()
+    assert load(root).train.classes == ("cat", "dog", "fox")
+    assert f"left out {root}/test/fox, which has no image (it is empty)" in caplog.messages
+    assert "no test image of class fox: left out of auc, recall 0 in the means" in caplog.messages
+
+
+@pytest.mark.parametrize("logdir", ["", "logs/run", "run"])
+def test_folders_of_the_run_are_no_classes(logdir, tmp_path, monkeypatch):
+    root = write(tmp_path, *(f"{label}/{number}.png" for label in ("cat", "dog") for number in range(3)))
+    write(root, f"{logdir}/figures/recall.png".lstrip("/"))
+    (root / logdir / "aug").mkdir()
+    monkeypatch.chdir(root)
+    assert load(root, logdir=logdir).train.classes == ("cat", "dog")
+
+
+def test_name_follows_a_label_with_blanks(tmp_path):
+    names = tmp_path / "names.txt"
+    names.write_text("dog\ngolden dog the golden one\n")
+    root = write(tmp_path / "data", *(f"{label}/{n}.png" for label in ("dog", "golden dog") for n in range(3)))
+    assert load(root, names=str(names)).train.classes == ("dog", "the golden one")
 
 
 def test_names_order_and_name_the_classes(tmp_path):

@@ -52,13 +52,14 @@ def test_spellings_of_the_columns(header, data):
     assert len(load(data, "\n".join([header, *(sign.join(row) for row in rows)])).train) == 8
 
 
-def test_words_for_a_missing_label_and_numbers_written_in_two_ways_are_said(data, caplog):
-    labels = ["NaN", "1", "1.0", "2"]
+def test_doubtful_labels_are_said(data, caplog):
+    labels = ["NaN", "1", "1.0", "1|NaN"]
     splits = load(data, table(*((f"sub/{n}.png", labels[n % 4], "train" if n < 8 else "test") for n in range(12))))
-    assert splits.train.classes == ("1", "2", "1.0", "NaN")
+    assert splits.train.classes == ("1", "1.0", "1|NaN", "NaN")
     start = f"{data / 'labels.csv'}: "
     assert [message.removeprefix(start) for message in caplog.messages] == [
         "label 'NaN' is a class of 3 images: if it stands for a missing label, leave the cell empty",
+        "1 label (1|NaN): other labels joined by '|'? An image has one label, and each of these is a class of its own",
         "labels '1' and '1.0' are one number and two classes: write it alike",
     ]
 
@@ -114,6 +115,7 @@ def test_what_is_odd_is_told(data, caplog):
         (table(*SPLIT[:10], ("sub/11.png", "c", "test")), r"label 'c' occurs in test only, 1 image \(sub/11.png\)"),
         (table(*((path, "a", part) for path, _, part in SPLIT)), "has one class, 'a': two at least"),
         (table(*((path, label, "test") for path, label, _ in SPLIT)), "has no training image"),
+        (table(*SPLIT, ("sub/3.png", "b", "train", "c")), "row 14: it has more cells than the header: quote what has"),
         (table(), "labels.csv names no image: give it a row for each"),
         (
             table(('"sub/0.png', "a", "train"), *SPLIT),
@@ -130,6 +132,12 @@ def test_bad_table_is_one_line(text, says, data):
     with pytest.raises(UserError, match=says) as caught:
         load(data, text)
     assert "\n" not in str(caught.value)
+
+
+def test_accents_stored_in_another_form_are_told(data):
+    (data / "sub/0.png").rename(data / "sub/\u00e9.png")
+    with pytest.raises(UserError, match="the files' names store accents in another form"):
+        load(data, table(("sub/e\u0301.png", "a", "train"), *SPLIT[1:]))
 
 
 def test_table_that_is_not_there_is_named(data):
