@@ -2,6 +2,8 @@
 
 import argparse
 import math
+import os
+import signal
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,15 +16,19 @@ import train
 from datasets.base import ArrayDataset
 from datasets.loading import BatchLoader, EvaluationBatches, TrainBatches
 from helpers.runs import run_without_folder
+from models import starting
 from models.dgcmm import DGCMM
 from models.loading import build_model
 from models.losses import LossTerms, LossWeights
+from models.mixup import mix
 from models.starting import start_prior
+from utils import stopping
 from utils.cli.rules import parse
 from utils.device import to_device
 from utils.distributed.world import Vote, World
 from utils.errors import UserError
 from utils.metrics import require_finite
+from utils.stopping import Stopped
 from utils.training import step as step_module
 from utils.training.optimisation import build_optimizer
 from utils.training.position import Position
@@ -134,10 +140,23 @@ def test_mixup_draws_a_share_for_each_step_from_seed_and_epoch(data):
     assert [call[-1].share for call in again.calls] == [call[-1].share for call in models[0, 1].calls]
 
 
-def test_without_mixup_nothing_is_mixed(data):
-    model = Recorder()
-    run(model, data)
-    assert all(call[-1] is None for call in model.calls)
+def test_step_sees_the_images_that_were_mixed_and_without_mixup_none_is(data):
+    plain, model = Recorder(), Recorder()
+    run(plain, data)
+    run(model, data, mixup=0.5)
+    for (images, labels, *_, nothing), (found, own, *_, mixed) in zip(plain.calls, model.calls, strict=True):
+        expected, other = mix(images, labels, mixed.share)
+        assert nothing is None
+        assert torch.equal(found, expected)
+        assert (own.tolist(), mixed.labels.tolist()) == (labels.tolist(), other.labels.tolist())
+
+
+def test_steps_keep_the_variances_of_the_prior_within_their_bounds(data):
+    model = model_of(data)
+    model.prior.bound_variances(1.0, 1.0)
+    run(model, data, max_steps=2)
+    assert not model.prior.log_vars.any()
+    assert model.prior.means.grad.any()
 
 
 def test_max_steps_ends_the_epoch(data):
@@ -236,10 +255,25 @@ def test_batch_size_changes_no_prediction(data):
     np.testing.assert_allclose(found[0].probabilities, found[1].probabilities, rtol=1e-4, atol=1e-6)
 
 
-def test_prior_starts_at_the_classes_codes(data):
+def test_component_of_an_image_is_found_without_its_label(data):
+    """Of a generative model whose codes, and so their components, are those of the label that it is given."""
+    model = model_of(data, generative=True)
+    with torch.no_grad():
+        model.mu_head.weight[:, -3:].normal_(std=5.0)
+        model.prior.means.copy_(model.mu_head.weight[:, -3:].T)
+    found = evaluate(model, data, 21)
+    assert np.array_equal(found.components, found.probabilities.argmax(axis=1))
+    assert not np.array_equal(found.components, data.targets)
+
+
+def test_prior_starts_at_the_classes_codes_and_loses_its_momentum(data):
     model = model_of(data)
     loader = BatchLoader(data, TrainBatches(len(data), 21, 0), 0, False)
-    start_prior(run_without_folder(ARGS, model, build_optimizer(model, ARGS)), loader, loader.batches.sizes)
+    started = run_without_folder(ARGS, model, build_optimizer(model, ARGS))
+    train_epoch(started, loader)
+    start_prior(started, loader, loader.batches.sizes)
+    remembered = {name for name, value in model.named_parameters() if value in started.optimizer.state}
+    assert remembered == {name for name, _ in model.named_parameters() if not name.startswith("prior.")}
     images = to_device(torch.stack([data[index][0] for index in range(21)]), CPU)
     with torch.no_grad():
         mu, log_var = model.eval().posterior(model.features(images), None)
@@ -249,6 +283,23 @@ def test_prior_starts_at_the_classes_codes(data):
         spread = mu[own].var(dim=0, correction=0) + log_var[own].exp().mean(dim=0)
         torch.testing.assert_close(model.prior.log_vars[c], spread.log(), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(model.prior.log_weights().exp(), torch.tensor([12, 6, 3]) / 21)
+
+
+def test_stop_within_the_priors_start_leaves_it_as_it_was(data, monkeypatch):
+    model = model_of(data)
+    before = {name: value.clone() for name, value in model.prior.state_dict().items()}
+    started = run_without_folder(ARGS, model, build_optimizer(model, ARGS))
+    loader = BatchLoader(data, TrainBatches(len(data), 8, 0), 0, False)
+
+    def signalled(images, device):
+        os.kill(os.getpid(), signal.SIGUSR1)
+        return to_device(images, device)
+
+    monkeypatch.setattr(starting, "to_device", signalled)
+    with stopping.handled(), stopping.held(), pytest.raises(Stopped):
+        start_prior(started, loader, loader.batches.sizes)
+    assert not started.state["prior_started"]
+    assert all(torch.equal(value, before[name]) for name, value in model.prior.state_dict().items())
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

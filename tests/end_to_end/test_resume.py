@@ -13,6 +13,7 @@ import torch
 import augment
 import train
 from helpers.project import SMALL_MODEL
+from models import starting
 from scripts.compare_runs import differences
 from utils import metrics
 from utils.training import run
@@ -28,7 +29,8 @@ AUGMENT = ["Digits_LT", "--batch-size=50", "--epochs=3", "--T-max=3", "--max-ste
 # where a run can be: what is called there
 PLACES = {
     "step": (Stepper, "take"),
-    "images": (train, "to_device"),  # of a step, of the prior's start, of an evaluation, of the pictures
+    "images": (train, "to_device"),  # of a step, of an evaluation
+    "prior": (starting, "to_device"),  # at its start
     "codes": (augment, "to_device"),
     "measurement": (metrics.Measurement, "of"),
     "save": (run, "save_checkpoint"),
@@ -100,7 +102,7 @@ def measure_as(monkeypatch, *numbers):
     [
         (
             ["--save-every=2"],
-            [("step", 1), ("step", 2), ("images", 2), ("images", 3), ("save", 1), ("measurement", 1)],
+            [("step", 1), ("step", 2), ("prior", 2), ("images", 2), ("save", 1), ("measurement", 1)],
         ),
         (
             [
@@ -125,7 +127,7 @@ def test_training_stopped_again_and_again_equals_uninterrupted(flags, moments, s
     ("flags", "place", "call"),
     [
         (["--save-every=2"], "step", 6),  # in the second epoch, after a step that was not saved
-        (["--generative", "--clip-grad=1", "--gmm-assign=label"], "images", 3 * 2 + 3 + 8),  # in an evaluation
+        (["--generative", "--clip-grad=1", "--gmm-assign=label"], "images", 2 * (3 + 3) + 3 + 2),  # in an evaluation
     ],
     ids=["plain", "generative"],
 )
@@ -345,8 +347,17 @@ def test_best_epoch_goes_along_into_another_folder_and_takes_the_place_of_a_fore
     assert load_checkpoint(new / "model_best.pth")["epoch"] == 1
 
 
-def test_best_epoch_is_kept_and_differs_from_the_last(script, tmp_path, monkeypatch):
-    measure_as(monkeypatch, 0.9, 0.2, 0.1)
+def test_best_epoch_is_kept_and_it_alone_is_measured_on_the_test_images(script, tmp_path, monkeypatch):
+    """It is the first of equals and differs from the last. A re-training looks at the held-out codes likewise."""
+    seen, evaluate, classify = [], train.evaluate, augment.classify
+
+    def noted(model, loader, *others):
+        seen.append(loader.dataset.fingerprint())
+        return evaluate(model, loader, *others)
+
+    monkeypatch.setattr(train, "evaluate", noted)
+    monkeypatch.setattr(augment, "classify", lambda *args: seen.append(args[1]["targets"].tolist()) or classify(*args))
+    measure_as(monkeypatch, 0.9, 0.9, 0.1)
     done = script("train", *TRAIN, "--val-fraction=0.3", f"--logdir={tmp_path}")
     assert done.status == 0, done.err
     assert (done.result["epoch"], done.result["split"]) == (1, "test")
@@ -356,3 +367,11 @@ def test_best_epoch_is_kept_and_differs_from_the_last(script, tmp_path, monkeypa
     assert not torch.equal(best["distance_quantiles"], last["distance_quantiles"])
     rows = rows_without_time(tmp_path / "metrics.csv")
     assert [(row["epoch"], row["split"]) for row in rows] == [("1", "val"), ("2", "val"), ("3", "val"), ("1", "test")]
+    data = last["data_sha256"]
+    assert seen == [data["val"]] * 3 + [data["test"]]
+    assert script("train", *TRAIN, "-e", f"--resume={tmp_path / 'model_best.pth'}", f"--logdir={tmp_path}").status == 0
+    assert (tmp_path / "predictions_eval.csv").read_bytes() == (tmp_path / "predictions.csv").read_bytes()
+    seen.clear()
+    assert script("augment", *AUGMENT, "--epochs=2", f"--logdir={tmp_path}", "--resume=auto").status == 0
+    codes = torch.load(tmp_path / "checkpoint_codes.pth", weights_only=True)
+    assert seen == [codes[split]["targets"].tolist() for split in ("val", "val", "test")]

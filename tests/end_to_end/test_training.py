@@ -10,6 +10,7 @@ import torch
 
 import train
 from helpers.project import SMALL_MODEL
+from models.losses import ClassificationLoss, FocalLoss, LDAMLoss, LogitAdjustedLoss
 from utils.stopping import Stopped
 from utils.training.checkpoint import load_checkpoint, save_checkpoint
 
@@ -137,6 +138,33 @@ def test_class_counts_are_those_after_the_hold_out(script, tmp_path):
     per_class = rows(tmp_path / "metrics_per_class.csv")
     assert [int(row["train_images"]) for row in per_class] == counts
     assert {row["group"] for row in per_class} == {"median", "low"}
+
+
+@pytest.mark.parametrize(
+    ("loss", "kind", "weighted"),
+    [
+        ("focal", FocalLoss, [False]),
+        ("class-balanced", ClassificationLoss, [True]),
+        ("ldam-drw", LDAMLoss, [False] * 4 + [True]),
+        ("logit-adjust", LogitAdjustedLoss, [False]),
+    ],
+)
+def test_each_epoch_has_the_loss_that_was_asked_for(loss, kind, weighted, script, tmp_path, monkeypatch):
+    """Weighted by class, if at all, over the batch of all processes."""
+    original, seen = train.train_epoch, []
+
+    def noted(run, *others):
+        seen.append((run.model.criterion, run.world))
+        original(run, *others)
+
+    monkeypatch.setattr(train, "train_epoch", noted)
+    small = ["--arch=resnet32", "--new-size=16", "--crop-size=16", "--batch-size=24", "--max-steps=1", "--workers=0"]
+    flags = [f"--loss={loss}", f"--epochs={len(weighted)}", "--eval-every=5", f"--logdir={tmp_path}"]
+    done = script("train", "Digits_LT", *small, *flags)
+    assert done.status == 0, done.err
+    assert [type(criterion) for criterion, _ in seen] == [kind] * len(weighted)
+    assert [criterion.class_weights is not None for criterion, _ in seen] == weighted
+    assert all(c.average == world.mean for (c, world), used in zip(seen, weighted, strict=True) if used)
 
 
 def guessing(counts):

@@ -9,6 +9,7 @@ import train
 from helpers.runs import run_without_folder
 from utils.cli.rules import parse
 from utils.errors import UserError
+from utils.training.position import Position
 
 
 def test_checkpoint_without_what_this_run_keeps_is_named():
@@ -38,3 +39,15 @@ def test_hold_out_of_which_no_epoch_was_measured_has_no_best():
     run.split, run.about["data_sha256"] = "val", {}
     with pytest.raises(UserError, match="no epoch has been measured on the held-out images yet: give more --epochs"):
         run.finish(lambda: None, None)
+
+
+@pytest.mark.parametrize(("epoch", "best"), [(1, None), (2, {"epoch": 2, "acsa": 0.9}), (3, {"epoch": 2, "acsa": 0.9})])
+def test_run_that_goes_back_keeps_the_epochs_until_there_and_the_best_if_it_is_one(epoch, best):
+    args, _ = parse(train.build_parser(), ["Digits_LT"])
+    model = torch.nn.Linear(1, 1)
+    run = run_without_folder(args, model, torch.optim.SGD(model.parameters()))
+    run.epoch, run.position = 4, Position(5)
+    run.history, run.best = [{"epoch": number} for number in (1, 2, 3, 4)], {"epoch": 2, "acsa": 0.9}
+    run.go_back_to(epoch)
+    assert (run.epoch, run.position, run.best) == (epoch, Position(), best)
+    assert [row["epoch"] for row in run.history] == list(range(1, epoch + 1))
