@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 import augment
+import augment_ftl
 from datasets.base import ArrayDataset
 from datasets.loading import BatchLoader, EvaluationBatches
 from datasets.splits import complete_data, load_splits
@@ -89,6 +90,16 @@ def test_steps_are_those_of_a_plain_loop(sampler_class):
         optimizer.step()
     torch.testing.assert_close(model.classifier.weight, plain.classifier.weight)
     assert run.position == Position(6, 120, run.position.totals)
+
+
+def test_flags_of_case_1_choose_the_counts_and_the_rank():
+    source = sampler_of(PosteriorSampler)
+    codes = {"mu": source.mu, "sigma": source.sigma, "targets": source.targets}
+    args = argparse.Namespace(seed=5, rep_method="get_rep_nums2", ftl_rank=2)
+    sampler = augment_ftl.transfer_sampler(codes, 3, args)
+    assert sampler.wanted == [120, 120, 30]
+    assert sampler.basis.shape == (DIM, 2)
+    assert sampler.seed == 5
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Batches: which images, in which order, for which process; and the loader around them."""
 
+import argparse
 import itertools
 import multiprocessing
 import os
@@ -8,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from PIL import Image
 from torchvision import transforms as T
 
 from datasets.base import ArrayDataset, ImageDataset, SampleKey
-from datasets.loading import SAMPLERS, BatchLoader, ClassPairs, EvaluationBatches, TrainBatches
+from datasets.loading import SAMPLERS, BatchLoader, ClassPairs, EvaluationBatches, TrainBatches, make_loader
 from datasets.workers import kill_workers
 from helpers.project import ROOT
 from utils import stopping
@@ -204,6 +206,20 @@ def test_workers_change_no_batch_and_no_draw_over_epochs(workers):
     assert len(alone) == len(helped) == 9
     for batch, other in zip(alone, helped, strict=True):
         assert all(torch.equal(part, same) for part, same in zip(batch, other, strict=True))
+
+
+def test_batches_are_of_all_nodes_by_the_flags():
+    """The second of two nodes of one process each; batches of 14, of which mixup gives each an even number."""
+    world = SimpleNamespace(rank=1, size=2, local_size=1, nodes=2, device=torch.device("cpu"))
+    args = argparse.Namespace(batch_size=7, seed=3, sampler="sqrt", mixup=1.0, workers=0)
+    batches = make_loader(world, args, noise(90), train=True).batches
+    assert (batches.sizes, batches.power, batches.seed) == ([12] * 6 + [4], 0.5, 3)
+    assert (batches.rank, batches.world, batches.targets.tolist()) == (1, 2, [0, 1] * 45)
+    args.sampler, args.mixup = "instance", 0.0
+    batches = make_loader(world, args, noise(90), train=True).batches
+    assert (batches.sizes, batches.power) == ([14] * 6 + [6], 1.0)
+    batches = make_loader(world, args, noise(90)).batches
+    assert (batches.batch_size, list(batches.indices)) == (7, list(range(1, 90, 2)))
 
 
 def test_batch_is_images_labels_and_indices():

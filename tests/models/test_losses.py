@@ -40,8 +40,11 @@ def assert_close(found, expected):
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_cross_entropy_is_torchs(logits, labels):
-    assert torch.equal(build_loss("ce", COUNTS)(logits, labels), F.cross_entropy(logits, labels))
+def test_cross_entropy_is_the_mean_of_minus_log_p():
+    """Of p = 3/4, which the many images have, and of p = 1/2, which the only one of its class has."""
+    logits = torch.tensor([[math.log(3), 0.0]] * 2 + [[0.0, 0.0]])
+    found = build_loss("ce", (5000, 1))(logits, torch.tensor([0, 0, 1]))
+    assert found.item() == pytest.approx((2 * math.log(4 / 3) + math.log(2)) / 3)
 
 
 def test_focal_is_by_the_probability_of_the_label(logits, labels):

@@ -8,6 +8,7 @@ from utils.metrics import (
     calibration_error,
     class_aucs,
     compute_metrics,
+    confidence_error,
     mutual_information,
     per_class_metrics,
     shot_group,
@@ -86,6 +87,11 @@ def test_per_class_rows():
         ("c", "low", 3),
     ]
     assert [row["recall"] for row in rows] == pytest.approx([0.75, 2 / 3, 1 / 3])
+    found = compute_metrics(TARGETS, one_hot(PREDICTED), COUNTS)
+    means = {"recall": "rec_ma", "precision": "pre_ma", "f1": "f_ma", "specificity": "spe_ma", "auc": "auc"}
+    assert len({round(found[name], 6) for name in means.values()}) == len(means)
+    for column, name in means.items():
+        assert np.mean([row[column] for row in rows]) == pytest.approx(found[name])
 
 
 @pytest.mark.parametrize(("images", "group"), [(101, "many"), (100, "median"), (20, "median"), (19, "low")])
@@ -100,11 +106,13 @@ def test_mutual_information_of_a_match_and_of_none():
 
 
 def test_calibration_error_is_the_gap_of_each_bin_weighted_by_its_images():
-    confidences = np.array([0.55, 0.58, 0.65, 0.95, 0.97, 1.0])
-    correct = np.array([True, False, False, True, True, False])
+    """In fifteen bins the third and fourth confidence share one, and the first and second do not."""
+    confidences = np.array([0.52, 0.58, 0.61, 0.66, 0.95, 0.97, 1.0])
+    correct = np.array([True, False, True, False, True, True, False])
     probabilities = np.stack([confidences, 1 - confidences], axis=1)
-    gaps = [2 * abs(0.5 - 0.565), 1 * abs(0 - 0.65), 3 * abs(2 / 3 - 2.92 / 3)]  # in ten bins
-    assert calibration_error(np.where(correct, 0, 1), probabilities, bins=10) == pytest.approx(sum(gaps) / 6)
+    gaps = [1 - 0.52, 0.58, 2 * abs(0.5 - 0.635), 3 * abs(2 / 3 - 2.92 / 3)]
+    assert calibration_error(np.where(correct, 0, 1), probabilities) == pytest.approx(sum(gaps) / 7)
+    assert confidence_error(confidences, correct) == pytest.approx(sum(gaps) / 7)
 
 
 def test_calibration_error_of_a_sure_and_right_model_is_0_and_of_a_sure_and_wrong_one_1():

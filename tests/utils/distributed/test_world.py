@@ -1,14 +1,15 @@
-"""What a process does, and says, when others are silent or gone."""
+"""What a process averages with the others, and what it does, and says, when they are silent or gone."""
 
 import threading
 import time
 
 import pytest
+import torch
 import torch.distributed as dist
 
 from utils.distributed import world as world_module
 from utils.distributed.plan import Launch
-from utils.distributed.world import Member
+from utils.distributed.world import Member, World
 from utils.errors import LostRank
 
 
@@ -47,3 +48,16 @@ def test_node_that_prepares_for_longer_than_the_time_limit_is_waited_for():
     thread.start()
     first.on_each_node(lambda: None)
     thread.join()
+
+
+def test_mean_is_over_all_processes_and_leaves_the_own_value_as_it_was():
+    class Pair(World):
+        size = 2
+
+        def all_reduce(self, *tensors):
+            for tensor in tensors:
+                tensor += 3.0
+
+    own = torch.tensor(1.0)
+    assert Pair().mean(own).item() == 2.0
+    assert own.item() == World().mean(own).item() == 1.0
