@@ -63,9 +63,10 @@ def test_every_command_parses_and_none_is_made_twice():
     assert set(parsers) == {"train.py", "augment.py", "augment_ftl.py", "scripts/baselines.py", "scripts/robustness.py"}
 
 
-def arguments(job: Job) -> argparse.Namespace:
-    """What train.py makes of the first command of a job."""
-    return parse(importlib.import_module("train").build_parser(), job.steps[0].words[1:])[0]
+def arguments(job: Job, step: int = 0) -> argparse.Namespace:
+    """What a training or re-training makes of its command; the first one of a job is train.py's."""
+    name, *argv = job.steps[step].words
+    return parse(importlib.import_module(name.removesuffix(".py")).build_parser(), argv)[0]
 
 
 def test_rows_are_tuned_alike_and_the_tables_have_no_validation_set():
@@ -149,6 +150,40 @@ def test_best_setting_and_methods_are_those_of_validation(tmp_path, monkeypatch,
     assert {subset for *_, subset in tried[:-2]} == {5}
     assert tried[-2:] == third  # the methods on its codes are chosen on both
     assert read_choices(tmp_path / "chosen.json")["all"]["dgcmm"] == choice._replace(subsets=[5])
+
+
+def test_runs_have_what_was_chosen_for_their_regime():
+    """The methods on their codes, and the four re-trainings, too."""
+    values = {"logit-adjustment": 0.75, "case-1": 0.1, "case-2-adjusted": 0.001}
+    chosen = protocol.Choice(0.07, 123.0, values, "case-2", 6, [5, 6])
+    choices = {"tenth": {"dgcmm": chosen}, "all": {"dgcmm": chosen._replace(rate=0.05, own=45.0)}}
+    selection = Selection(choices, PLACES, ["dgcmm"], [3])
+    fixed = ("--fixed", "logit-adjustment=0.75", "case-1=0.1", "case-2-adjusted=0.001")
+    (job,) = MADE["tenth"](selection)
+    for one, rate, own in ((job, 0.07, 123.0), *((short, 0.05, 45.0) for short in MADE["imbalance"](selection))):
+        args = arguments(one)
+        assert (args.lr, args.weight_reconst, args.seed, args.subset_seed) == (rate, own, 3, 3)
+        assert one.steps[1].words[2:] == fixed
+    retrained = [(job.steps[step].words[0], arguments(job, step)) for step in (2, 3, 4, 5)]
+    assert [(name, args.start, args.lr, args.seed) for name, args in retrained] == [
+        ("augment_ftl.py", "trained", 0.1, 3),
+        ("augment.py", "trained", 0.01, 3),
+        ("augment_ftl.py", "adjusted", 0.01, 3),
+        ("augment.py", "adjusted", 0.001, 3),
+    ]
+    assert "logit-adjustment=0.75" in job.steps[6].words
+
+
+def test_best_setting_has_the_best_mean_of_all_subsets(tmp_path):
+    """Not the best, the worst, the first or the last of them."""
+    values = {0.01: (0.5, 0.9), 0.02: (0.8, 0.7), 0.03: (0.9, 0.3), 0.04: (0.72, 0.72)}
+    settings = {(rate, 1.0): tmp_path / str(rate) for rate in values}
+    for folder, (first, _) in zip(settings.values(), values.values(), strict=True):
+        write_run(folder / "subset5", first, split="val")
+    for folder, (_, second) in zip(settings.values(), values.values(), strict=True):
+        assert best(settings, (5, 6)) is None
+        write_run(folder / "subset6", second, split="val")
+    assert best(settings, (5, 6)) == (0.02, 1.0)
 
 
 def test_a_model_without_methods_on_its_codes_is_chosen_as_trained(tmp_path):
