@@ -8,6 +8,8 @@ from sklearn.neighbors import NearestCentroid
 from torch import nn
 
 from models.classifier import CosineClassifier
+from models.samplers import FeatureTransferSampler, PosteriorSampler
+from scripts.experiments import posthoc
 from scripts.experiments.posthoc import METHODS, TrainedCodes, fill_up
 
 COUNTS = (300, 60, 12)
@@ -88,6 +90,29 @@ def test_re_training_favours_the_tail_repeats_and_leaves_the_classifier_as_it_wa
     assert recall_of_tail(name, codes, 0.1) > recall_of_tail("trained", codes, "") + 0.1
     assert np.array_equal(found, probabilities(name, codes, 0.1))
     assert all(map(torch.equal, before, codes.classifier.parameters()))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "noisy", "adjusted"),
+    [
+        ("smote", PosteriorSampler, False, False),
+        ("case-1", FeatureTransferSampler, True, False),
+        ("case-1-adjusted", FeatureTransferSampler, True, True),
+        ("case-2", PosteriorSampler, True, False),
+        ("case-2-adjusted", PosteriorSampler, True, True),
+    ],
+)
+def test_re_training_is_from_the_start_and_on_the_codes_of_its_name(name, kind, noisy, adjusted, codes, monkeypatch):
+    seen = []
+    monkeypatch.setattr(posthoc, "retrained", lambda *args: seen.append(args) or args[0])
+    METHODS[name].fit(codes._replace(seed=4), 0.03)
+    ((start, sampler, lr, seed),) = seen
+    assert (type(sampler), bool(sampler.sigma.any())) == (kind, noisy)
+    assert (lr, seed, sampler.seed) == (0.03, 4, 4)
+    assert len(sampler.mu) == (3 * max(COUNTS) if name == "smote" else sum(COUNTS))
+    shift = (torch.tensor(COUNTS) / sum(COUNTS)).log() if adjusted else torch.zeros(3)
+    torch.testing.assert_close(start.bias, codes.classifier.bias - shift)
+    assert torch.equal(start.weight, codes.classifier.weight)
 
 
 def test_crt_does_not_start_at_the_trained_classifier(codes):

@@ -96,12 +96,14 @@ def test_calibration_is_that_of_the_classifier_whose_accuracy_stands_beside_it(r
 
 
 def test_rows_of_fewer_subsets_are_marked_and_compared_on_what_both_have(results):
+    """A baseline of fewer, however good, is not the best."""
     write_run(results / "table" / "dgcmm-off" / "subset3", 0.8, {"case-2": 0.95})
+    write_run(results / "table" / "focal" / "subset3", 0.99)
     found = cells(TABLES["main"](results))
-    assert "DGCMM, no mixture (1 of 5 subsets)" in found
+    assert {"DGCMM, no mixture (1 of 5 subsets)", "focal loss (1 of 5 subsets)"} <= found.keys()
     values, mean, interval, p, _ = cells(TABLES["differences"](results))["DGCMM, no mixture (1 of 5 subsets)"]
     assert (values, mean, interval, p) == ("-9.00", "-9.00", "-", "-")
-    assert "Other rows have not all their subsets yet. 12 of 16" in " ".join(TABLES["verdict"](results).split())
+    assert "Other rows have not all their subsets yet. 11 of 16" in " ".join(TABLES["verdict"](results).split())
 
 
 def test_what_else_was_measured_is_said_good_or_bad(results):
