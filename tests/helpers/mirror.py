@@ -102,7 +102,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         content = mirror.files.get(name, b"") if answer.body is None else answer.body
         tag = mirror.tags.get(name, f'"{hashlib.md5(content).hexdigest()}"')
         status, start = answer.status or (200 if name in mirror.files else 404), 0
-        if status == 200 and wanted and not answer.ignore_range and self.headers["If-Range"] in (None, tag):
+        condition = self.headers["If-Range"]  # a weak tag never holds (RFC 9110, 13.1.5)
+        same = condition is None or (condition == tag and not tag.startswith("W/"))
+        if status == 200 and wanted and not answer.ignore_range and same:
             start = int(wanted.removeprefix("bytes=").removesuffix("-"))
             status = 206 if start < len(content) else 416
         if status >= 400:

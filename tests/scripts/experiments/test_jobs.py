@@ -3,10 +3,12 @@
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from helpers.results import write_csv
+from scripts.experiments import jobs as jobs_module
 from scripts.experiments.jobs import Job, Runner, Step
 from utils.errors import UserError
 
@@ -52,12 +54,19 @@ def test_a_command_that_fails_ends_its_job_alone(runner, tmp_path, capsys):
     assert not (tmp_path / "results" / "bad").exists()
 
 
-def test_at_the_deadline_commands_are_asked_to_end_and_go_on_later(tmp_path):
+def deadline_when(path: Path, monkeypatch: pytest.MonkeyPatch) -> float:
+    """A deadline that comes when a file is there, however long its command takes to begin."""
+    clock = SimpleNamespace(monotonic=lambda: 2.0 * path.exists(), sleep=time.sleep)
+    monkeypatch.setattr(jobs_module, "time", clock)
+    return 1.0
+
+
+def test_at_the_deadline_commands_are_asked_to_end_and_go_on_later(tmp_path, monkeypatch):
     wait = WRITE + "import time; (folder / 'begun').touch(); (folder / 'let').exists() or time.sleep(60)"
     jobs = [job(tmp_path, f"{name}/subset0", wait, METRICS) for name in "ab"]
-    stopped = Runner(tmp_path, tmp_path / "runs", tmp_path / "results", 1, time.monotonic() + 1.5).run(jobs)
+    deadline = deadline_when(tmp_path / "runs/a/subset0/begun", monkeypatch)
+    stopped = Runner(tmp_path, tmp_path / "runs", tmp_path / "results", 1, deadline).run(jobs)
     assert stopped.left == ["a/subset0", "b/subset0"]
-    assert (tmp_path / "runs/a/subset0/begun").exists()
     assert not (tmp_path / "runs/b").exists()
     for name in "ab":
         (tmp_path / f"runs/{name}/subset0").mkdir(parents=True, exist_ok=True)
@@ -66,7 +75,7 @@ def test_at_the_deadline_commands_are_asked_to_end_and_go_on_later(tmp_path):
     assert again.done == ["a/subset0", "b/subset0"]
 
 
-def test_a_command_is_asked_once_and_has_the_time_to_save_itself(tmp_path):
+def test_a_command_is_asked_once_and_has_the_time_to_save_itself(tmp_path, monkeypatch):
     """As train.py, it ends at once if it is asked again."""
     save = WRITE + (
         "import os, signal, time\n"
@@ -76,9 +85,11 @@ def test_a_command_is_asked_once_and_has_the_time_to_save_itself(tmp_path):
         "    (folder / 'saved').touch()\n"
         "    sys.exit(143)\n"
         "signal.signal(signal.SIGTERM, end)\n"
+        "(folder / 'begun').touch()\n"
         "time.sleep(60)"
     )
-    runner = Runner(tmp_path, tmp_path / "runs", tmp_path / "results", 1, time.monotonic() + 1)
+    deadline = deadline_when(tmp_path / "runs/a/subset0/begun", monkeypatch)
+    runner = Runner(tmp_path, tmp_path / "runs", tmp_path / "results", 1, deadline)
     assert runner.run([job(tmp_path, "a/subset0", save)]).left == ["a/subset0"]
     assert (tmp_path / "runs/a/subset0/saved").exists()
 
