@@ -179,8 +179,9 @@ def scatter_basis(mu: Tensor, means: Tensor, targets: Tensor, rank: int | None) 
         centered = (codes - means[labels]).double()
         scatter += centered.T @ centered
     values, vectors = torch.linalg.eigh(scatter)  # ascending
-    # the rank of the centred codes: singular values are square roots of these, and as exact as the codes
-    floor = (max(count, dim) * torch.finfo(mu.dtype).eps) ** 2
+    # the rank of the centred codes: singular values are square roots of these, and as exact as the codes; the sums over
+    # them are exact, so more codes bring no more noise
+    floor = (dim * torch.finfo(mu.dtype).eps) ** 2
     numerical = int((values > values[-1].clamp_min(0) * floor).sum())
     used = min(wanted, numerical)
     reason = "" if used == wanted else f", as many as the scatter of {count} codes has"

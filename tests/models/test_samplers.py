@@ -285,6 +285,12 @@ def test_basis_is_orthonormal_and_leading(rank, expected):
     assert kept[widest].min() > 0.9
 
 
+def test_rank_does_not_fall_with_the_number_of_codes():
+    """A direction of a thousandth of the largest spread is far above what float32 rounds, of however many codes."""
+    widths = torch.logspace(0, -3, 8)
+    assert basis_of(widths * torch.randn(200_000, 8), 8).shape == (8, 8)
+
+
 @pytest.mark.parametrize("rank", [None, 8, 2])
 def test_rank_is_capped_at_the_scatters_and_said(messages, rank):
     centered = torch.randn(50, 2) @ torch.randn(2, 8)
