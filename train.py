@@ -177,8 +177,6 @@ def train(
             state["reweighted_from"] = first_reweighted_epoch(args.epochs)  # stays, however many epochs follow
         optimizer = build_optimizer(model, args)
         run = Run("train", args, model, optimizer, folder, split, about, world, state=state, scaler=scaler)
-        if args.initial_sigma:
-            model.start_spread(args.initial_sigma)
         if checkpoint:
             require_same_data(checkpoint["data_sha256"], data_sha256, args.resume)
             run.restore(checkpoint, Path(args.resume))
@@ -199,6 +197,8 @@ def train(
             log_facts(run, len(splits.train), len(loaders["train"]), before and before["epochs"])
         if start:
             take_weights(run, start)
+        if args.initial_sigma and not checkpoint:
+            model.start_spread(args.initial_sigma)
         if args.prior_variance:
             model.prior.bound_variances(*args.prior_variance)
         share_warnings(world.gather, world.is_main)
@@ -349,7 +349,7 @@ def examine_codes(run: Run, data: ImageDataset) -> dict[str, Tensor | None]:
     One pass over the first `MEASURED_CODES` images a class or, if there are few of some classes, more of the others;
     with `--max-steps` over as many as an epoch has.
     """
-    if not run.state["prior_started"]:
+    if run.model.prior is None or not run.model.prior.started:
         return {}
     args, world = run.args, run.world
     most = MEASURED_CODES * run.model.num_classes

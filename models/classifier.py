@@ -115,7 +115,7 @@ class ImageClassifier(nn.Module):
         raise NotImplementedError
 
     def components(self, mu: Tensor) -> Tensor:
-        """Find the most responsible component of the prior at codes (B,D): -> (B,) int64; -1 without a prior."""
+        """Find the most responsible component of the prior at codes (B,D): -> (B,) int64; -1 where there is none."""
         raise NotImplementedError
 
     def classification_term(self, codes: Tensor, labels: Tensor, mixed: Mixed | None) -> Tensor:

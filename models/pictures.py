@@ -93,10 +93,11 @@ def keep_pictures(run: Run, dataset: LabelledImages) -> None:
     names, shown = np.array(run.about["class_names"]), some_classes(run.about["class_counts"], SHOWN_COMPONENTS)
     try:
         (inputs, rebuilt), labels = reconstruct(run, dataset)
-        with autocast(run.world.device, run.args.amp):
-            samples = sample(run.model, torch.from_numpy(shown).to(run.world.device), SHOWN_SAMPLES, run.args.seed)
         pictures = {"inputs": to_pixels(inputs), "reconstructions": to_pixels(rebuilt), "labels": names[labels]}
-        pictures |= {"samples": to_pixels(samples), "components": names[shown], "num_classes": np.array(len(names))}
+        if run.model.prior.started:
+            with autocast(run.world.device, run.args.amp):
+                samples = sample(run.model, torch.from_numpy(shown).to(run.world.device), SHOWN_SAMPLES, run.args.seed)
+            pictures |= {"samples": to_pixels(samples), "components": names[shown], "num_classes": np.array(len(names))}
         run.folder.write_pictures(pictures)
     except Exception as error:  # whatever it is, the run is complete without them
         bug = not isinstance(error, UserError)

@@ -92,6 +92,11 @@ class GaussianMixturePrior(nn.Module):
         inside = LOG_VAR_LIMIT - PROJECTION_MARGIN
         self.log_var_bounds = (-inside, inside)  # where `project` keeps them
 
+    @property
+    def started(self) -> bool:
+        """Tell whether `start` has placed the components, or training has moved them; they are random before that."""
+        return bool(self.logits.any())  # the log of a share is never 0
+
     def log_weights(self) -> Tensor:
         """Return log pi, shape (K,)."""
         return F.log_softmax(self.logits, dim=0)

@@ -19,7 +19,7 @@ from utils.training.run import Run
 log = logging.getLogger("dgcmm")
 
 HEADS = ("mu_head", "log_var_head")
-READERS = ("classifier", "prior")  # of codes, which mean nothing to them if other heads made them
+READERS = ("classifier", "prior", "decoder.project")  # of codes, which mean nothing to them if other heads made them
 
 
 def start_from(model: ImageClassifier, state: Mapping[str, Tensor], same_classes: bool) -> tuple[list[str], list[str]]:
@@ -45,7 +45,7 @@ def start_from(model: ImageClassifier, state: Mapping[str, Tensor], same_classes
     if not same_classes:
         fitting = {name for name in fitting if not _knows_classes(name, model.generative)}
     if same_kind and not {name for name in own if _part(name) in HEADS} <= fitting:
-        fitting = {name for name in fitting if _part(name) not in (*HEADS, *READERS)}
+        fitting = {name for name in fitting if not name.startswith((*HEADS, *READERS))}
     if {name for name in own if _part(name) == "classifier"} != {name for name in state if _part(name) == "classifier"}:
         fitting = {name for name in fitting if _part(name) != "classifier"}  # one by the cosine, one not
     model.load_state_dict({name: state[name] for name in own if name in fitting}, strict=False)
@@ -58,7 +58,7 @@ def start_from(model: ImageClassifier, state: Mapping[str, Tensor], same_classes
 def take_weights(run: Run, start: Checkpoint) -> None:
     """Take from the checkpoint of `--init` what fits a new run, and say what that is."""
     taken, left = start_from(run.model, start["state_dict"], start["class_names"] == run.about["class_names"])
-    run.state["prior_started"] = "prior" in taken
+    run.state["prior_started"] = "prior" in taken and run.model.prior.started
     if run.world.is_main:
         source = f"--init {run.args.init} ({start['arch']}, {start['dataset']}, {start['epoch']} epochs)"
         parts = ", ".join(f"{part} in part" if part in left else part for part in taken)
@@ -108,4 +108,4 @@ def _knows_classes(name: str, generative: bool) -> bool:
     """Tell whether a weight has a row or a column for each class."""
     if name.startswith("decoder.norms."):
         return name.endswith((".gain", ".bias"))
-    return _part(name) in READERS or (generative and _part(name) in HEADS)
+    return _part(name) in ("classifier", "prior") or (generative and _part(name) in HEADS)

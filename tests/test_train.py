@@ -261,6 +261,7 @@ def test_component_of_an_image_is_found_without_its_label(data):
     with torch.no_grad():
         model.mu_head.weight[:, -3:].normal_(std=5.0)
         model.prior.means.copy_(model.mu_head.weight[:, -3:].T)
+        model.prior.logits.fill_(math.log(1 / 3))
     found = evaluate(model, data, 21)
     assert np.array_equal(found.components, found.probabilities.argmax(axis=1))
     assert not np.array_equal(found.components, data.targets)

@@ -85,6 +85,23 @@ def test_start_from_another_models_encoder_which_stays_frozen(script, tmp_path, 
     assert "taken: encoder; started anew: mu_head, log_var_head, classifier, decoder, prior" in done.out
 
 
+def test_spread_that_is_asked_for_is_that_of_a_model_with_another_ones_weights_too(script, tmp_path, trained_digits):
+    flags = [
+        "--batch-size=24",
+        "--epochs=1",
+        "--max-steps=1",
+        "--lr=1e-5",
+        "--initial-sigma=0.2",
+        "--loss=logit-adjust",
+    ]
+    start = [f"--init={trained_digits}/checkpoint.pth", "--sampler=balanced", f"--logdir={tmp_path}"]
+    done = script("train", "Digits_LT", *SMALL_MODEL, *flags, *start)
+    assert done.status == 0, done.err
+    head = load_checkpoint(tmp_path / "checkpoint.pth")["state_dict"]
+    torch.testing.assert_close(head["log_var_head.bias"], torch.full((32,), 2 * math.log(0.2)), atol=1e-3, rtol=0)
+    assert "--sampler balanced and --loss logit-adjust both balance the classes" in done.err
+
+
 @pytest.mark.parametrize(("threshold", "warm"), [([], [1, 2]), (["--warmup-threshold=1000"], [1])])
 def test_warm_up_has_the_classification_term_alone(threshold, warm, script, tmp_path):
     flags = ["--batch-size=24", "--epochs=3", "--max-steps=2", "--warmup-epochs=2", *threshold]

@@ -43,7 +43,8 @@ def made_up_run(path: Path, num_classes: int, epochs: int = 5) -> Path:
     codes = torch.randn(len(labels), 6) + labels[:, None]
     parts = {"train": {"targets": labels, "mu": codes, "log_var": codes}}
     save_checkpoint(path / "checkpoint_codes.pth", {"class_names": names, **parts})
-    save_checkpoint(path / "checkpoint.pth", {"state_dict": {"prior.means": torch.randn(num_classes, 6)}})
+    prior = {"prior.means": torch.randn(num_classes, 6), "prior.logits": torch.ones(num_classes)}
+    save_checkpoint(path / "checkpoint.pth", {"state_dict": prior})
     shown, sampled = some_classes(counts, 12), some_classes(counts, 15)
     images = rng.integers(0, 256, (15, 8, 24, 24, 3), dtype=np.uint8)
     pictures = {"inputs": images[: len(shown), 0], "reconstructions": images[: len(shown), 1]}

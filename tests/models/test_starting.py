@@ -1,11 +1,15 @@
 """What a model takes from another one's weights, and what it starts anew."""
 
+import copy
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from models.classifier import PlainClassifier
 from models.dgcmm import DGCMM
-from models.starting import start_from
+from models.starting import start_from, take_weights
+from utils.distributed.world import World
 
 ARCH = "resnet32_vae3"
 ALL = ["encoder", "mu_head", "log_var_head", "classifier", "decoder", "prior"]
@@ -36,7 +40,7 @@ def drawn(model, seed):
         (dgcmm(), dgcmm(7, seed=1), False, ["encoder", "mu_head", "log_var_head"], ["decoder"]),
         (dgcmm(), dgcmm(z_dim=9, seed=1), True, ["encoder"], ["decoder"]),
         (dgcmm(), dgcmm(seed=1, cosine=True), True, [part for part in ALL if part != "classifier"], []),
-        (dgcmm(), dgcmm(seed=1, generative=True), True, ["encoder", "decoder"], []),
+        (dgcmm(), dgcmm(seed=1, generative=True), True, ["encoder"], ["decoder"]),
         (dgcmm(generative=True), dgcmm(seed=1, generative=True), True, ALL, []),
         (dgcmm(generative=True), dgcmm(seed=1, generative=True), False, ["encoder"], ["decoder"]),
         (dgcmm(z_dim=64), plain(seed=1), True, ["encoder"], []),  # of the same shape, and yet of other codes
@@ -71,6 +75,25 @@ def test_what_fits_is_taken_and_the_rest_stays(model, other, same_classes, whole
         part = name.partition(".")[0]
         if part not in in_part:
             assert torch.equal(value, state[name] if part in whole else before[name]), name
+
+
+def test_decoder_reads_no_codes_of_other_heads():
+    model, other = dgcmm(), dgcmm(seed=1, generative=True)
+    before, theirs = copy.deepcopy(model.decoder.state_dict()), other.decoder.state_dict()
+    start_from(model, other.state_dict(), same_classes=True)
+    for name, value in model.decoder.state_dict().items():
+        assert torch.equal(value, (before if name.startswith("project") else theirs)[name]), name
+
+
+@pytest.mark.parametrize("started", [True, False])
+def test_prior_of_another_model_counts_as_started_if_it_was(started):
+    model, other = dgcmm(), dgcmm(seed=1)
+    other.prior.logits.data.mul_(started)
+    about = {"class_names": list("abcde")}
+    run = SimpleNamespace(model=model, about=about, state={}, world=World(), args=SimpleNamespace(init="x.pth"))
+    take_weights(run, {"state_dict": other.state_dict(), **about, "arch": ARCH, "dataset": "x", "epoch": 1})
+    assert run.state == {"prior_started": started}
+    assert (model.components(torch.zeros(1, 8)) >= 0).item() is started  # where it was not, components mean nothing
 
 
 def test_decoder_for_other_classes_keeps_what_is_of_pixels():

@@ -112,6 +112,6 @@ def read_codes(path: Path, classes_at_most: int, images_at_most: int) -> Trainin
     checkpoint = path.with_name(path.name.replace("_codes.pth", ".pth"))
     state = torch.load(checkpoint, mmap=True, weights_only=True)["state_dict"] if checkpoint.exists() else {}
     means = np.empty((0, codes.shape[1]), dtype=codes.dtype)
-    if "prior.means" in state:
+    if "prior.means" in state and state["prior.logits"].any():  # else it was never started
         means = state["prior.means"][torch.from_numpy(classes)].float().numpy()
     return TrainingCodes(codes, targets[rows], classes, means, list(content["class_names"]), counts)
