@@ -45,7 +45,7 @@ from utils.logs import progress, start_logging
 from utils.metrics import Measurement, Predictions, Row, require_finite
 from utils.randomness import standard_normal
 from utils.streams import print_result
-from utils.training.checkpoint import Checkpoint, load_model_state, read_verified, save_checkpoint
+from utils.training.checkpoint import Checkpoint, digest, load_model_state, read_verified, save_checkpoint
 from utils.training.folder import RunFolder
 from utils.training.optimisation import build_sgd, log_rates
 from utils.training.resume import (
@@ -121,6 +121,7 @@ def retrain(
     model = load_trained_model(args, trained, splits, world)
     preprocessing = DATASETS[args.dataset].preprocessing(args)
     about = description(args, splits.train.classes, splits.train.class_counts, data_sha256, preprocessing)
+    weights = digest(trained["state_dict"])
     for entry in ("state_dict", "optimizer"):  # each as large as the model
         del trained[entry]
     if args.max_steps:
@@ -129,13 +130,13 @@ def retrain(
         resumed = (unfinished["epoch"], unfinished["step"]) if unfinished else None
         before = unfinished["args"] if unfinished else None
         folder.write_args(args, data_sha256, resumed, before)
-        codes = load_or_extract(model, splits, trained, args, world)
+        codes = load_or_extract(model, splits, weights, args, world)
         training = take_training_codes(codes, world.device)
         if trained["prior_started"]:
             about["distance_quantiles"] = measure_distances(model, training)
         sampler = make_sampler(training, model.num_classes, args)
         optimizer = build_sgd(model.classifier.parameters(), args)
-        state = {"trained_sha256": trained["sha256"]}
+        state = {"trained_sha256": weights}
         run = Run(kind, args, model, optimizer, folder, splits.measured[0], about, world, state=state)
         if unfinished:
             run.restore(unfinished, path)
@@ -158,7 +159,9 @@ def check_start(args: argparse.Namespace, trained: Checkpoint) -> None:
     implied, natural = implied_shares(args.loss, counts, SAMPLERS[sampler]), implied_shares("ce", counts, 1.0)
     if not torch.allclose(implied, natural):
         how = f"--sampler {sampler}" if sampler != "instance" else f"--loss {args.loss}"
-        log.warning("--start adjusted: %s has balanced the classes already, now they are balanced twice", how)
+        log.warning(
+            "--start adjusted: %s has balanced the classes already, at least in part: now it is done twice", how
+        )
 
 
 def load_trained_model(args: argparse.Namespace, trained: Checkpoint, splits: Splits, world: World) -> ImageClassifier:
@@ -246,18 +249,21 @@ def classify(model: ImageClassifier, codes: Codes, args: argparse.Namespace) -> 
 
 
 def load_or_extract(
-    model: ImageClassifier, splits: Splits, trained: Checkpoint, args: argparse.Namespace, world: World
+    model: ImageClassifier, splits: Splits, weights: str, args: argparse.Namespace, world: World
 ) -> dict[str, Codes]:
     """Load the codes of all splits from the file beside the trained checkpoint, or extract them into it.
 
     The file is a dict for plain `torch.load(path, weights_only=True)`: an entry per split, see `extract`; `key` says
     what it was made from, and it serves only where that is the same; `class_names` and `ids` name the rows.
+
+    Args:
+        weights: digest of the trained model's.
     """
     name, measured = splits.measured
     parts = {"train": splits.train, name: measured, "test": splits.test}
     data = {name: part.fingerprint() for name, part in parts.items()}
     sizes = {name: getattr(args, name) for name in ("new_size", "crop_size", "train_transform", "cache_size", "amp")}
-    key = {"checkpoint": trained["sha256"], "data": data, **sizes}
+    key = {"weights": weights, "data": data, **sizes}
     path = Path(args.resume).with_name(f"{Path(args.resume).stem}_codes.pth")
     if path.exists():
         try:

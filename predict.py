@@ -143,9 +143,9 @@ def preprocessing_of(model: TrainedModel, checkpoint: Checkpoint) -> Preprocessi
 def trained_shares(checkpoint: Checkpoint) -> tuple[Tensor, bool]:
     """Tell the class shares (K,) that a checkpoint's probabilities imply, and whether they do so only about.
 
-    After augment.py they are uniform, after augment_ftl.py those of the codes that `--rep-method` makes; after train.py
-    they follow from sampler and loss. A generative model scores labels by a weighted sum, whose softmax is no
-    probability of the training.
+    After train.py they follow from sampler and loss. After augment.py they are about uniform, after augment_ftl.py
+    about those of the codes that `--rep-method` makes: few epochs at a small rate leave much of what the classifier
+    started with. A generative model scores labels by a weighted sum, whose softmax is no probability of the training.
     """
     args, counts = argparse.Namespace(**BEFORE | checkpoint["args"]), checkpoint["class_counts"]
     if checkpoint["kind"] == "train":
@@ -153,7 +153,7 @@ def trained_shares(checkpoint: Checkpoint) -> tuple[Tensor, bool]:
         shares = implied_shares(args.loss, counts, SAMPLERS[args.sampler], reweighted)
         return shares, args.generative or args.loss not in PROBABILITIES
     codes = [max(counts)] * len(counts) if checkpoint["kind"] == "aug" else REP_METHODS[args.rep_method](counts)
-    return torch.tensor(codes, dtype=torch.float64) / sum(codes), args.generative
+    return torch.tensor(codes, dtype=torch.float64) / sum(codes), True
 
 
 def prior_correction(prior: str | None, checkpoint: Checkpoint) -> Tensor | None:
@@ -173,7 +173,9 @@ def prior_correction(prior: str | None, checkpoint: Checkpoint) -> Tensor | None
         wanted = torch.tensor(read_shares(prior, names), dtype=torch.float64)
     shares, approximate = trained_shares(checkpoint)
     if approximate:
-        log.warning("--prior corrects only about here: the training did not learn probabilities under class shares")
+        log.warning(
+            "--prior corrects only about here: these probabilities are not exactly those under known class shares"
+        )
     return (wanted / wanted.sum()).log() - shares.log()
 
 

@@ -153,10 +153,10 @@ COUNTS = [130, 110, 80, 60, 45, 35, 25, 20, 12, 6]
         ("train", {"loss": "class-balanced"}, [n / (1 - 0.9999**n) for n in COUNTS], False),
         ("train", {"loss": "focal"}, COUNTS, True),
         ("train", {"generative": True}, COUNTS, True),
-        ("aug", {}, np.ones(10), False),
+        ("aug", {}, np.ones(10), True),
         ("aug", {"generative": True}, np.ones(10), True),
-        ("aug_ftl", {"rep_method": "get_rep_nums1"}, np.ones(10), False),
-        ("aug_ftl", {"rep_method": "get_rep_nums2"}, [130, *[110] * 7, 20, 20], False),
+        ("aug_ftl", {"rep_method": "get_rep_nums1"}, np.ones(10), True),
+        ("aug_ftl", {"rep_method": "get_rep_nums2"}, [130, *[110] * 7, 20, 20], True),
     ],
 )
 def test_shares_that_the_classifier_was_trained_under(kind, changes, shares, approximate):

@@ -8,6 +8,7 @@ from pathlib import Path
 from scripts.experiments import protocol
 from scripts.experiments.choices import FILE, read_choices
 from scripts.experiments.comparison import DGCMM_ROW, Contender, compare, contenders
+from scripts.experiments.posthoc import RATES
 from scripts.experiments.protocol import ALL, BY_NAME, LOOKED_AT, TABLE
 from scripts.experiments.results import Run, read_health, values_of
 from scripts.experiments.significance import LEVEL, paired_difference
@@ -91,9 +92,16 @@ def retraining(found: Contender, values: dict[str, float | str]) -> Iterator[str
         if None in means:
             return
         accuracies = ", ".join(f"{mean:.4f}" for mean in means)
-        rates = ", ".join(f"{values[case]:g}" for case in cases if case in values)
-        said.append(accuracies + (f" (lr {rates})" if rates else ""))
+        rates = [values[case] for case in cases if case in values]
+        shown = ", ".join(f"{rate:g}" for rate in dict.fromkeys(rates))
+        said.append(accuracies + (f" (lr {shown}{_if_at_an_end(rates)})" if rates else ""))
     yield f"re-trained by Case 1, Case 2: {'; from the adjusted start '.join(said)}"
+
+
+def _if_at_an_end(rates: Sequence[float]) -> str:
+    """Say that learning rates are all the smallest or the largest that was tried: another one may be better."""
+    ends = {(RATES[0],): ", the smallest tried", (RATES[-1],): ", the largest tried"}
+    return ends.get(tuple({*rates}), "")
 
 
 def calibration(found: Contender, rows: Sequence[Contender]) -> Iterator[str]:

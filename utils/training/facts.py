@@ -5,6 +5,8 @@ import logging
 from utils.training.optimisation import log_rates
 from utils.training.run import Run
 
+BALANCING = ("class-balanced", "ldam-drw", "logit-adjust")  # losses that do
+
 log = logging.getLogger("dgcmm")
 
 
@@ -23,6 +25,10 @@ def log_facts(run: Run, training_images: int, steps: int, planned: int | None) -
         log.warning("--batch-size %d: only %d training images, all in one batch", args.batch_size, training_images)
     if args.freeze_encoder and not (args.init or args.pretrained or started):
         log.warning("--freeze-encoder: the encoder stays as it was drawn at random: give --init or --pretrained")
+    if args.sampler != "instance" and args.loss in BALANCING:
+        log.warning(
+            "--sampler %s and --loss %s both balance the classes: small ones count twice", args.sampler, args.loss
+        )
     millions = sum(parameter.numel() for parameter in run.model.parameters()) / 1e6
     log.info("%s: %.1f million parameters on %s, amp %s", args.arch, millions, world.device, args.amp)
     if world.size > 1:

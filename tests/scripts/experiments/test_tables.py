@@ -121,10 +121,14 @@ def test_what_else_was_measured_is_said_good_or_bad(results):
             write_csv(results / "table" / name / f"subset{subset}" / "metrics_baselines.csv", rows)
         run = results / "table" / "dgcmm" / f"subset{subset}"
         write_health(run, acsa_mixture=0.7 + subset / 100, mse=0.01, recognised_samples=0.1)
+    chosen = read_choices(results / FILE)["all"]
+    values = chosen["dgcmm"].values | {"case-1-adjusted": 0.0001, "case-2-adjusted": 0.0001}
+    write_choices(results / FILE, {"all": chosen | {"dgcmm": chosen["dgcmm"]._replace(values=values)}})
     title, *lines = TABLES["besides"](results).splitlines()
     assert title.startswith("DGCMM, learned mixture")
     assert " ".join(" ".join(lines).split()).split("- ")[1:] == [
-        "re-trained by Case 1, Case 2: 0.7000, 0.9000 (lr 0.001); from the adjusted start 0.7500, 0.9500 ",
+        "re-trained by Case 1, Case 2: 0.7000, 0.9000 (lr 0.001); from the adjusted start 0.7500, 0.9500 "
+        "(lr 0.0001, the smallest tried) ",
         "calibration error as trained 0.080, of the best baseline (cross-entropy) 0.120: -4.00 points (95 % -5.96 to "
         "-2.04) ",
         "by the mixture alone: ACSA 0.720 of 2,000 images; by the nearest class mean of codes 0.600 of all",
