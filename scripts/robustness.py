@@ -46,7 +46,7 @@ from utils.errors import UserError, run_script  # noqa: E402
 from utils.files import write_text  # noqa: E402
 from utils.logs import start_logging  # noqa: E402
 from utils.metrics import Row, calibration_error, compute_metrics  # noqa: E402
-from utils.training.checkpoint import load_checkpoint, load_model_state  # noqa: E402
+from utils.training.checkpoint import is_made_from, load_checkpoint, load_model_state  # noqa: E402
 from utils.training.folder import RunFolder  # noqa: E402
 
 FILE, HEALTH_FILE = "metrics_robustness.csv", "generative_half.json"
@@ -126,7 +126,7 @@ def classifiers_of(run: TrainedRun, folder: Path) -> dict[str, nn.Module]:
     places = [f"{below}{name}" for name in CHECKPOINTS for below in ("", "*/")]
     for checkpoint in sorted(found for place in places for found in folder.glob(place)):
         stored = load_checkpoint(checkpoint)
-        if stored["trained_sha256"] != run.checkpoint["sha256"]:
+        if not is_made_from(stored, run.checkpoint):
             raise UserError(f"{checkpoint} was made from another model than {run.args.resume}: re-train it anew")
         state = {name.removeprefix("classifier."): value for name, value in stored["state_dict"].items()}
         classifier = type(run.model.classifier)(run.model.z_dim, run.model.num_classes)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol, TypeVar
 
 from utils.errors import UserError
+from utils.stopping import Stopped
 
 T = TypeVar("T")
 TABLE_CHUNK = 1 << 20  # characters of a table in memory
@@ -49,6 +50,8 @@ def write_atomically(path: Path, write: Callable[[Sink], object]) -> None:
     except OSError as error:
         raise unwritable(path, error) from error
     except RuntimeError as error:  # what torch.save makes of a full disk
+        if isinstance(error.__context__, Stopped):  # within torch.save, which ends its file all the same, and fails
+            raise error.__context__ from None
         if not noted:
             raise
         raise unwritable(path, noted[0]) from error
@@ -144,9 +147,10 @@ def keep_as(path: Path, previous: Path) -> None:
             shutil.copyfile(path, aside)
         os.replace(aside, previous)
     except OSError as error:
+        raise unwritable(previous, error) from error
+    finally:  # it is still there after an error, or where both names were those of one file
         with contextlib.suppress(OSError):
             aside.unlink()
-        raise unwritable(previous, error) from error
 
 
 def _aside(path: Path) -> Path:

@@ -16,7 +16,7 @@ from utils.cli.types import path
 from utils.device import choose_device
 from utils.distributed.world import World
 from utils.errors import UserError
-from utils.training.checkpoint import Checkpoint, load_checkpoint
+from utils.training.checkpoint import Checkpoint, digest, load_checkpoint
 from utils.training.folder import RunFolder
 from utils.training.resume import find_trained, require_same_data
 
@@ -45,7 +45,7 @@ class TrainedRun(NamedTuple):
         Returns:
             What methods on codes start from, on the CPU, and the codes of all splits.
         """
-        codes = load_or_extract(self.model, self.splits, self.checkpoint, self.args, self.world)
+        codes = load_or_extract(self.model, self.splits, digest(self.checkpoint["state_dict"]), self.args, self.world)
         training = take_training_codes(codes, self.world.device)
         mu, sigma = (training[name].float().cpu() for name in ("mu", "sigma"))
         classifier = copy.deepcopy(self.model.classifier).cpu()

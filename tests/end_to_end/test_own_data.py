@@ -85,19 +85,21 @@ def test_new_images_of_another_class_are_refused(trained, script, tmp_path):
     assert script("train", *measure, "--datadir=../new", "--new-size=16", "--crop-size=16").status == 0
 
 
-def test_image_that_cannot_be_read_loses_no_step_and_may_be_replaced(script, tmp_path):
+@pytest.mark.parametrize(("part", "steps"), [("train", 5), ("test", 6)])
+def test_image_that_cannot_be_read_loses_no_step_and_may_be_replaced(part, steps, script, tmp_path):
     names = [f"train/{label}/{number}.png" for label in "abc" for number in range(8)]
     write_images(tmp_path / "photos", [*names, *(name.replace("train", "test") for name in names)])
     train = ["ImageFolder", *SMALL, "--batch-size=4", f"--datadir={tmp_path}/photos", "--resume=auto"]
     assert script("train", *train, f"--logdir={tmp_path}/whole").status == 0
-    bad = tmp_path / "photos" / names[list(TrainBatches(len(names), 4, seed=0))[-1][-1].index]
+    last = names[list(TrainBatches(len(names), 4, seed=0))[-1][-1].index]
+    bad = tmp_path / "photos" / last.replace("train", part)
     content = bad.read_bytes()
     bad.write_bytes(content[:60])
     broken = script("train", *train, f"--logdir={tmp_path}/broken")
     assert broken.status == 2
     assert broken.error.endswith("(the PNG is cut off or damaged): replace it")
-    assert load_checkpoint(tmp_path / "broken/checkpoint.pth")["step"] == 5
-    assert "saved after epoch 1, step 5 in" in broken.out
+    assert load_checkpoint(tmp_path / "broken/checkpoint.pth")["step"] == steps
+    assert f"saved after epoch 1, step {steps} in" in broken.out
     bad.write_bytes(content)
     assert script("train", *train, f"--logdir={tmp_path}/broken").status == 0
     assert differences(tmp_path / "whole", tmp_path / "broken") == []

@@ -277,10 +277,15 @@ def test_resume_into_another_folder_brings_the_history(script, tmp_path, trained
     assert [row["epoch"] for row in rows_without_time(tmp_path / "metrics.csv")] == ["1", "2", "3"]
 
 
-def test_start_epoch_goes_back(script, tmp_path, trained_digits):
+def test_start_epoch_goes_back(script, tmp_path, trained_digits, monkeypatch):
     """Of a run that is finished."""
     shutil.copytree(trained_digits, tmp_path, dirs_exist_ok=True)
     flags = ["--epochs=2", "--start-epoch=1", "--workers=0", "--resume=auto"]
+    with monkeypatch.context() as patch:
+        at_call(patch, "step", 1, crash)
+        with pytest.raises(Interruption):
+            script("train", "Digits_LT", *flags, f"--logdir={tmp_path}")
+    assert load_checkpoint(tmp_path / "checkpoint.pth")["epoch"] == 1  # it is another run from here on
     done = script("train", "Digits_LT", *flags, f"--logdir={tmp_path}")
     assert done.status == 0, done.err
     assert "continuing after epoch 1 of 2, step 0" in done.out

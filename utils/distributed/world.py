@@ -236,28 +236,37 @@ class Member(World):
         self._node_calls += 1
         firsts = range(0, self.size, self.local_size)
         keys = {rank: f"node call {self._node_calls}/{rank}" for rank in firsts}
-        if self.rank in keys:
-            error = ""
-            try:
-                with self._signs_of_life():
+        with self._signs_of_life() if self.rank in keys else contextlib.nullcontext():
+            if self.rank in keys:
+                error = ""
+                try:
                     call()
-            except UserError as raised:
-                error = str(raised)
-            self.store.set(keys[self.rank], error)
-        signs, heard = {}, dict.fromkeys(firsts, time.monotonic())
-        while not self.store.check(list(keys.values())):
-            for rank in firsts:
-                if self.store.check([f"failed/{rank}"]):
+                except UserError as raised:
+                    error = str(raised)
+                self.store.set(keys[self.rank], error)
+            errors = self._wait_for_first(keys)
+        self._agree(errors)
+
+    def _wait_for_first(self, keys: dict[int, str]) -> list[str | None]:
+        """Wait until each first process has set its key, or one of them to an error: what each rank's is, if any."""
+        errors: list[str | None] = [None] * self.size
+        signs, heard = {}, dict.fromkeys(keys, time.monotonic())
+        while waiting := [rank for rank in keys if errors[rank] is None]:
+            for rank in waiting:
+                if self.store.check([keys[rank]]):
+                    errors[rank] = self.store.get(keys[rank]).decode()
+                elif self.store.check([f"failed/{rank}"]):
                     raise LostRank(f"rank {rank} failed: {self.store.get(f'failed/{rank}').decode()}")
+            if any(errors):
+                break
+            for rank in keys:
                 sign = self.store.add(f"signs of life/{rank}", 0)
-                if sign != signs.setdefault(rank, sign) or self.store.check([keys[rank]]):
+                if sign != signs.get(rank):
                     signs[rank], heard[rank] = sign, time.monotonic()
-                if time.monotonic() - heard[rank] > self.timeout:
-                    raise LostRank(
-                        f"rank {rank}, which prepares the data, has given no sign of life for {self.timeout} s"
-                    )
+                elif time.monotonic() - heard[rank] > self.timeout:
+                    raise LostRank(f"rank {rank}, the first of a node, has given no sign of life for {self.timeout} s")
             time.sleep(POLL_S)
-        self._agree([self.store.get(keys[rank]).decode() if rank in keys else None for rank in range(self.size)])
+        return errors
 
     @contextlib.contextmanager
     def _signs_of_life(self) -> Iterator[None]:

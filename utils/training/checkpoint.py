@@ -37,6 +37,15 @@ def digest(content: Any) -> str:
     return state.hexdigest()
 
 
+def is_made_from(content: Checkpoint, trained: Checkpoint) -> bool:
+    """Tell whether the checkpoint of a re-training was made from a trained model: its weights count.
+
+    What else the trained model's file says may change, as at the end of its training. Older checkpoints hold the hash
+    of that whole file.
+    """
+    return content["trained_sha256"] in (digest(trained["state_dict"]), trained["sha256"])
+
+
 def _feed(state: "hashlib._Hash", value: Any) -> None:
     if isinstance(value, dict):
         state.update(f"dict {len(value)};".encode())

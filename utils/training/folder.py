@@ -1,6 +1,7 @@
 """The folder of a run: who may write into it, and the files that it holds."""
 
 import argparse
+import contextlib
 import datetime
 import importlib.metadata
 import io
@@ -42,6 +43,7 @@ class RunFolder:
         self.path = Path(path)
         self.suffix = suffix
         self._lock: BaseFileLock | None = None
+        self._seen: list[tuple[int, int] | None] | None = None
         self._log: logging.Handler | None = None
 
     def file(self, name: str) -> Path:
@@ -81,6 +83,19 @@ class RunFolder:
         """Tell whether this script has already left results here."""
         return any(os.path.exists(path) for path in (self.file("metrics.csv"), self.checkpoint, self.previous))
 
+    def look(self) -> None:
+        """Remember what is here: `open` refuses to go on if another process has changed it by then."""
+        self._seen = self._state()
+
+    def _state(self) -> list[tuple[int, int] | None]:
+        """Tell the files that a run is continued from by what changes when they are written."""
+        found = []
+        for path in (self.checkpoint, self.previous, self.file("metrics.csv")):
+            with contextlib.suppress(OSError):
+                status = path.stat()
+                found.append((status.st_ino, status.st_mtime_ns))
+        return found
+
     def check_place(self) -> None:
         """Raise a `UserError` if the folder cannot be written, or created; long before it is opened."""
         place = next(path for path in (self.path, *self.path.absolute().parents) if os.path.exists(path))
@@ -92,11 +107,14 @@ class RunFolder:
         """Create the folder, lock it for this script, delete earlier results if asked to, and start the log file.
 
         Raises:
-            UserError: it cannot be written, or another process is at work in it.
+            UserError: it cannot be written, or another process is at work in it, or was since `look`.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = take_lock(self.path / f"{LOCK_NAME}{self.suffix}")
+            if self._seen not in (None, self._state()):
+                self._lock.release()
+                raise UserError(f"--logdir {self.path}: another process has worked there meanwhile: repeat the command")
             if overwrite:
                 self._clear()
         except Timeout as error:

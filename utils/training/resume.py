@@ -22,7 +22,15 @@ from utils.cli.rules import (
 from utils.errors import UserError
 from utils.metrics import Row
 from utils.preprocessing import Preprocessing
-from utils.training.checkpoint import FORMAT, Checkpoint, changed_splits, load_checkpoint, load_latest, plain
+from utils.training.checkpoint import (
+    FORMAT,
+    Checkpoint,
+    changed_splits,
+    is_made_from,
+    load_checkpoint,
+    load_latest,
+    plain,
+)
 from utils.training.folder import RunFolder
 
 log = logging.getLogger("dgcmm")
@@ -45,6 +53,7 @@ def find_checkpoint(args: argparse.Namespace, given: set[str], folder: RunFolder
         UserError: it is missing, damaged or of another run, or the run folder holds a run that nothing asked for.
     """
     checkpoint = None
+    folder.look()
     if args.evaluate and folder.holds_run() and not args.overwrite:
         raise UserError(
             f"--logdir {folder.path} holds an evaluation ({folder.file('metrics.csv').name}): --overwrite it, or name "
@@ -177,11 +186,12 @@ def find_unfinished(
     Raises:
         UserError: it was made from another model or with other flags.
     """
+    folder.look()
     found = None if args.overwrite else load_latest(folder.checkpoint, folder.previous)
     if found is None:
         return None
     checkpoint, path = found
-    if checkpoint["trained_sha256"] != trained["sha256"]:
+    if not is_made_from(checkpoint, trained):
         raise UserError(f"{path} was made from another model than {args.resume}: --overwrite replaces it")
     remedy = "--overwrite it, or give another --logdir"
     terms = terms_of_change(args, given, checkpoint)

@@ -102,6 +102,7 @@ class Run:
         self._totals: Tensor | None = None  # of the running epoch, on the device
         self._signum = 0  # the signal that asked the run to stop in its last step
         self._saved = True  # whether the checkpoint is of this very moment
+        self._steps_are_done, self._went_back = False, False
         self._keeps_previous = True
         self._best_beside: Path | None = None  # the best epoch beside the checkpoint that is continued
 
@@ -112,6 +113,8 @@ class Run:
         Raises:
             Stopped: by a signal; what was done is saved.
         """
+        if self._went_back:
+            self.save()  # before the best epoch, which may be forgotten, is replaced
         self._scheduler = build_scheduler(self.optimizer, self.args, self._start_rates, self.epoch)
         if self.world.is_main:
             self.board = Board(self.folder.board, self.folder.suffix or ".train", self.epoch)
@@ -126,6 +129,10 @@ class Run:
                     self.save()
                     self.world.broadcast(None)  # no process ends before the main one has saved
                 raise Stopped(stop.signum, self._farewell()) from stop
+            except (UserError, LostWorker):  # in a measurement
+                if self.world.size == 1 and self._steps_are_done and not self._saved:
+                    self._save_before_the_end()
+                raise
         if self.board:
             self.board.close()
 
@@ -144,7 +151,8 @@ class Run:
         done = sum(sizes[: self.position.step])
         name = f"epoch {self.epoch + 1}"
         with progress(None, name, total=sum(sizes), initial=done, unit="img", quiet=self.args.quiet) as bar:
-            for batch in self._or_saved(itertools.islice(batches, len(sizes) - self.position.step)):
+            left = max(len(sizes) - self.position.step, 0)  # of more processes the last, small batch may be left out
+            for batch in self._or_saved(itertools.islice(batches, left)):
                 yield batch
                 step = self.position.step
                 if not bar.disable:
@@ -160,17 +168,21 @@ class Run:
                         raise Stopped(self._signum)
                     self.save()
         self._settle()
+        self._steps_are_done = True
 
     def _or_saved(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """Give batches; before an error of their images ends a run of one process, it is saved: it can be mended."""
+        """Give batches; where one cannot be loaded, a run of one process is saved first: the images can be mended."""
         try:
             yield from batches
         except (UserError, LostWorker):
             if self.world.size == 1 and self.position.step and not self._saved:
                 self._settle()
-                self.save()
-                log.info("%s", self._farewell())
+                self._save_before_the_end()
             raise
+
+    def _save_before_the_end(self) -> None:
+        self.save()
+        log.info("%s", self._farewell())
 
     def _epoch_seconds(self) -> float | None:
         """Return the mean time of the last epochs, with as many measurements as usual; None in the first epoch."""
@@ -193,7 +205,7 @@ class Run:
         self._totals = self._totals + torch.stack(values).double() * len(ids)
         self.position.step += 1
         self.position.seen += len(ids)
-        self._saved = False
+        self._saved = self._steps_are_done = False
 
     def _settle(self) -> None:
         """Make sure that all steps so far were finite, and bring their sums to the host."""
@@ -382,17 +394,22 @@ class Run:
         self.epoch, self.best = checkpoint["epoch"], checkpoint["best"]
         self.history = list(checkpoint["history"])
         self.position = own_position(checkpoint, self.world)
+        if self.position.step and self.epoch >= self.args.epochs and getattr(self.args, "start_epoch", None) is None:
+            steps = f"{self.position.step} steps of epoch {self.epoch + 1}"
+            raise UserError(f"{path} has {steps}: end that epoch, --epochs={self.epoch + 1}, or give more")
         self.state = {name: checkpoint[name] for name in self.state}
         if self.scaler and self.scaler.is_enabled():
             self.scaler.load_state_dict(checkpoint["scaler"])
         # resumed from the previous file: the last one is damaged or missing, the next save must not keep that instead
-        self._keeps_previous = path != self.folder.previous
+        self._keeps_previous = path.resolve() != self.folder.previous.resolve()
+        self._saved = False  # here; it may come from another folder
         self._best_beside = path.parent / self.folder.best.name
         if self.best and self.world.is_main and not self._best_beside.exists():
             raise UserError(f"{path} has its best epoch in {self._best_beside}, which is missing: put it back")
 
     def go_back_to(self, epoch: int) -> None:
         """Count from the end of an earlier `epoch` on (`--start-epoch`); the weights stay."""
+        self._went_back = True
         self.epoch, self.position = epoch, Position()
         self.history = [row for row in self.history if row["epoch"] <= epoch]
         if self.best and self.best["epoch"] > epoch:

@@ -38,7 +38,7 @@ def two_nodes(timeout: int) -> list[Member]:
 
 def test_node_that_is_gone_while_it_prepares_is_not_waited_for():
     first, _ = two_nodes(timeout=1)
-    with pytest.raises(LostRank, match="rank 1, which prepares the data, has given no sign of life for 1 s"):
+    with pytest.raises(LostRank, match="rank 1, the first of a node, has given no sign of life for 1 s"):
         first.on_each_node(lambda: None)
 
 

@@ -53,6 +53,18 @@ def test_overwriting_a_training_deletes_what_was_made_from_it(tmp_path):
         assert (tmp_path / "mine.txt").exists()
 
 
+def test_folder_that_another_process_has_changed_since_it_was_looked_at_is_not_opened(tmp_path):
+    folder = RunFolder(str(tmp_path))
+    folder.look()
+    with folder.open():
+        (tmp_path / "checkpoint.pth").touch()
+    for _ in range(2):  # the lock is not kept
+        with pytest.raises(UserError, match="another process has worked there meanwhile: repeat the command"):
+            folder.open()
+    folder.look()
+    folder.open().close()
+
+
 @pytest.mark.parametrize("content", ["", "[]", '{"resumed": 1}', "{"])
 def test_damaged_args_file_is_written_anew_and_said(content, tmp_path, caplog):
     caplog.set_level("WARNING", "dgcmm")

@@ -41,6 +41,27 @@ def test_hold_out_of_which_no_epoch_was_measured_has_no_best():
         run.finish(lambda: None, None)
 
 
+def some_run(*argv):
+    args, _ = parse(train.build_parser(), ["Digits_LT", *argv])
+    model = torch.nn.Linear(1, 1)
+    return run_without_folder(args, model, torch.optim.SGD(model.parameters()))
+
+
+def test_epoch_that_has_begun_is_not_reported_as_the_one_before():
+    run = some_run("--epochs=5")
+    checkpoint = {"epoch": 5, "step": 10, "sums": [(10, (1.0,))], "best": None, "history": []}
+    checkpoint |= {"state_dict": run.model.state_dict(), "optimizer": run.optimizer.state_dict()}
+    checkpoint |= {"nodes": 1, "warmup_end": 0, "prior_started": False}
+    with pytest.raises(UserError, match=r"x.pth has 10 steps of epoch 6: end that epoch, --epochs=6, or give more"):
+        run.restore(checkpoint, Path("x.pth"))
+
+
+def test_more_processes_that_leave_out_the_last_batch_take_no_step_more():
+    run = some_run()
+    run.position = Position(11, 2563, (1.0,))
+    assert list(run.steps(iter(()), [256] * 10)) == []
+
+
 @pytest.mark.parametrize(("epoch", "best"), [(1, None), (2, {"epoch": 2, "acsa": 0.9}), (3, {"epoch": 2, "acsa": 0.9})])
 def test_run_that_goes_back_keeps_the_epochs_until_there_and_the_best_if_it_is_one(epoch, best):
     args, _ = parse(train.build_parser(), ["Digits_LT"])
