@@ -157,8 +157,8 @@ def train(
     """Start a training run, with the weights of `start` if given, or continue `checkpoint`'s; returns its result."""
     if args.prior_lr is None:
         args.prior_lr = default_prior_lr(args.lr, args.weight_gmm)
+    splits = world.on_each_node_first(lambda: load_splits(args))
     with world.errors_together():
-        splits = load_splits(args)
         if checkpoint:
             require_same_classes(checkpoint, splits.train.classes, args.resume)
         model = build_model(world, args, len(splits.train.classes), args.pretrained and checkpoint is None)
@@ -363,8 +363,8 @@ def examine_codes(run: Run, data: ImageDataset) -> dict[str, Tensor | None]:
 
 def evaluate_only(world: World, args: argparse.Namespace, checkpoint: Checkpoint, folder: RunFolder) -> Row:
     """Measure a checkpoint on the test set; writes the *_eval files and returns the result."""
+    data = world.on_each_node_first(lambda: load_test(args, checkpoint["class_names"]))
     with world.errors_together():
-        data = load_test(args, checkpoint["class_names"])
         require_same_classes(checkpoint, data.classes, args.resume)
         model = build_model(world, args, len(data.classes))
         load_model_state(model, checkpoint, args.resume)

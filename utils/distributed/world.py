@@ -3,6 +3,8 @@
 import contextlib
 import datetime
 import logging
+import os
+import signal
 import socket
 import threading
 import time
@@ -95,6 +97,14 @@ class World:
             LostRank: one of the first processes has failed, or given no sign of life for `--dist-timeout` seconds.
         """
         call()
+
+    def on_each_node_first(self, call: Callable[[], T]) -> T:
+        """Return what `call` returns in this process; on several nodes the first process of each makes it alone before.
+
+        So what it leaves on the disk of a node, a cache or a download, may take as long as it takes. Its `UserError` in
+        any process ends all.
+        """
+        return call()
 
     def parallel(self, model: nn.Module) -> nn.Module:
         """Return the model, or several processes' DistributedDataParallel around it, which averages their gradients."""
@@ -247,6 +257,12 @@ class Member(World):
             errors = self._wait_for_first(keys)
         self._agree(errors)
 
+    def on_each_node_first(self, call: Callable[[], T]) -> T:
+        if self.nodes > 1:
+            self.on_each_node(call)
+        with self.errors_together():
+            return call()
+
     def _wait_for_first(self, keys: dict[int, str]) -> list[str | None]:
         """Wait until each first process has set its key, or one of them to an error: what each rank's is, if any."""
         errors: list[str | None] = [None] * self.size
@@ -274,9 +290,13 @@ class Member(World):
         ended = threading.Event()
 
         def count() -> None:
-            with contextlib.suppress(RuntimeError):  # the store is gone
+            try:
                 while not ended.wait(min(HEARTBEAT_S, self.timeout / 4)):
                     self.store.add(f"signs of life/{self.rank}", 1)
+            except RuntimeError:
+                if not ended.is_set():
+                    log.warning("the process that all meet at is gone, and so this one ends")
+                    os.kill(os.getpid(), signal.SIGTERM)
 
         thread = threading.Thread(target=count, daemon=True)
         thread.start()

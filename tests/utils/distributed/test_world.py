@@ -1,16 +1,20 @@
 """What a process averages with the others, and what it does, and says, when they are silent or gone."""
 
+import contextlib
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.distributed as dist
 
+from utils import stopping
 from utils.distributed import world as world_module
 from utils.distributed.plan import Launch
 from utils.distributed.world import Member, World
-from utils.errors import LostRank
+from utils.errors import LostRank, UserError
+from utils.stopping import Stopped
 
 
 @pytest.mark.parametrize(
@@ -61,3 +65,37 @@ def test_mean_is_over_all_processes_and_leaves_the_own_value_as_it_was():
     own = torch.tensor(1.0)
     assert Pair().mean(own).item() == 2.0
     assert own.item() == World().mean(own).item() == 1.0
+
+
+def test_error_of_a_node_ends_those_that_wait_for_a_third():
+    """Which is at work, and gives signs of life."""
+    store = dist.HashStore()
+    first, second = (Member(Launch(3, first_rank=rank, timeout=60), 0, None, store) for rank in (0, 1))
+
+    def refused():
+        raise UserError("no space")
+
+    for member, call, end in ((second, refused, SystemExit), (first, lambda: None, UserError)):
+        with pytest.raises(end):
+            member.on_each_node(call)
+
+
+def test_first_of_each_node_makes_a_call_alone_and_then_all_make_it(monkeypatch):
+    (member, other), calls = two_nodes(timeout=60), []
+    monkeypatch.setattr(Member, "errors_together", lambda self: contextlib.nullcontext())
+    other.store.set("node call 1/1", "")
+    assert member.on_each_node_first(lambda: calls.append(1) or len(calls)) == 2
+    alone = Member(Launch(2, local_size=2, spawns=True), 0, None, dist.HashStore())
+    assert alone.on_each_node_first(lambda: "once") == "once"
+    assert len(calls) == 2
+
+
+def test_process_that_prepares_ends_when_the_store_is_gone(monkeypatch):
+    first, _ = two_nodes(timeout=1)
+
+    def gone(*_):
+        raise RuntimeError("Connection reset by peer")
+
+    monkeypatch.setattr(first, "store", SimpleNamespace(add=gone))
+    with stopping.handled(), pytest.raises(Stopped):
+        first.on_each_node(lambda: time.sleep(30))
