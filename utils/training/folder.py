@@ -84,7 +84,7 @@ class RunFolder:
         return any(os.path.exists(path) for path in (self.file("metrics.csv"), self.checkpoint, self.previous))
 
     def look(self) -> None:
-        """Remember what is here: `open` refuses to go on if another process has changed it by then."""
+        """Remember what is here: the next `open` refuses to go on if another process has changed it by then."""
         self._seen = self._state()
 
     def _state(self) -> list[tuple[int, int] | None]:
@@ -115,6 +115,7 @@ class RunFolder:
             if self._seen not in (None, self._state()):
                 self._lock.release()
                 raise UserError(f"--logdir {self.path}: another process has worked there meanwhile: repeat the command")
+            self._seen = None
             if overwrite:
                 self._clear()
         except Timeout as error:

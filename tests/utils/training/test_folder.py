@@ -56,12 +56,13 @@ def test_overwriting_a_training_deletes_what_was_made_from_it(tmp_path):
 def test_folder_that_another_process_has_changed_since_it_was_looked_at_is_not_opened(tmp_path):
     folder = RunFolder(str(tmp_path))
     folder.look()
-    with folder.open():
-        (tmp_path / "checkpoint.pth").touch()
+    (tmp_path / "checkpoint.pth").touch()
     for _ in range(2):  # the lock is not kept
         with pytest.raises(UserError, match="another process has worked there meanwhile: repeat the command"):
             folder.open()
     folder.look()
+    with folder.open():
+        (tmp_path / "checkpoint.pth").write_text("its own")
     folder.open().close()
 
 
