@@ -3,10 +3,7 @@
 import contextlib
 import datetime
 import logging
-import os
-import signal
 import socket
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -19,13 +16,13 @@ from torch import Tensor, nn
 from utils import stopping
 from utils.distributed.plan import Launch
 from utils.distributed.rendezvous import POLL_S, reach_store
-from utils.errors import LostRank, UserError
+from utils.distributed.waiting import signs_of_life, words_of
+from utils.errors import UserError
 from utils.stopping import Stopped
 
 log = logging.getLogger("dgcmm")
 
 LAST_WORDS_S = 3.0  # how long the others may take to say why they are gone
-HEARTBEAT_S = 5.0  # between two signs of life, or a quarter of --dist-timeout
 T = TypeVar("T")
 CONNECTION_ERRORS = (dist.DistBackendError, dist.DistNetworkError, dist.DistStoreError)
 
@@ -246,65 +243,24 @@ class Member(World):
         self._node_calls += 1
         firsts = range(0, self.size, self.local_size)
         keys = {rank: f"node call {self._node_calls}/{rank}" for rank in firsts}
-        with self._signs_of_life() if self.rank in keys else contextlib.nullcontext():
-            if self.rank in keys:
+        if self.rank not in keys:
+            errors = words_of(self.store, keys, self.timeout)
+        else:
+            with signs_of_life(self.store, self.rank, self.timeout):
                 error = ""
                 try:
                     call()
                 except UserError as raised:
                     error = str(raised)
                 self.store.set(keys[self.rank], error)
-            errors = self._wait_for_first(keys)
-        self._agree(errors)
+                errors = words_of(self.store, keys, self.timeout)
+        self._agree([errors.get(rank) for rank in range(self.size)])
 
     def on_each_node_first(self, call: Callable[[], T]) -> T:
         if self.nodes > 1:
             self.on_each_node(call)
         with self.errors_together():
             return call()
-
-    def _wait_for_first(self, keys: dict[int, str]) -> list[str | None]:
-        """Wait until each first process has set its key, or one of them to an error: what each rank's is, if any."""
-        errors: list[str | None] = [None] * self.size
-        signs, heard = {}, dict.fromkeys(keys, time.monotonic())
-        while waiting := [rank for rank in keys if errors[rank] is None]:
-            for rank in waiting:
-                if self.store.check([keys[rank]]):
-                    errors[rank] = self.store.get(keys[rank]).decode()
-                elif self.store.check([f"failed/{rank}"]):
-                    raise LostRank(f"rank {rank} failed: {self.store.get(f'failed/{rank}').decode()}")
-            if any(errors):
-                break
-            for rank in keys:
-                sign = self.store.add(f"signs of life/{rank}", 0)
-                if sign != signs.get(rank):
-                    signs[rank], heard[rank] = sign, time.monotonic()
-                elif time.monotonic() - heard[rank] > self.timeout:
-                    raise LostRank(f"rank {rank}, the first of a node, has given no sign of life for {self.timeout} s")
-            time.sleep(POLL_S)
-        return errors
-
-    @contextlib.contextmanager
-    def _signs_of_life(self) -> Iterator[None]:
-        """Let the others see that this process is there, while it is at work in the block."""
-        ended = threading.Event()
-
-        def count() -> None:
-            try:
-                while not ended.wait(min(HEARTBEAT_S, self.timeout / 4)):
-                    self.store.add(f"signs of life/{self.rank}", 1)
-            except RuntimeError:
-                if not ended.is_set():
-                    log.warning("the process that all meet at is gone, and so this one ends")
-                    os.kill(os.getpid(), signal.SIGTERM)
-
-        thread = threading.Thread(target=count, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            thread.join()
 
     def parallel(self, model: nn.Module) -> nn.Module:
         # each parameter asks for a gradient that comes, so no search for unused ones is needed; the statistics of batch
