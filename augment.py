@@ -47,6 +47,7 @@ from utils.randomness import standard_normal
 from utils.streams import print_result
 from utils.training.checkpoint import Checkpoint, digest, load_model_state, read_verified, save_checkpoint
 from utils.training.folder import RunFolder
+from utils.training.headline import finish
 from utils.training.optimisation import build_sgd, log_rates
 from utils.training.resume import (
     description,
@@ -200,7 +201,7 @@ def train_epochs(run: Run, sampler: PosteriorSampler, codes: dict[str, Codes], s
             run.warn_of_divergence(losses["loss"], class_counts)
             measurement = measure(run.split) if run.is_measured() else None
             run.end_epoch(measurement, losses)
-        return run.finish(lambda: measure("test"), measurement)
+        return finish(run, lambda: measure("test"), measurement)
 
 
 def train_epoch(run: Run, sampler: PosteriorSampler) -> list[int]:

@@ -64,6 +64,7 @@ from utils.randomness import mixing_share, standard_normal
 from utils.training.checkpoint import Checkpoint, changed_splits, load_checkpoint, load_model_state
 from utils.training.facts import log_facts
 from utils.training.folder import RunFolder
+from utils.training.headline import finish
 from utils.training.optimisation import build_optimizer, default_prior_lr
 from utils.training.resume import description, find_checkpoint, finished_result, require_same_classes, require_same_data
 from utils.training.run import Run
@@ -250,7 +251,7 @@ def train_epochs(run: Run, loaders: dict[str, BatchLoader]) -> Row:
             examine_decoder(run, loaders)
         examine = partial(examine_codes, run, loaders["train"].dataset)
         run.about |= examine()
-        result = run.finish(lambda: measure("test"), measurement, examine)
+        result = finish(run, lambda: measure("test"), measurement, examine)
         if world.is_main and run.model.prior is not None:
             keep_pictures(run, loaders["test"].dataset)
         return result

@@ -8,7 +8,7 @@ What is trained, and on what, is the scripts' affair. A script's loop:
                 ...
                 run.step(terms, ids)
             run.end_epoch(measurement, losses)
-        result = run.finish(...)
+        result = finish(run, ...)  # of utils.training.headline
 """
 
 import argparse
@@ -17,7 +17,7 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -36,8 +36,6 @@ from utils.stopping import Stopped
 from utils.training.board import Board
 from utils.training.checkpoint import (
     Checkpoint,
-    changed_splits,
-    load_checkpoint,
     load_model_state,
     require_entries,
     save_checkpoint,
@@ -283,78 +281,6 @@ class Run:
         if row["split"] == "val" and (self.best is None or row["acsa"] > self.best["acsa"]):
             self.best = {"epoch": self.epoch, "acsa": row["acsa"]}
             save_checkpoint(self.folder.best, self._content(None, [(0, Position().totals)] * self.world.size))
-
-    def finish(
-        self,
-        measure_test: Callable[[], Measurement | None],
-        last: Measurement | None,
-        examine: Callable[[], Checkpoint] = dict,
-    ) -> Row:
-        """Write the headline: the last epoch on the test set or, with a hold-out, the best epoch, measured there once.
-
-        Args:
-            measure_test: measures the model as it is; gives None in all processes but the main one.
-            examine: gives what else the checkpoint of a trained model says of it; of the best epoch it is called here.
-            last: the last epoch's measurement on `split`, if it was made in this process.
-
-        Returns:
-            The final JSON object in the main process, an empty one in the others.
-        """
-        epoch, blank = self.epoch, {}
-        if self.split == "val":
-            epoch, last = self._measure_best(measure_test, examine)
-            blank = dict.fromkeys(self.history[-1]) if self.history else {}
-        elif not self.world.broadcast(last is not None):
-            last = measure_test()
-        result: Row = {}
-        if last is not None:
-            rows = list(self.history)
-            if self.split == "val":
-                rows.append(blank | {"epoch": epoch, "split": "test", **last.numbers})
-                log.info("best epoch %d | test: %s", epoch, shown(last.numbers))
-                log.info(
-                    "that is %s; %s is the last epoch, which --resume=auto of a re-training takes",
-                    *(self.folder.best, self.folder.checkpoint.name),
-                )
-            self.folder.write_measurement(last, epoch, "test")
-            result = {"epoch": epoch, "split": "test", **last.numbers}
-            result["time"] = math.fsum(row["time"] for row in self.history)
-            self.folder.write_rows("metrics.csv", rows)
-        self.save(result)
-        return result
-
-    def _measure_best(
-        self, measure_test: Callable[[], Measurement | None], examine: Callable[[], Checkpoint]
-    ) -> tuple[int, Measurement | None]:
-        """Measure the best epoch on the test set: (epoch, measurement); the model is as before."""
-        last = {name: value.clone() for name, value in self.model.state_dict().items()}
-        best = self.world.on_main(self._load_best)
-        load_model_state(self.model, best, str(self.folder.best))
-        try:
-            entries = examine()
-            if self.world.is_main and entries:
-                save_checkpoint(self.folder.best, load_checkpoint(self.folder.best) | entries)
-            return best["epoch"], measure_test()
-        finally:
-            self.model.load_state_dict(last)
-
-    def _load_best(self) -> Checkpoint:
-        """Load the best epoch's checkpoint.
-
-        It may be newer than the run's checkpoint: after a crash between writing the two, the repeated epochs can score
-        lower, if another number of processes repeats them. Then it still counts.
-        """
-        if self.best is None:
-            raise UserError("no epoch has been measured on the held-out images yet: give more --epochs")
-        best = load_checkpoint(self.folder.best)
-        other_data = changed_splits(best["data_sha256"], self.about["data_sha256"])
-        if other_data or best["best"]["acsa"] < self.best["acsa"]:
-            raise UserError(
-                f"{self.folder.best} holds epoch {best['epoch']}, the best one was {self.best['epoch']}: it belongs to "
-                "another run; put the right one back"
-            )
-        self.best = best["best"]
-        return {"epoch": best["epoch"], "state_dict": best["state_dict"]}
 
     def save(self, result: Row | None = None) -> None:
         """Write the checkpoint; all processes contribute their sums of the running epoch."""

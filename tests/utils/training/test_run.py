@@ -9,6 +9,7 @@ import train
 from helpers.runs import run_without_folder
 from utils.cli.rules import parse
 from utils.errors import UserError
+from utils.training.headline import finish
 from utils.training.position import Position
 
 
@@ -38,7 +39,7 @@ def test_hold_out_of_which_no_epoch_was_measured_has_no_best():
     run = run_without_folder(args, model, torch.optim.SGD(model.parameters()))
     run.split, run.about["data_sha256"] = "val", {}
     with pytest.raises(UserError, match="no epoch has been measured on the held-out images yet: give more --epochs"):
-        run.finish(lambda: None, None)
+        finish(run, lambda: None, None)
 
 
 def some_run(*argv):

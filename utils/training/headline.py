@@ -1,0 +1,88 @@
+"""The headline of a run: the last epoch on the test set or, with a hold-out, the best one."""
+
+import logging
+import math
+from collections.abc import Callable
+
+from utils.errors import UserError
+from utils.metrics import Measurement, Row, shown
+from utils.training.checkpoint import Checkpoint, changed_splits, load_checkpoint, load_model_state, save_checkpoint
+from utils.training.run import Run
+
+log = logging.getLogger("dgcmm")
+
+
+def finish(
+    run: Run,
+    measure_test: Callable[[], Measurement | None],
+    last: Measurement | None,
+    examine: Callable[[], Checkpoint] = dict,
+) -> Row:
+    """Measure and write the headline, once; the last save of a run.
+
+    Args:
+        run: with all its epochs.
+        measure_test: measures the model as it is; gives None in all processes but the main one.
+        last: the last epoch's measurement on `run.split`, if it was made in this process.
+        examine: gives what else the checkpoint of a trained model says of it; of the best epoch it is called here.
+
+    Returns:
+        The final JSON object in the main process, an empty one in the others.
+    """
+    epoch, blank = run.epoch, {}
+    if run.split == "val":
+        epoch, last = _measure_best(run, measure_test, examine)
+        blank = dict.fromkeys(run.history[-1]) if run.history else {}
+    elif not run.world.broadcast(last is not None):
+        last = measure_test()
+    result: Row = {}
+    if last is not None:
+        rows = list(run.history)
+        if run.split == "val":
+            rows.append(blank | {"epoch": epoch, "split": "test", **last.numbers})
+            log.info("best epoch %d | test: %s", epoch, shown(last.numbers))
+            log.info(
+                "that is %s; %s is the last epoch, which --resume=auto of a re-training takes",
+                *(run.folder.best, run.folder.checkpoint.name),
+            )
+        run.folder.write_measurement(last, epoch, "test")
+        result = {"epoch": epoch, "split": "test", **last.numbers}
+        result["time"] = math.fsum(row["time"] for row in run.history)
+        run.folder.write_rows("metrics.csv", rows)
+    run.save(result)
+    return result
+
+
+def _measure_best(
+    run: Run, measure_test: Callable[[], Measurement | None], examine: Callable[[], Checkpoint]
+) -> tuple[int, Measurement | None]:
+    """Measure the best epoch on the test set: (epoch, measurement); the model is as before."""
+    last = {name: value.clone() for name, value in run.model.state_dict().items()}
+    best = run.world.on_main(lambda: _load_best(run))
+    load_model_state(run.model, best, str(run.folder.best))
+    try:
+        entries = examine()
+        if run.world.is_main and entries:
+            save_checkpoint(run.folder.best, load_checkpoint(run.folder.best) | entries)
+        return best["epoch"], measure_test()
+    finally:
+        run.model.load_state_dict(last)
+
+
+def _load_best(run: Run) -> Checkpoint:
+    """Load the best epoch's checkpoint.
+
+    It may be newer than the run's checkpoint: after a crash between writing the two, the repeated epochs can score
+    lower, if another number of processes repeats them. Then it still counts.
+    """
+    if run.best is None:
+        raise UserError("no epoch has been measured on the held-out images yet: give more --epochs")
+    best = load_checkpoint(run.folder.best)
+    other_data = changed_splits(best["data_sha256"], run.about["data_sha256"])
+    if other_data or best["best"]["acsa"] < run.best["acsa"]:
+        raise UserError(
+            f"{run.folder.best} holds epoch {best['epoch']}, the best one was {run.best['epoch']}: it belongs to "
+            "another run; put the right one back"
+        )
+    run.best = best["best"]
+    return {"epoch": best["epoch"], "state_dict": best["state_dict"]}
