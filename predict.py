@@ -71,8 +71,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     log.info("%s: %s, %d classes of %s", args.checkpoint, checkpoint["arch"], len(names), checkpoint["dataset"])
     if model.network.prior is not None and model.distance_quantiles is None:
         log.warning(
-            "%s holds no distances of training codes: atypicality stays empty (the last epoch's checkpoint of a "
-            "training or re-training has them, where there is a mixture term)",
+            "%s holds no distances of training codes: atypicality stays empty (checkpoints of finished trainings and "
+            "of re-trainings have them, where there is a mixture term)",
             args.checkpoint,
         )
     data = UnlabelledImages([image.path for image in images], preprocessing_of(model, checkpoint))
@@ -174,7 +174,7 @@ def prior_correction(prior: str | None, checkpoint: Checkpoint) -> Tensor | None
     shares, approximate = trained_shares(checkpoint)
     if approximate:
         log.warning(
-            "--prior corrects only about here: these probabilities are not exactly those under known class shares"
+            "--prior is only approximate here: these probabilities are not exactly those under known class shares"
         )
     return (wanted / wanted.sum()).log() - shares.log()
 

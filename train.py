@@ -375,7 +375,7 @@ def evaluate_only(world: World, args: argparse.Namespace, checkpoint: Checkpoint
     with folder:
         data_sha256 = {"test": data.fingerprint()}
         if args.dataset == checkpoint["dataset"] and changed_splits(checkpoint["data_sha256"], data_sha256):
-            log.warning("not the test images of the training: any that the model was trained on is measured too well")
+            log.warning("not the test images of the training: if it was trained on some, the result is too good")
         started = time.perf_counter()
         loader = make_loader(world, args, data)
         measurement = evaluate(model, loader, args, world, checkpoint["class_counts"])

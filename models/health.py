@@ -125,7 +125,7 @@ def warn_of_dead_components(live: int | None, components: int, args: argparse.Na
     """Warn if fewer than half of the prior's components live: some may die, but then most classes share one.
 
     Args:
-        live: how many do; None where there is no prior, or in another than the main process.
+        live: how many do; None where there is no prior or it has not started, or in another than the main process.
         components: of the prior, live or not.
     """
     if live is None or 2 * live >= components or not args.weight_gmm or is_trial(args):

@@ -24,7 +24,7 @@ from utils.files import read_rows  # noqa: E402
 from utils.training.checkpoint import digest, load_checkpoint  # noqa: E402
 from utils.training.layout import SUFFIXES  # noqa: E402
 
-WITH_CLOCKS = ("sha256", "trained_sha256")  # hashes of content that has clocks in it
+WITH_CLOCKS = ("sha256",)  # a hash of content that has clocks in it
 HABITS = (*LOCAL_FLAGS, "save_every", "print_freq")  # flags that change no number
 
 

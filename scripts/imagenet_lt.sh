@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# ImageNet-LT with ResNet-50, by the schedule and the transform of classifier-balancing (Kang et al., ICLR 2020); the rate
-# is lower than theirs, 0.2, as the classification term has the weight 10.
+# ImageNet-LT with ResNet-50, by the schedule and the transform of classifier-balancing (Kang et al., ICLR 2020);
+# their rate is 0.2, for a classification term of weight 1, not 10.
 #   ./scripts/imagenet_lt.sh [folder of the data] [folder of the runs] [train.py flags ...]
 # The environment variables GPUS and WORKERS name the GPUs and the loading processes of this machine.
 # We have not run it to its end, and give no number.

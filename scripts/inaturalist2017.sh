@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # iNaturalist 2017's super-categories with ResNet-50, by the schedule that MiSLAS has for iNaturalist 2018;
-# the rate is lower than theirs, 0.1, as the classification term has the weight 10.
+# their rate is 0.1, for a classification term of weight 1, not 10.
 #   ./scripts/inaturalist2017.sh [folder of the data] [folder of the runs] [train.py flags ...]
 # The environment variables GPUS and WORKERS name the GPUs and the loading processes of this machine.
 # We have not run it to its end, and give no number.

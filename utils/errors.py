@@ -13,6 +13,10 @@ class UserError(Exception):
     """Something the user can mend: the message names the thing and the remedy, in one line."""
 
 
+class NotFinite(UserError):
+    """A model has gone astray, and its weights are not worth keeping."""
+
+
 class LostRank(Exception):
     """A process of a run is gone, and with it the run: the message says which."""
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from sklearn import metrics as skm
 
-from utils.errors import UserError
+from utils.errors import NotFinite
 
 MANY_SHOT, FEW_SHOT = 100, 20  # more than MANY_SHOT training images: many; fewer than FEW_SHOT: low; else median
 SHOWN = ("acc", "acsa", "f_ma", "g_ma", "many", "median", "low")
@@ -23,7 +23,7 @@ class Predictions(NamedTuple):
     indices: np.ndarray  # (N,)
     targets: np.ndarray  # (N,)
     probabilities: np.ndarray  # (N,K)
-    components: np.ndarray  # (N,) the most responsible component of the prior; -1 where there is no prior
+    components: np.ndarray  # (N,) the most responsible component of the prior; -1 where there is none
 
 
 @dataclass(frozen=True)
@@ -70,12 +70,12 @@ def exact(probability: float) -> str:
 
 
 def require_finite(probabilities: Sequence[np.ndarray]) -> None:
-    """Raise a `UserError` if a class probability is not finite.
+    """Raise `NotFinite` if a class probability is not finite.
 
     The check of the loss sees the weights before a step; what the last step has done is first seen here.
     """
     if not all(np.isfinite(part).all() for part in probabilities):
-        raise UserError(
+        raise NotFinite(
             "the model's probabilities are not finite: the last steps went astray; lower --lr, --prior-lr or "
             "--clip-grad; the last checkpoint is as it was"
         )

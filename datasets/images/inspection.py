@@ -7,10 +7,9 @@ import numpy as np
 from PIL import Image
 
 from datasets.images.files import FileDataset
-from datasets.images.opening import read_grey
 from datasets.images.png import reading
 from utils.errors import UserError
-from utils.preprocessing import TWELVE_BITS, is_deep, most_of
+from utils.preprocessing import TWELVE_BITS, is_deep, most_of, to_grey
 
 log = logging.getLogger("dgcmm")
 
@@ -30,13 +29,13 @@ def warn_of_grey_levels(data: FileDataset, split: str) -> None:
     brightest, twelve = [], 0
     for row in data.rows[np.unique(np.linspace(0, len(data) - 1, LOOKED_AT).astype(int))] if len(data) else ():
         path = data.path(int(row))
-        with contextlib.suppress(UserError):  # who reads all of them names those
-            with reading(path), Image.open(path) as image:
-                deep = is_deep(image)
-                if data.colour and not deep:
-                    continue
-                twelve += deep and most_of(np.asarray(image)) == TWELVE_BITS
-            brightest.append(int(read_grey(path).max(initial=0)))
+        # who reads all of them names the bad ones
+        with contextlib.suppress(UserError), reading(path), Image.open(path) as image:
+            deep = is_deep(image)
+            if data.colour and not deep:
+                continue
+            brightest.append(int(to_grey(image).max(initial=0)))
+            twelve += deep and most_of(np.asarray(image)) == TWELVE_BITS
     count = len(brightest)
     if twelve:
         log.warning(

@@ -102,6 +102,8 @@ def _class_folders(
             )
         images += [Listed(f"{place}/{path}", label, part) for path in found]
         others += left_out
+    if not images:
+        raise UserError(f"--datadir {root}: {folder} has no image: put some there, or delete it ({KINDS})")
     if others:
         log.info(
             "%s: left out %d files that are no images: %s (%s)", root / folder, others.total(), _kinds(others), KINDS

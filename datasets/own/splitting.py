@@ -133,7 +133,7 @@ def read_class_names(path: str, labels: Sequence[str], may_name_others: bool = F
         Label -> name, in the order of the lines.
 
     Raises:
-        UserError: the file cannot be read, or does not name exactly these labels, each once.
+        UserError: the file cannot be read, or does not name each of these labels once, and no other.
     """
     known = set(labels)
     names: dict[str, str] = {}

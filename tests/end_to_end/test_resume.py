@@ -16,6 +16,7 @@ from helpers.project import SMALL_MODEL
 from models import starting
 from scripts.compare_runs import differences
 from utils import metrics
+from utils.errors import NotFinite
 from utils.training import run
 from utils.training.checkpoint import digest, load_checkpoint, save_checkpoint
 from utils.training.position import Position, own_position
@@ -275,6 +276,34 @@ def test_resume_into_another_folder_brings_the_history(script, tmp_path, trained
     done = script("train", "Digits_LT", "--epochs=3", f"--logdir={tmp_path}", f"--resume={path}", "--workers=0")
     assert done.status == 0, done.err
     assert [row["epoch"] for row in rows_without_time(tmp_path / "metrics.csv")] == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize("name", ["train", "augment"])
+def test_epoch_that_has_begun_is_not_reported_as_the_one_before(name, script, tmp_path, trained_digits):
+    shutil.copytree(trained_digits, tmp_path, dirs_exist_ok=True)
+    trained = load_checkpoint(tmp_path / "checkpoint.pth")
+    begun = {"step": 3, "kind": "train" if name == "train" else "aug", "trained_sha256": digest(trained["state_dict"])}
+    path = tmp_path / ("checkpoint.pth" if name == "train" else "checkpoint_aug.pth")
+    save_checkpoint(path, trained | begun)
+    before = sorted(tmp_path.iterdir())
+    done = script(name, "Digits_LT", "--resume=auto", "--epochs=2", "--workers=0", f"--logdir={tmp_path}")
+    assert done.status == 2
+    assert f"{path} has 3 steps of epoch 3: end that epoch, --epochs=3, or give more" in done.error
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_model_that_went_astray_is_not_saved_over_the_last_checkpoint(script, tmp_path, monkeypatch):
+    checks = []
+
+    def check(probabilities):
+        checks.append(1)
+        if len(checks) == 2:
+            raise NotFinite("astray")
+
+    monkeypatch.setattr(train, "require_finite", check)
+    assert script("train", *TRAIN, f"--logdir={tmp_path}").error.endswith("astray")
+    last = load_checkpoint(tmp_path / "checkpoint.pth")
+    assert (last["epoch"], last["step"]) == (1, 0)
 
 
 def test_start_epoch_goes_back(script, tmp_path, trained_digits, monkeypatch):

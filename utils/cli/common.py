@@ -62,7 +62,11 @@ def common_parser(
         help="run folder, created if need be (default: this one)",
     )
     add("--dummy", action="store_true", help="random images with the data set's class counts; needs no data")
-    add("--overwrite", action="store_true", help="delete what this script left in the run folder, and start again")
+    add(
+        "--overwrite",
+        action="store_true",
+        help="start again: delete what this script left in the run folder; train.py also what was made of its model",
+    )
     add("--quiet", action="store_true", help="print warnings and the final JSON line only; log.txt has all")
     add("--no-figures", action="store_true", help="draw no figures at the end (scripts/figures.py can, later)")
     add(
@@ -102,7 +106,9 @@ def add_data(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_reading(parser: argparse.ArgumentParser, transforms: Collection[str]) -> None:
-    add = parser.add_argument_group("reading (left out with a checkpoint: the checkpoint's)").add_argument
+    add = parser.add_argument_group(
+        "reading (left out with a checkpoint: the checkpoint's; --csv and --names may have moved)"
+    ).add_argument
     add(
         "--csv",
         type=path,

@@ -181,7 +181,7 @@ def run_rank(
         _tell(world, str(error))
         return 1, "lost", f"rank {launch.rank_of(local_rank)}: {error}"
     except Stopped as stop:
-        _tell(world, "stopped by a signal")
+        _tell(world, "it was stopped by a signal")
         return stop.status, "stopped", "" if launch.rank_of(local_rank) else stop.note
     except SystemExit as end:  # the main process says why
         return int(end.code), None, ""

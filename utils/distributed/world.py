@@ -245,6 +245,9 @@ class Member(World):
         keys = {rank: f"node call {self._node_calls}/{rank}" for rank in firsts}
         if self.rank not in keys:
             errors = words_of(self.store, keys, self.timeout)
+            for rank, error in errors.items():
+                if error:  # the main process may be at work, and then is ended by this one's end
+                    raise UserError(f"rank {rank}: {error}")
         else:
             with signs_of_life(self.store, self.rank, self.timeout):
                 error = ""
@@ -257,10 +260,11 @@ class Member(World):
         self._agree([errors.get(rank) for rank in range(self.size)])
 
     def on_each_node_first(self, call: Callable[[], T]) -> T:
+        made: list[T] = []
         if self.nodes > 1:
-            self.on_each_node(call)
+            self.on_each_node(lambda: made.append(call()))
         with self.errors_together():
-            return call()
+            return made[0] if made else call()
 
     def parallel(self, model: nn.Module) -> nn.Module:
         # each parameter asks for a gradient that comes, so no search for unused ones is needed; the statistics of batch

@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+import zipfile
 from io import BytesIO
 from pathlib import Path
 
@@ -40,9 +41,17 @@ def sources(name: str, folder: RunFolder) -> list[Path]:
         "reliability": [predictions],
         "codes": [] if trained or evaluated else find_codes(folder),
         "reconstructions": [pictures] if trained else [],
-        "samples": [pictures] if trained else [],
+        "samples": [pictures] if trained and _has_samples(pictures) else [],
     }[name]
     return found if all(path.exists() for path in found) else []
+
+
+def _has_samples(pictures: Path) -> bool:
+    """Tell whether pictures hold samples of components: of a prior that never started there are none."""
+    if not zipfile.is_zipfile(pictures):
+        return True  # who draws them says what is wrong
+    with zipfile.ZipFile(pictures) as archive:
+        return "samples.npy" in archive.namelist()
 
 
 def _tables(folder: RunFolder) -> dict[str, Path]:

@@ -5,7 +5,7 @@ import logging
 from utils.training.optimisation import log_rates
 from utils.training.run import Run
 
-BALANCING = ("class-balanced", "ldam-drw", "logit-adjust")  # losses that do
+BALANCING = ("class-balanced", "ldam-drw", "logit-adjust")  # losses that balance the classes
 
 log = logging.getLogger("dgcmm")
 

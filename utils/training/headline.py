@@ -24,7 +24,8 @@ def finish(
         run: with all its epochs.
         measure_test: measures the model as it is; gives None in all processes but the main one.
         last: the last epoch's measurement on `run.split`, if it was made in this process.
-        examine: gives what else the checkpoint of a trained model says of it; of the best epoch it is called here.
+        examine: gives what else a checkpoint says of the model as it is. It is called here for the best epoch; for the
+            last one the caller has done so.
 
     Returns:
         The final JSON object in the main process, an empty one in the others.

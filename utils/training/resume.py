@@ -98,6 +98,8 @@ def find_checkpoint(args: argparse.Namespace, given: set[str], folder: RunFolder
     stored = _for_nodes(checkpoint, nodes, args.resume, "batch_size" in given and terms["batch_size"] == "")
     flags = MODEL_FLAGS + DATA_FLAGS + SCORING_FLAGS + TRAINING_FLAGS
     adopt(args, given, BEFORE | stored, flags, args.resume, terms=terms)
+    if args.start_epoch is None:
+        _require_whole_epochs(checkpoint, args.epochs, args.resume)
     _warn_of_changes(args, stored, args.resume, checkpoint["epoch"] if args.start_epoch is None else args.start_epoch)
     return checkpoint
 
@@ -196,8 +198,17 @@ def find_unfinished(
     remedy = "--overwrite it, or give another --logdir"
     terms = terms_of_change(args, given, checkpoint)
     adopt(args, given, BEFORE | checkpoint["args"], RETRAINING_FLAGS + flags, str(path), remedy, terms)
+    _require_whole_epochs(checkpoint, args.epochs, str(path))
     _warn_of_changes(args, checkpoint["args"], str(path), checkpoint["epoch"])
     return found
+
+
+def _require_whole_epochs(checkpoint: Checkpoint, epochs: int, source: str) -> None:
+    """Raise a `UserError` if a run is to end within an epoch: its weights would pass for those of the one before."""
+    done = checkpoint["epoch"]
+    if checkpoint["step"] and done >= epochs:
+        begun = f"{checkpoint['step']} steps of epoch {done + 1}"
+        raise UserError(f"{source} has {begun}: end that epoch, --epochs={done + 1}, or give more")
 
 
 def finished_result(checkpoint: Checkpoint | None, epochs: int) -> Row | None:

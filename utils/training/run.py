@@ -28,7 +28,7 @@ from torch.optim import Optimizer
 
 from utils import stopping
 from utils.distributed.world import World
-from utils.errors import LostWorker, UserError
+from utils.errors import LostWorker, NotFinite, UserError
 from utils.files import write_atomically
 from utils.logs import progress, show_left_of_run
 from utils.metrics import Measurement, Row, shown
@@ -127,7 +127,9 @@ class Run:
                     self.save()
                     self.world.broadcast(None)  # no process ends before the main one has saved
                 raise Stopped(stop.signum, self._farewell()) from stop
-            except (UserError, LostWorker):  # in a measurement
+            except NotFinite:
+                raise  # what was saved last is better
+            except (UserError, LostWorker):  # of images, in a measurement
                 if self.world.size == 1 and self._steps_are_done and not self._saved:
                     self._save_before_the_end()
                 raise
@@ -145,7 +147,7 @@ class Run:
         """
         sizes = sizes[: self.args.max_steps]
         self._totals = torch.tensor(self.position.totals, dtype=torch.float64, device=self.world.device)
-        self._saved = False
+        self._saved = self._steps_are_done = False
         done = sum(sizes[: self.position.step])
         name = f"epoch {self.epoch + 1}"
         with progress(None, name, total=sum(sizes), initial=done, unit="img", quiet=self.args.quiet) as bar:
@@ -253,6 +255,7 @@ class Run:
             measurement: of `split`; None in an epoch that is not measured, and in all processes but the main one.
             losses: means over the epoch.
         """
+        self._steps_are_done = False  # what fails from here on has to be done again with the epoch
         groups = self.optimizer.param_groups
         rates = {"lr_prior" if g.get("name") == "prior" else "lr": g["lr"] if g["params"] else None for g in groups}
         self.epoch += 1
@@ -320,9 +323,6 @@ class Run:
         self.epoch, self.best = checkpoint["epoch"], checkpoint["best"]
         self.history = list(checkpoint["history"])
         self.position = own_position(checkpoint, self.world)
-        if self.position.step and self.epoch >= self.args.epochs and getattr(self.args, "start_epoch", None) is None:
-            steps = f"{self.position.step} steps of epoch {self.epoch + 1}"
-            raise UserError(f"{path} has {steps}: end that epoch, --epochs={self.epoch + 1}, or give more")
         self.state = {name: checkpoint[name] for name in self.state}
         if self.scaler and self.scaler.is_enabled():
             self.scaler.load_state_dict(checkpoint["scaler"])

@@ -125,6 +125,9 @@ def spoil(root: Path, change: str) -> None:
     elif change == "empty test":
         (root / "test").rename(root / "rest")
         (root / "test").mkdir()
+    elif change == "test without an image":
+        for path in (root / "test").rglob("*.*"):
+            path.unlink()
     elif change == "linked":
         (root / "test/fox").symlink_to(root / "train/cat")
     elif change == "two names":
@@ -156,6 +159,7 @@ def spoil(root: Path, change: str) -> None:
             "/cat has train and test in it: the parts stand above the classes, as train/cat/ and",
         ),
         ("empty test", "test has no class folder: put images into test/CLASS/, or delete it"),
+        ("test without an image", "test has no image: put some there, or delete it"),
         ("linked", r"test/fox and train/cat are one folder \(a link\)"),
         ("two names", "has val and valid, both for val: rename one"),
         ("no train", "no training image in .*: put some into train/CLASS/"),

@@ -80,11 +80,22 @@ def test_error_of_a_node_ends_those_that_wait_for_a_third():
             member.on_each_node(call)
 
 
+def test_error_of_another_node_is_told_by_a_process_whose_first_is_still_at_work():
+    member = Member(Launch(4, local_size=2, spawns=True), 1, None, dist.HashStore())
+    member.store.set("node call 1/2", "no space")
+    with pytest.raises(UserError, match="^rank 2: no space$"):
+        member.on_each_node(lambda: None)
+
+
 def test_first_of_each_node_makes_a_call_alone_and_then_all_make_it(monkeypatch):
     (member, other), calls = two_nodes(timeout=60), []
     monkeypatch.setattr(Member, "errors_together", lambda self: contextlib.nullcontext())
     other.store.set("node call 1/1", "")
-    assert member.on_each_node_first(lambda: calls.append(1) or len(calls)) == 2
+    assert member.on_each_node_first(lambda: calls.append(1) or len(calls)) == 1
+    beside = Member(Launch(4, local_size=2, spawns=True), 1, None, dist.HashStore())
+    for rank in (0, 2):
+        beside.store.set(f"node call 1/{rank}", "")
+    assert beside.on_each_node_first(lambda: calls.append(1) or len(calls)) == 2
     alone = Member(Launch(2, local_size=2, spawns=True), 0, None, dist.HashStore())
     assert alone.on_each_node_first(lambda: "once") == "once"
     assert len(calls) == 2

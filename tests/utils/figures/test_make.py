@@ -111,6 +111,16 @@ def test_one_epoch_undefined_metrics_and_names_of_foreign_scripts_are_drawn(tmp_
     assert not caplog.messages
 
 
+def test_prior_that_never_started_has_no_samples_and_that_is_no_warning(own_run, caplog):
+    with np.load(own_run / "pictures.npz") as archive:
+        kept = {name: archive[name] for name in ("inputs", "reconstructions", "labels")}
+    np.savez(own_run / "pictures.npz", **kept)
+    made = make_figures(RunFolder(str(own_run)))
+    assert "reconstructions" in made
+    assert "samples" not in made
+    assert not caplog.messages
+
+
 def test_figure_that_fails_is_a_warning_and_the_others_come(own_run, caplog):
     caplog.set_level(logging.INFO, "dgcmm")
     (own_run / "metrics.csv").write_text("epoch,split\none,test\n")

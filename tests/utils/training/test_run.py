@@ -48,15 +48,6 @@ def some_run(*argv):
     return run_without_folder(args, model, torch.optim.SGD(model.parameters()))
 
 
-def test_epoch_that_has_begun_is_not_reported_as_the_one_before():
-    run = some_run("--epochs=5")
-    checkpoint = {"epoch": 5, "step": 10, "sums": [(10, (1.0,))], "best": None, "history": []}
-    checkpoint |= {"state_dict": run.model.state_dict(), "optimizer": run.optimizer.state_dict()}
-    checkpoint |= {"nodes": 1, "warmup_end": 0, "prior_started": False}
-    with pytest.raises(UserError, match=r"x.pth has 10 steps of epoch 6: end that epoch, --epochs=6, or give more"):
-        run.restore(checkpoint, Path("x.pth"))
-
-
 def test_more_processes_that_leave_out_the_last_batch_take_no_step_more():
     run = some_run()
     run.position = Position(11, 2563, (1.0,))
