@@ -400,15 +400,14 @@ def children(pid):
 
 MOMENTS = (  # signal, whom it reaches, after which line
     (signal.SIGKILL, os.kill, "epoch 1, step 3/"),
-    (signal.SIGTERM, os.kill, "epoch 2, step 1/"),
-    (signal.SIGINT, os.killpg, "epoch 3, step 1/"),  # Ctrl-C reaches the loading processes too
+    (signal.SIGTERM, os.killpg, "epoch 2, step 1/"),  # as from a scheduler, or Ctrl-C: loading processes get it too
 )
 
 
 def test_run_of_two_killed_and_stopped_in_turn_equals_uninterrupted(tmp_path):
     """By the command of the README; two processes load for each of the two, and nobody is left after any end."""
     small = ["--no-figures", *(flag for flag in SMALL_MODEL if "workers" not in flag)]
-    flags = ["--epochs=3", "--batch-size=24", "--T-max=3", "--max-steps=4", "--save-every=2", "--print-freq=1"]
+    flags = ["--epochs=2", "--batch-size=24", "--T-max=2", "--max-steps=4", "--save-every=2", "--print-freq=1"]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     command = python(*documented("README.md", whole), *small, *flags, "--workers=4", "--dist-timeout=60")
     with running([*command, f"--logdir={whole}"]) as (process,):
