@@ -103,8 +103,6 @@ def retrain(
     complete_data(args)
     found = find_unfinished(args, given, folder, trained, flags)
     unfinished, path = found or (None, folder.checkpoint)
-    if found is None and folder.holds_run() and not args.overwrite:
-        raise UserError(f"{folder.path} holds a re-training whose {folder.checkpoint.name} is gone: --overwrite it")
     if result := finished_result(unfinished, args.epochs):
         print_result(result)
         return

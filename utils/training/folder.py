@@ -24,7 +24,7 @@ from utils.locks import LOCK_NAME, take_lock
 from utils.logs import end_log_file, log_to_file
 from utils.metrics import Measurement, Row, exact, per_class_metrics
 from utils.training.checkpoint import plain
-from utils.training.layout import FIGURES, FOLDERS, MEASURED, NAMES, SUFFIXES, with_suffix
+from utils.training.layout import FIGURES, MEASURED, NAMES, PICTURES, SUFFIXES, with_suffix
 
 log = logging.getLogger("dgcmm")
 
@@ -43,7 +43,7 @@ class RunFolder:
         self.path = Path(path)
         self.suffix = suffix
         self._lock: BaseFileLock | None = None
-        self._seen: list[tuple[int, int] | None] | None = None
+        self._seen: list[tuple[int, int]] | None = None
         self._log: logging.Handler | None = None
 
     def file(self, name: str) -> Path:
@@ -73,7 +73,7 @@ class RunFolder:
     @property
     def figures(self) -> Path:
         """Where figures lie, of all scripts."""
-        return self.path / FOLDERS[0]
+        return self.path / PICTURES
 
     def figure(self, name: str) -> Path:
         """Path of the PNG of a figure of this script, one of `FIGURES`."""
@@ -87,7 +87,7 @@ class RunFolder:
         """Remember what is here: the next `open` refuses to go on if another process has changed it by then."""
         self._seen = self._state()
 
-    def _state(self) -> list[tuple[int, int] | None]:
+    def _state(self) -> list[tuple[int, int]]:
         """Tell the files that a run is continued from by what changes when they are written."""
         found = []
         for path in (self.checkpoint, self.previous, self.file("metrics.csv")):

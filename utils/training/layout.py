@@ -13,7 +13,8 @@ MEASURED = (  # of a trained run, by scripts/baselines.py and scripts/robustness
     *("args_baselines.json", "metrics_baselines.csv", "metrics_per_class_baselines.csv"),
     *("args_robustness.json", "metrics_robustness.csv", "generative_half.json"),
 )
-FOLDERS = ("figures", *(suffix.strip("_") for suffix in SUFFIXES if suffix))  # pictures, and TensorBoard's of a script
+PICTURES = "figures"  # the folder of all scripts' figures
+FOLDERS = (PICTURES, *(suffix.strip("_") for suffix in SUFFIXES if suffix))  # that one, and TensorBoard's of a script
 RESULTS = {"": "trained", "_aug_ftl": "Case 1", "_aug": "Case 2", "_eval": "evaluated"}  # what a script has made
 # in the order in which TensorBoard shows them
 FIGURES = ("learning_curves", "recall", "confusion", "reliability", "codes", "reconstructions", "samples")

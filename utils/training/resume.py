@@ -186,10 +186,12 @@ def find_unfinished(
         The checkpoint and the file it is in, or None.
 
     Raises:
-        UserError: it was made from another model or with other flags.
+        UserError: it was made from another model or with other flags, or it is gone and its results are there.
     """
     folder.look()
     found = None if args.overwrite else load_latest(folder.checkpoint, folder.previous)
+    if found is None and folder.holds_run() and not args.overwrite:
+        raise UserError(f"{folder.path} holds a re-training whose {folder.checkpoint.name} is gone: --overwrite it")
     if found is None:
         return None
     checkpoint, path = found

@@ -34,12 +34,7 @@ from utils.logs import progress, show_left_of_run
 from utils.metrics import Measurement, Row, shown
 from utils.stopping import Stopped
 from utils.training.board import Board
-from utils.training.checkpoint import (
-    Checkpoint,
-    load_model_state,
-    require_entries,
-    save_checkpoint,
-)
+from utils.training.checkpoint import Checkpoint, load_model_state, require_entries, save_checkpoint
 from utils.training.folder import RunFolder
 from utils.training.optimisation import build_scheduler, step_schedule
 from utils.training.position import Position, own_position
@@ -100,7 +95,8 @@ class Run:
         self._totals: Tensor | None = None  # of the running epoch, on the device
         self._signum = 0  # the signal that asked the run to stop in its last step
         self._saved = True  # whether the checkpoint is of this very moment
-        self._steps_are_done, self._went_back = False, False
+        self._worth_saving = False  # whether an error leaves a state to go on from: whole steps, all finite
+        self._went_back = False
         self._keeps_previous = True
         self._best_beside: Path | None = None  # the best epoch beside the checkpoint that is continued
 
@@ -129,9 +125,10 @@ class Run:
                 raise Stopped(stop.signum, self._farewell()) from stop
             except NotFinite:
                 raise  # what was saved last is better
-            except (UserError, LostWorker):  # of images, in a measurement
-                if self.world.size == 1 and self._steps_are_done and not self._saved:
-                    self._save_before_the_end()
+            except (UserError, LostWorker):
+                if self._worth_saving and not self._saved:
+                    self.save()
+                    log.info("%s", self._farewell())
                 raise
         if self.board:
             self.board.close()
@@ -147,12 +144,12 @@ class Run:
         """
         sizes = sizes[: self.args.max_steps]
         self._totals = torch.tensor(self.position.totals, dtype=torch.float64, device=self.world.device)
-        self._saved = self._steps_are_done = False
+        self._saved = self._worth_saving = False
         done = sum(sizes[: self.position.step])
         name = f"epoch {self.epoch + 1}"
         with progress(None, name, total=sum(sizes), initial=done, unit="img", quiet=self.args.quiet) as bar:
             left = max(len(sizes) - self.position.step, 0)  # of more processes the last, small batch may be left out
-            for batch in self._or_saved(itertools.islice(batches, left)):
+            for batch in self._loaded(itertools.islice(batches, left)):
                 yield batch
                 step = self.position.step
                 if not bar.disable:
@@ -168,21 +165,17 @@ class Run:
                         raise Stopped(self._signum)
                     self.save()
         self._settle()
-        self._steps_are_done = True
+        self._worth_saving = self.world.size == 1
 
-    def _or_saved(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """Give batches; where one cannot be loaded, a run of one process is saved first: the images can be mended."""
+    def _loaded(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Give batches; where one cannot be loaded, the steps before it are worth saving: the images can be mended."""
         try:
             yield from batches
         except (UserError, LostWorker):
-            if self.world.size == 1 and self.position.step and not self._saved:
+            if self.world.size == 1 and self.position.step:
                 self._settle()
-                self._save_before_the_end()
+                self._worth_saving = True
             raise
-
-    def _save_before_the_end(self) -> None:
-        self.save()
-        log.info("%s", self._farewell())
 
     def _epoch_seconds(self) -> float | None:
         """Return the mean time of the last epochs, with as many measurements as usual; None in the first epoch."""
@@ -205,7 +198,7 @@ class Run:
         self._totals = self._totals + torch.stack(values).double() * len(ids)
         self.position.step += 1
         self.position.seen += len(ids)
-        self._saved = self._steps_are_done = False
+        self._saved = False
 
     def _settle(self) -> None:
         """Make sure that all steps so far were finite, and bring their sums to the host."""
@@ -255,7 +248,7 @@ class Run:
             measurement: of `split`; None in an epoch that is not measured, and in all processes but the main one.
             losses: means over the epoch.
         """
-        self._steps_are_done = False  # what fails from here on has to be done again with the epoch
+        self._worth_saving = False  # what fails from here on has to be done again with the epoch
         groups = self.optimizer.param_groups
         rates = {"lr_prior" if g.get("name") == "prior" else "lr": g["lr"] if g["params"] else None for g in groups}
         self.epoch += 1

@@ -47,10 +47,16 @@ def test_node_that_is_gone_while_it_prepares_is_not_waited_for():
 
 
 def test_node_that_prepares_for_longer_than_the_time_limit_is_waited_for():
-    first, second = two_nodes(timeout=2)
-    thread = threading.Thread(target=lambda: second.on_each_node(lambda: time.sleep(2.5)))
+    (first, second), prepared = two_nodes(timeout=2), []
+
+    def prepare():
+        time.sleep(2.5)
+        prepared.append(1)
+
+    thread = threading.Thread(target=lambda: second.on_each_node(prepare))
     thread.start()
     first.on_each_node(lambda: None)
+    assert prepared == [1]
     thread.join()
 
 

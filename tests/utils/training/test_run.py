@@ -13,19 +13,21 @@ from utils.training.headline import finish
 from utils.training.position import Position
 
 
-def test_checkpoint_without_what_this_run_keeps_is_named():
+def some_run():
     args, _ = parse(train.build_parser(), ["Digits_LT"])
     model = torch.nn.Linear(1, 1)
-    run = run_without_folder(args, model, torch.optim.SGD(model.parameters()))
+    return run_without_folder(args, model, torch.optim.SGD(model.parameters()))
+
+
+def test_checkpoint_without_what_this_run_keeps_is_named():
+    run = some_run()
     with pytest.raises(UserError, match=r"old.pth was written by another version .*lacks warmup_end, prior_started\)"):
         run.restore({}, Path("old.pth"))
 
 
 def test_few_unequal_classes_do_not_make_a_first_epoch_diverge(caplog):
     """Guessing has 0.008 there, and a model at its start log 2."""
-    args, _ = parse(train.build_parser(), ["Digits_LT"])
-    model = torch.nn.Linear(1, 1)
-    run = run_without_folder(args, model, torch.optim.SGD(model.parameters()))
+    run = some_run()
     run.warn_of_divergence(0.78, [1998, 2])
     run.warn_of_divergence(2.1, [10, 10, 10])
     assert not caplog.messages
@@ -34,18 +36,10 @@ def test_few_unequal_classes_do_not_make_a_first_epoch_diverge(caplog):
 
 
 def test_hold_out_of_which_no_epoch_was_measured_has_no_best():
-    args, _ = parse(train.build_parser(), ["Digits_LT"])
-    model = torch.nn.Linear(1, 1)
-    run = run_without_folder(args, model, torch.optim.SGD(model.parameters()))
+    run = some_run()
     run.split, run.about["data_sha256"] = "val", {}
     with pytest.raises(UserError, match="no epoch has been measured on the held-out images yet: give more --epochs"):
         finish(run, lambda: None, None)
-
-
-def some_run(*argv):
-    args, _ = parse(train.build_parser(), ["Digits_LT", *argv])
-    model = torch.nn.Linear(1, 1)
-    return run_without_folder(args, model, torch.optim.SGD(model.parameters()))
 
 
 def test_more_processes_that_leave_out_the_last_batch_take_no_step_more():
@@ -56,9 +50,7 @@ def test_more_processes_that_leave_out_the_last_batch_take_no_step_more():
 
 @pytest.mark.parametrize(("epoch", "best"), [(1, None), (2, {"epoch": 2, "acsa": 0.9}), (3, {"epoch": 2, "acsa": 0.9})])
 def test_run_that_goes_back_keeps_the_epochs_until_there_and_the_best_if_it_is_one(epoch, best):
-    args, _ = parse(train.build_parser(), ["Digits_LT"])
-    model = torch.nn.Linear(1, 1)
-    run = run_without_folder(args, model, torch.optim.SGD(model.parameters()))
+    run = some_run()
     run.epoch, run.position = 4, Position(5)
     run.history, run.best = [{"epoch": number} for number in (1, 2, 3, 4)], {"epoch": 2, "acsa": 0.9}
     run.go_back_to(epoch)
