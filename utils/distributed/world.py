@@ -246,7 +246,7 @@ class Member(World):
         if self.rank not in keys:
             errors = words_of(self.store, keys, self.timeout)
             for rank, error in errors.items():
-                if error:  # the main process may be at work, and then is ended by this one's end
+                if error and rank:  # the main process, which says its own, may be at work: it ends with this one
                     raise UserError(f"rank {rank}: {error}")
         else:
             with signs_of_life(self.store, self.rank, self.timeout):
