@@ -239,7 +239,7 @@ def classify(model: ImageClassifier, codes: Codes, args: argparse.Namespace) -> 
             mu, _ = model.posterior(first, probabilities.argmax(dim=1))
         else:
             probabilities, mu = F.softmax(model.classifier(first), dim=1), first
-        components = model.components(mu)
+        components = model.responsible_component(mu)
         parts.append((probabilities.cpu().numpy(), components.cpu().numpy()))
     probabilities, components = (np.concatenate(column) for column in zip(*parts, strict=True))
     require_finite([probabilities])

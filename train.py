@@ -330,7 +330,7 @@ def evaluate(
             features, fixed = scorer.evidence(to_device(images, world.device))
         probabilities = scorer.probabilities(features, fixed)
         mu, _ = model.posterior(features, probabilities.argmax(dim=1))
-        components = model.components(mu)
+        components = model.responsible_component(mu)
         parts.append(tuple(value.cpu().numpy() for value in (indices, labels, probabilities, components)))
     with world.errors_together():
         require_finite([probabilities for _, _, probabilities, _ in parts])

@@ -114,7 +114,7 @@ class ImageClassifier(nn.Module):
         """Compute the distribution of the code: h (B,H), labels (B,) or their shares (B,K) -> mu, log_var (B,D)."""
         raise NotImplementedError
 
-    def components(self, mu: Tensor) -> Tensor:
+    def responsible_component(self, mu: Tensor) -> Tensor:
         """Find the most responsible component of the prior at codes (B,D): -> (B,) int64; -1 where there is none."""
         raise NotImplementedError
 
@@ -149,7 +149,7 @@ class PlainClassifier(ImageClassifier):
         """
         return features, torch.full_like(features, -torch.inf)
 
-    def components(self, mu: Tensor) -> Tensor:
+    def responsible_component(self, mu: Tensor) -> Tensor:
         """Give -1 for each code (B,H)."""
         return torch.full((len(mu),), -1, device=mu.device)
 

@@ -87,7 +87,7 @@ class DGCMM(ImageClassifier):
         with torch.autocast(features.device.type, enabled=False):
             return self.mu_head(features), self.log_var_head(features).clamp(-LOG_VAR_LIMIT, LOG_VAR_LIMIT)
 
-    def components(self, mu: Tensor) -> Tensor:
+    def responsible_component(self, mu: Tensor) -> Tensor:
         """Find the most responsible component of the prior at codes (B,D): -> (B,) int64; -1 before it has started."""
         if not self.prior.started:
             return torch.full((len(mu),), -1, device=mu.device)

@@ -85,7 +85,7 @@ def test_every_draw_of_a_code_is_the_feature_itself(sampler_class, model):
     sampler = sampler_class(mu, (0.5 * log_var).exp(), targets, 3, seed=0)
     drawn = sampler.codes(torch.arange(6), targets, torch.randn(6, 64))
     assert torch.equal(drawn, features)
-    assert model.components(mu).tolist() == [-1] * 6
+    assert model.responsible_component(mu).tolist() == [-1] * 6
 
 
 def test_classifier_without_the_class_shares_is_that_of_balanced_classes():

@@ -93,7 +93,8 @@ def test_prior_of_another_model_counts_as_started_if_it_was(started):
     run = SimpleNamespace(model=model, about=about, state={}, world=World(), args=SimpleNamespace(init="x.pth"))
     take_weights(run, {"state_dict": other.state_dict(), **about, "arch": ARCH, "dataset": "x", "epoch": 1})
     assert run.state == {"prior_started": started}
-    assert (model.components(torch.zeros(1, 8)) >= 0).item() is started  # where it was not, components mean nothing
+    found = model.responsible_component(torch.zeros(1, 8))
+    assert (found >= 0).item() is started  # where it was not, components mean nothing
 
 
 def test_decoder_for_other_classes_keeps_what_is_of_pixels():
