@@ -2,7 +2,7 @@
 # The held-out comparison of docs/experiments.md: assignment and weight of the mixture, plain and generative, measured on
 # held-out training images.
 #   ./scripts/fashion_mnist_held_out.sh [folder of the IDX files] [folder of the runs]
-# About 8 minutes a run on one core.
+# About 6 minutes a run on one core.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 data=${1:-/usr/share/datasets/fashion-mnist}

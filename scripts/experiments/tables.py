@@ -9,7 +9,7 @@ from pathlib import Path
 
 from scripts.experiments import protocol
 from scripts.experiments.choices import FILE, Choice, read_choices
-from scripts.experiments.comparison import best_baseline, best_of, compare, contenders
+from scripts.experiments.comparison import best_of, compare, contenders
 from scripts.experiments.corruption import CORRUPTIONS
 from scripts.experiments.posthoc import METHODS
 from scripts.experiments.protocol import (
@@ -26,7 +26,7 @@ from scripts.experiments.protocol import (
     Row,
 )
 from scripts.experiments.results import mean_and_deviation, read_health, read_runs, values_of, values_under
-from scripts.experiments.verdicts import NOTHING, besides, marked, points, verdict
+from scripts.experiments.verdicts import NOISE, NOTHING, besides, marked, points, verdict
 
 HEADLINE = {"acsa": "ACSA", "f_ma": "F-macro", "g_ma": "G-macro", "many": "many", "median": "median", "low": "low"}
 HEALTH = {
@@ -39,8 +39,6 @@ HEALTH = {
     "acsa_mixture": "ACSA by the mixture alone",
 }
 NUMBERS_OF_IMAGES = {900: ("tenth", TENTH.name), 3_000: ("third", ALL.name), 9_000: ("table", ALL.name)}
-NOISE = "noise 0.2"
-IN_ROBUSTNESS = 5  # rows beside cross-entropy
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -62,18 +60,18 @@ def main_table(results: Path, stage: str = "table", regime: str = ALL.name) -> s
 
 
 def headline_table(results: Path, stage: str, regime: str) -> str:
-    """Write ACSA of the main rows, the best of DGCMM and the best baseline, clean and under noise; for README.md."""
-    rows = contenders(results, stage, regime)
-    best = (best_baseline(rows), best_of([one for one in rows if not one.row.plain]))
-    lines = []
-    for one in rows:
-        if one.row.name not in FURTHER and one not in best:
-            continue
-        noisy = values_under(one.runs, one.method, NOISE, "acsa")
-        found = [values_of(one.runs, "trained", "acsa"), one.values, noisy]
-        trained, chosen, under_noise = (mean_and_deviation(list(values.values())) for values in found)
-        then = "-" if one.method == "trained" else one.method
-        lines.append([marked(one.row.title, len(one.values), len(TABLE)), trained, then, chosen, under_noise])
+    """Write ACSA of the main rows, clean and under noise, and of the best of DGCMM and of the baselines at either."""
+    clean, noisy = (contenders(results, stage, regime, condition) for condition in (None, NOISE))
+    shown, lines = {*FURTHER}, []
+    for rows in (clean, noisy):
+        plain, ours = ([one for one in rows if one.row.plain is kind] for kind in (True, False))
+        shown |= {best.row.name for best in (best_of(plain), best_of(ours)) if best}
+    for one, under_noise in zip(clean, noisy, strict=True):
+        if one.row.name in shown:
+            found = [values_of(one.runs, "trained", "acsa"), one.values, under_noise.values]
+            trained, *chosen = (mean_and_deviation(list(values.values())) for values in found)
+            then = "-" if one.method == "trained" else one.method
+            lines.append([marked(one.row.title, len(one.values), len(TABLE)), trained, then, *chosen])
     return markdown(["row", "ACSA as trained", "then", "ACSA", "under noise"], lines)
 
 
@@ -120,13 +118,11 @@ def _setting(row: Row, choice: Choice) -> list[str]:
 
 
 def robustness_table(results: Path, stage: str = "table", regime: str = ALL.name) -> str:
-    """Write ACSA and calibration error under each condition, of the best rows and of cross-entropy."""
-    rows = sorted(contenders(results, stage, regime), key=lambda one: -one.mean)
-    shown = [*rows[:IN_ROBUSTNESS], *(one for one in rows[IN_ROBUSTNESS:] if one.row.name.startswith("ce"))]
+    """Write ACSA and calibration error of every row under each condition."""
     columns = [("acsa", condition) for condition in CORRUPTIONS]
     columns += [("calibration_error", condition) for condition in ("clean", NOISE)]
     lines = []
-    for one in shown:
+    for one in contenders(results, stage, regime):
         found = [values_under(one.runs, one.method, condition, metric) for metric, condition in columns]
         cells = [mean_and_deviation(list(values.values())) for values in found]
         if any(found):
@@ -199,7 +195,6 @@ def of_few(regime: Regime, prefix: str) -> dict[str, Callable[[Path], str]]:
         f"{prefix} main": made(main_table),
         f"{prefix} differences": made(differences_table),
         f"{prefix} methods": made(methods_table),
-        f"{prefix} noise verdict": made(verdict, NOISE),
         f"{prefix} noise differences": made(differences_table, NOISE),
         f"{prefix} robustness": made(robustness_table),
         f"{prefix} health": made(health_table),

@@ -13,6 +13,7 @@ from scripts.experiments.protocol import ALL, BY_NAME, LOOKED_AT, TABLE
 from scripts.experiments.results import Run, read_health, values_of
 from scripts.experiments.significance import LEVEL, paired_difference
 
+NOISE = "noise 0.2"
 NOTHING = "No run of this table has been made yet."
 LINE = 120  # characters of prose
 RECOGNISED = ("images", "reconstructions", "samples")
@@ -28,26 +29,34 @@ def marked(title: str, found: int, wanted: int) -> str:
     return title if found >= wanted else f"{title} ({found} of {wanted} subsets)"
 
 
-def verdict(results: Path, stage: str = "table", regime: str = ALL.name, condition: str | None = None) -> str:
-    """Say in a sentence what the table says: which row of DGCMM is first, and whether it is ahead.
+def verdict(results: Path, stage: str = "table", regime: str = ALL.name) -> str:
+    """Say what a table says, of clean images and under noise: which row of DGCMM is first, and whether it is ahead."""
+    rows = contenders(results, stage, regime)
+    said = [comparison(rows, "On clean images"), comparison(contenders(results, stage, regime, NOISE), "Under noise")]
+    if not said[0]:
+        return NOTHING
+    if any(len(one.values) < len(TABLE) for one in rows):
+        said.append("Some rows have not all their subsets yet.")
+    missing = [name for name in rows_of(stage) if name not in {one.row.name for one in rows}]
+    if missing:
+        said.append(f"{len(missing)} of {len(rows_of(stage))} rows have not been run yet.")
+    return textwrap.fill(" ".join(filter(None, said)), LINE, break_on_hyphens=False)
+
+
+def comparison(rows: Sequence[Contender], where: str) -> str:
+    """Say which row of DGCMM is first, and whether it is ahead of the best baseline; '' where there is nothing to say.
 
     The first is chosen by the numbers that it is compared by; so it is called ahead or behind by Holm's p.
     """
-    rows = contenders(results, stage, regime, condition)
     baseline, comparisons = compare(rows)
     if not comparisons:
-        return NOTHING
+        return ""
     first = max(comparisons, key=lambda one: (len(one.difference.values), one.difference.mean))
     found, names = first.difference, (first.contender.title, baseline.title)
     partial = ""
     if len(found.values) < len(TABLE):
         partial = f" So far on {len(found.values)} of {len(TABLE)} subsets."
-    elif any(len(one.values) < len(TABLE) for one in rows):
-        partial = " Other rows have not all their subsets yet."
-    missing = [name for name in rows_of(stage) if name not in {one.row.name for one in rows}]
-    if missing:
-        partial += f" {len(missing)} of {len(rows_of(stage))} rows have not been run yet."
-    title, other = f"The best row of DGCMM ({names[0]})", f"the best baseline ({names[1]})"
+    title, other = f"{where} the best row of DGCMM ({names[0]})", f"the best baseline ({names[1]})"
     if first.p is None:
         said = f"{title} against {other}: {points(found.mean)} points, without an interval yet."
     else:
@@ -56,7 +65,7 @@ def verdict(results: Path, stage: str = "table", regime: str = ALL.name, conditi
         verb = "is level with" if level else "is ahead of" if found.mean > 0 else "is behind"
         as_far_as = f", as far as {len(found.values)} subsets of one test set can tell" if level else ""
         said = f"{title} {verb} {other}{as_far_as}: {points(found.mean)} points, {ends}."
-    return textwrap.fill(said + partial, LINE, break_on_hyphens=False)
+    return said + partial
 
 
 def rows_of(stage: str) -> tuple[str, ...]:
@@ -74,7 +83,7 @@ def besides(results: Path, stage: str = "table", regime: str = ALL.name) -> str:
     said = [*retraining(found, choice.values if choice else {}), *calibration(found, rows), *generative_half(found)]
     lines = [textwrap.fill(f"- {line}", LINE, subsequent_indent="  ", break_on_hyphens=False) for line in said]
     title = marked(found.row.title, len(found.runs), len(TABLE))
-    return "\n".join([f"{title}, besides:", "", *lines]) if lines else NOTHING
+    return "\n".join([f"{title}, besides:", *lines]) if lines else NOTHING
 
 
 def mean_of(runs: Sequence[Run], method: str) -> float | None:
