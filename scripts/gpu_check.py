@@ -25,9 +25,12 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]
 
 import torch  # noqa: E402
+from packaging.requirements import Requirement  # noqa: E402
 
 from utils.errors import UserError, run_script  # noqa: E402
 
+GRACE = 10  # seconds from SIGINT, at which a part says what it has found, to SIGKILL
+LOCAL = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}  # processes of one machine, whatever its network
 EPOCHS, TRAINING_IMAGES = 100, 73_471  # of the published ChestXray run
 BATCH = 180  # of the published training, shared by its GPUs
 BENCHMARKS = ("step", "generative", "mixture", "extraction", "retraining")
@@ -82,15 +85,22 @@ class End:
 
 
 def missing_packages() -> list[str]:
-    """Name what requirements.txt and the tests need and this interpreter has not."""
+    """Name what requirements.txt and the tests need and this interpreter has not, or has in another version."""
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     missing = []
-    for name in [re.match(r"[\w-]+", line)[0] for line in lines if line.strip()] + ["pytest"]:
-        try:
-            importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            missing.append(name)
+    for wanted in map(Requirement, [*filter(str.strip, lines), "pytest"]):
+        version = installed(wanted.name)
+        if version is None or not wanted.specifier.contains(version, prereleases=True):
+            missing.append(f"{wanted} (has {version})" if version else str(wanted))
     return missing
+
+
+def installed(package: str) -> str | None:
+    """Find the version of an installed package; None where it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def published_commands(gpus: int, folder: str) -> list[list[str]]:
@@ -109,40 +119,45 @@ def published_commands(gpus: int, folder: str) -> list[list[str]]:
 
 def parts(gpus: int, folder: str) -> list[Part]:
     """List all parts, the most telling ones first."""
-    several = []
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        importlib.metadata.version("pytest-xdist")
-        several = ["-n4", "--dist=worksteal"]
-    environ = {"GPU_TESTS": "cuda", "OMP_NUM_THREADS": "4"}
-    tests = ["-m", "pytest", "tests/gpu", "-rs", "-p", "no:cacheprovider", *several]
+    several = ["-n4", "--dist=worksteal"] if installed("pytest-xdist") else []
+    limited = ["--timeout=75"] if installed("pytest-timeout") else []
+    environ = LOCAL | {"GPU_TESTS": "cuda", "OMP_NUM_THREADS": "4"}
+    tests = ["-m", "pytest", "tests/gpu", "-rs", "-p", "no:cacheprovider", *several, *limited]
     names = ["commands_train", "commands_case_1", "commands_case_2"]
     benchmark = ["scripts/benchmark.py", "--repeats=3", "--only"]
     return [
         Part("tests", tests, environ, 180),
         Part("benchmark", [*benchmark, *BENCHMARKS], seconds=240),
-        *(Part(name, words) for name, words in zip(names, published_commands(gpus, folder), strict=True)),
-        Part("profile", ["-m", "scripts.benchmarks.profile"], seconds=60),
+        *(Part(name, words, LOCAL) for name, words in zip(names, published_commands(gpus, folder), strict=True)),
+        Part("profile", ["-m", "scripts.benchmarks.profile"]),
         Part("compile", [*benchmark, "step", "--compile"], seconds=500, by_hand=True),
     ]
 
 
 def run_part(part: Part, out: Path) -> End:
-    """Run a part, show its output and keep it in a file."""
+    """Run a part, show its output and keep it in a file.
+
+    It has a process group of its own, so that all it has started ends with it, but not a session: what ends this script
+    and all of its session ends the part too.
+    """
     print(f"\n## {part.name}: {shlex.join(part.words)}", flush=True)
     started, lines, ended = time.monotonic(), [], threading.Event()
     environ = os.environ | {"PYTHONUNBUFFERED": "1"} | part.environ
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
-    process = subprocess.Popen([sys.executable, *part.words], cwd=ROOT, env=environ, start_new_session=True, **pipes)
+    process = subprocess.Popen([sys.executable, *part.words], cwd=ROOT, env=environ, process_group=0, **pipes)
 
     def end() -> None:
         ended.set()
         with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE)
             os.killpg(process.pid, signal.SIGKILL)
 
     timer = threading.Timer(part.seconds, end)
     timer.start()
     try:
-        with (out / f"{part.name}.txt").open("w") as file:
+        with (out / f"{part.name}.txt").open("w", buffering=1) as file:
             for line in process.stdout:
                 lines.append(line)
                 file.write(line)
@@ -213,9 +228,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         out = options.out or ROOT / "results" / "gpu" / re.sub(r"[^\w.-]+", "-", card)
         out.mkdir(parents=True, exist_ok=True)
         chosen = [part for part in every if (part.group in options.only if options.only else not part.by_hand)]
-        ends = [run_part(part, out) for part in chosen]
-    text = summary(f"{torch.cuda.device_count()} x {card}", ends)
-    (out / "summary.md").write_text(text)
+        ends = []
+        for part in chosen:
+            ends.append(run_part(part, out))
+            text = summary(f"{torch.cuda.device_count()} x {card}", ends)
+            (out / "summary.md").write_text(text)
     print(f"\n{text}\nall output: {out}")
     if not all(end.good for end in ends):
         raise SystemExit(1)

@@ -131,7 +131,7 @@ def test_deterministic_flag_is_enough_in_a_new_process(script, tmp_path):
     assert script("train", *TRAIN, "--deterministic", f"--logdir={runs[0]}").status == 0
     environ = {name: value for name, value in os.environ.items() if name != "CUBLAS_WORKSPACE_CONFIG"}
     words = [sys.executable, "train.py", *TRAIN, "--deterministic", f"--logdir={runs[1]}"]
-    done = subprocess.run(words, cwd=ROOT, env=environ, capture_output=True, text=True)
+    done = subprocess.run(words, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert differences(*runs) == []
 
@@ -180,7 +180,7 @@ def test_checkpoint_of_a_gpu_continues_on_the_cpu(script, tmp_path):
         "--no-figures",
     ]
     environ = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(words, cwd=ROOT, env=environ, capture_output=True, text=True)
+    done = subprocess.run(words, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert load_checkpoint(tmp_path / "checkpoint.pth")["epoch"] == 3
 
@@ -212,7 +212,10 @@ def test_signal_saves_within_a_step_and_the_run_goes_on(script, tmp_path):
             if "epoch 1, step 3/" in line:
                 break
         process.send_signal(signal.SIGTERM)
-        _, err = process.communicate(timeout=60)
+        try:
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 143, err
     stored = load_checkpoint(tmp_path / "checkpoint.pth")
     assert (stored["epoch"], stored["step"]) > (0, 2)

@@ -1,8 +1,11 @@
 """The check of a machine with a GPU: its commands, parts that fail or hang, and the table; nothing of it needs one."""
 
+import re
 import subprocess
+from pathlib import Path
 
 import pytest
+import torch
 
 import augment
 import augment_ftl
@@ -11,6 +14,8 @@ from helpers.project import ROOT
 from scripts import gpu_check
 from scripts.gpu_check import End, Part, missing_packages, published_commands, run_part, summary
 from utils.cli.rules import check_training, complete, parse
+
+INSTALLED = gpu_check.installed
 
 
 def test_without_a_gpu_it_is_one_line_and_status_2():
@@ -38,16 +43,51 @@ def test_published_commands_become_short_ones_on_the_gpus_that_there_are(gpus, u
 
 
 @pytest.mark.parametrize(
-    ("code", "text"),
-    [("print('well')", "good"), ("print('ill'); exit(3)", "FAILED with status 3"), ("input()", "ENDED after 1 s")],
+    ("code", "text"), [("print('well')", "good"), ("print('ill'); exit(3)", "FAILED with status 3")]
 )
 def test_output_of_a_part_is_kept_however_it_ends(code, text, tmp_path):
-    waits = "import time; print('slow', flush=True); time.sleep(60)"
-    end = run_part(
-        Part("name", ["-c", waits if "ENDED" in text else code], seconds=1 if "ENDED" in text else 60), tmp_path
-    )
+    end = run_part(Part("name", ["-c", code], seconds=60), tmp_path)
     assert (end.text, end.good) == (text, text == "good")
     assert (tmp_path / "name.txt").read_text() == end.output != ""
+
+
+SLOW = """
+import signal, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+print(child.pid, flush=True)
+try:
+    time.sleep(600)
+except KeyboardInterrupt:
+    print("what was found", flush=True)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    time.sleep(600)
+"""
+
+
+def test_part_that_takes_too_long_may_say_what_it_has_found_and_is_ended_with_its_children(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_check, "GRACE", 1)
+    end = run_part(Part("name", ["-c", SLOW], seconds=1), tmp_path)
+    assert (end.text, end.good) == ("ENDED after 1 s", False)
+    child, *said = end.output.splitlines()
+    assert "what was found" in said
+    assert (tmp_path / "name.txt").read_text() == end.output
+    assert not Path(f"/proc/{child}").exists() or Path(f"/proc/{child}/stat").read_text().split()[2] == "Z"
+
+
+def test_what_was_found_is_written_after_each_part(tmp_path, monkeypatch):
+    """A check that is ended from outside has said what it knows."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: "card")
+
+    def run(part, out):
+        if part.name == "benchmark":
+            raise KeyboardInterrupt
+        return End(part, 0, 1.0, "fine")
+
+    monkeypatch.setattr(gpu_check, "run_part", run)
+    with pytest.raises(KeyboardInterrupt):
+        gpu_check.main([f"--out={tmp_path}"])
+    assert "| tests | good | 1 |" in (tmp_path / "summary.md").read_text()
 
 
 def test_table_has_parts_ratios_and_what_a_training_takes():
@@ -68,12 +108,10 @@ def test_table_has_parts_ratios_and_what_a_training_takes():
     assert lines[-1] == "failed: profile"
 
 
-def test_packages_that_are_missing_are_named(monkeypatch):
+def test_packages_that_are_missing_or_too_old_are_named(monkeypatch):
     assert missing_packages() == []
-
-    def version(name):
-        if name == "isal":
-            raise gpu_check.importlib.metadata.PackageNotFoundError(name)
-
-    monkeypatch.setattr(gpu_check.importlib.metadata, "version", version)
-    assert missing_packages() == ["isal"]
+    versions = {"isal": None, "filelock": "3.20.0"}
+    monkeypatch.setattr(gpu_check, "installed", lambda name: versions[name] if name in versions else INSTALLED(name))
+    isal, filelock = missing_packages()
+    assert isal.startswith("isal")
+    assert re.fullmatch(r"filelock.*>=3\.32\.7.* \(has 3\.20\.0\)", filelock)

@@ -1,0 +1,1 @@
+"""The recipes, and the programs beside train.py, augment.py, augment_ftl.py and predict.py."""

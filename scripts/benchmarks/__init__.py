@@ -1,0 +1,1 @@
+"""What benchmark.py measures, and curves and profiles beside it."""
