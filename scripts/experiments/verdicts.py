@@ -11,9 +11,10 @@ from scripts.experiments.comparison import DGCMM_ROW, Contender, compare, conten
 from scripts.experiments.posthoc import RATES
 from scripts.experiments.protocol import ALL, BY_NAME, LOOKED_AT, TABLE
 from scripts.experiments.results import Run, read_health, values_of
-from scripts.experiments.significance import LEVEL, paired_difference
+from scripts.experiments.significance import LEVEL, Difference, paired_difference
 
 NOISE = "noise 0.2"
+WITHOUT_MIXTURE = "dgcmm-off"
 NOTHING = "No run of this table has been made yet."
 LINE = 120  # characters of prose
 RECOGNISED = ("images", "reconstructions", "samples")
@@ -81,6 +82,8 @@ def besides(results: Path, stage: str = "table", regime: str = ALL.name) -> str:
         return NOTHING
     choice = read_choices(results / FILE).get(regime, {}).get(DGCMM_ROW)
     said = [*retraining(found, choice.values if choice else {}), *calibration(found, rows), *generative_half(found)]
+    if any(one.row.name == WITHOUT_MIXTURE for one in rows):
+        said += ablation(rows, contenders(results, stage, regime, NOISE))
     lines = [textwrap.fill(f"- {line}", LINE, subsequent_indent="  ", break_on_hyphens=False) for line in said]
     title = marked(found.row.title, len(found.runs), len(TABLE))
     return "\n".join([f"{title}, besides:", *lines]) if lines else NOTHING
@@ -113,6 +116,25 @@ def _if_at_an_end(rates: Sequence[float]) -> str:
     return ends.get(tuple({*rates}), "")
 
 
+def ablation(clean: Sequence[Contender], noisy: Sequence[Contender]) -> Iterator[str]:
+    """Compare with DGCMM without the mixture, on clean images and under noise."""
+    said = []
+    for rows in (clean, noisy):
+        ours, without = (
+            next(one.values for one in rows if one.row.name == name) for name in (DGCMM_ROW, WITHOUT_MIXTURE)
+        )
+        if ours.keys() != without.keys():
+            return
+        difference = paired_difference(list(ours.values()), list(without.values()))
+        said.append(f"{points(difference.mean)} points{interval(difference)}")
+    yield f"less DGCMM without a mixture: {', under noise '.join(said)}"
+
+
+def interval(difference: Difference) -> str:
+    """Write the interval of a difference in brackets; '' where there is none."""
+    return "" if difference.p is None else f" (95 % {points(difference.low)} to {points(difference.high)})"
+
+
 def calibration(found: Contender, rows: Sequence[Contender]) -> Iterator[str]:
     """Compare calibration with the baseline that has the best; as trained, for more adjustment calibrates any model."""
     ours = values_of(found.runs, "trained", "calibration_error")
@@ -124,13 +146,10 @@ def calibration(found: Contender, rows: Sequence[Contender]) -> Iterator[str]:
     errors = list(ours.values()), paired[best]
     means = [statistics.fmean(values) for values in errors]
     difference = paired_difference(*errors)
-    said = (
+    yield (
         f"calibration error as trained {means[0]:.3f}, of the best baseline ({best}) {means[1]:.3f}: "
-        f"{points(difference.mean)} points"
+        f"{points(difference.mean)} points{interval(difference)}"
     )
-    if difference.p is not None:
-        said += f" (95 % {points(difference.low)} to {points(difference.high)})"
-    yield said
 
 
 def generative_half(found: Contender) -> Iterator[str]:
