@@ -26,10 +26,11 @@ def blurred(images: Tensor, _: int) -> Tensor:
     return F.avg_pool2d(images, 3, stride=1, padding=1, count_include_pad=False)
 
 
+NOISE = "noise 0.2"  # the condition that rows are compared under, beside clean images
 CORRUPTIONS: dict[str, Corrupt] = {
     "clean": lambda images, _: images,
     "noise 0.1": with_noise(0.1),
-    "noise 0.2": with_noise(0.2),
+    NOISE: with_noise(0.2),
     "blur 3x3": blurred,
     "half brightness": lambda images, _: images / 2,
 }

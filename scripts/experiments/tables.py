@@ -9,8 +9,8 @@ from pathlib import Path
 
 from scripts.experiments import protocol
 from scripts.experiments.choices import FILE, Choice, read_choices
-from scripts.experiments.comparison import best_of, compare, contenders
-from scripts.experiments.corruption import CORRUPTIONS
+from scripts.experiments.comparison import best_baseline, best_of, compare, contenders
+from scripts.experiments.corruption import CORRUPTIONS, NOISE
 from scripts.experiments.posthoc import METHODS
 from scripts.experiments.protocol import (
     ALL,
@@ -26,7 +26,7 @@ from scripts.experiments.protocol import (
     Row,
 )
 from scripts.experiments.results import mean_and_deviation, read_health, read_runs, values_of, values_under
-from scripts.experiments.verdicts import NOISE, NOTHING, besides, marked, points, verdict
+from scripts.experiments.verdicts import NOTHING, besides, marked, points, verdict
 
 HEADLINE = {"acsa": "ACSA", "f_ma": "F-macro", "g_ma": "G-macro", "many": "many", "median": "median", "low": "low"}
 HEALTH = {
@@ -64,8 +64,8 @@ def headline_table(results: Path, stage: str, regime: str) -> str:
     clean, noisy = (contenders(results, stage, regime, condition) for condition in (None, NOISE))
     shown, lines = {*FURTHER}, []
     for rows in (clean, noisy):
-        plain, ours = ([one for one in rows if one.row.plain is kind] for kind in (True, False))
-        shown |= {best.row.name for best in (best_of(plain), best_of(ours)) if best}
+        ours = best_of([one for one in rows if not one.row.plain])
+        shown |= {best.row.name for best in (best_baseline(rows), ours) if best}
     for one, under_noise in zip(clean, noisy, strict=True):
         if one.row.name in shown:
             found = [values_of(one.runs, "trained", "acsa"), one.values, under_noise.values]
@@ -127,7 +127,7 @@ def robustness_table(results: Path, stage: str = "table", regime: str = ALL.name
         cells = [mean_and_deviation(list(values.values())) for values in found]
         if any(found):
             lines.append([marked(one.title, len(found[0]), len(TABLE)), *cells])
-    return markdown(["row", *CORRUPTIONS, "calibration error, clean", "calibration error, noise 0.2"], lines)
+    return markdown(["row", *CORRUPTIONS, "calibration error, clean", f"calibration error, {NOISE}"], lines)
 
 
 def health_table(results: Path, stage: str = "table", regime: str = ALL.name) -> str:

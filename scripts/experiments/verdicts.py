@@ -7,14 +7,13 @@ from pathlib import Path
 
 from scripts.experiments import protocol
 from scripts.experiments.choices import FILE, read_choices
-from scripts.experiments.comparison import DGCMM_ROW, Contender, compare, contenders
+from scripts.experiments.comparison import DGCMM_ROW, WITHOUT_MIXTURE, Contender, compare, contenders
+from scripts.experiments.corruption import NOISE
 from scripts.experiments.posthoc import RATES
 from scripts.experiments.protocol import ALL, BY_NAME, LOOKED_AT, TABLE
 from scripts.experiments.results import Run, read_health, values_of
 from scripts.experiments.significance import LEVEL, Difference, paired_difference
 
-NOISE = "noise 0.2"
-WITHOUT_MIXTURE = "dgcmm-off"
 NOTHING = "No run of this table has been made yet."
 LINE = 120  # characters of prose
 RECOGNISED = ("images", "reconstructions", "samples")

@@ -190,9 +190,9 @@ def find_unfinished(
     """
     folder.look()
     found = None if args.overwrite else load_latest(folder.checkpoint, folder.previous)
-    if found is None and folder.holds_run() and not args.overwrite:
-        raise UserError(f"{folder.path} holds a re-training whose {folder.checkpoint.name} is gone: --overwrite it")
     if found is None:
+        if folder.holds_run() and not args.overwrite:
+            raise UserError(f"{folder.path} holds a re-training whose {folder.checkpoint.name} is gone: --overwrite it")
         return None
     checkpoint, path = found
     if not is_made_from(checkpoint, trained):
