@@ -124,7 +124,7 @@ def parts(gpus: int, folder: str) -> list[Part]:
     environ = LOCAL | {"GPU_TESTS": "cuda", "OMP_NUM_THREADS": "4"}
     tests = ["-m", "pytest", "tests/gpu", "-rs", "-p", "no:cacheprovider", *several, *limited]
     names = ["commands_train", "commands_case_1", "commands_case_2"]
-    benchmark = ["scripts/benchmark.py", "--repeats=3", "--only"]
+    benchmark = ["scripts/benchmark.py", "--repeats=5", "--only"]
     return [
         Part("tests", tests, environ, 180),
         Part("benchmark", [*benchmark, *BENCHMARKS], seconds=240),
