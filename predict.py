@@ -117,6 +117,8 @@ def check_outputs(args: argparse.Namespace) -> None:
     for flag, path in outputs.items():
         if os.path.isdir(path):
             raise UserError(f"{flag} {path} is a folder: name a file")
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise UserError(f"{flag} {path} is a device or a pipe: name a file")
         if os.path.exists(path) and not args.overwrite:
             raise UserError(f"{flag} {path} exists: --overwrite it, or name another file")
         if any(os.path.realpath(path) == os.path.realpath(source) for source in (args.checkpoint, *args.sources)):
@@ -186,12 +188,12 @@ def read_shares(path: str, names: Sequence[str]) -> list[float]:
         UserError: it cannot be read, its classes are not these, a share is no number from 0 to 1, or the sum is not 1.
     """
     remedy = "--prior takes uniform, natural or a table with the columns class and share"
-    header, *rows = read_table(Path(path), remedy) or [[]]
+    header, rows = read_table(Path(path), remedy)
     columns = column_numbers(header)
     if lacking := [name for name in SHARE_COLUMNS if name not in columns]:
         raise UserError(f"--prior {path} has no column {lacking[0]}, but {', '.join(header) or 'nothing'}: {remedy}")
     shares: dict[str, float] = {}
-    for number, row in enumerate(rows, start=2):
+    for number, row in rows:
         name, text = (row[columns[c]].strip() if columns[c] < len(row) else "" for c in SHARE_COLUMNS)
         if name not in names or name in shares:
             what = "names twice" if name in shares else "names"

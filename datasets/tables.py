@@ -6,6 +6,7 @@ import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from utils.errors import UserError
 
@@ -57,19 +58,37 @@ def read_names(path: Path, remedy: str) -> list[str]:
     return [name for line in read_text(path, remedy).split("\n") if (name := line.strip())]
 
 
-def read_table(path: Path, remedy: str) -> list[list[str]]:
-    """Read the rows of a CSV file, the header among them; its first line tells comma, semicolon or tab.
+class Table(NamedTuple):
+    """The cells of a CSV file.
+
+    Attributes:
+        header: of the first row that is not empty; [] where there is none.
+        rows: those after it that are not empty, each with its number as a spreadsheet shows it, from 1.
+    """
+
+    header: list[str]
+    rows: list[tuple[int, list[str]]]
+
+
+def read_table(path: Path, remedy: str) -> Table:
+    """Read a CSV file; its first line that is not empty tells comma, semicolon or tab.
 
     Raises:
-        UserError: as `read_text`, or it is no table.
+        UserError: as `read_text`, or it is no table: a quote is not closed, or a cell goes on after one.
     """
     text = read_text(path, remedy)
-    header = text.partition("\n")[0]
-    delimiter = max(DELIMITERS, key=header.count)
+    delimiter = max(DELIMITERS, key=text.lstrip("\n").partition("\n")[0].count)
+    reader = csv.reader(io.StringIO(text), delimiter=delimiter, strict=True)  # else a quote swallows what follows it
+    rows, number = [], 0
     try:
-        return [row for row in csv.reader(io.StringIO(text), delimiter=delimiter) if row]
+        for number, row in enumerate(reader, start=1):
+            if row:
+                rows.append((number, row))
     except csv.Error as error:
-        raise UserError(f"{path} cannot be read ({error}): {remedy}") from error
+        raise UserError(
+            f'{path}, row {number + 1}, cannot be read ({error}): is a quote (") not closed? Mend it, or {remedy}'
+        ) from error
+    return Table(rows[0][1], rows[1:]) if rows else Table([], [])
 
 
 def column_numbers(header: Sequence[str]) -> dict[str, int]:

@@ -26,6 +26,7 @@ sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]
 
 from datasets import DATASETS  # noqa: E402
 from models.loading import TrainedModel, load_model  # noqa: E402
+from utils.cli.common import Parser  # noqa: E402
 from utils.errors import UserError, run_script  # noqa: E402
 from utils.metrics import shot_group  # noqa: E402
 
@@ -38,7 +39,7 @@ GROUPS = ("all", "many", "median", "low")
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the table as Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", metavar="CHECKPOINT")
     parser.add_argument("--datadir", default="/usr/share/datasets/fashion-mnist", metavar="PATH")
     args = parser.parse_args(argv)

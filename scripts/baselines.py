@@ -4,11 +4,12 @@
     python scripts/baselines.py RUN
     python scripts/baselines.py RUN --methods logit-adjustment crt --fixed crt=0.1
 
-RUN is the folder of a training, of a DGCMM or a plain classifier. From its codes (checkpoint_codes.pth, made if there
-is none) come logit adjustment after training, tau-normalisation, NCM, LDA, cRT (a new layer), LWS and SMOTE, and both
-cases of the paper from both starts, to choose their learning rate (augment.py and augment_ftl.py have all the flags).
-Each has one parameter of its own: where the run has a validation set the best of a small grid by balanced accuracy
-there is taken, else --fixed or a default. The test set is measured with that value alone.
+RUN is the folder of a training, of a DGCMM or a plain classifier; its last epoch counts. From the codes
+(checkpoint_codes.pth, made if there is none) come logit adjustment after training, tau-normalisation, NCM, LDA, cRT (a
+new layer), LWS and SMOTE, and both cases of the paper from both starts, to choose their learning rate (augment.py and
+augment_ftl.py have all the flags). Each has one parameter of its own: where the run has a validation set the best of a
+small grid by balanced accuracy there is taken, else --fixed or a default. The test set is measured with that value
+alone.
 
 Writes RUN/metrics_baselines.csv: a row per method, value and split, with the metrics of metrics.csv and the calibration
 error; RUN/metrics_per_class_baselines.csv, of the test set; and RUN/args_baselines.json, the command. Half a minute on

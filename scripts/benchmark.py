@@ -35,6 +35,7 @@ from scripts.benchmarks.retraining import retraining  # noqa: E402
 from scripts.benchmarks.setup import Sizes, default_sizes  # noqa: E402
 from scripts.benchmarks.timing import Ratio  # noqa: E402
 from scripts.benchmarks.training import epoch, mixture, step  # noqa: E402
+from utils.cli.common import Parser  # noqa: E402
 from utils.cli.types import count  # noqa: E402
 from utils.errors import run_script  # noqa: E402
 from utils.training.folder import code_version  # noqa: E402
@@ -46,7 +47,7 @@ KEYS = ("name", "ratio", "target", "at_least", "met", "rate", "memory")  # of a 
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the command line: which benchmarks, and how often."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=BENCHMARKS, metavar="NAME", help=f"of {', '.join(BENCHMARKS)}")
     parser.add_argument(
         "--repeats", type=count, default=5, metavar="N", help="timed calls of each side (default: %(default)s)"

@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]
 
 from scripts.experiments.results import mean_and_deviation  # noqa: E402
+from utils.cli.common import Parser  # noqa: E402
 from utils.cli.rules import LOCAL_FLAGS, flag_of  # noqa: E402
 from utils.errors import UserError, run_script  # noqa: E402
 from utils.files import read_rows  # noqa: E402
@@ -59,6 +60,8 @@ class Row(NamedTuple):
         runs = [result.run for result in self.results]
         if len(runs) == 1:
             return str(runs[0])
+        if len({run.is_absolute() for run in runs}) > 1:
+            runs = [run.absolute() for run in runs]
         parent = Path(os.path.commonpath(runs))
         parts = [str(run.relative_to(parent)) for run in runs]
         parts = parts if len(parts) <= 4 else [parts[0], "...", parts[-1]]
@@ -234,7 +237,7 @@ def metric_names(text: str) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the runs that the command line names and print their table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "places", nargs="+", type=Path, metavar="RUN", help="run folder, or a folder with runs below it"
     )
@@ -249,10 +252,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="columns of metrics.csv to show (default: %(default)s)",
     )
     args = parser.parse_args(argv)
-    runs = dict.fromkeys(run for place in args.places for run in find_runs(place))
-    results = [result for run in runs for result in read_results(run)]
+    runs: dict[Path, Path] = {}
+    for run in (run for place in args.places for run in find_runs(place)):
+        runs.setdefault(run.resolve(), run)  # each once, however it is named
+    results = [result for run in runs.values() for result in read_results(run)]
     for name in args.metrics:
-        if not any(name in result.row for result in results) and any(result.row for result in results):
+        columns = {column for result in results for column in result.row if column != "split"}  # which is no number
+        if name not in columns and columns:
             known = ", ".join(name for name in max((result.row for result in results), key=len) if name != "split")
             raise UserError(f"--metrics: no run has {name!r}; there are {known}")
     rows = group(results)

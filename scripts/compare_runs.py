@@ -18,6 +18,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]
 
+from utils.cli.common import Parser  # noqa: E402
 from utils.cli.rules import LOCAL_FLAGS  # noqa: E402
 from utils.errors import UserError, run_script  # noqa: E402
 from utils.files import read_rows  # noqa: E402
@@ -69,7 +70,7 @@ def _timeless(value: Any) -> Any:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Print what differs; exit status 1 if anything does."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs=2, type=Path, metavar="RUN_FOLDER")
     differing = differences(*parser.parse_args(argv).folders)
     print("\n".join(f"differs: {name}" for name in differing) or "the same run")

@@ -15,6 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]
 
+from utils.cli.common import Parser  # noqa: E402
 from utils.errors import UserError, run_script  # noqa: E402
 from utils.figures.make import make_figures  # noqa: E402
 from utils.logs import start_logging  # noqa: E402
@@ -24,7 +25,7 @@ from utils.training.layout import SUFFIXES, find_runs  # noqa: E402
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Draw what the command line names."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "places", nargs="+", type=Path, metavar="RUN", help="run folder, or a folder with runs below it"
     )

@@ -27,6 +27,7 @@ sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]
 import torch  # noqa: E402
 from packaging.requirements import Requirement  # noqa: E402
 
+from utils.cli.common import Parser  # noqa: E402
 from utils.errors import UserError, run_script  # noqa: E402
 
 GRACE = 10  # seconds from SIGINT, at which a part says what it has found, to SIGKILL
@@ -206,7 +207,7 @@ def summary(card: str, ends: Sequence[End]) -> str:
 
 def build_parser(groups: Sequence[str]) -> argparse.ArgumentParser:
     """Build the command line: where to write, and which parts."""
-    parser = argparse.ArgumentParser(prog="gpu_check.sh", description=__doc__)
+    parser = Parser(prog="gpu_check.sh", description=__doc__)
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="of the results (default: ./results/gpu/CARD)")
     text = f"of {', '.join(groups)} (default: all but compile, which takes minutes)"
     parser.add_argument("--only", nargs="+", choices=groups, metavar="PART", help=text)

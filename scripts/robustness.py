@@ -127,7 +127,9 @@ def classifiers_of(run: TrainedRun, folder: Path) -> dict[str, nn.Module]:
     for checkpoint in sorted(found for place in places for found in folder.glob(place)):
         stored = load_checkpoint(checkpoint)
         if not is_made_from(stored, run.checkpoint):
-            raise UserError(f"{checkpoint} was made from another model than {run.args.resume}: re-train it anew")
+            raise UserError(
+                f"{checkpoint} was made from another model than {run.args.resume}: re-train that one, or move the file"
+            )
         state = {name.removeprefix("classifier."): value for name, value in stored["state_dict"].items()}
         classifier = type(run.model.classifier)(run.model.z_dim, run.model.num_classes)
         classifier.load_state_dict({name: state[name] for name in classifier.state_dict()})

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import shlex
 import shutil
@@ -216,6 +217,7 @@ BAD = {
     "codes that exist": (["RUN", "IMAGE", "--codes=TMP/there.csv"], "--codes TMP/there.csv exists"),
     "output in no folder": (["RUN", "IMAGE", "--out=TMP/no/out.csv"], "there is no folder TMP/no"),
     "output that is a folder": (["RUN", "IMAGE", "--out=TMP/empty"], "--out TMP/empty is a folder"),
+    "output that is a device": (["RUN", "IMAGE", "--overwrite", "--out=TMP/pipe"], "--out TMP/pipe is a device or a"),
     "output that is read": (["RUN", "TMP/there.csv", "--overwrite", "--out=TMP/there.csv"], "is also what is read"),
     "both outputs in one": (["RUN", "IMAGE", "--codes=TMP/out.csv"], "--out and --codes are both"),
     "unknown prior": (["RUN", "IMAGE", "--prior=equal"], "equal cannot be read"),
@@ -247,6 +249,7 @@ def test_bad_input_is_one_line_and_writes_nothing(name, script, tmp_path, traine
     argv, expected = BAD[name]
     (tmp_path / "empty").mkdir()
     (tmp_path / "there.csv").write_text("path\nx.png\n")
+    os.mkfifo(tmp_path / "pipe")
     save_checkpoint(tmp_path / "codes.pth", {"key": 1})
     for file, text in SHARES.items():
         (tmp_path / f"{file}.csv").write_text(f"class,share\n{text}\n")

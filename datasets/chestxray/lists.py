@@ -34,8 +34,9 @@ def read_labels(folder: Path) -> dict[str, str]:
 
 
 def _labels_in(path: Path) -> dict[str, str]:
-    rows = read_table(path, "replace it")
-    return one_label_each(((row[0].strip(), row[1].strip()) for row in rows if len(row) > 1), path)
+    header, rows = read_table(path, "replace it")
+    entries = [header, *(row for _, row in rows)]
+    return one_label_each(((row[0].strip(), row[1].strip()) for row in entries if len(row) > 1), path)
 
 
 def read_list(path: Path) -> list[str]:

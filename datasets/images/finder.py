@@ -3,7 +3,9 @@
 No file is opened, and but for links none is looked at: 100,000 names on a network take seconds, not minutes.
 """
 
+import contextlib
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +13,7 @@ from typing import NamedTuple
 from utils.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+KINDS = "JPEG, PNG, BMP, TIFF and WebP are read"
 # what systems leave on a disk: copies of attributes, thumbnails, what was deleted
 NOT_OURS = ("__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information")
 
@@ -50,27 +53,40 @@ def find_files(root: Path) -> Files:
 def _scan(root: Path, folder: str, seen: set[tuple[int, int]]) -> Iterator[Files]:
     """Give the files of each folder, as 'images_001/NAME' within `root`, parents first."""
     images, others, inside = [], [], []
-    place = root / folder
-    try:
-        status = os.stat(place)
+    with listed(root / folder) as entries:
+        status = os.stat(root / folder)
         if (status.st_dev, status.st_ino) in seen:  # a link led back here
             return
         seen.add((status.st_dev, status.st_ino))
-        with os.scandir(place) as entries:
-            for entry in entries:
-                if entry.name.startswith(".") or entry.name in NOT_OURS:
-                    continue
-                if is_image_name(entry.name):
-                    images.append(entry.name)
-                elif entry.is_dir():
-                    inside.append(entry.name)
-                else:
-                    others.append(entry.name)
-    except OSError as error:
-        raise UserError(f"{place} cannot be listed ({error.strerror}): make it readable, or name another") from error
+        for entry in entries:
+            if entry.name.startswith(".") or entry.name in NOT_OURS:
+                continue
+            if is_image_name(entry.name):
+                images.append(entry.name)
+            elif entry.is_dir():
+                inside.append(entry.name)
+            else:
+                others.append(entry.name)
     yield Files(*([folder + name for name in sorted(names)] for names in (images, others)))
     for name in sorted(inside):
         yield from _scan(root, f"{folder}{name}/", seen)
+
+
+@contextlib.contextmanager
+def listed(folder: Path) -> Iterator[Iterator[os.DirEntry]]:
+    """Give the entries of a folder, in any order; raises a `UserError` if it cannot be listed."""
+    try:
+        with os.scandir(folder) as entries:
+            yield entries
+    except OSError as error:
+        raise UserError(f"{folder} cannot be listed ({error.strerror}): make it readable, or name another") from error
+
+
+def shown_endings(paths: Iterable[str]) -> str:
+    """Say how files end, the most frequent first: '4 .heic, 1 .gif'; one without an ending by its name."""
+    endings = Counter(os.path.splitext(path)[1].lower() or os.path.basename(path) for path in paths)
+    kinds = sorted(endings.items(), key=lambda kind: (-kind[1], kind[0]))
+    return ", ".join(f"{count} {ending}" for ending, count in kinds[:3]) + ", ..." * (len(kinds) > 3)
 
 
 def is_image_name(name: str) -> bool:

@@ -1,5 +1,6 @@
 """Images without labels: found by what a user names, and read one by one, a bad one with what is wrong with it."""
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,13 +11,15 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datasets.images.finder import find_files, is_image_name
+from datasets.images.finder import KINDS, find_files, is_image_name, shown_endings
 from datasets.images.opening import open_grey
 from datasets.images.photo import Photo
 from datasets.images.source import whole
 from datasets.tables import PATH_COLUMNS, column_numbers, read_names, read_table
 from utils.errors import UserError
 from utils.preprocessing import Preprocessing
+
+log = logging.getLogger("dgcmm")
 
 LISTS, TABLES = (".txt",), (".csv", ".tsv")
 REMEDY = "name an image (JPEG, PNG, BMP, TIFF, WebP), a folder of images, a .txt list or a .csv table"
@@ -54,6 +57,9 @@ def _of_source(source: str) -> list[Named]:
         files = find_files(Path(source))
         if files.others and not files.images:
             raise UserError(f"{source} has {len(files.others)} files, but none is an image: {REMEDY}")
+        if files.others:
+            left_out = shown_endings(files.others)
+            log.warning("%s: left out %d files that are no images: %s (%s)", source, len(files.others), left_out, KINDS)
         return [Named(path, path) for path in (os.path.join(source, name) for name in files.images)]
     if not os.path.isfile(source):
         raise UserError(f"there is no {source}: {REMEDY}")
@@ -68,16 +74,18 @@ def _of_source(source: str) -> list[Named]:
 
 
 def _path_column(table: str) -> list[str]:
-    header, *rows = read_table(Path(table), REMEDY) or [[]]
+    header, rows = read_table(Path(table), REMEDY)
     columns = column_numbers(header)
     name = next((name for name in PATH_COLUMNS if name in columns), None)
     if name is None:
         there = ", ".join(header) or "nothing"
         raise UserError(f"{table} has no column {' or '.join(PATH_COLUMNS)}, but {there}: name the column so")
     at = columns[name]
-    if empty := [number for number, row in enumerate(rows, start=2) if at >= len(row) or not row[at].strip()]:
+    if empty := [number for number, row in rows if at >= len(row) or not row[at].strip()]:
         raise UserError(f"{table}, row {empty[0]}: the column {name} is empty: fill it in, or delete the row")
-    return [row[at].strip() for row in rows]
+    if torn := [number for number, row in rows if "\n" in row[at].strip()]:
+        raise UserError(f'{table}, row {torn[0]}: the column {name} has several lines: is a quote (") not closed?')
+    return [row[at].strip() for _, row in rows]
 
 
 def _listed(name: str, source: str) -> Named:

@@ -7,21 +7,20 @@ DATADIR/CLASS/...                                          a fifth of the images
 import argparse
 import logging
 import os
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from datasets.base import DatasetSpec, Splits
 from datasets.images.files import images_root
-from datasets.images.finder import NOT_OURS, find_files, is_image_name
+from datasets.images.finder import KINDS, NOT_OURS, find_files, is_image_name, listed, shown_endings
 from datasets.own.splitting import PARTS, Listed, part_of, split_images
 from datasets.tables import count_of
 from utils.errors import UserError
-from utils.training.layout import FOLDERS
+from utils.locks import LOCK_NAME
+from utils.training.layout import FOLDERS, SUFFIXES
 
 log = logging.getLogger("dgcmm")
 
-KINDS = "JPEG, PNG, BMP, TIFF and WebP are read"
 IMAGENET_COUNTS = {"train": 1_281_167, "val": 50_000}  # images
 
 
@@ -79,7 +78,7 @@ def _class_folders(
         raise UserError(f"{above} has one class folder, {labels[0]}, with {what}: if these are the classes, {remedy}")
     if loose:
         log.warning("%s: left out %s beside the class folders", root / folder, count_of(loose, "image"))
-    others: Counter[str] = Counter()
+    others: list[str] = []
     for label in labels:
         place = f"{folder}/{label}" if folder else label
         status = os.stat(root / place)
@@ -91,9 +90,8 @@ def _class_folders(
                 f"test/{label}/"
             )
         found, others_here = find_files(root / place)
-        left_out = _by_ending(others_here)
         if not found:
-            what = f"it has {_kinds(left_out)}; {KINDS}" if left_out else "it is empty"
+            what = f"it has {shown_endings(others_here)}; {KINDS}" if others_here else "it is empty"
             if part in ("val", "test"):
                 log.warning("left out %s, which has no image (%s)", root / place, what)
                 continue
@@ -101,36 +99,30 @@ def _class_folders(
                 f"--datadir {root}: {place} has no image ({what}): put some there, or name another --datadir"
             )
         images += [Listed(f"{place}/{path}", label, part) for path in found]
-        others += left_out
+        others += others_here
     if not images:
         raise UserError(f"--datadir {root}: {folder} has no image: put some there, or delete it ({KINDS})")
     if others:
-        log.info(
-            "%s: left out %d files that are no images: %s (%s)", root / folder, others.total(), _kinds(others), KINDS
-        )
+        text = "%s: left out %d files that are no images: %s (%s)"
+        log.info(text, root / folder, len(others), shown_endings(others), KINDS)
     return images
 
 
-def _by_ending(paths: Sequence[str]) -> Counter[str]:
-    """Count files by the endings of their names; one without an ending by its name."""
-    return Counter(os.path.splitext(path)[1].lower() or os.path.basename(path) for path in paths)
-
-
-def _kinds(endings: Counter[str]) -> str:
-    kinds = sorted(endings.items(), key=lambda kind: (-kind[1], kind[0]))
-    return ", ".join(f"{count} {ending}" for ending, count in kinds[:3]) + ", ..." * (len(kinds) > 3)
-
-
 def _folders(folder: Path) -> list[str]:
-    """List the folders in a folder that may hold images, by name; a cache of images is none of them."""
-    with os.scandir(folder) as entries:
+    """List the folders in a folder that may hold images, by name; a cache of images and a run are none of them."""
+    with listed(folder) as entries:
         names = [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
-    return sorted(name for name in names if name not in NOT_OURS and not (folder / name / ".lock").exists())
+    return sorted(name for name in names if name not in NOT_OURS and not _is_locked(folder / name))
+
+
+def _is_locked(folder: Path) -> bool:
+    """Tell whether a script of this project has left its lock in a folder."""
+    return any(os.path.exists(folder / f"{LOCK_NAME}{suffix}") for suffix in SUFFIXES)
 
 
 def _loose_images(folder: Path) -> list[str]:
     """List the images that lie in a folder itself, by name; they are of no class."""
-    with os.scandir(folder) as entries:
+    with listed(folder) as entries:
         names = [entry.name for entry in entries if not entry.name.startswith(".") and is_image_name(entry.name)]
     return sorted(names)
 

@@ -17,7 +17,7 @@ from utils.errors import UserError
 
 log = logging.getLogger("dgcmm")
 
-LABEL_COLUMN, SPLIT_COLUMN, GROUP_COLUMN = "label", "split", "group"
+OTHER_COLUMNS = LABEL_COLUMN, SPLIT_COLUMN, GROUP_COLUMN = "label", "split", "group"
 SEVERAL = "|;,"  # what programs put between the labels of an image that has several
 MISSING = ("nan", "na", "n/a", "#n/a", "null", "none")  # pandas, R, spreadsheets, databases, Python
 
@@ -26,8 +26,7 @@ def load_table(args: argparse.Namespace) -> Splits:
     """Load the rows of `--csv`, whose paths are relative to `--datadir`."""
     root = images_root(args.datadir)
     table = Path(args.csv) if os.path.isfile(args.csv) else root / args.csv
-    rows = read_table(table, "name the table with --csv")
-    header, *body = rows or [[]]
+    header, rows = read_table(table, "name the table with --csv")
     columns = column_numbers(header)
     path_column = next((name for name in PATH_COLUMNS if name in columns), None)
     for wanted, there in ((" or ".join(PATH_COLUMNS), path_column), (LABEL_COLUMN, LABEL_COLUMN in columns)):
@@ -36,15 +35,15 @@ def load_table(args: argparse.Namespace) -> Splits:
                 f"{table} has no column {wanted}, but {', '.join(header) or 'nothing'}: name the columns so"
             )
     images, lacking = [], []
-    for number, row in enumerate(body, start=2):
+    for number, row in rows:
         if any(cell.strip() for cell in row[len(header) :]):
             raise UserError(
                 f"{table}, row {number}: it has more cells than the header: quote what has a comma in it; an image has "
                 "one label"
             )
         cells = {name: row[at].strip() if at < len(row) else "" for name, at in columns.items()}
-        if "\n" in cells[path_column]:
-            raise UserError(f'{table}, row {number}: its path goes over several lines: is a quote (") not closed?')
+        if torn := next((name for name in (path_column, *OTHER_COLUMNS) if "\n" in cells.get(name, "")), None):
+            raise UserError(f'{table}, row {number}: its {torn} goes over several lines: is a quote (") not closed?')
         if not cells[path_column] or not cells[LABEL_COLUMN]:
             lacking.append(f"row {number}")
             continue

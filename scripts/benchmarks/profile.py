@@ -20,6 +20,7 @@ from torch.profiler import profile, supported_activities
 from scripts.benchmark import measured_on
 from scripts.benchmarks.setup import BareTraining, ReadyBatches, Sizes, default_sizes, train_args
 from scripts.benchmarks.training import project
+from utils.cli.common import Parser
 from utils.cli.types import count
 from utils.device import PRECISIONS
 
@@ -37,7 +38,7 @@ class Found(NamedTuple):
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the command line: which step."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--images", type=count, default=64, metavar="N", help="images of a step (default: %(default)s)")
     add("--amp", choices=tuple(PRECISIONS), default="bf16", help="precision, as of train.py (default: %(default)s)")

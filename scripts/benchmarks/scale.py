@@ -23,6 +23,7 @@ from scripts.benchmarks.retraining import BATCH, make_codes, make_run
 from scripts.benchmarks.setup import CPU, Sizes, next_epoch
 from scripts.benchmarks.timing import turns
 from scripts.benchmarks.training import mixture_term
+from utils.cli.common import Parser
 from utils.cli.types import count
 
 COMPONENTS = (10, 30, 100, 300, 1000)
@@ -33,7 +34,7 @@ Point = dict[str, float]
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the command line: where to write, and how much to measure."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--json", required=True, metavar="FILE", help="what was measured is written there")
     add("--repeats", type=count, default=3, metavar="N", help="timed calls of each (default: %(default)s)")

@@ -8,6 +8,7 @@ Shapes: N training codes, M codes to classify, K classes, D length of a code.
 
 import argparse
 import copy
+import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -121,7 +122,9 @@ def nearest_mean(codes: TrainedCodes, distance: str) -> Classify:
     def form(mu: Tensor) -> np.ndarray:
         return (F.normalize(mu, dim=1) if distance == "unit" else mu).numpy()
 
-    means = NearestCentroid().fit(form(codes.mu), codes.targets.numpy()).centroids_
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the spread within the classes, which is not used
+        means = NearestCentroid().fit(form(codes.mu), codes.targets.numpy()).centroids_
     return softmax_of(lambda mu: -torch.from_numpy(pairwise_distances(form(mu), means)).square())
 
 

@@ -2,6 +2,8 @@
 
 import argparse
 import copy
+import logging
+import os
 from typing import NamedTuple
 
 from augment import Codes, build_parser, load_or_extract, load_trained_model, take_training_codes
@@ -19,6 +21,8 @@ from utils.errors import UserError
 from utils.training.checkpoint import Checkpoint, digest, load_checkpoint
 from utils.training.folder import RunFolder
 from utils.training.resume import find_trained, require_same_data
+
+log = logging.getLogger("dgcmm")
 
 IMAGES = 500  # a batch, where nothing is trained
 
@@ -72,10 +76,12 @@ def open_run(folder: RunFolder, datadir: str | None, result: str, overwrite: boo
         overwrite: whether it may be there already.
 
     Raises:
-        UserError: there is no such run, or its data is not to be had, or the result is there.
+        UserError: there is no such run, or its data is not to be had, or the result is there or cannot be written.
     """
     if folder.file(result).exists() and not overwrite:
         raise UserError(f"{folder.file(result)} exists: --overwrite replaces it")
+    if folder.path.is_dir() and not os.access(folder.path, os.W_OK | os.X_OK):
+        raise UserError(f"{folder.path} cannot be written (no permission): copy the run, and name the copy")
     name = load_checkpoint(folder.path / "checkpoint.pth")["dataset"]
     place = [f"--datadir={datadir}"] if datadir else []
     words = [
@@ -89,6 +95,9 @@ def open_run(folder: RunFolder, datadir: str | None, result: str, overwrite: boo
     ]
     args, given = parse(build_parser(), words)
     checkpoint = find_trained(args, given, folder)
+    if checkpoint["best"] and checkpoint["best"]["epoch"] != checkpoint["epoch"]:
+        last, best = checkpoint["epoch"], checkpoint["best"]["epoch"]
+        log.info("this is the model of epoch %d, the last; the training's own result is that of epoch %d", last, best)
     args.seed = checkpoint["args"]["seed"]
     complete(args, feature_dim(args.arch), args.arch in PLAIN_ARCHITECTURES, given)
     complete_data(args)

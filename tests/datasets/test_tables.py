@@ -16,7 +16,8 @@ def test_text_is_read_over_marks_and_line_ends(encoding, newline, final, tmp_pat
     path.write_bytes((newline.join(LINES) + newline * final).encode(encoding))
     assert read_text(path, "-").split("\n")[:3] == LINES
     assert read_names(path, "-") == LINES
-    assert read_table(path, "-") == [line.split(",") for line in LINES]
+    header, *rows = [line.split(",") for line in LINES]
+    assert read_table(path, "-") == (header, list(enumerate(rows, start=2)))
 
 
 @pytest.mark.parametrize(
@@ -53,14 +54,26 @@ def test_names_are_lines_without_the_blanks_around_them(tmp_path):
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 def test_table_may_have_any_delimiter(delimiter, tmp_path):
     path = tmp_path / "table.csv"
-    path.write_text(f'name{delimiter}label\n"a{delimiter}1"{delimiter}Mass\n\nb{delimiter}\n')
-    assert read_table(path, "-") == [["name", "label"], [f"a{delimiter}1", "Mass"], ["b", ""]]
+    path.write_text(f'\nname{delimiter}label\n"a{delimiter}1"{delimiter}Mass\n\nb{delimiter}\n')
+    assert read_table(path, "-") == (["name", "label"], [(3, [f"a{delimiter}1", "Mass"]), (5, ["b", ""])])
 
 
 def test_what_is_no_table_is_named(tmp_path):
     (tmp_path / "table.csv").write_text('"' + "x" * 200_000)
-    with pytest.raises(UserError, match=r"table.csv cannot be read \(field larger.*\): replace it"):
+    with pytest.raises(UserError, match=r"table.csv, row 1, cannot be read \(field larger.*\).* or replace it"):
         read_table(tmp_path / "table.csv", "replace it")
+
+
+@pytest.mark.parametrize("row", ['b,"5 inch', 'b,"5 inch" nail'], ids=["to the end", "to a quote"])
+def test_quote_that_is_not_closed_swallows_no_row(row, tmp_path):
+    (tmp_path / "table.csv").write_text(f"name,remark\na,\n{row}\nc,\n")
+    with pytest.raises(UserError, match=r'table.csv, row 3, cannot be read .*: is a quote \("\) not closed'):
+        read_table(tmp_path / "table.csv", "replace it")
+
+
+def test_table_without_a_row(tmp_path):
+    (tmp_path / "table.csv").write_text("\n\n")
+    assert read_table(tmp_path / "table.csv", "-") == ([], [])
 
 
 def test_repeated_names():

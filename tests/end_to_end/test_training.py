@@ -138,12 +138,15 @@ def test_evaluation_takes_the_precision_of_the_training_and_replaces_earlier_res
 
     refused = script("train", *flags, "--amp=off")
     assert "holds an evaluation (metrics_eval.csv): --overwrite it, or name another --logdir" in refused.error
-    flags += ["--amp=off", "--overwrite"]
+    flags += ["--amp=off", "--overwrite", "--no-figures"]
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "recall_eval.png").touch()
     with monkeypatch.context() as patch:
         patch.setattr(train, "evaluate", stopped)
         assert script("train", *flags).status == 143
     assert (tmp_path / "predictions_eval.csv").read_bytes() == earlier
     assert script("train", *flags).status == 0
+    assert not list((tmp_path / "figures").iterdir())  # which showed what was measured before
     assert json.loads((tmp_path / "args_eval.json").read_text())["arguments"]["amp"] == "off"
 
 

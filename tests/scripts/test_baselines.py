@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from scripts.baselines import measure
 from scripts.experiments.corruption import CORRUPTIONS
 from scripts.experiments.posthoc import METHODS, TrainedCodes
 from scripts.experiments.trained import open_run
+from utils.errors import UserError
+from utils.training.checkpoint import load_checkpoint, save_checkpoint
 from utils.training.folder import RunFolder
 
 RETRAIN = ["--epochs=10", "--T-max=10", "--batch-size=100", "--lr=0.01", "--workers=0"]
@@ -95,6 +98,31 @@ def test_generative_run_is_refused(script, tmp_path):
     done = script("scripts.robustness", tmp_path)
     assert done.status == 0, done.err
     assert {row["classifier"] for row in rows_of(tmp_path / "metrics_robustness.csv")} == {"trained"}
+
+
+def test_last_epoch_is_measured_and_told_where_another_was_the_best(run, tmp_path, caplog):
+    folder = Path(shutil.copytree(run, tmp_path / "run"))
+    stored = load_checkpoint(folder / "checkpoint.pth")
+    save_checkpoint(folder / "checkpoint.pth", stored | {"best": {"epoch": 1, "acsa": 0.5}})
+    with caplog.at_level("INFO", "dgcmm"):
+        assert open_run(RunFolder(folder), None, "new.csv", False).checkpoint["epoch"] == stored["epoch"]
+    assert (
+        f"the model of epoch {stored['epoch']}, the last; the training's own result is that of epoch 1" in caplog.text
+    )
+
+
+def test_folder_that_cannot_be_written_is_told_before_the_work(run, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(UserError, match=r"cannot be written \(no permission\): copy the run"):
+        open_run(RunFolder(run), None, "new.csv", False)
+
+
+def test_means_of_classes_warn_of_nothing(recwarn):
+    """Of a feature that is the same in all codes of a class, and of one code for each class."""
+    for mu in (torch.tensor([[1.0, 0], [2, 0], [3, 0], [4, 0]]), torch.eye(2)):
+        codes = TrainedCodes(mu, torch.ones_like(mu), torch.arange(len(mu)) % 2, torch.nn.Linear(2, 2), 0)
+        METHODS["ncm"].fit(codes, "euclidean")
+    assert not recwarn.list
 
 
 @pytest.mark.parametrize(

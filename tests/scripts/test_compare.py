@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from scripts import compare
+from scripts import compare, figures
 from utils.errors import UserError
 
 HEADER = "epoch,split,acc,acsa,f_ma,g_ma,many,median,low\n"
@@ -174,3 +174,30 @@ def test_metric_that_no_run_has_is_named_with_those_that_there_are(tmp_path, cap
         "low_sd",
         "differs_by",
     ]
+
+
+def test_one_run_under_two_names_counts_once(tmp_path, capsys, monkeypatch):
+    folder = run(tmp_path / "a")
+    (tmp_path / "link").symlink_to(folder)
+    monkeypatch.chdir(tmp_path)
+    assert [row["runs"] for row in table(capsys, "a", folder, "link")] == ["1"]
+
+
+def test_runs_named_by_relative_and_absolute_paths_share_a_row(tmp_path, capsys, monkeypatch):
+    run(tmp_path / "a", seed=0)
+    other = run(tmp_path / "b", seed=1)
+    monkeypatch.chdir(tmp_path)
+    assert [row["run"] for row in table(capsys, "a", other)] == [f"{tmp_path}/{{a,b}}"]
+
+
+@pytest.mark.parametrize("script", [compare, figures], ids=["compare", "figures"])
+def test_command_without_a_run_is_one_line(script, capsys):
+    with pytest.raises(SystemExit) as end:
+        script.main([])
+    assert end.value.code == 2
+    assert capsys.readouterr().err.startswith("error: the following arguments are required: RUN")
+
+
+def test_column_that_is_no_number_is_no_metric(tmp_path):
+    with pytest.raises(UserError, match="no run has 'split'; there are epoch, acc"):
+        compare.main([str(run(tmp_path / "a")), "--csv", "--metrics=acsa,split"])

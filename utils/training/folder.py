@@ -24,7 +24,7 @@ from utils.locks import LOCK_NAME, take_lock
 from utils.logs import end_log_file, log_to_file
 from utils.metrics import Measurement, Row, exact, per_class_metrics
 from utils.training.checkpoint import plain
-from utils.training.layout import FIGURES, MEASURED, NAMES, PICTURES, SUFFIXES, with_suffix
+from utils.training.layout import FIGURES, MEASURED, NAMES, PICTURES, RESULTS, SUFFIXES, with_suffix
 
 log = logging.getLogger("dgcmm")
 
@@ -79,6 +79,11 @@ class RunFolder:
         """Path of the PNG of a figure of this script, one of `FIGURES`."""
         return self.figures / f"{name}{self.suffix}.png"
 
+    def remove_figures(self) -> None:
+        """Delete this script's figures, of an earlier result."""
+        for name in FIGURES:
+            self.figure(name).unlink(missing_ok=True)
+
     def holds_run(self) -> bool:
         """Tell whether this script has already left results here."""
         return any(os.path.exists(path) for path in (self.file("metrics.csv"), self.checkpoint, self.previous))
@@ -123,6 +128,8 @@ class RunFolder:
         except OSError as error:
             raise UserError(f"--logdir {self.path} cannot be written ({error.strerror}): name another") from error
         self._log = log_to_file(self.file("log.txt"))
+        if not self.suffix:
+            self._warn_of_what_an_earlier_model_made()
         return self
 
     def close(self) -> None:
@@ -138,6 +145,14 @@ class RunFolder:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _warn_of_what_an_earlier_model_made(self) -> None:
+        """Warn of results beside a training that goes on: they were made of the model as it is now."""
+        made = [what for suffix, what in RESULTS.items() if suffix and RunFolder(str(self.path), suffix).holds_run()]
+        made += [name for name in MEASURED if name.startswith("metrics_") and self.file(name).exists()]
+        if made:
+            text = "%s holds results of the model before this training: %s; make them anew after it, with --overwrite"
+            log.warning(text, self.path, ", ".join(made))
+
     def _clear(self) -> None:
         """Delete this script's results; with train.py's goes all that was made of its model."""
         if not self.suffix:
@@ -145,8 +160,8 @@ class RunFolder:
                 self.file(name).unlink(missing_ok=True)
         for suffix in SUFFIXES if not self.suffix else (self.suffix,):
             folder = RunFolder(str(self.path), suffix)
-            files = [*map(folder.file, NAMES), *map(folder.figure, FIGURES)]
-            for path in [*files, folder.checkpoint, folder.previous, folder.best]:
+            folder.remove_figures()
+            for path in [*map(folder.file, NAMES), folder.checkpoint, folder.previous, folder.best]:
                 path.unlink(missing_ok=True)
             for path in folder.board.glob(f"events.out.tfevents.*{suffix or '.train'}"):
                 path.unlink()

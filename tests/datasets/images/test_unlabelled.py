@@ -72,7 +72,8 @@ def test_image_that_cannot_be_read_is_black_and_says_why(colour, folder):
     [
         ("gone", None, "there is no"),
         ("none.csv", "name,label\na.png,1\n", "has no column path or file or image, but name, label"),
-        ("hole.csv", "path,label\na.png,1\n,2\n", "row 3: the column path is empty"),
+        ("hole.csv", "path,label\na.png,1\n\n,2\n", "row 4: the column path is empty"),
+        ("torn.csv", 'path\na.png\n"b.png\nc.png"\n', "row 3: the column path has several lines"),
         ("empty.csv", "path\n", "names no image"),
         ("empty.txt", "\n", "names no image"),
         ("model.pth", "x", "is no image by the ending of its name"),
@@ -93,3 +94,11 @@ def test_folder_without_an_image(tmp_path):
     (tmp_path / "scan.dcm").write_bytes(b"x")
     with pytest.raises(UserError, match="has 1 files, but none is an image"):
         find_named([str(tmp_path)])
+
+
+def test_files_of_a_folder_that_are_no_images_are_told(folder, caplog):
+    for name in ("1.HEIC", "2.heic", "3.gif"):
+        (folder / name).write_bytes(b"x")
+    assert names(folder)
+    assert f"{folder}: left out" in caplog.text
+    assert "2 .heic" in caplog.text

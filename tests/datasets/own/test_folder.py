@@ -1,5 +1,7 @@
 """ImageFolder and ImageNet: what is found in class folders, in which order, and what is refused."""
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ from PIL import Image
 from datasets.splits import load_splits
 from helpers.data import data_args
 from utils.errors import UserError
+from utils.training.layout import SUFFIXES
 
 
 def write(root: Path, *names: str) -> Path:
@@ -238,6 +241,27 @@ def test_class_folder_without_an_image_is_left_out_of_the_test(caplog, tmp_path)
     assert load(root).train.classes == ("cat", "dog", "fox")
     assert f"left out {root}/test/fox, which has no image (it is empty)" in caplog.messages
     assert "no test image of class fox: left out of auc, recall 0 in the means" in caplog.messages
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_folder_of_another_run_is_no_class(suffix, tmp_path):
+    root = write(tmp_path, *(f"{label}/{number}.png" for label in ("cat", "dog") for number in range(3)))
+    write(root, "measured/figures/recall.png")
+    (root / f"measured/.lock{suffix}").touch()
+    assert load(root).train.classes == ("cat", "dog")
+
+
+def test_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
+    root, scan = write(tmp_path, *TREE), os.scandir
+
+    def refused(place):
+        if Path(place).name == "cat":
+            raise PermissionError(errno.EACCES, "Permission denied", str(place))
+        return scan(place)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(UserError, match=r"cat cannot be listed \(Permission denied\)"):
+        load(root)
 
 
 @pytest.mark.parametrize("logdir", ["", "logs/run", "run"])

@@ -119,7 +119,19 @@ def test_what_is_odd_is_told(data, caplog):
         (table(), "labels.csv names no image: give it a row for each"),
         (
             table(('"sub/0.png', "a", "train"), *SPLIT),
-            r"row 2: its path goes over several lines: is a quote \(\"\) not",
+            r"labels.csv, row 2, cannot be read \(unexpected end of data\): is a quote \(\"\) not closed",
+        ),
+        (
+            table(*SPLIT, ('"sub/x.png', "a", "train"), ('sub/y.png"', "a", "train")),
+            r"row 14: its path goes over several lines: is a quote \(\"\) not",
+        ),
+        (
+            table(*SPLIT, ("sub/x.png", '"a', "train"), ("sub/y.png", 'a"', "train")),
+            r"row 14: its label goes over several lines: is a quote \(\"\) not",
+        ),
+        (
+            table(*SPLIT, ("sub/x.png", "a", '"5 inch'), ("sub/y.png", '"a"', "train")),
+            r"row 14, cannot be read \(.*\): is a quote \(\"\) not closed",
         ),
         (
             table(*((path.replace("/", "\\"), *rest) for path, *rest in SPLIT)),

@@ -53,6 +53,17 @@ def test_overwriting_a_training_deletes_what_was_made_from_it(tmp_path):
         assert (tmp_path / "mine.txt").exists()
 
 
+def test_results_of_an_earlier_model_are_told_where_a_training_goes_on(tmp_path, caplog):
+    for name in ("metrics.csv", "metrics_aug.csv", "metrics_eval.csv", "metrics_robustness.csv"):
+        (tmp_path / name).write_text("x")
+    with RunFolder(str(tmp_path), "_aug").open():
+        pass
+    assert not caplog.messages
+    with RunFolder(str(tmp_path)).open():
+        pass
+    assert "before this training: Case 2, evaluated, metrics_robustness.csv; make them anew" in caplog.text
+
+
 def test_folder_that_another_process_has_changed_since_it_was_looked_at_is_not_opened(tmp_path):
     folder = RunFolder(str(tmp_path))
     folder.look()
