@@ -50,6 +50,8 @@ def _load(root: Path, name: str) -> FileDataset:
         super_of = {entry["id"]: entry["supercategory"] for entry in content["categories"]}
         file_of = {entry["id"]: entry["file_name"] for entry in content["images"]}
         pairs = [(file_of[entry["image_id"]], super_of[entry["category_id"]]) for entry in content["annotations"]]
+        if odd := [part for pair in pairs for part in pair if not isinstance(part, str)]:
+            raise TypeError(f"{odd[0]!r} is no name")
     except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not iNaturalist's ({type(error).__name__}: {error}): replace it") from error
     number_of = {label: number for number, label in enumerate(CLASSES)}

@@ -112,7 +112,8 @@ def _folders_by_label(lines: Sequence[Line], path: Path) -> list[str]:
     folder_of = {line.label: line.folder for line in lines}
     if sorted(folder_of) != list(range(len(folder_of))) or len(folder_of) < 2:
         raise UserError(f"{path}: the labels are not 0, 1, 2, ...: replace the list")
-    if len(set(folder_of.values())) < len(folder_of) or any(folder_of[line.label] != line.folder for line in lines):
+    folders = {folder for folder in folder_of.values() if folder}
+    if len(folders) < len(folder_of) or any(folder_of[line.label] != line.folder for line in lines):
         raise UserError(f"{path}: its labels and the folders of its images do not belong together: replace the list")
     return [folder_of[label] for label in range(len(folder_of))]
 

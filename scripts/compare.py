@@ -47,6 +47,7 @@ class Result(NamedTuple):
     data: str  # hash of the test images
     seeds: tuple[object, ...]  # of the training, and of the script
     health: dict[str, float]  # of the decoder, see health.json; {} where the script has not measured it
+    outdated: bool  # the training has gone on since
 
 
 class Row(NamedTuple):
@@ -93,7 +94,7 @@ def read_results(run: Path) -> list[Result]:
     Raises:
         UserError: a file is damaged, or none of this project's.
     """
-    arguments, _ = read_args(run / "args.json")
+    arguments, _, (_, trained_last) = read_args(run / "args.json")
     training = {name: value for name, value in arguments.items() if name not in OWN}
     seeds = (arguments.get("seed"), arguments.get("subset_seed"))
     found = []
@@ -101,7 +102,7 @@ def read_results(run: Path) -> list[Result]:
         args, metrics = (run / with_suffix(name, suffix) for name in ("args.json", "metrics.csv"))
         if not args.exists() and not metrics.exists():
             continue
-        own, data = read_args(args)
+        own, data, (started, _) = read_args(args)
         settings = {name: value for name, value in own.items() if name not in OWN}
         if suffix == "_eval":
             settings["resume"] = Path(str(own.get("resume"))).name  # which of a run's checkpoints it measured
@@ -113,22 +114,27 @@ def read_results(run: Path) -> list[Result]:
         trained = {} if suffix == "" else training
         health = read_health(run / with_suffix("health.json", suffix))
         epochs = None if finished else (done, asked)
-        found.append(Result(run, suffix, settings, trained, last, epochs, data, (*seeds, own.get("seed")), health))
+        outdated = suffix != "" and bool(started) and started < trained_last
+        seeds_here = (*seeds, own.get("seed"))
+        found.append(Result(run, suffix, settings, trained, last, epochs, data, seeds_here, health, outdated))
     return found
 
 
-def read_args(path: Path) -> tuple[Settings, str]:
+def read_args(path: Path) -> tuple[Settings, str, tuple[str, str]]:
     """Read an args.json: the arguments as the last resumption has them, and the hash of the test images.
 
-    Both are empty where there is no such file.
+    Returns:
+        These two, and when the script was started, first and last, as texts of ISO 8601 in UTC; all are empty where
+        there is no such file.
     """
     if not path.exists():
-        return {}, ""
+        return {}, "", ("", "")
     try:
         content = json.loads(path.read_text())
         changes = [change for resumption in content["resumed"] for change in resumption["changed"].items()]
         arguments = content["arguments"] | {name: now for name, (_, now) in changes}
-        return arguments, (content.get("data") or {}).get("test", "")
+        started = [str(start.get("started", "")) for start in (content, *content["resumed"])]
+        return arguments, (content.get("data") or {}).get("test", ""), (started[0], started[-1])
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({error}): leave this run out") from error
 
@@ -162,7 +168,7 @@ def group(results: Iterable[Result]) -> list[Row]:
     results = list(results)
     joined: dict[str, list[Result]] = {}
     for result in sorted(results, key=lambda result: list(RESULTS).index(result.suffix)):
-        alone = str(result.run) if result.epochs or not result.settings else ""
+        alone = str(result.run) if result.epochs or result.outdated or not result.settings else ""
         kind = json.dumps([result.suffix, alone, result.data, result.settings, result.training], sort_keys=True)
         joined.setdefault(kind, []).append(result)
     runs, rows = list(dict.fromkeys(result.run for result in results)), []
@@ -186,6 +192,12 @@ def repeated(row: Row) -> str:
         runs.setdefault(result.seeds, []).append(str(result.run))
     same = [names for names in runs.values() if len(names) > 1]
     return "; ".join(f"{' and '.join(names)} have the same seeds: is one a copy?" for names in same)
+
+
+def outdated(row: Row) -> str:
+    """Say in a line that a result is of the model before its training went on; nothing where it is not."""
+    what = RESULTS[row.results[0].suffix]
+    return f"{row.name()}: {what} is of the model before the training went on" if row.results[0].outdated else ""
 
 
 def decoder(row: Row) -> str:
@@ -269,8 +281,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         writer.writerows(lines)
     else:
         decoders = "\n".join(filter(None, map(decoder, rows)))
-        copies = "\n".join(filter(None, map(repeated, rows)))
-        print(*filter(None, (lay_out(rows, args.metrics, args.markdown), decoders, copies)), sep="\n\n")
+        remarks = "\n".join(filter(None, (say(row) for say in (repeated, outdated) for row in rows)))
+        print(*filter(None, (lay_out(rows, args.metrics, args.markdown), decoders, remarks)), sep="\n\n")
 
 
 if __name__ == "__main__":

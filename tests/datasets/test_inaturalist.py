@@ -59,6 +59,11 @@ def test_what_lacks_or_is_damaged_is_said(root):
         (text[:-9], "is not iNaturalist's"),
         (text.replace("Fungi", "Fungus"), "super-category 'Fungus'"),
         (text.replace("Aves/c4/t1", "Aves/c4/t0"), r"train2017.json names 1 image \(.*Aves/c4/t0.jpg\) more than once"),
+        (
+            text.replace('"train_val_images/Aves/c4/t1.jpg"', "null"),
+            r"is not iNaturalist's \(TypeError: None is no name",
+        ),
+        (text.replace('"Aves"', "null").replace("Fungi", "Fungus"), "TypeError: None is no name"),
         ('{"images": []}', r"is not iNaturalist's \(KeyError: 'categories'\)"),
     ):
         (root / "train2017.json").write_text(content)

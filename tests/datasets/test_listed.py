@@ -108,6 +108,7 @@ TRAIN_LIST, TEST_LIST = "Places_LT_train.txt", "Places_LT_test.txt"
         (TEST_LIST, None, None, "test.txt cannot be read .*: put the list there, from data/ of .*classifier-balancing"),
         (TRAIN_LIST, "5.jpg 1", "5.jpg", "line 5: .* is not `path label`"),
         (TRAIN_LIST, "5.jpg 1", "5.jpg 2", "do not belong together"),
+        (TRAIN_LIST, "train/zen_garden/", "data_256/", "do not belong together"),
         (TRAIN_LIST, " 2", " 4", "the labels are not 0, 1, 2"),
         (TEST_LIST, " 2", " 3", "has label 3, which Places_LT_train.txt has not"),
         (TRAIN_LIST, "00000002", "00000001", r"names 1 image \(train/airfield/00000001.jpg\) more than once"),
@@ -116,6 +117,7 @@ TRAIN_LIST, TEST_LIST = "Places_LT_train.txt", "Places_LT_test.txt"
 )
 def test_bad_list_is_one_line(name, old, new, says, tmp_path):
     path = write(tmp_path, "A", LISTS["A"]) / name
+    (tmp_path / "data_256").mkdir()
     if old is None:
         path.unlink()
     else:

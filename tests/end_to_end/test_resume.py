@@ -409,3 +409,27 @@ def test_best_epoch_is_kept_and_it_alone_is_measured_on_the_test_images(script, 
     assert script("augment", *AUGMENT, "--epochs=2", f"--logdir={tmp_path}", "--resume=auto").status == 0
     codes = torch.load(tmp_path / "checkpoint_codes.pth", weights_only=True)
     assert seen == [codes[split]["targets"].tolist() for split in ("val", "val", "test")]
+
+
+def test_time_of_an_epoch_has_what_passed_before_its_interruption(script, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        at_call(patch, "step", 2, signalled(signal.SIGTERM))
+        assert script("train", *TRAIN, f"--logdir={tmp_path}").status == 143
+    path = tmp_path / "checkpoint.pth"
+    stored = load_checkpoint(path)
+    assert stored["elapsed_time"] > 0
+    save_checkpoint(path, stored | {"elapsed_time": 1000.0})
+    done = script("train", "Digits_LT", f"--logdir={tmp_path}", "--resume=auto", "--quiet")
+    assert done.status == 0, done.err
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        times = [float(row["time"]) for row in csv.DictReader(file) if row["loss"]]
+    assert times[0] > 1000 > max(times[1:])
+    assert load_checkpoint(path)["elapsed_time"] == 0
+
+
+def test_another_checkpoint_in_the_place_of_a_re_trainings_is_refused_in_a_line(script, tmp_path, trained_digits):
+    for name in ("checkpoint.pth", "checkpoint_aug.pth"):
+        shutil.copy(trained_digits / "checkpoint.pth", tmp_path / name)
+    done = script("augment", *AUGMENT, f"--logdir={tmp_path}", "--resume=auto")
+    assert done.status == 2
+    assert "checkpoint_aug.pth was made from another model than" in done.error

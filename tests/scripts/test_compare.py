@@ -12,7 +12,7 @@ from utils.errors import UserError
 HEADER = "epoch,split,acc,acsa,f_ma,g_ma,many,median,low\n"
 
 
-def run(path, value=0.5, suffix="", epochs=2, done=None, split="test", resumed=(), **flags):
+def run(path, value=0.5, suffix="", epochs=2, done=None, split="test", resumed=(), started="", **flags):
     """A run folder in which a script has measured each epoch; its last row has `value`."""
     path.mkdir(parents=True, exist_ok=True)
     rows = [
@@ -21,7 +21,8 @@ def run(path, value=0.5, suffix="", epochs=2, done=None, split="test", resumed=(
     ]
     (path / f"metrics{suffix}.csv").write_text(HEADER + "".join(rows))
     arguments = {"epochs": epochs, "lr": 0.1, "seed": 0, "logdir": str(path), **flags}
-    (path / f"args{suffix}.json").write_text(json.dumps({"arguments": arguments, "resumed": list(resumed)}))
+    content = {"arguments": arguments, "resumed": list(resumed), "started": started}
+    (path / f"args{suffix}.json").write_text(json.dumps(content))
     return path
 
 
@@ -201,3 +202,19 @@ def test_command_without_a_run_is_one_line(script, capsys):
 def test_column_that_is_no_number_is_no_metric(tmp_path):
     with pytest.raises(UserError, match="no run has 'split'; there are epoch, acc"):
         compare.main([str(run(tmp_path / "a")), "--csv", "--metrics=acsa,split"])
+
+
+def test_result_of_the_model_before_the_training_went_on_is_told_and_stands_alone(tmp_path, capsys):
+    went_on = [{"changed": {}, "started": "2026-01-03T00:00:00+00:00"}]
+    for seed, resumed in enumerate(((), went_on)):
+        folder = run(tmp_path / f"s{seed}", seed=seed, started="2026-01-01T00:00:00+00:00", resumed=resumed)
+        run(folder, 0.75, "_aug", seed=seed, started="2026-01-02T00:00:00+00:00")
+    assert [(row["result"], row["runs"]) for row in table(capsys, tmp_path)] == [
+        ("trained", "2"),
+        ("Case 2", "1"),
+        ("Case 2", "1"),
+    ]
+    compare.main([str(tmp_path)])
+    out = capsys.readouterr().out
+    assert f"{tmp_path}/s1: Case 2 is of the model before the training went on" in out
+    assert f"{tmp_path}/s0: Case 2" not in out

@@ -14,6 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from utils.files import unwritable
 from utils.metrics import Row
+from utils.training.layout import PROJECTED
 
 CODE_DIMS = 64  # of a code in the projector, which keeps them as text
 
@@ -62,7 +63,7 @@ class Board:
             codes = PCA(CODE_DIMS, random_state=0).fit_transform(codes)
         with self._writing():
             # what an earlier run of the script left there; add_embedding would complain on standard output
-            shutil.rmtree(self.folder / "00000", ignore_errors=True)
+            shutil.rmtree(self.folder / PROJECTED, ignore_errors=True)
             rows = [[" ".join(name.split()), count] for name, count in labels]
             header = ["class", "training images"]
             self.writer.add_embedding(np.round(codes.astype(float), 4), rows, tag="codes", metadata_header=header)

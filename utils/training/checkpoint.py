@@ -43,7 +43,7 @@ def is_made_from(content: Checkpoint, trained: Checkpoint) -> bool:
     What else the trained model's file says may change, as at the end of its training. Older checkpoints hold the hash
     of that whole file.
     """
-    return content["trained_sha256"] in (digest(trained["state_dict"]), trained["sha256"])
+    return content.get("trained_sha256") in (digest(trained["state_dict"]), trained["sha256"])
 
 
 def _feed(state: "hashlib._Hash", value: Any) -> None:

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -24,7 +25,18 @@ from utils.locks import LOCK_NAME, take_lock
 from utils.logs import end_log_file, log_to_file
 from utils.metrics import Measurement, Row, exact, per_class_metrics
 from utils.training.checkpoint import plain
-from utils.training.layout import FIGURES, MEASURED, NAMES, PICTURES, RESULTS, SUFFIXES, with_suffix
+from utils.training.layout import (
+    CODES,
+    FIGURES,
+    MEASURED,
+    NAMES,
+    PICTURES,
+    PROJECTED,
+    PROJECTOR,
+    RESULTS,
+    SUFFIXES,
+    with_suffix,
+)
 
 log = logging.getLogger("dgcmm")
 
@@ -122,8 +134,9 @@ class RunFolder:
                 raise UserError(f"--logdir {self.path}: another process has worked there meanwhile: repeat the command")
             self._seen = None
             if overwrite:
-                self._clear()
+                self._clear_alone()
         except Timeout as error:
+            self.close()
             raise UserError(f"--logdir {self.path}: another process is at work there; wait, or name another") from error
         except OSError as error:
             raise UserError(f"--logdir {self.path} cannot be written ({error.strerror}): name another") from error
@@ -153,16 +166,26 @@ class RunFolder:
             text = "%s holds results of the model before this training: %s; make them anew after it, with --overwrite"
             log.warning(text, self.path, ", ".join(made))
 
+    def _clear_alone(self) -> None:
+        """Delete results while no script is at work on them; raises `Timeout` if one is."""
+        with contextlib.ExitStack() as stack:
+            for suffix in SUFFIXES[1:] if not self.suffix else ():
+                if (lock := self.path / f"{LOCK_NAME}{suffix}").exists():
+                    stack.callback(take_lock(lock).release)
+            self._clear()
+
     def _clear(self) -> None:
         """Delete this script's results; with train.py's goes all that was made of its model."""
         if not self.suffix:
-            for name in MEASURED:
+            for name in (*MEASURED, *CODES):
                 self.file(name).unlink(missing_ok=True)
         for suffix in SUFFIXES if not self.suffix else (self.suffix,):
             folder = RunFolder(str(self.path), suffix)
             folder.remove_figures()
-            for path in [*map(folder.file, NAMES), folder.checkpoint, folder.previous, folder.best]:
+            files = [*map(folder.file, NAMES), folder.board / PROJECTOR]
+            for path in [*files, folder.checkpoint, folder.previous, folder.best]:
                 path.unlink(missing_ok=True)
+            shutil.rmtree(folder.board / PROJECTED, ignore_errors=True)
             for path in folder.board.glob(f"events.out.tfevents.*{suffix or '.train'}"):
                 path.unlink()
 
@@ -192,9 +215,10 @@ class RunFolder:
             "processes": processes,
         }
         content = {"arguments": now, "data": data, **launch, "resumed": []}
-        if resumed is not None and not path.exists() and changed:  # of a run in another folder
+        of_this_run = path.exists() and self.holds_run()  # else of a start that came to nothing
+        if resumed is not None and not of_this_run and changed:  # it continues a run in another folder
             content["resumed"] = [{"after_epoch": resumed[0], "after_step": resumed[1], "changed": changed}]
-        if resumed is not None and path.exists():
+        if resumed is not None and of_this_run:
             try:
                 earlier = json.loads(path.read_text())
                 earlier["resumed"].append(

@@ -13,6 +13,8 @@ MEASURED = (  # of a trained run, by scripts/baselines.py and scripts/robustness
     *("args_baselines.json", "metrics_baselines.csv", "metrics_per_class_baselines.csv"),
     *("args_robustness.json", "metrics_robustness.csv", "generative_half.json"),
 )
+CODES = ("checkpoint_codes.pth", "checkpoint_prev_codes.pth", "model_best_codes.pth")  # of a trained run, by augment.py
+PROJECTED, PROJECTOR = "00000", "projector_config.pbtxt"  # TensorBoard's folder of codes, and the file that names it
 PICTURES = "figures"  # the folder of all scripts' figures
 FOLDERS = (PICTURES, *(suffix.strip("_") for suffix in SUFFIXES if suffix))  # that one, and TensorBoard's of a script
 RESULTS = {"": "trained", "_aug_ftl": "Case 1", "_aug": "Case 2", "_eval": "evaluated"}  # what a script has made

@@ -97,7 +97,7 @@ def find_checkpoint(args: argparse.Namespace, given: set[str], folder: RunFolder
     terms = terms_of_change(args, given, checkpoint)
     stored = _for_nodes(checkpoint, nodes, args.resume, "batch_size" in given and terms["batch_size"] == "")
     flags = MODEL_FLAGS + DATA_FLAGS + SCORING_FLAGS + TRAINING_FLAGS
-    adopt(args, given, BEFORE | stored, flags, args.resume, terms=terms)
+    adopt(args, given - {"init"}, BEFORE | stored, flags, args.resume, terms=terms)  # --init is for a new run
     if args.start_epoch is None:
         _require_whole_epochs(checkpoint, args.epochs, args.resume)
     _warn_of_changes(args, stored, args.resume, checkpoint["epoch"] if args.start_epoch is None else args.start_epoch)

@@ -97,6 +97,7 @@ class Run:
         self._saved = True  # whether the checkpoint is of this very moment
         self._worth_saving = False  # whether an error leaves a state to go on from: whole steps, all finite
         self._went_back = False
+        self._elapsed = 0.0  # seconds of the running epoch before `open`
         self._keeps_previous = True
         self._best_beside: Path | None = None  # the best epoch beside the checkpoint that is continued
 
@@ -114,7 +115,7 @@ class Run:
             self.board = Board(self.folder.board, self.folder.suffix or ".train", self.epoch)
             if self.best and self._best_beside.resolve() != self.folder.best.resolve():
                 write_atomically(self.folder.best, lambda file: file.write(self._best_beside.read_bytes()))
-        self._started = time.perf_counter()
+        self._started = time.perf_counter() - self._elapsed
         with stopping.held():
             try:
                 yield
@@ -293,6 +294,7 @@ class Run:
             "epoch": self.epoch,
             "step": self.position.step,
             "sums": sums,
+            "elapsed_time": time.perf_counter() - self._started if self.position.step else 0.0,
             "nodes": self.world.nodes,
             **self.about,
             "result": result,
@@ -315,7 +317,7 @@ class Run:
         self.optimizer.load_state_dict(checkpoint["optimizer"])  # its learning rates are replaced by `open`
         self.epoch, self.best = checkpoint["epoch"], checkpoint["best"]
         self.history = list(checkpoint["history"])
-        self.position = own_position(checkpoint, self.world)
+        self.position, self._elapsed = own_position(checkpoint, self.world), checkpoint.get("elapsed_time", 0.0)
         self.state = {name: checkpoint[name] for name in self.state}
         if self.scaler and self.scaler.is_enabled():
             self.scaler.load_state_dict(checkpoint["scaler"])
@@ -329,7 +331,7 @@ class Run:
     def go_back_to(self, epoch: int) -> None:
         """Count from the end of an earlier `epoch` on (`--start-epoch`); the weights stay."""
         self._went_back = True
-        self.epoch, self.position = epoch, Position()
+        self.epoch, self.position, self._elapsed = epoch, Position(), 0.0
         self.history = [row for row in self.history if row["epoch"] <= epoch]
         if self.best and self.best["epoch"] > epoch:
             self.best = None

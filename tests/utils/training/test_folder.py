@@ -46,6 +46,9 @@ def test_overwriting_deletes_the_scripts_own_files_alone(tmp_path):
 def test_overwriting_a_training_deletes_what_was_made_from_it(tmp_path):
     results = ["checkpoint.pth", "metrics_aug.csv", "checkpoint_aug_ftl.pth", "predictions_eval.csv"]
     results += ["metrics_baselines.csv", "metrics_robustness.csv", "generative_half.json", "args_baselines.json"]
+    results += ["checkpoint_codes.pth", "aug/projector_config.pbtxt", "aug_ftl/00000/codes/tensors.tsv"]
+    for folder in ("aug", "aug_ftl/00000/codes"):
+        (tmp_path / folder).mkdir(parents=True)
     for name in [*results, "mine.txt"]:
         (tmp_path / name).touch()
     with RunFolder(str(tmp_path)).open(overwrite=True):
@@ -81,6 +84,7 @@ def test_folder_that_another_process_has_changed_since_it_was_looked_at_is_not_o
 def test_damaged_args_file_is_written_anew_and_said(content, tmp_path, caplog):
     caplog.set_level("WARNING", "dgcmm")
     (tmp_path / "args.json").write_text(content)
+    (tmp_path / "checkpoint.pth").touch()
     RunFolder(str(tmp_path)).write_args(argparse.Namespace(lr=1.0), {}, resumed=(1, 0))
     assert "args.json is damaged and written anew" in caplog.text
     assert json.loads((tmp_path / "args.json").read_text())["arguments"] == {"lr": 1.0}
@@ -91,6 +95,19 @@ def test_second_process_is_refused_and_another_script_is_not(tmp_path, lock_else
     with pytest.raises(UserError, match="another process"):
         RunFolder(str(tmp_path)).open()
     RunFolder(str(tmp_path), "_aug").open().close()
+
+
+def test_training_is_not_overwritten_while_a_script_works_on_its_model(tmp_path, lock_elsewhere):
+    (tmp_path / "metrics_aug.csv").touch()
+    lock_elsewhere(tmp_path / ".lock_aug")
+    with RunFolder(str(tmp_path), "_aug_ftl").open(overwrite=True):
+        pass
+    for _ in range(2):  # the lock that the first one took is free again
+        with pytest.raises(UserError, match="another process is at work there"):
+            RunFolder(str(tmp_path)).open(overwrite=True)
+    assert (tmp_path / "metrics_aug.csv").exists()
+    with RunFolder(str(tmp_path)).open():
+        pass
 
 
 def test_lock_ends_with_its_process_and_not_with_what_it_forked(tmp_path):
@@ -135,6 +152,7 @@ def test_predictions(tmp_path):
 def test_arguments_keep_the_first_start_and_list_resumptions(tmp_path):
     folder = RunFolder(str(tmp_path))
     folder.write_args(argparse.Namespace(lr=0.1), {"train": "abc"})
+    folder.checkpoint.touch()
     folder.write_args(argparse.Namespace(lr=0.1), {"train": "abc"}, resumed=(3, 7), processes=2)
     content = json.loads((tmp_path / "args.json").read_text())
     assert content["arguments"] == {"lr": 0.1}
@@ -149,6 +167,7 @@ def test_what_a_continuation_changes_is_noted(tmp_path):
     now = argparse.Namespace(lr=1.0, batch_size=25, T_max=4, epochs=4, datadir="/b")
     folder = RunFolder(str(tmp_path))
     folder.write_args(argparse.Namespace(**before), {})
+    folder.checkpoint.touch()
     folder.write_args(now, {}, resumed=(2, 0), before=before)
     folder.write_args(now, {}, resumed=(3, 0), before=vars(now))
     content = json.loads((tmp_path / "args.json").read_text())
@@ -157,6 +176,7 @@ def test_what_a_continuation_changes_is_noted(tmp_path):
     assert [(entry["after_epoch"], entry["changed"]) for entry in content["resumed"]] == [(2, changed), (3, {})]
     elsewhere = RunFolder(str(tmp_path / "other"))
     elsewhere.path.mkdir()
+    elsewhere.write_args(argparse.Namespace(lr=7.0), {})  # of a start that came to nothing
     elsewhere.write_args(now, {}, resumed=(2, 0), before=before)
     content = json.loads((elsewhere.path / "args.json").read_text())
     assert (content["arguments"], content["resumed"][0]["changed"]) == (vars(now), changed)
