@@ -87,8 +87,8 @@ def unwritable(path: Path, error: Exception) -> UserError:
     reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
         return UserError(
-            f"the disk is full: {path} cannot be written ({reason}); free some space and continue, a training by "
-            "--resume=auto, and not with --overwrite: what is complete is kept"
+            f"the disk is full: {path} cannot be written; free some space and continue (a training by --resume=auto, "
+            f"not --overwrite): what is complete is kept ({reason})"
         )
     return UserError(f"{path} cannot be written ({reason}): choose another folder, or free some space")
 
