@@ -4,12 +4,12 @@
     python scripts/baselines.py RUN
     python scripts/baselines.py RUN --methods logit-adjustment crt --fixed crt=0.1
 
-RUN is the folder of a training, of a DGCMM or a plain classifier; its last epoch counts. From the codes
-(checkpoint_codes.pth, made if there is none) come logit adjustment after training, tau-normalisation, NCM, LDA, cRT (a
-new layer), LWS and SMOTE, and both cases of the paper from both starts, to choose their learning rate (augment.py and
-augment_ftl.py have all the flags). Each has one parameter of its own: where the run has a validation set the best of a
-small grid by balanced accuracy there is taken, else --fixed or a default. The test set is measured with that value
-alone.
+RUN is the folder of a training, of a DGCMM or a plain classifier; its last epoch is measured or, with --best, the best
+one. From its codes (kept beside the checkpoint, made if there are none) come logit adjustment after training,
+tau-normalisation, NCM, LDA, cRT (a new layer), LWS and SMOTE, and both cases of the paper from both starts, to choose
+their learning rate (augment.py and augment_ftl.py have all the flags). Each has one parameter of its own: where the run
+has a validation set the best of a small grid by balanced accuracy there is taken, else --fixed or a default. The test
+set is measured with that value alone.
 
 Writes RUN/metrics_baselines.csv: a row per method, value and split, with the metrics of metrics.csv and the calibration
 error; RUN/metrics_per_class_baselines.csv, of the test set; and RUN/args_baselines.json, the command. Half a minute on
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = build_parser().parse_args(argv)
     start_logging(quiet=False)
     folder = RunFolder(options.run)
-    run = open_run(folder, options.datadir, FILE, options.overwrite)
+    run = open_run(folder, options.datadir, FILE, options.overwrite, best=options.best)
     if run.model.generative:
         raise UserError(
             f"{options.run} is generative: the code of a test image depends on the label in question, so these methods "
@@ -112,9 +112,8 @@ def measure(
         if "val" in measured:
             validated = [one.row("val", measured["val"], counts) for one in fitted]
             rows += validated
-            chosen = fitted[
-                max(range(len(fitted)), key=lambda number: validated[number]["acsa"])
-            ]  # of equals the first
+            best = max(range(len(fitted)), key=lambda number: validated[number]["acsa"])  # of equals the first
+            chosen = fitted[best]
         test = measured["test"]
         rows.append(chosen.row("test", test, counts))
         found = per_class_metrics(test["targets"].numpy(), chosen.probabilities(test), counts, classes)

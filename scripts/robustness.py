@@ -5,11 +5,12 @@
     python scripts/robustness.py RUN --methods crt lda --fixed crt=0.01
     python scripts/robustness.py RUN --judge logs/judge/checkpoint.pth
 
-RUN is the folder of a training; its classifier, methods of scripts/baselines.py (by default logit adjustment; of a
-generative model none), and the classifiers that augment.py and augment_ftl.py re-trained in RUN and in the folders in
-it are measured on the test images as they are, with Gaussian noise of standard deviation 0.1 and 0.2, blurred over 3x3
-pixels, and half as bright (pixels in [0,1]). Writes RUN/metrics_robustness.csv: a row per classifier and condition,
-with the metrics of metrics.csv and the calibration error.
+RUN is the folder of a training, whose last epoch is measured (with --best the best one); its classifier, methods of
+scripts/baselines.py (by default logit adjustment; of a generative model none), and the classifiers that augment.py and
+augment_ftl.py re-trained in RUN and in the folders in it are measured on the test images as they are, with Gaussian
+noise of standard deviation 0.1 and 0.2, blurred over 3x3 pixels, and half as bright (pixels in [0,1]). Writes
+RUN/metrics_robustness.csv: a row per classifier and condition, with the metrics of metrics.csv and the calibration
+error.
 
 Of a DGCMM with a decoder it writes RUN/generative_half.json too, of 2,000 test images: the squared error of
 reconstructions beside those of a grey image and of the class's mean image, the balanced accuracy of the best
@@ -71,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = build_parser().parse_args(argv)
     start_logging(quiet=False)
     folder = RunFolder(options.run)
-    run = open_run(folder, options.datadir, FILE, options.overwrite)
+    run = open_run(folder, options.datadir, FILE, options.overwrite, best=options.best)
     judge = load_judge(options.judge, run) if options.judge else None
     classifiers = classifiers_of(run, folder.path)
     if run.model.generative and options.methods:

@@ -32,7 +32,7 @@ class TrainedRun(NamedTuple):
 
     Attributes:
         args: of an augmentation of it, completed by the checkpoint.
-        checkpoint: of the last epoch.
+        checkpoint: of the last epoch, or of the best one.
         splits: the training split under the evaluation transform.
         model: on the device of `world`.
     """
@@ -62,11 +62,12 @@ def run_parser(description: str, result: str) -> argparse.ArgumentParser:
     add = parser.add_argument
     add("run", type=path, metavar="RUN", help="folder of a finished training")
     add("--datadir", type=path, metavar="PATH", help="folder of the data now (default: where it was in the training)")
+    add("--best", action="store_true", help="measure the best epoch, model_best.pth (default: the last)")
     add("--overwrite", action="store_true", help=f"replace {result}")
     return parser
 
 
-def open_run(folder: RunFolder, datadir: str | None, result: str, overwrite: bool) -> TrainedRun:
+def open_run(folder: RunFolder, datadir: str | None, result: str, overwrite: bool, *, best: bool = False) -> TrainedRun:
     """Load the model in a run folder and its data.
 
     Args:
@@ -74,20 +75,24 @@ def open_run(folder: RunFolder, datadir: str | None, result: str, overwrite: boo
         datadir: where the data lies now, if not where it was in the training.
         result: name of the file that will be written there.
         overwrite: whether it may be there already.
+        best: load the best epoch on the validation images, not the last one.
 
     Raises:
-        UserError: there is no such run, or its data is not to be had, or the result is there or cannot be written.
+        UserError: there is no such run or, for `best`, no hold-out in it, or its data is not to be had, or the result
+            is there or cannot be written.
     """
     if folder.file(result).exists() and not overwrite:
         raise UserError(f"{folder.file(result)} exists: --overwrite replaces it")
     if folder.path.is_dir() and not os.access(folder.path, os.W_OK | os.X_OK):
         raise UserError(f"{folder.path} cannot be written (no permission): copy the run, and name the copy")
-    name = load_checkpoint(folder.path / "checkpoint.pth")["dataset"]
+    last = load_checkpoint(folder.path / "checkpoint.pth")
+    if best and not folder.best.exists():
+        raise UserError(f"--best: there is no {folder.best}, as without a hold-out: leave --best out")
     place = [f"--datadir={datadir}"] if datadir else []
     words = [
-        name,
+        last["dataset"],
         f"--logdir={folder.path}",
-        "--resume=auto",
+        f"--resume={folder.best}" if best else "--resume=auto",
         f"--batch-size={IMAGES}",
         "--workers=0",
         "--quiet",
@@ -95,9 +100,13 @@ def open_run(folder: RunFolder, datadir: str | None, result: str, overwrite: boo
     ]
     args, given = parse(build_parser(), words)
     checkpoint = find_trained(args, given, folder)
-    if checkpoint["best"] and checkpoint["best"]["epoch"] != checkpoint["epoch"]:
-        last, best = checkpoint["epoch"], checkpoint["best"]["epoch"]
-        log.info("this is the model of epoch %d, the last; the training's own result is that of epoch %d", last, best)
+    found = last["best"]
+    if found and not best and found["epoch"] != last["epoch"]:
+        log.info(
+            "epoch %d, the last, is measured; --best takes epoch %d, that of the training's own result",
+            last["epoch"],
+            found["epoch"],
+        )
     args.seed = checkpoint["args"]["seed"]
     complete(args, feature_dim(args.arch), args.arch in PLAIN_ARCHITECTURES, given)
     complete_data(args)

@@ -106,9 +106,20 @@ def test_last_epoch_is_measured_and_told_where_another_was_the_best(run, tmp_pat
     save_checkpoint(folder / "checkpoint.pth", stored | {"best": {"epoch": 1, "acsa": 0.5}})
     with caplog.at_level("INFO", "dgcmm"):
         assert open_run(RunFolder(folder), None, "new.csv", False).checkpoint["epoch"] == stored["epoch"]
-    assert (
-        f"the model of epoch {stored['epoch']}, the last; the training's own result is that of epoch 1" in caplog.text
-    )
+    assert f"epoch {stored['epoch']}, the last, is measured; --best takes epoch 1, that of" in caplog.text
+
+
+def test_best_epoch_is_measured_on_request(run, tmp_path):
+    folder = Path(shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("*codes*")))
+    with pytest.raises(UserError, match="--best: there is no"):
+        open_run(RunFolder(folder), None, "new.csv", False, best=True)
+    stored = load_checkpoint(folder / "checkpoint.pth")
+    stored["state_dict"]["classifier.bias"][3] += 100  # another model than the last
+    save_checkpoint(folder / "model_best.pth", stored | {"epoch": 1})
+    opened = open_run(RunFolder(folder), None, "new.csv", False, best=True)
+    assert opened.checkpoint["epoch"] == 1
+    assert opened.codes()[0].classifier.bias.argmax() == 3
+    assert {file.name for file in folder.glob("*codes.pth")} == {"model_best_codes.pth"}
 
 
 def test_folder_that_cannot_be_written_is_told_before_the_work(run, monkeypatch):
