@@ -105,8 +105,6 @@ def work(world: World, args: argparse.Namespace, given: set[str]) -> None:
     """Do all that one process does; `args` are as they were parsed."""
     if world.size > 1:
         start_logging(args.quiet, world.rank)
-    if args.deterministic:
-        repeat_exactly()
     folder = RunFolder(args.logdir, "_eval" if args.evaluate else "")
     # the main process reads the checkpoint and completes its arguments; the others, started alike, take both from it
     resolved, checkpoint, start = world.on_main(lambda: resolve(copy.copy(args), given, folder, world))
@@ -114,6 +112,8 @@ def work(world: World, args: argparse.Namespace, given: set[str]) -> None:
         follow(args, given, world.broadcast(args), resolved, world.rank)
     args.resume = resolved.resume
     args.quiet |= not world.is_main
+    if args.deterministic:
+        repeat_exactly()
     result = None
     if not args.evaluate and args.start_epoch is None:
         result = finished_result(checkpoint, args.epochs)
@@ -224,7 +224,7 @@ def train_epochs(run: Run, loaders: dict[str, BatchLoader]) -> Row:
     with run.open():
         while run.epoch < args.epochs:
             warming = run.epoch < run.state["warmup_end"]
-            weights = LossWeights(args.weight_cls, 0.0, 0.0) if warming else all_weights(args)
+            weights = LossWeights(args.weight_cls) if warming else all_weights(args)
             reweighted = run.epoch >= run.state.get("reweighted_from", args.epochs)
             if (weights, reweighted) != phase:  # another loss, and other parameters may ask for gradients
                 phase = (weights, reweighted)
@@ -374,7 +374,7 @@ def evaluate_only(world: World, args: argparse.Namespace, checkpoint: Checkpoint
     share_warnings(world.gather, world.is_main)
     with folder:
         data_sha256 = {"test": data.fingerprint()}
-        if args.dataset == checkpoint["dataset"] and changed_splits(checkpoint["data_sha256"], data_sha256):
+        if args.dataset != checkpoint["dataset"] or changed_splits(checkpoint["data_sha256"], data_sha256):
             log.warning("not the test images of the training: if it was trained on some, the result is too good")
         started = time.perf_counter()
         loader = make_loader(world, args, data)

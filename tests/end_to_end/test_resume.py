@@ -16,7 +16,7 @@ from helpers.project import SMALL_MODEL
 from models import starting
 from scripts.compare_runs import differences
 from utils import metrics
-from utils.errors import NotFinite
+from utils.errors import NotFinite, UserError
 from utils.training import run
 from utils.training.checkpoint import digest, load_checkpoint, save_checkpoint
 from utils.training.position import Position, own_position
@@ -269,6 +269,22 @@ def test_flags_not_given_come_from_the_checkpoint(script, tmp_path, trained_digi
     assert done.status == 0, done.err
     stored = load_checkpoint(tmp_path / "checkpoint.pth")
     assert (stored["epoch"], stored["args"]["z_dim"], stored["args"]["batch_size"]) == (3, 32, 64)
+
+
+@pytest.mark.parametrize("flags", [[], ["--deterministic"]])
+def test_deterministic_run_stays_so_and_any_run_may_become_so(flags, script, tmp_path, trained_digits, monkeypatch):
+    stored = load_checkpoint(trained_digits / "checkpoint.pth")
+    stored["args"]["deterministic"] = not flags
+    save_checkpoint(tmp_path / "checkpoint.pth", stored)
+
+    def restrict():
+        raise UserError("restricted")
+
+    monkeypatch.setattr(train, "repeat_exactly", restrict)
+    assert (
+        "restricted"
+        in script("train", "Digits_LT", "--resume=auto", f"--logdir={tmp_path}", "--epochs=3", *flags).error
+    )
 
 
 def test_resume_into_another_folder_brings_the_history(script, tmp_path, trained_digits):

@@ -22,8 +22,8 @@ SCHEDULES = ("lr_step", "milestones", "T_max", "step_size")  # of which a run ha
 SCHEDULE_FLAGS = (*SCHEDULES, "gamma", "lr_warmup_epochs")
 # what else alters the numbers of a training run, or of a re-training
 OPTIMISER_FLAGS = (
-    *("epochs", "batch_size", "lr", "momentum", "wd", "clip_grad", "seed", "max_steps", "amp", "eval_every"),
-    *SCHEDULE_FLAGS,
+    *("epochs", "batch_size", "lr", "momentum", "wd", "clip_grad", "seed", "max_steps", "amp", "deterministic"),
+    *("eval_every", *SCHEDULE_FLAGS),
 )
 RETRAINING_FLAGS = (*OPTIMISER_FLAGS, "start")
 TRAINING_FLAGS = (

@@ -107,7 +107,8 @@ def find_checkpoint(args: argparse.Namespace, given: set[str], folder: RunFolder
 def terms_of_change(args: argparse.Namespace, given: set[str], checkpoint: Checkpoint) -> dict[str, str]:
     """Tell what a run may change when it goes on: name of an argument -> '', or what has to be given too for that.
 
-    More epochs may follow another schedule; the batch size may change where an epoch begins.
+    More epochs may follow another schedule; the batch size may change where an epoch begins; `--deterministic` may come
+    at any time.
     """
     stored, epoch = checkpoint["args"], checkpoint["epoch"]
     epochs = args.epochs if "epochs" in given else stored["epochs"]
@@ -118,7 +119,7 @@ def terms_of_change(args: argparse.Namespace, given: set[str], checkpoint: Check
         terms["batch_size"] = ""
     elif checkpoint["kind"] == "train":
         terms["batch_size"] = f"--start-epoch={epoch}"
-    return terms
+    return terms | {"deterministic": ""}
 
 
 def _adopt_places(args: argparse.Namespace, given: set[str], stored: Checkpoint, source: str) -> None:
