@@ -173,4 +173,4 @@ class PlainClassifier(ImageClassifier):
         features = self.features(images)
         with torch.autocast(images.device.type, enabled=False):
             cls = self.classification_term(features, labels, mixed)
-        return LossTerms(weights.cls * cls, cls, None, None)
+        return LossTerms(weights.cls * cls, cls)

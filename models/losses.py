@@ -26,8 +26,8 @@ class LossWeights(NamedTuple):
     """Weights of the loss terms; a term of weight 0 is not computed and gives its parameters no gradient."""
 
     cls: float
-    reconst: float
-    gmm: float
+    reconst: float = 0.0
+    gmm: float = 0.0
 
 
 class LossTerms(NamedTuple):
@@ -35,8 +35,8 @@ class LossTerms(NamedTuple):
 
     total: Tensor
     cls: Tensor | None
-    reconst: Tensor | None
-    gmm: Tensor | None
+    reconst: Tensor | None = None
+    gmm: Tensor | None = None
 
 
 def widen(tensor: Tensor) -> Tensor:

@@ -6,5 +6,5 @@ Nothing here imports `models` or `datasets`; scripts hand over what is needed.
 import sys
 
 if sys.platform == "win32":  # before anything asks for signals that Windows does not have
-    print("error: this runs on Linux and macOS: on Windows install WSL, and run it there", file=sys.stderr)
+    print("error: this runs on Linux: on Windows install WSL, and run it there", file=sys.stderr)
     raise SystemExit(2)
