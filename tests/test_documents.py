@@ -74,7 +74,7 @@ def texts_of_the_code():
 
 
 def test_messages_of_the_troubleshooting_table_are_the_codes_own():
-    table = (ROOT / "README.md").read_text().partition("| message | what to do |")[2].partition("\n\n")[0]
+    table = (ROOT / "docs/problems.md").read_text()
     messages = re.findall(r"^\| `(.*?)` \|", table, re.M)
     said = list(texts_of_the_code())
     assert len(messages) >= 10

@@ -100,7 +100,7 @@ def train_parser(
         metavar="W",
         help="weight of the decoder's squared error, a mean over pixels and channels: half the sum of squares, as "
         "others have it, is a weight of 392 on images of 28x28 and of 1536 on 32x32 in colour. Of small images the "
-        "decoder makes a constant grey at 0.1 and a likeness at 100 (default: %(default)s)",
+        "decoder learns nothing at 0.1; at 100 it makes a likeness, if --lr is high enough (default: %(default)s)",
     )
     add(
         "--weight-gmm",
@@ -201,7 +201,7 @@ def augment_parser(common: argparse.ArgumentParser, **kwargs: str | None) -> arg
         choices=("trained", "adjusted"),
         default="trained",
         help="where re-training starts: the trained classifier, or the same with log(class share of the training "
-        "images) subtracted from its bias, so that no class is preferred; a small --lr, 1e-3 to 1e-2, suits that "
+        "images) subtracted from its bias, so that no class is preferred; a small --lr, up to 1e-3, suits that "
         "(default: %(default)s)",
     )
     return parser

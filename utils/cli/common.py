@@ -168,8 +168,8 @@ def _add_reading(parser: argparse.ArgumentParser, transforms: Collection[str]) -
         "--bad-images",
         choices=("error", "skip"),
         default="error",
-        help="image files that cannot be read: stop, or leave out up to 1%% of a split, found by reading all of them "
-        "once (default: %(default)s)",
+        help="image files that cannot be read: stop at the first (with --cache-size: name all), or leave out up to 1%% "
+        "of a split, found by reading all of them once (default: %(default)s)",
     )
 
 
