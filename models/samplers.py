@@ -122,7 +122,7 @@ def transfer_sources(counts: Sequence[int]) -> list[list[int]]:
     classes = range(len(counts))
     many = [c for c in classes if counts[c] > MANY_SHOT]
     if not many:
-        log.warning("no class has more than %d training images: each class takes from all larger classes", MANY_SHOT)
+        log.warning("no class has more than %d codes: each class takes from all larger classes", MANY_SHOT)
         return [[other for other in classes if counts[other] > counts[c]] for c in classes]
     return [[other for other in many if counts[c] <= MANY_SHOT or counts[other] > counts[c]] for c in classes]
 

@@ -4,13 +4,15 @@
     python scripts/compare.py RUN [RUN ...] [--csv | --markdown] [--metrics=acsa,f_ma]
 
 RUN is a run folder, or a folder with runs below it. Runs on the same test images that differ in nothing but their seeds
-(--seed, --subset-seed) and places share a row: the mean and, after ±, the standard deviation over them. A run that is
-not finished has a row of its own, with the epoch it is at and what it had when it was last measured. Below the table
+(--seed, --subset-seed) and places share a row: the mean and, after ±, the standard deviation over them. What a
+re-training or an evaluation started from counts too, wherever it lies. A run that is not finished has a row of its own,
+with the epoch it is at and what it had when it was last measured; so has one whose training is gone. Below the table
 stands what the decoders have learned, as health.json says.
 """
 
 import argparse
 import csv
+import itertools
 import json
 import os
 import statistics
@@ -24,15 +26,32 @@ sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]
 
 from scripts.experiments.results import mean_and_deviation  # noqa: E402
 from utils.cli.common import Parser  # noqa: E402
-from utils.cli.rules import LOCAL_FLAGS, flag_of  # noqa: E402
+from utils.cli.rules import LOCAL_FLAGS, PLACE_FLAGS, flag_of  # noqa: E402
 from utils.errors import UserError, run_script  # noqa: E402
 from utils.files import read_rows  # noqa: E402
 from utils.training.layout import RESULTS, find_runs, with_suffix  # noqa: E402
 
 METRICS = ("acc", "acsa", "f_ma", "g_ma", "many", "median", "low")
 ERRORS = {"mse": "reconstructions", "mse_constant": "a constant grey", "mse_class_mean": "the class's mean image"}
-OWN = (*LOCAL_FLAGS, "seed", "subset_seed", "save_every", "print_freq")  # in which the runs of a row may differ
+# in which the runs of a row may differ
+OWN = (*LOCAL_FLAGS, *PLACE_FLAGS, "seed", "subset_seed", "save_every", "print_freq")
 Settings = dict[str, object]
+
+
+class Started(NamedTuple):
+    """What an args.json says: how a script was started, with what its resumptions have changed."""
+
+    arguments: Settings
+    data: dict[str, str]  # hashes of the splits
+    first: str  # when, as text of ISO 8601 in UTC
+    last: str
+
+    def settings(self) -> Settings:
+        """Give the flags that make another experiment."""
+        return {name: value for name, value in self.arguments.items() if name not in OWN}
+
+
+NOT_THERE = Started({}, {}, "", "")
 
 
 class Result(NamedTuple):
@@ -41,10 +60,12 @@ class Result(NamedTuple):
     run: Path
     suffix: str
     settings: Settings  # of the flags that make it another experiment
-    training: Settings  # the same, of the training that it follows
+    training: Settings | None  # the same, of the training that it follows; None where that is not to be found
     row: dict[str, str]  # of metrics.csv, the headline or the last one that was measured; {} before the first
     epochs: tuple[int, int | None] | None  # of a script that is not finished: done, and asked for
     data: str  # hash of the test images
+    trained_on: str  # hash of the training's images
+    subset_seed: object  # which drew them
     seeds: tuple[object, ...]  # of the training, and of the script
     health: dict[str, float]  # of the decoder, see health.json; {} where the script has not measured it
     outdated: bool  # the training has gone on since
@@ -94,47 +115,77 @@ def read_results(run: Path) -> list[Result]:
     Raises:
         UserError: a file is damaged, or none of this project's.
     """
-    arguments, _, (_, trained_last) = read_args(run / "args.json")
-    training = {name: value for name, value in arguments.items() if name not in OWN}
-    seeds = (arguments.get("seed"), arguments.get("subset_seed"))
     found = []
     for suffix in RESULTS:
         args, metrics = (run / with_suffix(name, suffix) for name in ("args.json", "metrics.csv"))
         if not args.exists() and not metrics.exists():
             continue
-        own, data, (started, _) = read_args(args)
-        settings = {name: value for name, value in own.items() if name not in OWN}
+        own = read_args(args)
+        settings, training = own.settings(), {}
+        folder = training_folder(run, own.arguments) if suffix else run
+        base = read_args(folder / "args.json") if folder else NOT_THERE
+        if suffix:
+            training = base.settings() if folder else None
         if suffix == "_eval":
-            settings["resume"] = Path(str(own.get("resume"))).name  # which of a run's checkpoints it measured
+            measured_file = Path(str(own.arguments.get("resume"))).name
+            settings["resume"] = measured_file  # which of a run's checkpoints it measured
+            if folder:
+                training |= retraining_settings(folder, measured_file)
         rows = read_metrics(metrics)
         measured = [row for row in rows if row["split"]]
-        done, asked = max((int(row["epoch"]) for row in rows), default=0), own.get("epochs")
+        done, asked = max((int(row["epoch"]) for row in rows), default=0), own.arguments.get("epochs")
         finished = bool(rows) and rows[-1]["split"] == "test" and (suffix == "_eval" or asked is None or done >= asked)
-        last = measured[-1] if measured else {}
-        trained = {} if suffix == "" else training
-        health = read_health(run / with_suffix("health.json", suffix))
-        epochs = None if finished else (done, asked)
-        outdated = suffix != "" and bool(started) and started < trained_last
-        seeds_here = (*seeds, own.get("seed"))
-        found.append(Result(run, suffix, settings, trained, last, epochs, data, seeds_here, health, outdated))
+        subset_seed = base.arguments.get("subset_seed")
+        found.append(
+            Result(
+                run,
+                suffix,
+                settings,
+                training,
+                row=measured[-1] if measured else {},
+                epochs=None if finished else (done, asked),
+                data=own.data.get("test", ""),
+                trained_on=base.data.get("train", ""),
+                subset_seed=subset_seed,
+                seeds=(base.arguments.get("seed"), subset_seed, own.arguments.get("seed")),
+                health=read_health(run / with_suffix("health.json", suffix)),
+                outdated=suffix != "" and bool(own.first) and own.first < base.last,
+            )
+        )
     return found
 
 
-def read_args(path: Path) -> tuple[Settings, str, tuple[str, str]]:
-    """Read an args.json: the arguments as the last resumption has them, and the hash of the test images.
+def training_folder(run: Path, arguments: Settings) -> Path | None:
+    """Find the folder of the training that a re-training or an evaluation started from; None if it is gone.
 
-    Returns:
-        These two, and when the script was started, first and last, as texts of ISO 8601 in UTC; all are empty where
-        there is no such file.
+    It is looked for as it lay from the run's folder, for both may have been moved, and where the arguments name it.
     """
+    if not arguments.get("resume"):
+        return run
+    named = Path(str(arguments["resume"])).parent
+    beside = run / os.path.relpath(named, str(arguments.get("logdir", ".")))
+    return next((folder for folder in (beside, named) if (folder / "args.json").exists()), None)
+
+
+def retraining_settings(folder: Path, checkpoint: str) -> Settings:
+    """Read the settings of the re-training that made a checkpoint, by its name; none of one that training made."""
+    suffix = next((suffix for suffix in ("_aug_ftl", "_aug") if suffix in checkpoint), None)
+    if suffix is None:
+        return {}
+    settings = read_args(folder / with_suffix("args.json", suffix)).settings()
+    return {f"{name}{suffix}": value for name, value in settings.items()}
+
+
+def read_args(path: Path) -> Started:
+    """Read an args.json; where there is no such file all is empty."""
     if not path.exists():
-        return {}, "", ("", "")
+        return NOT_THERE
     try:
         content = json.loads(path.read_text())
         changes = [change for resumption in content["resumed"] for change in resumption["changed"].items()]
         arguments = content["arguments"] | {name: now for name, (_, now) in changes}
         started = [str(start.get("started", "")) for start in (content, *content["resumed"])]
-        return arguments, (content.get("data") or {}).get("test", ""), (started[0], started[-1])
+        return Started(arguments, dict(content.get("data") or {}), started[0], started[-1])
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({error}): leave this run out") from error
 
@@ -164,21 +215,33 @@ def read_metrics(path: Path) -> list[dict[str, str]]:
 
 
 def group(results: Iterable[Result]) -> list[Row]:
-    """Join results that differ in their seeds alone, in the order of their first runs."""
+    """Join results that differ in their seeds alone, in the order of their first runs.
+
+    Those of the same subset seed must be of trainings on the same images too.
+    """
     results = list(results)
-    joined: dict[str, list[Result]] = {}
+    joined: dict[str, list[list[Result]]] = {}
     for result in sorted(results, key=lambda result: list(RESULTS).index(result.suffix)):
-        alone = str(result.run) if result.epochs or result.outdated or not result.settings else ""
+        apart = result.epochs or result.outdated or not result.settings or result.training is None
+        alone = str(result.run) if apart else ""
         kind = json.dumps([result.suffix, alone, result.data, result.settings, result.training], sort_keys=True)
-        joined.setdefault(kind, []).append(result)
+        fitting = (
+            members
+            for members in joined.setdefault(kind, [])
+            if all(one.subset_seed != result.subset_seed or one.trained_on == result.trained_on for one in members)
+        )
+        members = next(fitting, None)
+        if members is None:
+            joined[kind].append(members := [])
+        members.append(result)
     runs, rows = list(dict.fromkeys(result.run for result in results)), []
-    for members in joined.values():
-        first = members[0]
+    for members in itertools.chain.from_iterable(joined.values()):
+        first, training = members[0], members[0].training or {}
         others = [result.settings for result in results if result.suffix == first.suffix]
         differing = {
             name: value
             for name, value in first.settings.items()
-            if (name not in first.training or first.training[name] != value)  # else the training's row has it
+            if (name not in training or training[name] != value)  # else the training's row has it
             and any(name in other and other[name] != value for other in others)
         }
         rows.append(Row(members, differing))

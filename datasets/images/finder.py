@@ -61,10 +61,10 @@ def _scan(root: Path, folder: str, seen: set[tuple[int, int]]) -> Iterator[Files
         for entry in entries:
             if entry.name.startswith(".") or entry.name in NOT_OURS:
                 continue
-            if is_image_name(entry.name):
-                images.append(entry.name)
-            elif entry.is_dir():
+            if entry.is_dir():
                 inside.append(entry.name)
+            elif is_image_name(entry.name):
+                images.append(entry.name)
             else:
                 others.append(entry.name)
     yield Files(*([folder + name for name in sorted(names)] for names in (images, others)))

@@ -123,8 +123,8 @@ def _is_locked(folder: Path) -> bool:
 def _loose_images(folder: Path) -> list[str]:
     """List the images that lie in a folder itself, by name; they are of no class."""
     with listed(folder) as entries:
-        names = [entry.name for entry in entries if not entry.name.startswith(".") and is_image_name(entry.name)]
-    return sorted(names)
+        files = [entry.name for entry in entries if not entry.name.startswith(".") and not entry.is_dir()]
+    return sorted(filter(is_image_name, files))
 
 
 def load_imagenet(args: argparse.Namespace) -> Splits:

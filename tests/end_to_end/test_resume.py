@@ -425,6 +425,8 @@ def test_best_epoch_is_kept_and_it_alone_is_measured_on_the_test_images(script, 
     assert script("augment", *AUGMENT, "--epochs=2", f"--logdir={tmp_path}", "--resume=auto").status == 0
     codes = torch.load(tmp_path / "checkpoint_codes.pth", weights_only=True)
     assert seen == [codes[split]["targets"].tolist() for split in ("val", "val", "test")]
+    said = "is the last epoch, which --resume=auto of a re-training takes"
+    assert [said in (tmp_path / name).read_text() for name in ("log.txt", "log_aug.txt")] == [True, False]
 
 
 def test_time_of_an_epoch_has_what_passed_before_its_interruption(script, tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ from utils.errors import UserError
 HEADER = "epoch,split,acc,acsa,f_ma,g_ma,many,median,low\n"
 
 
-def run(path, value=0.5, suffix="", epochs=2, done=None, split="test", resumed=(), started="", **flags):
+def run(path, value=0.5, suffix="", epochs=2, done=None, split="test", resumed=(), started="", data=(), **flags):
     """A run folder in which a script has measured each epoch; its last row has `value`."""
     path.mkdir(parents=True, exist_ok=True)
     rows = [
@@ -21,7 +21,7 @@ def run(path, value=0.5, suffix="", epochs=2, done=None, split="test", resumed=(
     ]
     (path / f"metrics{suffix}.csv").write_text(HEADER + "".join(rows))
     arguments = {"epochs": epochs, "lr": 0.1, "seed": 0, "logdir": str(path), **flags}
-    content = {"arguments": arguments, "resumed": list(resumed), "started": started}
+    content = {"arguments": arguments, "resumed": list(resumed), "started": started, "data": dict(data)}
     (path / f"args{suffix}.json").write_text(json.dumps(content))
     return path
 
@@ -73,9 +73,17 @@ def test_what_the_decoders_have_learned_stands_below_where_all_runs_of_a_row_say
 
 def test_runs_on_other_test_images_stand_apart(tmp_path, capsys):
     for name in "ab":
-        path = run(tmp_path / name) / "args.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"data": {"test": name}}))
+        run(tmp_path / name, data={"test": name})
     assert [row["runs"] for row in table(capsys, tmp_path)] == ["1", "1"]
+
+
+def test_runs_on_other_training_images_stand_apart_unless_another_subset_seed_drew_them(tmp_path, capsys):
+    for place in "ab":
+        for seed in (0, 1):
+            flags = {"seed": seed, "subset_seed": seed, "datadir": place, "csv": f"{place}.csv"}
+            run(tmp_path / f"{place}{seed}", data={"test": "same", "train": f"{place}{seed}"}, **flags)
+    names = [f"{tmp_path}/{{{place}0,{place}1}}" for place in "ab"]
+    assert [row["run"] for row in table(capsys, tmp_path)] == names
 
 
 def test_copy_of_a_run_is_told(tmp_path, capsys):
@@ -107,11 +115,42 @@ def test_re_trainings_of_other_trainings_are_never_averaged(tmp_path, capsys):
     assert [row["runs"] for row in table(capsys, tmp_path)] == ["1", "1", "1", "1"]
 
 
-def test_evaluations_of_other_checkpoints_stand_apart(tmp_path, capsys):
-    for seed in (0, 1):
-        for name in ("checkpoint.pth", "checkpoint_aug.pth"):
-            run(tmp_path / f"{name}{seed}", suffix="_eval", resume=f"logs/{seed}/{name}", seed=seed)
-    assert [(row["result"], row["runs"]) for row in table(capsys, tmp_path)] == [("evaluated", "2")] * 2
+@pytest.mark.parametrize("moved", [False, True])
+def test_evaluation_and_re_training_elsewhere_are_of_their_training(moved, tmp_path, capsys):
+    """Of two seeds of one training and of another one, measured and re-trained in folders of their own."""
+    place = tmp_path / "logs"
+    for name, flags in (("a0", {}), ("a1", {"seed": 1}), ("b0", {"lr": 0.2})):
+        run(place / "trained" / name, **flags)
+        run(place / "trained" / name, suffix="_aug", wd=0.5)
+        for suffix, checkpoint in (
+            ("_eval", "checkpoint.pth"),
+            ("_eval", "checkpoint_aug.pth"),
+            ("_aug", "checkpoint.pth"),
+        ):
+            resume = str(place / "trained" / name / checkpoint)
+            run(place / "found" / f"{checkpoint}{suffix}-{name}", suffix=suffix, resume=resume)
+    if moved:
+        place = place.rename(tmp_path / "moved")
+    rows = table(capsys, place / "found")
+    assert sorted((row["result"], row["runs"]) for row in rows) == [
+        *[("Case 2", "1"), ("Case 2", "2")],
+        *[("evaluated", "1"), ("evaluated", "1"), ("evaluated", "2"), ("evaluated", "2")],
+    ]
+
+
+def test_evaluations_of_other_re_trainings_stand_apart(tmp_path, capsys):
+    for name, wd in (("a", 0.1), ("b", 0.2)):
+        folder = run(tmp_path / name)
+        run(folder, suffix="_aug", wd=wd)
+        run(folder, suffix="_eval", resume=str(folder / "checkpoint_aug.pth"))
+    rows = table(capsys, tmp_path)
+    assert [row["runs"] for row in rows if row["result"] == "evaluated"] == ["1", "1"]
+
+
+def test_evaluations_whose_training_is_gone_stand_alone(tmp_path, capsys):
+    for name in "ab":
+        run(tmp_path / name, suffix="_eval", resume=f"logs/{name}/checkpoint.pth")
+    assert [row["runs"] for row in table(capsys, tmp_path)] == ["1", "1"]
 
 
 def test_run_that_is_not_finished_stands_apart_with_its_epoch(tmp_path, capsys):

@@ -31,7 +31,7 @@ def codes_in_the_plane(found: TrainingCodes, title: str) -> Figure:
     together = np.concatenate([codes, means])
     neighbours = min(30.0, (len(together) - 1) / 3)
     tsne = TSNE(perplexity=neighbours, init="pca", max_iter=ITERATIONS, random_state=0)
-    placed = tsne.fit_transform(together)
+    placed = tsne.fit_transform(together if dims > 1 else _two(together))
     _scatter(right, found, placed[: len(codes)], placed[len(codes) :])
     right.set_title(f"t-SNE of the first {dims} principal components, perplexity {neighbours:.0f}")
     shown = f"{len(found.classes)} of {len(found.names)} classes, " if len(found.classes) < len(found.names) else ""

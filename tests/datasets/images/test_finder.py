@@ -21,6 +21,11 @@ def test_images_are_found_in_every_folder_in_the_order_of_the_names(tmp_path):
     assert find_images(tmp_path) == [*paths[:4], "images_001/x.webp", "images_001/images/d.tif"]
 
 
+def test_folder_that_is_called_like_an_image_is_a_folder(tmp_path):
+    touch(tmp_path, "a.jpg/a.jpg", "b.png")
+    assert find_images(tmp_path) == ["b.png", "a.jpg/a.jpg"]
+
+
 @pytest.mark.parametrize(
     "left", ["._b.png", "__MACOSX/b.png", ".hidden/b.png", "@eaDir/b.png/thumb.jpg", "lost+found/b.png", ".b.png.part"]
 )

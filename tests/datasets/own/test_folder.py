@@ -45,6 +45,14 @@ def test_classes_images_and_order(tmp_path):
     assert {part[index][0].shape for part in (splits.train, splits.test) for index in range(len(part))} == {(3, 28, 28)}
 
 
+def test_folders_that_are_called_like_images_are_folders(tmp_path, caplog):
+    names = ["train/a/1.jpg/0.png", "train/a/1.jpg/1.png", "train/v2.png/0.png", "test/a/0.png", "test/v2.png/0.png"]
+    splits = load(write(tmp_path, *names))
+    assert splits.train.ids.tolist() == names[:3]
+    assert splits.train.classes == ("a", "v2.png")
+    assert "beside the class folders" not in caplog.text
+
+
 def test_labels_that_are_numbers_are_in_their_order(tmp_path):
     root = write(tmp_path, *(f"{part}/{label}/{part}.png" for part in ("train", "test") for label in (10, 9, 1, 0)))
     assert load(root).train.classes == ("0", "1", "9", "10")

@@ -9,6 +9,7 @@ from itertools import pairwise
 import matplotlib
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -16,6 +17,7 @@ from helpers.made_up import made_up_run
 from utils.figures import codes, drawing
 from utils.figures.make import make_figures, report, show_figures
 from utils.figures.style import LOOK
+from utils.training.checkpoint import save_checkpoint
 from utils.training.folder import RunFolder
 from utils.training.layout import FIGURES
 
@@ -53,6 +55,16 @@ def test_training_and_re_training_leave_their_figures(drawn):
         pixels = np.asarray(Image.open(path).convert("L"))
         assert min(pixels.shape) > 200
         assert pixels.std() > 5
+
+
+def test_codes_of_length_1_are_drawn(own_run, monkeypatch):
+    monkeypatch.setattr(codes, "ITERATIONS", 250)
+    stored = torch.load(own_run / "checkpoint_codes.pth", weights_only=True)
+    stored["train"]["mu"] = stored["train"]["mu"][:, :1]
+    save_checkpoint(own_run / "checkpoint_codes.pth", stored)
+    prior = torch.load(own_run / "checkpoint.pth", weights_only=True)["state_dict"]
+    save_checkpoint(own_run / "checkpoint.pth", {"state_dict": prior | {"prior.means": prior["prior.means"][:, :1]}})
+    assert drawing.draw("codes", RunFolder(str(own_run), "_aug_ftl")) is not None
 
 
 def test_figure_is_drawn_again_when_what_it_shows_has_changed(drawn, tmp_path):
