@@ -374,7 +374,7 @@ def evaluate_only(world: World, args: argparse.Namespace, checkpoint: Checkpoint
     share_warnings(world.gather, world.is_main)
     with folder:
         data_sha256 = {"test": data.fingerprint()}
-        if args.dataset != checkpoint["dataset"] or changed_splits(checkpoint["data_sha256"], data_sha256):
+        if changed_splits(checkpoint["data_sha256"], data_sha256):
             log.warning("not the test images of the training: if it was trained on some, the result is too good")
         started = time.perf_counter()
         loader = make_loader(world, args, data)

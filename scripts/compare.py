@@ -35,6 +35,7 @@ METRICS = ("acc", "acsa", "f_ma", "g_ma", "many", "median", "low")
 ERRORS = {"mse": "reconstructions", "mse_constant": "a constant grey", "mse_class_mean": "the class's mean image"}
 # in which the runs of a row may differ
 OWN = (*LOCAL_FLAGS, *PLACE_FLAGS, "seed", "subset_seed", "save_every", "print_freq")
+TABLES = ("csv", "names")  # of these places the name of the file counts
 Settings = dict[str, object]
 
 
@@ -48,7 +49,20 @@ class Started(NamedTuple):
 
     def settings(self) -> Settings:
         """Give the flags that make another experiment."""
-        return {name: value for name, value in self.arguments.items() if name not in OWN}
+        tables = {name: Path(str(path)).name for name in TABLES if (path := self.arguments.get(name))}
+        return {name: value for name, value in self.arguments.items() if name not in OWN} | tables
+
+    def of_model(self) -> Settings:
+        """Give the same and which of a run's checkpoints it started from; nothing where it does not say."""
+        return self.settings() | {"resume": self.checkpoint()} if self.arguments else {}
+
+    def checkpoint(self) -> str:
+        """Name the file of the checkpoint that it started from, '' where it does not say."""
+        return Path(str(self.arguments.get("resume") or "")).name
+
+    def retraining(self) -> str:
+        """Tell the suffix of the re-training that made this checkpoint, '' for a training."""
+        return next((suffix for suffix in ("_aug_ftl", "_aug") if suffix in self.checkpoint()), "")
 
 
 NOT_THERE = Started({}, {}, "", "")
@@ -121,16 +135,12 @@ def read_results(run: Path) -> list[Result]:
         if not args.exists() and not metrics.exists():
             continue
         own = read_args(args)
-        settings, training = own.settings(), {}
-        folder = training_folder(run, own.arguments) if suffix else run
-        base = read_args(folder / "args.json") if folder else NOT_THERE
+        settings = own.settings()
+        base, retrained, training = own, NOT_THERE, {}
         if suffix:
-            training = base.settings() if folder else None
-        if suffix == "_eval":
-            measured_file = Path(str(own.arguments.get("resume"))).name
-            settings["resume"] = measured_file  # which of a run's checkpoints it measured
-            if folder:
-                training |= retraining_settings(folder, measured_file)
+            base, retrained = history(run, own)
+            training = base.settings() | ({"retraining": retrained.of_model()} if retrained.arguments else {})
+            settings = own.of_model()
         rows = read_metrics(metrics)
         measured = [row for row in rows if row["split"]]
         done, asked = max((int(row["epoch"]) for row in rows), default=0), own.arguments.get("epochs")
@@ -141,7 +151,7 @@ def read_results(run: Path) -> list[Result]:
                 run,
                 suffix,
                 settings,
-                training,
+                training if base.arguments else None,
                 row=measured[-1] if measured else {},
                 epochs=None if finished else (done, asked),
                 data=own.data.get("test", ""),
@@ -149,31 +159,32 @@ def read_results(run: Path) -> list[Result]:
                 subset_seed=subset_seed,
                 seeds=(base.arguments.get("seed"), subset_seed, own.arguments.get("seed")),
                 health=read_health(run / with_suffix("health.json", suffix)),
-                outdated=suffix != "" and bool(own.first) and own.first < base.last,
+                outdated=suffix != "" and bool(own.first) and own.first < max(base.last, retrained.last),
             )
         )
     return found
 
 
-def training_folder(run: Path, arguments: Settings) -> Path | None:
-    """Find the folder of the training that a re-training or an evaluation started from; None if it is gone.
+def history(run: Path, own: Started) -> tuple[Started, Started]:
+    """Read how the training was started whose model a script took up and, if that was re-trained, its re-training."""
+    folder, retrained = origin(run, own), NOT_THERE
+    if folder and (suffix := own.retraining()):
+        retrained = read_args(folder / with_suffix("args.json", suffix))
+        folder = origin(folder, retrained)
+    return read_args(folder / "args.json") if folder else NOT_THERE, retrained
+
+
+def origin(run: Path, script: Started) -> Path | None:
+    """Find the folder of what made the checkpoint that a script in the folder `run` started from; None if it is gone.
 
     It is looked for as it lay from the run's folder, for both may have been moved, and where the arguments name it.
     """
-    if not arguments.get("resume"):
+    if not script.checkpoint():
         return run
-    named = Path(str(arguments["resume"])).parent
-    beside = run / os.path.relpath(named, str(arguments.get("logdir", ".")))
-    return next((folder for folder in (beside, named) if (folder / "args.json").exists()), None)
-
-
-def retraining_settings(folder: Path, checkpoint: str) -> Settings:
-    """Read the settings of the re-training that made a checkpoint, by its name; none of one that training made."""
-    suffix = next((suffix for suffix in ("_aug_ftl", "_aug") if suffix in checkpoint), None)
-    if suffix is None:
-        return {}
-    settings = read_args(folder / with_suffix("args.json", suffix)).settings()
-    return {f"{name}{suffix}": value for name, value in settings.items()}
+    named = Path(str(script.arguments["resume"])).parent
+    beside = run / os.path.relpath(named, str(script.arguments.get("logdir", ".")))
+    made = with_suffix("args.json", script.retraining())
+    return next((folder for folder in (beside, named) if (folder / made).exists()), None)
 
 
 def read_args(path: Path) -> Started:
@@ -258,9 +269,13 @@ def repeated(row: Row) -> str:
 
 
 def outdated(row: Row) -> str:
-    """Say in a line that a result is of the model before its training went on; nothing where it is not."""
+    """Say in a line that a result is of a model that has changed since; nothing where it is not."""
     what = RESULTS[row.results[0].suffix]
-    return f"{row.name()}: {what} is of the model before the training went on" if row.results[0].outdated else ""
+    return (
+        f"{row.name()}: {what} is of the model before its training, or re-training, went on"
+        if row.results[0].outdated
+        else ""
+    )
 
 
 def decoder(row: Row) -> str:

@@ -61,7 +61,7 @@ def _scan(root: Path, folder: str, seen: set[tuple[int, int]]) -> Iterator[Files
         for entry in entries:
             if entry.name.startswith(".") or entry.name in NOT_OURS:
                 continue
-            if entry.is_dir():
+            if is_folder(entry):
                 inside.append(entry.name)
             elif is_image_name(entry.name):
                 images.append(entry.name)
@@ -80,6 +80,14 @@ def listed(folder: Path) -> Iterator[Iterator[os.DirEntry]]:
             yield entries
     except OSError as error:
         raise UserError(f"{folder} cannot be listed ({error.strerror}): make it readable, or name another") from error
+
+
+def is_folder(entry: os.DirEntry) -> bool:
+    """Tell whether an entry is a folder or leads to one; a link that leads round in a circle does not."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def shown_endings(paths: Iterable[str]) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from datasets.base import DatasetSpec, Splits
 from datasets.images.files import images_root
-from datasets.images.finder import KINDS, NOT_OURS, find_files, is_image_name, listed, shown_endings
+from datasets.images.finder import KINDS, NOT_OURS, find_files, is_folder, is_image_name, listed, shown_endings
 from datasets.own.splitting import PARTS, Listed, part_of, split_images
 from datasets.tables import count_of
 from utils.errors import UserError
@@ -111,7 +111,7 @@ def _class_folders(
 def _folders(folder: Path) -> list[str]:
     """List the folders in a folder that may hold images, by name; a cache of images and a run are none of them."""
     with listed(folder) as entries:
-        names = [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
+        names = [entry.name for entry in entries if not entry.name.startswith(".") and is_folder(entry)]
     return sorted(name for name in names if name not in NOT_OURS and not _is_locked(folder / name))
 
 
@@ -123,7 +123,7 @@ def _is_locked(folder: Path) -> bool:
 def _loose_images(folder: Path) -> list[str]:
     """List the images that lie in a folder itself, by name; they are of no class."""
     with listed(folder) as entries:
-        files = [entry.name for entry in entries if not entry.name.startswith(".") and not entry.is_dir()]
+        files = [entry.name for entry in entries if not entry.name.startswith(".") and not is_folder(entry)]
     return sorted(filter(is_image_name, files))
 
 

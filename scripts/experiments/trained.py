@@ -100,6 +100,9 @@ def open_run(folder: RunFolder, datadir: str | None, result: str, overwrite: boo
     ]
     args, given = parse(build_parser(), words)
     checkpoint = find_trained(args, given, folder)
+    if best and last["epoch"] < last["args"]["epochs"]:
+        done, asked = last["epoch"], last["args"]["epochs"]
+        log.warning("%s is of a training that has not ended: %d of %d epochs", folder.best, done, asked)
     found = last["best"]
     if found and not best and found["epoch"] != last["epoch"]:
         log.info(

@@ -109,17 +109,23 @@ def test_last_epoch_is_measured_and_told_where_another_was_the_best(run, tmp_pat
     assert f"epoch {stored['epoch']}, the last, is measured; --best takes epoch 1, that of" in caplog.text
 
 
-def test_best_epoch_is_measured_on_request(run, tmp_path):
+def test_best_epoch_is_measured_on_request(run, tmp_path, caplog):
     folder = Path(shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("*codes*")))
     with pytest.raises(UserError, match="--best: there is no"):
         open_run(RunFolder(folder), None, "new.csv", False, best=True)
     stored = load_checkpoint(folder / "checkpoint.pth")
     stored["state_dict"]["classifier.bias"][3] += 100  # another model than the last
-    save_checkpoint(folder / "model_best.pth", stored | {"epoch": 1})
+    save_checkpoint(folder / "model_best.pth", stored | {"epoch": 1, "best": {"epoch": 1, "acsa": 0.5}})
     opened = open_run(RunFolder(folder), None, "new.csv", False, best=True)
     assert opened.checkpoint["epoch"] == 1
     assert opened.codes()[0].classifier.bias.argmax() == 3
     assert {file.name for file in folder.glob("*codes.pth")} == {"model_best_codes.pth"}
+    assert "has not ended" not in caplog.text
+    stored = load_checkpoint(folder / "checkpoint.pth")
+    stored["args"]["epochs"] += 1
+    save_checkpoint(folder / "checkpoint.pth", stored)
+    open_run(RunFolder(folder), None, "new.csv", False, best=True)
+    assert f"model_best.pth is of a training that has not ended: {stored['epoch']} of" in caplog.text
 
 
 def test_folder_that_cannot_be_written_is_told_before_the_work(run, monkeypatch):

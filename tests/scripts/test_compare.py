@@ -80,7 +80,7 @@ def test_runs_on_other_test_images_stand_apart(tmp_path, capsys):
 def test_runs_on_other_training_images_stand_apart_unless_another_subset_seed_drew_them(tmp_path, capsys):
     for place in "ab":
         for seed in (0, 1):
-            flags = {"seed": seed, "subset_seed": seed, "datadir": place, "csv": f"{place}.csv"}
+            flags = {"seed": seed, "subset_seed": seed, "datadir": place, "csv": f"{place}/t.csv"}
             run(tmp_path / f"{place}{seed}", data={"test": "same", "train": f"{place}{seed}"}, **flags)
     names = [f"{tmp_path}/{{{place}0,{place}1}}" for place in "ab"]
     assert [row["run"] for row in table(capsys, tmp_path)] == names
@@ -145,6 +145,46 @@ def test_evaluations_of_other_re_trainings_stand_apart(tmp_path, capsys):
         run(folder, suffix="_eval", resume=str(folder / "checkpoint_aug.pth"))
     rows = table(capsys, tmp_path)
     assert [row["runs"] for row in rows if row["result"] == "evaluated"] == ["1", "1"]
+
+
+def test_re_trainings_of_other_checkpoints_of_a_training_stand_apart(tmp_path, capsys):
+    for name, checkpoint in (("a", "checkpoint.pth"), ("b", "model_best.pth")):
+        folder = run(tmp_path / name)
+        run(folder, suffix="_aug", resume=str(folder / checkpoint))
+    rows = table(capsys, tmp_path)
+    assert [row["differs_by"] for row in rows if row["result"] == "Case 2"] == [
+        "--resume=checkpoint.pth",
+        "--resume=model_best.pth",
+    ]
+
+
+def test_evaluation_of_a_re_training_in_a_folder_of_its_own_is_of_its_training(tmp_path, capsys):
+    for name, flags in (("a0", {}), ("a1", {"seed": 1}), ("b0", {"lr": 0.2})):
+        trained = run(tmp_path / name, started="1", **flags)
+        retrained = run(trained / "adjusted", suffix="_aug", started="2", resume=str(trained / "checkpoint.pth"))
+        run(retrained, suffix="_eval", started="3", resume=str(retrained / "checkpoint_aug.pth"))
+    evaluated = [row for row in table(capsys, tmp_path) if row["result"] == "evaluated"]
+    assert [row["runs"] for row in evaluated] == ["2", "1"]
+    run(tmp_path / "b0/adjusted", suffix="_aug", started="4", resume=str(tmp_path / "b0/checkpoint.pth"))
+    compare.main([str(tmp_path)])
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == f"{tmp_path}/b0/adjusted: evaluated is of the model before its training, or re-training, went on"
+
+
+def test_evaluations_that_do_not_say_of_what_stand_alone(tmp_path, capsys):
+    for name in "ab":
+        (run(tmp_path / name, suffix="_eval") / "args_eval.json").unlink()
+    assert [row["runs"] for row in table(capsys, tmp_path)] == ["1", "1"]
+
+
+def test_tables_of_other_names_are_other_data(tmp_path, capsys):
+    for place in ("a.csv", "b.csv", "elsewhere/b.csv"):
+        for seed in (0, 1):
+            run(tmp_path / f"{place}{seed}", csv=place, subset_seed=seed, seed=seed)
+    assert [(row["runs"], row["differs_by"]) for row in table(capsys, tmp_path)] == [
+        ("2", "--csv=a.csv"),
+        ("4", "--csv=b.csv"),
+    ]
 
 
 def test_evaluations_whose_training_is_gone_stand_alone(tmp_path, capsys):
@@ -255,5 +295,5 @@ def test_result_of_the_model_before_the_training_went_on_is_told_and_stands_alon
     ]
     compare.main([str(tmp_path)])
     out = capsys.readouterr().out
-    assert f"{tmp_path}/s1: Case 2 is of the model before the training went on" in out
+    assert f"{tmp_path}/s1: Case 2 is of the model before its training, or re-training, went on" in out
     assert f"{tmp_path}/s0: Case 2" not in out

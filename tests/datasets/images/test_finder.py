@@ -23,7 +23,8 @@ def test_images_are_found_in_every_folder_in_the_order_of_the_names(tmp_path):
 
 def test_folder_that_is_called_like_an_image_is_a_folder(tmp_path):
     touch(tmp_path, "a.jpg/a.jpg", "b.png")
-    assert find_images(tmp_path) == ["b.png", "a.jpg/a.jpg"]
+    (tmp_path / "c.png").symlink_to("c.png")  # in a circle: an image that cannot be read
+    assert find_images(tmp_path) == ["b.png", "c.png", "a.jpg/a.jpg"]
 
 
 @pytest.mark.parametrize(
