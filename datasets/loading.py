@@ -15,7 +15,14 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, Sampler
 
 from datasets.base import ImageDataset, SampleKey
 from datasets.subsets import some_of_each
-from datasets.workers import collate_shared, kill_workers, live_with_the_parent, start_method, why_lost, without_advice
+from datasets.workers import (
+    LoadingContext,
+    collate_shared,
+    kill_workers,
+    live_with_the_parent,
+    why_lost,
+    without_advice,
+)
 from utils.distributed.world import World
 from utils.errors import LostWorker, UserError
 from utils.logs import progress
@@ -148,7 +155,7 @@ class BatchLoader:
                 persistent_workers=workers > 0,
                 collate_fn=collate_shared if workers else None,
                 worker_init_fn=live_with_the_parent,
-                multiprocessing_context=start_method() if workers else None,
+                multiprocessing_context=LoadingContext() if workers else None,
                 generator=torch.Generator(),  # of its own: a loader must not draw from the global one
             )
         if workers:

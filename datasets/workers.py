@@ -4,9 +4,9 @@ import contextlib
 import errno
 import multiprocessing
 import signal
-import sys
 import warnings
 from collections.abc import Iterator, Sequence
+from multiprocessing.context import BaseContext, ForkContext
 
 import torch.multiprocessing
 from torch import Tensor
@@ -23,13 +23,35 @@ def without_advice() -> Iterator[None]:
         yield
 
 
-def start_method() -> str:
-    """Fork, on Linux: a worker is there at once and shares the parent's memory. On macOS a fork of torch may crash.
+class Flag:
+    """An event without a lock: a worker that is killed while it looks cannot leave it locked.
+
+    The one that multiprocessing brings is locked by whoever asks for it. Workers ask after each batch, and the process
+    that finds one of them dead asks too: it would wait for ever, and so would its other workers.
+    """
+
+    def __init__(self, context: BaseContext) -> None:
+        self._raised = context.RawValue("b", 0)
+
+    def set(self) -> None:
+        """Raise it, in all processes."""
+        self._raised.value = 1
+
+    def is_set(self) -> bool:
+        """Tell whether it is raised."""
+        return bool(self._raised.value)
+
+
+class LoadingContext(ForkContext):
+    """How workers start: by a fork, which is there at once and shares the parent's memory.
 
     Left to itself, a process that was spawned spawns its workers too, and each imports torch and takes a data set of
     its own; so does every process in newer versions of Python.
     """
-    return "fork" if sys.platform == "linux" else "spawn"
+
+    def Event(self) -> Flag:
+        """Make the event by which torch's DataLoader ends its workers."""
+        return Flag(self)
 
 
 def collate_shared(items: Sequence) -> Sequence:

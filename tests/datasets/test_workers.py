@@ -2,10 +2,12 @@
 
 import errno
 import signal
+import threading
+import time
 
 import pytest
 
-from datasets.workers import why_lost
+from datasets.workers import LoadingContext, why_lost
 
 DIED = RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly")
 
@@ -37,3 +39,24 @@ DIED = RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly")
 def test_reason_names_what_helps(error, exit_codes, said):
     reason = why_lost(error, exit_codes)
     assert (said in reason) if said else reason is None
+
+
+def look_without_end(flag) -> None:
+    while True:
+        flag.is_set()
+
+
+def test_workers_killed_while_they_look_whether_to_end_leave_no_lock():
+    context = LoadingContext()
+    flag = context.Event()
+    for _ in range(20):
+        worker = context.Process(target=look_without_end, args=(flag,), daemon=True)
+        worker.start()
+        time.sleep(0.01)
+        worker.kill()
+        worker.join()
+    asks = threading.Thread(target=flag.set, daemon=True)
+    asks.start()
+    asks.join(timeout=10)
+    assert not asks.is_alive()
+    assert flag.is_set()
