@@ -189,7 +189,10 @@ def test_from_a_folder_of_photographs_to_predictions_by_the_commands_of_the_read
     [
         (["--generative", "--gmm-assign=label"], "generative"),
         (["--generative", "--loss=ldam-drw"], "generative, classified by the cosine"),
-        (["--amp=bf16", "--lr-step=1", "--new-size=32", "--crop-size=32"], "bf16"),  # torch 2.14 has NaNs at 16 pixels
+        (
+            ["--amp=bf16", "--lr-step=1", "--new-size=32", "--crop-size=32", "--max-steps=1"],
+            "bf16",
+        ),  # torch 2.14 has NaNs at 16 pixels
         (["--weight-reconst=0", "--clip-grad=1"], "no decoder"),
         (["--weight-gmm=0", "--weight-cls=1"], "no mixture"),
         (["--weight-cls=0", "--milestones=1"], "no classifier"),
@@ -203,7 +206,7 @@ def test_from_a_folder_of_photographs_to_predictions_by_the_commands_of_the_read
 )
 def test_every_way_to_train_and_augment(flags, name, script, tmp_path):
     run = [f"--logdir={tmp_path}", "--workers=0"]
-    done = script("train", "Digits_LT", *SMALL_MODEL, *run, *flags, "--epochs=2", "--batch-size=64", "--max-steps=3")
+    done = script("train", "Digits_LT", *SMALL_MODEL, *run, "--max-steps=3", *flags, "--epochs=2", "--batch-size=64")
     assert done.status == 0, done.err
     trained = load_checkpoint(tmp_path / "checkpoint.pth")
     unstarted = name in ("no mixture", "warm-up, hold-out")  # of the second the best epoch is one of the warm-up
@@ -219,9 +222,10 @@ def test_every_way_to_train_and_augment(flags, name, script, tmp_path):
         assert {row["split"] for row in again["history"]} == {row["split"] for row in trained["history"]}
         assert 0 <= made.result["acsa"] <= 1
         path = tmp_path / f"checkpoint_{kind.replace('augment', 'aug')}.pth"
-        scored = script("train", "Digits_LT", *run, "--evaluate", f"--resume={path}", "--quiet", "--overwrite")
+        some = ["--max-steps=1"] * (name == "bf16")  # slow on processors that have no bfloat16
+        scored = script("train", "Digits_LT", *run, "--evaluate", f"--resume={path}", "--quiet", "--overwrite", *some)
         assert scored.status == 0, scored.err
-        if "--amp=bf16" not in flags:  # codes are extracted in the precision that augment.py is given
+        if name != "bf16":  # codes are extracted in the precision that augment.py is given
             expected = {name: made.result[name] for name in METRIC_NAMES}
             assert {name: scored.result[name] for name in METRIC_NAMES} == pytest.approx(expected, nan_ok=False)
 
