@@ -62,7 +62,7 @@ class Started(NamedTuple):
 
     def retraining(self) -> str:
         """Tell the suffix of the re-training that made this checkpoint, '' for a training."""
-        return next((suffix for suffix in ("_aug_ftl", "_aug") if suffix in self.checkpoint()), "")
+        return next((suffix for suffix in RESULTS if suffix and suffix in self.checkpoint()), "")
 
 
 NOT_THERE = Started({}, {}, "", "")
@@ -79,10 +79,13 @@ class Result(NamedTuple):
     epochs: tuple[int, int | None] | None  # of a script that is not finished: done, and asked for
     data: str  # hash of the test images
     trained_on: str  # hash of the training's images
-    subset_seed: object  # which drew them
-    seeds: tuple[object, ...]  # of the training, and of the script
+    seeds: tuple[object, object, object]  # --seed and --subset-seed of the training, --seed of the script
     health: dict[str, float]  # of the decoder, see health.json; {} where the script has not measured it
     outdated: bool  # the training has gone on since
+
+    def same_images(self, other: "Result") -> bool:
+        """Tell whether both trainings had the same images, as far as one subset seed can tell; another drew others."""
+        return self.seeds[1] != other.seeds[1] or self.trained_on == other.trained_on
 
 
 class Row(NamedTuple):
@@ -135,17 +138,17 @@ def read_results(run: Path) -> list[Result]:
         if not args.exists() and not metrics.exists():
             continue
         own = read_args(args)
-        settings = own.settings()
-        base, retrained, training = own, NOT_THERE, {}
         if suffix:
             base, retrained = history(run, own)
-            training = base.settings() | ({"retraining": retrained.of_model()} if retrained.arguments else {})
-            settings = own.of_model()
+            settings, training = own.of_model(), base.settings()
+            if retrained.arguments:
+                training["retraining"] = retrained.of_model()
+        else:
+            base, retrained, settings, training = own, NOT_THERE, own.settings(), {}
         rows = read_metrics(metrics)
         measured = [row for row in rows if row["split"]]
         done, asked = max((int(row["epoch"]) for row in rows), default=0), own.arguments.get("epochs")
         finished = bool(rows) and rows[-1]["split"] == "test" and (suffix == "_eval" or asked is None or done >= asked)
-        subset_seed = base.arguments.get("subset_seed")
         found.append(
             Result(
                 run,
@@ -156,8 +159,7 @@ def read_results(run: Path) -> list[Result]:
                 epochs=None if finished else (done, asked),
                 data=own.data.get("test", ""),
                 trained_on=base.data.get("train", ""),
-                subset_seed=subset_seed,
-                seeds=(base.arguments.get("seed"), subset_seed, own.arguments.get("seed")),
+                seeds=(base.arguments.get("seed"), base.arguments.get("subset_seed"), own.arguments.get("seed")),
                 health=read_health(run / with_suffix("health.json", suffix)),
                 outdated=suffix != "" and bool(own.first) and own.first < max(base.last, retrained.last),
             )
@@ -226,25 +228,19 @@ def read_metrics(path: Path) -> list[dict[str, str]]:
 
 
 def group(results: Iterable[Result]) -> list[Row]:
-    """Join results that differ in their seeds alone, in the order of their first runs.
-
-    Those of the same subset seed must be of trainings on the same images too.
-    """
+    """Join results that differ in their seeds alone, in the order of their first runs."""
     results = list(results)
     joined: dict[str, list[list[Result]]] = {}
     for result in sorted(results, key=lambda result: list(RESULTS).index(result.suffix)):
         apart = result.epochs or result.outdated or not result.settings or result.training is None
         alone = str(result.run) if apart else ""
         kind = json.dumps([result.suffix, alone, result.data, result.settings, result.training], sort_keys=True)
-        fitting = (
-            members
-            for members in joined.setdefault(kind, [])
-            if all(one.subset_seed != result.subset_seed or one.trained_on == result.trained_on for one in members)
-        )
-        members = next(fitting, None)
+        of_kind = joined.setdefault(kind, [])
+        members = next((members for members in of_kind if all(map(result.same_images, members))), None)
         if members is None:
-            joined[kind].append(members := [])
-        members.append(result)
+            of_kind.append([result])
+        else:
+            members.append(result)
     runs, rows = list(dict.fromkeys(result.run for result in results)), []
     for members in itertools.chain.from_iterable(joined.values()):
         first, training = members[0], members[0].training or {}

@@ -81,6 +81,13 @@ def test_messages_of_the_troubleshooting_table_are_the_codes_own():
     assert [message for message in messages if not any(message in text for text in said)] == []
 
 
+def test_no_code_calls_nvidia_smi():
+    scripts = [path for path in (ROOT / "scripts").rglob("*") if path.suffix in (".sh", ".sbatch")]
+    code = [*CODE, *scripts]
+    assert len(code) > 100
+    assert [path for path in code if "nvidia-smi" in path.read_text()] == []
+
+
 def test_code_page_names_what_is_there():
     text = (ROOT / "docs/code.md").read_text()
     code = "\n".join(path.read_text() for path in CODE)

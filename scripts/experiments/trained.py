@@ -20,7 +20,7 @@ from utils.distributed.world import World
 from utils.errors import UserError
 from utils.training.checkpoint import Checkpoint, digest, load_checkpoint
 from utils.training.folder import RunFolder
-from utils.training.resume import find_trained, require_same_data
+from utils.training.resume import find_trained, require_same_data, warn_of_unfinished
 
 log = logging.getLogger("dgcmm")
 
@@ -100,9 +100,8 @@ def open_run(folder: RunFolder, datadir: str | None, result: str, overwrite: boo
     ]
     args, given = parse(build_parser(), words)
     checkpoint = find_trained(args, given, folder)
-    if best and last["epoch"] < last["args"]["epochs"]:
-        done, asked = last["epoch"], last["args"]["epochs"]
-        log.warning("%s is of a training that has not ended: %d of %d epochs", folder.best, done, asked)
+    if best:  # its own checkpoint does not know whether more epochs followed
+        warn_of_unfinished(last, str(folder.best))
     found = last["best"]
     if found and not best and found["epoch"] != last["epoch"]:
         log.info(

@@ -22,16 +22,16 @@ def codes_in_the_plane(found: TrainingCodes, title: str) -> Figure:
     figure = new_figure(10.5, 5.4)
     dims = min(PCA_DIMS, *found.codes.shape)
     pca = PCA(dims, random_state=0)
-    codes = pca.fit_transform(found.codes)
-    means = pca.transform(found.means) if len(found.means) else codes[:0]
+    codes = _two_at_least(pca.fit_transform(found.codes))
+    means = _two_at_least(pca.transform(found.means)) if len(found.means) else codes[:0]
     shares = 100 * pca.explained_variance_ratio_
     left, right = figure.subplots(1, 2)
-    outside = _scatter(left, found, _two(codes), _two(means))
+    outside = _scatter(left, found, codes[:, :2], means[:, :2])
     left.set_title(f"PCA, {shares[0]:.0f} % and {shares[1] if dims > 1 else 0:.0f} % of the variance{outside}")
     together = np.concatenate([codes, means])
     neighbours = min(30.0, (len(together) - 1) / 3)
     tsne = TSNE(perplexity=neighbours, init="pca", max_iter=ITERATIONS, random_state=0)
-    placed = tsne.fit_transform(together if dims > 1 else _two(together))
+    placed = tsne.fit_transform(together)
     _scatter(right, found, placed[: len(codes)], placed[len(codes) :])
     right.set_title(f"t-SNE of the first {dims} principal components, perplexity {neighbours:.0f}")
     shown = f"{len(found.classes)} of {len(found.names)} classes, " if len(found.classes) < len(found.names) else ""
@@ -43,9 +43,9 @@ def codes_in_the_plane(found: TrainingCodes, title: str) -> Figure:
     return figure
 
 
-def _two(places: np.ndarray) -> np.ndarray:
+def _two_at_least(codes: np.ndarray) -> np.ndarray:
     """Give codes of one dimension a second one, 0."""
-    return np.pad(places, ((0, 0), (0, max(2 - places.shape[1], 0))))[:, :2]
+    return np.pad(codes, ((0, 0), (0, max(2 - codes.shape[1], 0))))
 
 
 def _scatter(ax: Axes, found: TrainingCodes, places: np.ndarray, means: np.ndarray) -> str:

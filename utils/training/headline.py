@@ -42,8 +42,8 @@ def finish(
         if run.split == "val":
             rows.append(blank | {"epoch": epoch, "split": "test", **last.numbers})
             log.info("best epoch %d | test: %s", epoch, shown(last.numbers))
-            whose = "the last epoch" + ", which --resume=auto of a re-training takes" * (run.kind == "train")
-            log.info("that is %s; %s is %s", run.folder.best, run.folder.checkpoint.name, whose)
+            use = ", which --resume=auto of a re-training takes" if run.kind == "train" else ""
+            log.info("that is %s; %s is the last epoch%s", run.folder.best, run.folder.checkpoint.name, use)
         run.folder.write_measurement(last, epoch, "test")
         result = {"epoch": epoch, "split": "test", **last.numbers}
         result["time"] = math.fsum(row["time"] for row in run.history)

@@ -167,12 +167,24 @@ def find_trained(args: argparse.Namespace, given: set[str], folder: RunFolder) -
     if checkpoint["kind"] != "train":
         raise UserError(f"{args.resume} comes from an augmentation: name the checkpoint of train.py")
     require_same_dataset(args, checkpoint)
-    done, asked, best = checkpoint["epoch"], checkpoint["args"]["epochs"], checkpoint["best"]
-    if done < asked and not (best and best["epoch"] == done):
-        log.warning("%s is of a training that has not ended: %d of %d epochs", args.resume, done, asked)
+    best = checkpoint["best"]
+    if not (best and best["epoch"] == checkpoint["epoch"]):
+        warn_of_unfinished(checkpoint, args.resume)
     _adopt_places(args, given, checkpoint["args"], args.resume)
     adopt(args, given, BEFORE | checkpoint["args"], MODEL_FLAGS + DATA_FLAGS + SCORING_FLAGS, args.resume)
     return checkpoint
+
+
+def warn_of_unfinished(last: Checkpoint, source: str) -> None:
+    """Warn if a training has not ended.
+
+    Args:
+        last: its last checkpoint.
+        source: the checkpoint in use, for the message.
+    """
+    done, asked = last["epoch"], last["args"]["epochs"]
+    if done < asked:
+        log.warning("%s is of a training that has not ended: %d of %d epochs", source, done, asked)
 
 
 def find_unfinished(
