@@ -90,6 +90,7 @@ ROWS = (
     Row("ldam-drw", "LDAM-DRW", PLAIN, ("--loss=ldam-drw",), "--weight-cls", SCALES, 10.0),
     Row("logit-adjust", "logit adjustment", PLAIN, ("--loss=logit-adjust",), "--weight-cls", SCALES, 10.0),
     Row("mixup", "mixup", PLAIN, ("--weight-cls=10",), *MIXUP),
+    Row("sqrt-mixup", "square-root sampling, with mixup", PLAIN, ("--sampler=sqrt", "--weight-cls=10"), *MIXUP),
     Row("dgcmm", "DGCMM, learned mixture", DGCMM, (LABEL, NARROW), *DECODER),
     Row("dgcmm-frozen", "DGCMM, frozen mixture", DGCMM, (LABEL, NARROW, "--prior-lr=0"), *DECODER),
     Row("dgcmm-off", "DGCMM, no mixture", DGCMM, (LABEL, NARROW, "--weight-gmm=0"), *DECODER),
