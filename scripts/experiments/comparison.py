@@ -55,7 +55,8 @@ def contenders(results: Path, stage: str, regime: str, condition: str | None = N
         condition: of the test images, a key of `CORRUPTIONS`; None: as they are.
 
     Raises:
-        UserError: a run was measured with other methods, or other values of them, than are chosen now.
+        UserError: a run was trained with another setting, or measured with other methods or other values of them,
+            than are chosen now.
     """
     chosen = read_choices(results / FILE).get(regime, {})
     found = []
@@ -63,7 +64,9 @@ def contenders(results: Path, stage: str, regime: str, condition: str | None = N
         runs = read_runs(results / stage / row.name)
         choice = chosen.get(row.name, AS_TRAINED)
         for run in runs:
-            require_chosen(run, choice, condition)
+            if choice is not AS_TRAINED:
+                require_setting(run, row, choice)
+            require_measured(run, choice, condition)
         if runs:
             found.append(Contender(row, runs, choice.method, acsa_of(runs, choice.method, condition)))
     return found
@@ -74,16 +77,28 @@ def acsa_of(runs: Sequence[Run], method: str, condition: str | None) -> dict[int
     return values_under(runs, method, condition, "acsa") if condition else values_of(runs, method, "acsa")
 
 
-def require_chosen(run: Run, choice: Choice, condition: str | None) -> None:
+def require_setting(run: Run, row: Row, choice: Choice) -> None:
+    """Raise a `UserError` if a run was trained with another learning rate or own parameter than was chosen."""
+    for flag, chosen in (("--lr", choice.rate), (row.own, choice.own)):
+        used = run.arguments.get(flag.strip("-").replace("-", "_"), chosen)
+        if used != chosen:
+            raise UserError(f"{run.folder} has {flag}={used}, chosen is {chosen} now: {remedy(run)}")
+
+
+def require_measured(run: Run, choice: Choice, condition: str | None) -> None:
     """Raise a `UserError` if a run was not measured by the method of a choice, or with other values of methods."""
-    remedy = f"move {run.folder} away, and the stage makes it again"
-    for method, value in choice.values.items():
-        measured = run.methods.get(method, {}).get("value", value)
-        if measured != value:
-            raise UserError(f"{method} has the value {measured} in {run.folder}, chosen is {value} now: {remedy}")
+    for method, chosen in choice.values.items():
+        used = run.methods.get(method, {}).get("value", chosen)
+        if used != chosen:
+            raise UserError(f"{method} has the value {used} in {run.folder}, chosen is {chosen} now: {remedy(run)}")
     if not acsa_of([run], choice.method, condition):
         under = f" under {condition}" if condition else ""
-        raise UserError(f"{choice.method} is chosen now, {run.folder} has no measurement of it{under}: {remedy}")
+        raise UserError(f"{choice.method} is chosen now, {run.folder} has no measurement of it{under}: {remedy(run)}")
+
+
+def remedy(run: Run) -> str:
+    """Say what to do about a run that is not as was chosen."""
+    return f"move {run.folder} away, and the stage makes it again"
 
 
 def best_baseline(rows: Sequence[Contender]) -> Contender | None:

@@ -36,7 +36,7 @@ def class_recalls(run: Run, method: str) -> dict[str, tuple[int, float]]:
     else:
         path = run.folder / "metrics_per_class_baselines.csv"
         for name in (name for name, case in RETRAINED.items() if case == method):
-            own = retrained_file(run.folder, "metrics_per_class", name)
+            own = retrained_file(run.folder, "metrics_per_class.csv", name)
             path = own if own.exists() else path
     rows = [row for row in read_rows(path) if row.get("method", method) == method] if path.exists() else []
     return {row["class"]: (int(row["train_images"]), float(row["recall"])) for row in rows}

@@ -53,18 +53,25 @@ def comparison(rows: Sequence[Contender], where: str) -> str:
         return ""
     first = max(comparisons, key=lambda one: (len(one.difference.values), one.difference.mean))
     found, names = first.difference, (first.contender.title, baseline.title)
+    common = first.contender.values.keys() & baseline.values.keys()
+    ours, theirs = (
+        f"{statistics.fmean(side.values[one] for one in common):.4f}" for side in (first.contender, baseline)
+    )
+    gap = f"{ours} against {theirs}, {points(found.mean)} points"
     partial = ""
     if len(found.values) < len(TABLE):
         partial = f" So far on {len(found.values)} of {len(TABLE)} subsets."
     title, other = f"{where} the best row of DGCMM ({names[0]})", f"the best baseline ({names[1]})"
     if first.p is None:
-        said = f"{title} against {other}: {points(found.mean)} points, without an interval yet."
+        said = f"{title} and {other}: {gap}, without an interval yet."
     else:
-        ends = f"95 % interval {points(found.low)} to {points(found.high)}, p {first.p:.3f} after Holm"
+        tests = sum(one.p is not None for one in comparisons)
+        holm = f" after Holm over {tests} rows" if tests > 1 else ""
+        ends = f"95 % interval {points(found.low)} to {points(found.high)}, p {first.p:.3f}{holm}"
         level = first.p > 1 - LEVEL
         verb = "is level with" if level else "is ahead of" if found.mean > 0 else "is behind"
         as_far_as = f", as far as {len(found.values)} subsets of one test set can tell" if level else ""
-        said = f"{title} {verb} {other}{as_far_as}: {points(found.mean)} points, {ends}."
+        said = f"{title} {verb} {other}{as_far_as}: {gap}, {ends}."
     return said + partial
 
 
