@@ -25,9 +25,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datasets import DATASETS
 from datasets.images.unlabelled import Named, UnlabelledImages, find_named
 from datasets.loading import SAMPLERS, BatchLoader, EvaluationBatches
+from datasets.splits import preprocessing_of
 from datasets.tables import column_numbers, count_of, read_table
 from models.loading import Classified, TrainedModel
 from models.losses import PROBABILITIES, implied_shares
@@ -39,7 +39,6 @@ from utils.errors import UserError, run_script
 from utils.files import Sink, write_atomically, write_table
 from utils.logs import progress, start_logging
 from utils.metrics import exact, require_finite
-from utils.preprocessing import Preprocessing
 from utils.streams import print_result
 from utils.training.checkpoint import Checkpoint, load_checkpoint
 from utils.training.resume import BEFORE
@@ -75,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "of re-trainings have them, where there is a mixture term)",
             args.checkpoint,
         )
-    data = UnlabelledImages([image.path for image in images], preprocessing_of(model, checkpoint))
+    data = UnlabelledImages([image.path for image in images], preprocessing_of(checkpoint))
     batches = EvaluationBatches(len(data), args.batch_size)
     loader = BatchLoader(data, batches, args.workers, pin_memory=device.type == "cuda")
     outcome = Outcome(model.class_names, keep_codes=bool(args.codes))
@@ -134,12 +133,6 @@ def choose_amp(given: str | None, checkpoint: Checkpoint, device: torch.device) 
     amp = given or available_amp(checkpoint["args"]["amp"], device)
     check_device(device, amp)
     return amp
-
-
-def preprocessing_of(model: TrainedModel, checkpoint: Checkpoint) -> Preprocessing:
-    """Tell how images are prepared; for checkpoints that do not say it themselves, the data set's entry does."""
-    args = argparse.Namespace(**checkpoint["args"])
-    return model.transform or DATASETS[checkpoint["dataset"]].preprocessing(args)
 
 
 def trained_shares(checkpoint: Checkpoint) -> tuple[Tensor, bool]:

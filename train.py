@@ -36,7 +36,7 @@ from torch.amp import GradScaler
 from datasets import DATASETS
 from datasets.base import ImageDataset
 from datasets.loading import SAMPLERS, BatchLoader, ClassPairs, make_loader, shared_batches
-from datasets.splits import complete_data, load_splits, load_test, log_images, prepare_data
+from datasets.splits import complete_data, load_splits, load_test, log_images, prepare_data, preprocessing_of
 from datasets.subsets import spread
 from datasets.transforms import TRAIN_TRANSFORMS
 from models.atypicality import measure_distances
@@ -364,7 +364,7 @@ def examine_codes(run: Run, data: ImageDataset) -> dict[str, Tensor | None]:
 
 def evaluate_only(world: World, args: argparse.Namespace, checkpoint: Checkpoint, folder: RunFolder) -> Row:
     """Measure a checkpoint on the test set; writes the *_eval files and returns the result."""
-    data = world.on_each_node_first(lambda: load_test(args, checkpoint["class_names"]))
+    data = world.on_each_node_first(lambda: load_test(args, checkpoint["class_names"], preprocessing_of(checkpoint)))
     with world.errors_together():
         require_same_classes(checkpoint, data.classes, args.resume)
         model = build_model(world, args, len(data.classes))

@@ -3,8 +3,9 @@
 import argparse
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,12 +13,14 @@ from datasets import DATASETS
 from datasets.base import DatasetSpec, ImageDataset, Splits
 from datasets.dummy import DummyDataset
 from datasets.images.cache import prepare_images
+from datasets.images.files import FileDataset
 from datasets.images.inspection import warn_of_grey_levels
 from datasets.subsets import hold_out, scaled_counts
 from datasets.tables import count_of
 from datasets.transforms import resize_under
 from utils.errors import UserError
 from utils.metrics import shot_group
+from utils.preprocessing import Preprocessing
 
 log = logging.getLogger("dgcmm")
 
@@ -102,7 +105,8 @@ def load_splits(args: argparse.Namespace, augment: bool = True) -> Splits:
             "part train"
         )
     parts = {"training": found.train, "validation": found.val, "test": found.test}
-    parts = _prepared(spec, {name: part for name, part in parts.items() if part is not None}, args)
+    resize = resize_under(args.train_transform, spec.resize)
+    parts = _prepared(spec, {name: part for name, part in parts.items() if part is not None}, args, resize)
     train, val, test = parts["training"], parts.get("validation"), parts["test"]
     empty = absent(train)  # a hold-out leaves each class at least one, so this is looked at once
     if empty:
@@ -131,22 +135,36 @@ def load_splits(args: argparse.Namespace, augment: bool = True) -> Splits:
     return Splits(train, val, test)
 
 
-def load_test(args: argparse.Namespace, classes: Sequence[str]) -> ImageDataset:
+def preprocessing_of(checkpoint: Mapping[str, Any]) -> Preprocessing:
+    """Tell how images are prepared for a model, whatever data they are of: as its own were in the evaluation.
+
+    For checkpoints that do not say it themselves, the data set's entry does.
+    """
+    facts = checkpoint.get("preprocessing")
+    if facts:
+        return Preprocessing(**facts)
+    return DATASETS[checkpoint["dataset"]].preprocessing(argparse.Namespace(**checkpoint["args"]))
+
+
+def load_test(args: argparse.Namespace, classes: Sequence[str], preprocessing: Preprocessing) -> ImageDataset:
     """Load the test split alone, for a model that is trained; one's own data may lack all others, and some classes.
 
     Args:
         args: as for `load_splits`.
         classes: of the model, in label order; the labels are numbered so.
+        preprocessing: of the model.
 
     Raises:
         UserError: files are missing or cannot be read, or the data has other classes.
     """
     spec = DATASETS[args.dataset]
     found = _found(spec, args)
-    test = _prepared(spec, {"test": found.test}, args)["test"]
+    if isinstance(found.test, FileDataset):
+        found.test.colour = preprocessing.colour
+    test = _prepared(spec, {"test": found.test}, args, preprocessing.resize)["test"]
     if spec.own:
         test = test.labelled_as(classes)
-    test.transform = spec.transform(False, args.new_size, args.crop_size, args.train_transform)
+    test.transform = preprocessing.evaluation_transform()
     _warn_of_absent(test, "test")
     return test
 
@@ -200,11 +218,14 @@ def _dummy(spec: DatasetSpec, args: argparse.Namespace) -> Splits:
     return Splits(train, DummyDataset(spec.classes, balanced, spec.colour) if args.val_per_class else None, test)
 
 
-def _prepared(spec: DatasetSpec, parts: dict[str, ImageDataset], args: argparse.Namespace) -> dict[str, ImageDataset]:
+def _prepared(
+    spec: DatasetSpec, parts: dict[str, ImageDataset], args: argparse.Namespace, resize: str
+) -> dict[str, ImageDataset]:
     """Read the images of some parts from the cache, or leave bad ones out, if asked to.
 
     Args:
         parts: of the data set, by the names that messages give them.
+        resize: how images become square in a cache, a key of `RESIZES`.
     """
     if args.dummy:
         return parts
@@ -217,7 +238,7 @@ def _prepared(spec: DatasetSpec, parts: dict[str, ImageDataset], args: argparse.
             )
         return parts
     warn_of_grey_levels(data, part)
-    elsewhere, resize = Path(args.logdir) / "cache", resize_under(args.train_transform, spec.resize)
+    elsewhere = Path(args.logdir) / "cache"
     return prepare_images(parts, args.cache_size, args.bad_images, args.quiet, args.cache_dir, elsewhere, resize)
 
 

@@ -8,7 +8,7 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 from torch import Tensor
 from torchvision import transforms as T
 
@@ -32,7 +32,11 @@ def upright(image: Image.Image) -> Image.Image:
     """Turn an image the right way up, as its camera noted in EXIF; one whose EXIF is damaged stays as it is.
 
     `ImageOps.exif_transpose` also writes the EXIF anew, which fails where another tag of it has a wrong type.
+
+    Raises:
+        OSError: the file is damaged.
     """
+    image.load()  # a TIFF is turned by that, and says so no more
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
     except OSError:
@@ -46,7 +50,8 @@ def to_grey(image: Image.Image) -> np.ndarray:
     """Turn an image into 8-bit grey, uint8 (h,w).
 
     Grey stays; colour and palette become luminance, transparency is dropped; 16-bit grey is scaled, not cut. Where none
-    of its values is above 4095 it holds the 12 bits of an X-ray detector, and is scaled as such: it would be black.
+    of its values is above 4095 it holds the 12 bits of an X-ray detector, and is scaled as such: it would be black. A
+    TIFF whose 0 is white becomes a positive; of 8 bits Pillow makes it one.
 
     Raises:
         ValueError: it has more than 16 bits.
@@ -57,13 +62,19 @@ def to_grey(image: Image.Image) -> np.ndarray:
         values = np.asarray(image, dtype=np.float64)
         if image.mode == "F" or values.min(initial=0) < 0 or values.max(initial=0) > SIXTEEN_BITS:
             raise ValueError("more than 16 bits")
-        return (values / (most_of(values) / 255)).round().astype(np.uint8)
+        grey = (values / (most_of(values) / 255)).round().astype(np.uint8)
+        return 255 - grey if is_negative(image) else grey
     return np.asarray(image if image.mode == "L" else image.convert("L"))
 
 
 def is_deep(image: Image.Image) -> bool:
     """Tell whether an image has one channel of more than 8 bits."""
     return image.mode == "F" or image.mode.startswith("I")
+
+
+def is_negative(image: Image.Image) -> bool:
+    """Tell whether an image is a TIFF in which 0 stands for white."""
+    return getattr(image, "tag_v2", {}).get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0
 
 
 def most_of(values: np.ndarray) -> int:

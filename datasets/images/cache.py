@@ -30,7 +30,7 @@ log = logging.getLogger("dgcmm")
 
 FOLDER = "cache"  # in the data set's folder
 MOST_BAD = 0.01  # share of a split that may be left out
-FORMAT = 2  # of the files of a cache; another one is another cache
+FORMAT = 3  # of the files of a cache; another one is another cache
 UNSEEN, GOOD, BAD = range(3)  # what an image is: not looked at yet, in the cache, not to be read
 RECORD = np.dtype([("state", "u1"), ("checksum", "<u4")])
 CHUNK = 16  # images that a thread takes at once

@@ -20,8 +20,6 @@ DARK = 64  # of 255: below this lie 14 of 16 bits, and what a converter has sque
 def warn_of_grey_levels(data: FileDataset, split: str) -> None:
     """Warn if a split's images are read as 12 bits, or are almost black; those that cannot be read are left out.
 
-    Of photographs only those of one channel with more than 8 bits are looked at: others come from cameras.
-
     Args:
         data: the images.
         split: what messages call them.
@@ -31,11 +29,8 @@ def warn_of_grey_levels(data: FileDataset, split: str) -> None:
         path = data.path(int(row))
         # who reads all of them names the bad ones
         with contextlib.suppress(UserError), reading(path), Image.open(path) as image:
-            deep = is_deep(image)
-            if data.colour and not deep:
-                continue
             brightest.append(int(to_grey(image).max(initial=0)))
-            twelve += deep and most_of(np.asarray(image)) == TWELVE_BITS
+            twelve += is_deep(image) and most_of(np.asarray(image)) == TWELVE_BITS
     count = len(brightest)
     if twelve:
         log.warning(

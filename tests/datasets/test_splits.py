@@ -14,9 +14,10 @@ from datasets import DATASETS
 from datasets.base import ArrayDataset
 from datasets.images.files import FileDataset
 from datasets.images.inspection import warn_of_grey_levels
-from datasets.splits import Splits, absent, load_splits, prepare_data, warn_of_overlap
+from datasets.splits import Splits, absent, load_splits, load_test, prepare_data, warn_of_overlap
 from helpers.data import data_args
 from utils.errors import UserError
+from utils.preprocessing import Preprocessing
 
 
 def digits(augment: bool = True, **options: object) -> Splits:
@@ -234,12 +235,29 @@ def test_grey_levels_that_nobody_meant_are_told(largest, says, tmp_path, caplog)
     caplog.clear()
     photographs = FileDataset(tmp_path, names, "ab", np.arange(20) % 2, names, colour=True)
     warn_of_grey_levels(photographs, "training")
-    assert len(caplog.messages) == len(says) * (largest > 255)  # of cameras' files those of more than 8 bits alone
+    assert [message.partition(": look at")[0] for message in caplog.messages] == says
     for name in names:
         (tmp_path / name).write_bytes(b"damaged")
     caplog.clear()
     warn_of_grey_levels(data, "training")  # who reads them all says that
     assert caplog.messages == []
+
+
+@pytest.mark.parametrize("resize", ["stretch", "centre", "pad"])
+@pytest.mark.parametrize("colour", [True, False])
+@pytest.mark.parametrize("cache_size", [0, 20])
+def test_foreign_images_are_measured_as_they_are_predicted(resize, colour, cache_size, tmp_path):
+    """A model of one data set measured on the photographs of another: what counts is how the model saw its own."""
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 90, 3), dtype=np.uint8)
+    path = tmp_path / "test" / "cat" / "wide.jpg"
+    path.parent.mkdir(parents=True)
+    Image.fromarray(pixels).save(path)
+    args = data_args("ImageFolder", datadir=str(tmp_path))
+    preprocessing = Preprocessing(colour, resize, cache_size, 16, 12)
+    data = load_test(args, ("cat", "dog"), preprocessing)
+    with Image.open(path) as image:
+        expected = preprocessing(image)
+    assert torch.equal(data[0][0].float() / 255, expected)
 
 
 def test_folder_of_a_checkpoint_that_is_not_there_is_not_made(tmp_path):

@@ -77,6 +77,49 @@ def test_grey_file_stands_as_the_training_read_it(suffix, turned, tmp_path):
     np.testing.assert_array_equal(np.asarray(pixels), read_grey(path))
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(
+    ("suffix", "options"),
+    [
+        (".png", {}),
+        (".jpg", {"quality": 95}),
+        (".webp", {"lossless": True}),
+        (".tif", {}),
+        (".tif", {"compression": "tiff_lzw"}),
+    ],
+)
+def test_file_is_turned_once(suffix, options, orientation, tmp_path):
+    """Pillow turns a TIFF by itself when it is loaded."""
+    path, exif = tmp_path / f"image{suffix}", Image.Exif()
+    exif[0x0112] = orientation
+    COLOUR.save(path, exif=exif, **options)
+    with Image.open(path) as image:
+        expected = np.asarray(ImageOps.exif_transpose(image))
+    np.testing.assert_array_equal(whole(Photo(path)), expected)
+    with Image.open(path) as image:
+        np.testing.assert_array_equal(np.asarray(Preprocessing(True, "stretch", 0, 10, 10).pixels(image)), expected)
+
+
+def tiff(values: np.ndarray, photometric: int) -> bytes:
+    """A plain TIFF of grey values, which Pillow cannot write as negatives."""
+    (height, width), bits = values.shape, 8 * values.itemsize
+    tags = {256: width, 257: height, 258: bits, 259: 1, 262: photometric, 277: 1, 278: height, 279: values.nbytes}
+    tags[273] = 8 + 2 + 12 * (len(tags) + 1) + 4  # where the values are
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(tags.items()))
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + directory + bytes(4) + values.tobytes()
+
+
+@pytest.mark.parametrize("white", [0, 1])
+@pytest.mark.parametrize("dtype", ["<u1", "<u2"])
+def test_negative_becomes_a_positive_whatever_its_depth(dtype, white, tmp_path):
+    most = np.iinfo(dtype).max
+    path, grey = tmp_path / "image.tif", np.array([[0, 255], [51, 255]])
+    path.write_bytes(tiff(np.array([[0, most], [most // 5, most]], dtype=dtype), photometric=white))
+    expected = grey if white else 255 - grey
+    np.testing.assert_array_equal(read_grey(path), expected)
+    np.testing.assert_array_equal(whole(Photo(path))[:, :, 0], expected)
+
+
 @pytest.mark.parametrize("orientation", range(10))
 def test_image_is_turned_as_its_camera_noted(orientation):
     image = COLOUR.copy()
