@@ -4,6 +4,7 @@ No file is opened, and but for links none is looked at: 100,000 names on a netwo
 """
 
 import contextlib
+import itertools
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -70,6 +71,23 @@ def _scan(root: Path, folder: str, seen: set[tuple[int, int]]) -> Iterator[Files
     yield Files(*([folder + name for name in sorted(names)] for names in (images, others)))
     for name in sorted(inside):
         yield from _scan(root, f"{folder}{name}/", seen)
+
+
+def real_places(root: Path, paths: Iterable[str]) -> dict[str, str]:
+    """Follow links: path within `root` -> where the file really is. Each folder is listed once, no file is looked at.
+
+    Raises:
+        UserError: a folder cannot be listed.
+    """
+    places = {}
+    for folder, inside in itertools.groupby(sorted(paths), key=lambda path: path.rpartition("/")[0]):
+        with listed(root / folder) as entries:
+            links = {entry.name for entry in entries if entry.is_symlink()}
+        real = os.path.realpath(root / folder)
+        for path in inside:
+            place = os.path.join(real, _name(path))
+            places[path] = os.path.realpath(place) if _name(path) in links else place
+    return places
 
 
 @contextlib.contextmanager

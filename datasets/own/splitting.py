@@ -12,6 +12,7 @@ import numpy as np
 
 from datasets.base import Splits
 from datasets.images.files import FileDataset
+from datasets.images.finder import real_places
 from datasets.subsets import hold_out
 from datasets.tables import count_of, read_names, repeated
 from utils.errors import UserError
@@ -56,9 +57,10 @@ def split_images(root: Path, images: Sequence[Listed], args: argparse.Namespace)
         args: names and subset_seed are read.
 
     Raises:
-        UserError: one class to train on, a class that has no training image where others have, or names that do not
-            fit.
+        UserError: one class to train on, a class that has no training image where others have, names that do not fit,
+            or a file that links make one of two classes or parts.
     """
+    _look_for_one_file_of_two_names(root, images)
     by_part = {part: [image for image in images if image.part == part] for part in ("", *PARTS)}
     if by_part["val"] and not by_part["test"]:
         log.info("val is the test set: there is no other")
@@ -95,6 +97,24 @@ def split_images(root: Path, images: Sequence[Listed], args: argparse.Namespace)
         )
     log.info("no test set: %d of %d images, drawn by --subset-seed, are held out as one", len(held), len(whole))
     return Splits(whole.subset(kept), val, whole.subset(held))
+
+
+def _look_for_one_file_of_two_names(root: Path, images: Sequence[Listed]) -> None:
+    """Warn of images that are one file by links; raise a `UserError` if these have two classes, or two parts."""
+    places = real_places(root, [image.path for image in images])
+    first: dict[str, Listed] = {}
+    twice = []
+    for image in images:
+        other = first.setdefault(places[image.path], image)
+        if (image.label, image.part) != (other.label, other.part):
+            raise UserError(
+                f"{root}: {image.path} and {other.path} are one file (a link): an image has one class and one part"
+            )
+        if image is not other:
+            twice.append((image.path, other.path))
+    if twice:
+        text = "%s has %d images twice, by links (%s and %s are one file): keep one of them"
+        log.warning(text, root, len(twice), *twice[0])
 
 
 def _group(image: Listed) -> str:

@@ -99,13 +99,15 @@ def test_links_are_followed_and_what_systems_leave_is_not_there(tmp_path, caplog
     (root / "train/a/phone.heic").touch()
     (root / "models").mkdir()
     write(root, "train/2.png", "train/1.png")
+    (root / "train/b/again.png").symlink_to(root / "train/b/1.png")
     splits = load(root)
-    assert splits.train.ids.tolist() == ["train/a/1.png", "train/b/1.png", "train/c/x.png"]
+    assert splits.train.ids.tolist() == ["train/a/1.png", "train/b/1.png", "train/b/again.png", "train/c/x.png"]
     said = "\n".join(caplog.messages)
     assert "left out: models, beside test, train" in said
     assert "train: left out 2 images (1.png, 2.png) beside the class folders" in said
     assert "left out 2 files that are no images: 1 .heic, 1 .txt (JPEG" in said
-    assert said.count("a single training image, around which a re-training draws all codes: 3 classes (a, b, c)") == 1
+    assert "has 1 images twice, by links (train/b/again.png and train/b/1.png are one file): keep" in said
+    assert said.count("a single training image, around which a re-training draws all codes: 2 classes (a, c)") == 1
     assert "no test image of class c" in said
 
 
@@ -141,6 +143,12 @@ def spoil(root: Path, change: str) -> None:
             path.unlink()
     elif change == "linked":
         (root / "test/fox").symlink_to(root / "train/cat")
+    elif change == "linked file":
+        (root / "test/cat/link.png").symlink_to(next((root / "train/cat").rglob("*.*")))
+    elif change == "links to one file":
+        image = write(root.parent / "pool", "1.png") / "1.png"
+        for label in ("cat", "dog"):
+            (root / "train" / label / "link.png").symlink_to(image)
     elif change == "two names":
         write(root, "val/cat/1.png", "valid/cat/1.png")
     elif change == "no train":
@@ -172,6 +180,8 @@ def spoil(root: Path, change: str) -> None:
         ("empty test", "test has no class folder: put images into test/CLASS/, or delete it"),
         ("test without an image", "test has no image: put some there, or delete it"),
         ("linked", r"test/fox and train/cat are one folder \(a link\)"),
+        ("linked file", r"test/cat/link.png and train/cat/.* are one file \(a link\): .* one class and one part$"),
+        ("links to one file", r"train/dog/link.png and train/cat/link.png are one file \(a link\)"),
         ("two names", "has val and valid, both for val: rename one"),
         ("no train", "no training image in .*: put some into train/CLASS/"),
         (

@@ -70,6 +70,14 @@ def test_absolute_paths_and_a_table_elsewhere(data, tmp_path):
     assert splits.train.ids[0] == "sub/0.png"
 
 
+def test_two_names_of_one_file_are_one_image(data):
+    (data / "link.png").symlink_to(data / SPLIT[0][0])
+    with pytest.raises(
+        UserError, match=r"link.png and .*0.png are one file \(a link\): an image has one class and one"
+    ):
+        load(data, table(*SPLIT, ("link.png", SPLIT[0][1], "test")))
+
+
 def test_without_splits_a_part_is_drawn_and_no_group_is_on_two_sides(data):
     rows = [(f"sub/{n}.png", "ab"[n % 2], f"patient{n // 4}" if n < 8 else "") for n in range(12)]
     splits = load(data, table(*rows, header="path,label,group"), val_fraction=0.3)
