@@ -276,6 +276,8 @@ def load_or_extract(
     for name, part in parts.items():
         loader = make_loader(world, args, part)
         codes[name] = extract(model, loader, name == "train", args, world.device)
+    if args.max_steps and path.exists():
+        return codes  # a trial on a part of the images does not replace those of all
     ids = {name: part.ids.tolist() for name, part in parts.items()}
     try:
         save_checkpoint(path, {"key": key, "class_names": list(splits.train.classes), "ids": ids, **codes})

@@ -66,7 +66,14 @@ from utils.training.facts import log_facts
 from utils.training.folder import RunFolder
 from utils.training.headline import finish
 from utils.training.optimisation import build_optimizer, default_prior_lr
-from utils.training.resume import description, find_checkpoint, finished_result, require_same_classes, require_same_data
+from utils.training.resume import (
+    description,
+    find_checkpoint,
+    finished_result,
+    goes_back,
+    require_same_classes,
+    require_same_data,
+)
 from utils.training.run import Run
 
 log = logging.getLogger("dgcmm")
@@ -115,7 +122,7 @@ def work(world: World, args: argparse.Namespace, given: set[str]) -> None:
     if args.deterministic:
         repeat_exactly()
     result = None
-    if not args.evaluate and args.start_epoch is None:
+    if not args.evaluate and not goes_back(args, checkpoint):
         result = finished_result(checkpoint, args.epochs)
     figures = not result and not args.no_figures
     if not result:
@@ -130,6 +137,7 @@ def work(world: World, args: argparse.Namespace, given: set[str]) -> None:
                 result = evaluate_only(world, args, checkpoint, folder)
             else:
                 result = train(world, args, checkpoint, folder, start)
+    world.leave()  # figures may take longer than the others would wait
     if world.is_main:
         report(result, folder, figures)
 
@@ -181,7 +189,7 @@ def train(
         if checkpoint:
             require_same_data(checkpoint["data_sha256"], data_sha256, args.resume)
             run.restore(checkpoint, Path(args.resume))
-        if args.start_epoch is not None:
+        if goes_back(args, checkpoint):
             run.go_back_to(args.start_epoch)
         if world.is_main:
             folder.open(overwrite=args.overwrite)
@@ -382,6 +390,7 @@ def evaluate_only(world: World, args: argparse.Namespace, checkpoint: Checkpoint
         if measurement is None:
             return {}
         folder.remove_figures()
+        folder.file("metrics.csv").unlink(missing_ok=True)  # it comes last: what is killed until then has no result
         folder.write_args(args, data_sha256, processes=world.size)
         folder.write_measurement(measurement, checkpoint["epoch"], "test")
         result = {"epoch": checkpoint["epoch"], "split": "test", **measurement.numbers}

@@ -317,6 +317,9 @@ def test_codes_file_serves_others(script, tmp_path):
     assert codes["train"]["mu"].shape == codes["train"]["log_var"].shape == (523, 32)
     assert codes["test"]["targets"].shape == (400,)
     assert "written to" not in script("augment_ftl", "Digits_LT", *run, "--resume=auto", "--epochs=1").out
+    trial = ["--resume=auto", "--epochs=1", "--max-steps=1", "--batch-size=20", "--overwrite"]
+    assert script("augment", "Digits_LT", *run, *trial).status == 0  # of some images: these are in no file
+    assert torch.load(tmp_path / "checkpoint_codes.pth", weights_only=True)["train"]["mu"].shape == (523, 32)
     assert script("train", "Digits_LT", "--resume=auto", "--epochs=2", *run).status == 0
     refused = script("augment", "Digits_LT", *run, "--resume=auto", "--epochs=1")
     assert refused.status == 2

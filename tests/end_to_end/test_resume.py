@@ -16,6 +16,7 @@ from helpers.project import SMALL_MODEL
 from models import starting
 from scripts.compare_runs import differences
 from utils import metrics
+from utils.distributed.world import World
 from utils.errors import NotFinite, UserError
 from utils.training import run
 from utils.training.checkpoint import digest, load_checkpoint, save_checkpoint
@@ -262,6 +263,13 @@ def test_finished_run_prints_its_result_and_trains_nothing(script, tmp_path, tra
     assert done.status == 0
     assert done.result == load_checkpoint(tmp_path / "checkpoint.pth")["result"]
 
+    """Its figures may take longer than other processes would wait."""
+    order = []
+    monkeypatch.setattr(World, "leave", lambda _: order.append("others leave"))
+    monkeypatch.setattr(train, "report", lambda *_: order.append("figures"))
+    script("train", "Digits_LT", f"--logdir={tmp_path}", "--resume=auto")
+    assert order == ["others leave", "figures"]
+
 
 def test_flags_not_given_come_from_the_checkpoint(script, tmp_path, trained_digits):
     shutil.copytree(trained_digits, tmp_path, dirs_exist_ok=True)
@@ -336,6 +344,13 @@ def test_start_epoch_goes_back(script, tmp_path, trained_digits, monkeypatch):
     assert "continuing after epoch 1 of 2, step 0" in done.out
     assert [row["epoch"] for row in rows_without_time(tmp_path / "metrics.csv")] == ["1", "2"]
 
+    """Once: a scheduler gives the same command again, whatever happened."""
+    again = script("train", "Digits_LT", *flags, f"--logdir={tmp_path}")
+    assert "--start-epoch 1: this run has gone back already, and goes on" in again.out
+    assert again.result == done.result
+    more = script("train", "Digits_LT", *flags, "--epochs=3", f"--logdir={tmp_path}")
+    assert "continuing after epoch 2 of 3, step 0" in more.out
+
 
 def test_run_whose_memory_ran_out_goes_on_with_a_smaller_batch_and_a_longer_schedule(script, tmp_path, monkeypatch):
     def exhausted():
@@ -395,6 +410,16 @@ def test_best_epoch_goes_along_into_another_folder_and_takes_the_place_of_a_fore
     assert done.status == 0, done.err
     assert done.result["epoch"] == 1
     assert load_checkpoint(new / "model_best.pth")["epoch"] == 1
+
+    """Not the best of what the old run did later."""
+    kept = tmp_path / "kept"
+    shutil.copytree(old, kept)
+    measure_as(monkeypatch, 0.95)
+    assert script("train", "Digits_LT", "--resume=auto", "--epochs=2", f"--logdir={old}").status == 0
+    shutil.copy(old / "model_best.pth", kept)
+    refused = script("train", "Digits_LT", f"--resume={kept}/checkpoint.pth", "--epochs=2", f"--logdir={tmp_path}/b")
+    assert refused.status == 2
+    assert "model_best.pth has epoch 2, the best one of" in refused.error
 
 
 def test_best_epoch_is_kept_and_it_alone_is_measured_on_the_test_images(script, tmp_path, monkeypatch):

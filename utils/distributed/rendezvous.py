@@ -2,9 +2,11 @@
 
 import contextlib
 import datetime
+import fcntl
 import os
 import queue
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +19,9 @@ from utils.distributed.plan import ENVIRONMENT, Launch
 from utils.errors import UserError
 
 POLL_S = 0.05
+INTERFACE = "GLOO_SOCKET_IFNAME"
+ELSEWHERE = "203.0.113.1"  # of no machine (RFC 5737)
+SIOCGIFADDR = 0x8915  # Linux: the address of an interface
 
 
 def host_store(launch: Launch) -> dist.TCPStore | None:
@@ -47,6 +52,40 @@ def reach_store(launch: Launch, rank: int, port: int | None, timeout: datetime.t
         with _usable(place, False, timeout):  # torchrun hosts it, and knows how to tell a restarted run from the first
             return next(dist.rendezvous(ENVIRONMENT, rank, launch.size, timeout=timeout))[0]
     return _open(place, rank == 0 and not launch.spawns, timeout)
+
+
+def choose_interface(launch: Launch) -> None:
+    """Have gloo use the network interface that leads to where the nodes meet, unless the environment names one.
+
+    By itself it takes the address of the node's own name. Debian's /etc/hosts says that this is 127.0.1.1, where no
+    other node gets.
+    """
+    if launch.nodes > 1 and INTERFACE not in os.environ and (name := interface_towards(_place(launch).host)):
+        os.environ[INTERFACE] = name
+
+
+def interface_towards(host: str) -> str | None:
+    """Name the network interface from which a host is reached by IPv4, or the world if that is this machine itself.
+
+    None if it cannot be told.
+    """
+    own = _own_address_towards(host)
+    if own is None or own.startswith("127."):
+        own = _own_address_towards(ELSEWHERE)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        for _, name in socket.if_nameindex():
+            with contextlib.suppress(OSError):  # an interface without an address
+                answer = fcntl.ioctl(any_socket, SIOCGIFADDR, struct.pack("256s", name.encode()))
+                if socket.inet_ntoa(answer[20:24]) == own:
+                    return name
+    return None
+
+
+def _own_address_towards(host: str) -> str | None:
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((host, 9))  # sends nothing
+        return probe.getsockname()[0]
+    return None
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from utils.distributed.plan import Launch
 from utils.distributed.rendezvous import host_store
 from utils.distributed.world import Member, is_connection_error
 from utils.errors import LostRank, LostWorker, UserError, print_error
+from utils.files import write_text
 from utils.stopping import Stopped
 from utils.streams import say
 
@@ -134,7 +135,7 @@ def _rank_main(
         status, kind, text = run_rank(launch, index, devices[index], port, work, *rest)
     if kind:
         report = {"time": time.monotonic(), "rank": rank, "kind": kind, "text": text}
-        Path(folder, f"{rank}.json").write_text(json.dumps(report))
+        write_text(Path(folder, f"{rank}.json"), json.dumps(report))
     if status:
         _end_now(status)
 

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 
 from utils import stopping
 from utils.distributed.plan import Launch
-from utils.distributed.rendezvous import POLL_S, reach_store
+from utils.distributed.rendezvous import POLL_S, choose_interface, reach_store
 from utils.distributed.waiting import signs_of_life, words_of
-from utils.errors import UserError
+from utils.errors import LostRank, UserError
 from utils.stopping import Stopped
 
 log = logging.getLogger("dgcmm")
 
-LAST_WORDS_S = 3.0  # how long the others may take to say why they are gone
+LAST_WORDS_S = 2.0  # how long the others may take to say why they are gone; `spawn` waits a little longer
 T = TypeVar("T")
 CONNECTION_ERRORS = (dist.DistBackendError, dist.DistNetworkError, dist.DistStoreError)
 
@@ -107,6 +107,9 @@ class World:
         """Return the model, or several processes' DistributedDataParallel around it, which averages their gradients."""
         return model
 
+    def leave(self) -> None:
+        """Leave the others, once all have come to this point; nothing is exchanged after that."""
+
     def check_stop(self) -> None:
         """Raise `Stopped` in all processes if any has received a signal."""
         signum, _ = self.vote(bad=False).result()
@@ -157,6 +160,7 @@ class Member(World):
 
         Raises:
             UserError: some did not come in time; names them.
+            LostRank: they have met, and cannot connect to each other.
         """
         rank = launch.rank_of(local_rank)
         timeout = datetime.timedelta(seconds=launch.timeout)
@@ -166,8 +170,18 @@ class Member(World):
         if gpu is not None:
             torch.cuda.set_device(gpu)
         prefixed = dist.PrefixStore("group", world.store)
-        dist.init_process_group(backend, store=prefixed, rank=rank, world_size=launch.size, timeout=timeout)
-        world.control = dist.new_group(backend="gloo", timeout=timeout)
+        choose_interface(launch)
+        try:
+            dist.init_process_group(backend, store=prefixed, rank=rank, world_size=launch.size, timeout=timeout)
+            world.control = dist.new_group(backend="gloo", timeout=timeout)
+        except RuntimeError as error:
+            if not is_connection_error(error):
+                raise
+            raise LostRank(
+                f"rank {rank} has met the others, and cannot connect to them or they are gone "
+                f"({str(error).splitlines()[0]}): if that comes again, name the nodes' network interface, "
+                "GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME"
+            ) from error
         return world
 
     def _wait_for_all(self, launch: Launch) -> None:
@@ -184,9 +198,10 @@ class Member(World):
             time.sleep(POLL_S)
 
     def leave(self) -> None:
-        """Leave the group, once all have come to this point."""
-        dist.barrier(group=self.control)
-        dist.destroy_process_group()
+        if self.control is not None:
+            dist.barrier(group=self.control)
+            dist.destroy_process_group()
+            self.control = None
 
     def vote(self, *, bad: bool) -> Vote:
         def exchange(ballot: Tensor) -> dist.Work:

@@ -98,10 +98,19 @@ def find_checkpoint(args: argparse.Namespace, given: set[str], folder: RunFolder
     stored = _for_nodes(checkpoint, nodes, args.resume, "batch_size" in given and terms["batch_size"] == "")
     flags = MODEL_FLAGS + DATA_FLAGS + SCORING_FLAGS + TRAINING_FLAGS
     adopt(args, given - {"init"}, BEFORE | stored, flags, args.resume, terms=terms)  # --init is for a new run
-    if args.start_epoch is None:
+    back = goes_back(args, checkpoint)
+    if not back:
         _require_whole_epochs(checkpoint, args.epochs, args.resume)
-    _warn_of_changes(args, stored, args.resume, checkpoint["epoch"] if args.start_epoch is None else args.start_epoch)
+        if args.start_epoch is not None:
+            log.info("--start-epoch %d: this run has gone back already, and goes on", args.start_epoch)
+    _warn_of_changes(args, stored, args.resume, args.start_epoch if back else checkpoint["epoch"])
     return checkpoint
+
+
+def goes_back(args: argparse.Namespace, checkpoint: Checkpoint | None) -> bool:
+    """Tell whether `--start-epoch` is to be followed: not if the same command has done so before it was interrupted."""
+    epoch = getattr(args, "start_epoch", None)  # of train.py alone
+    return epoch is not None and not (checkpoint and checkpoint["args"].get("start_epoch") == epoch)
 
 
 def terms_of_change(args: argparse.Namespace, given: set[str], checkpoint: Checkpoint) -> dict[str, str]:
@@ -113,9 +122,10 @@ def terms_of_change(args: argparse.Namespace, given: set[str], checkpoint: Check
     stored, epoch = checkpoint["args"], checkpoint["epoch"]
     epochs = args.epochs if "epochs" in given else stored["epochs"]
     terms = dict.fromkeys(SCHEDULE_FLAGS, "" if epochs > stored["epochs"] else MORE_EPOCHS)
-    if getattr(args, "start_epoch", None) is None and epoch >= epochs:
+    back = goes_back(args, checkpoint)
+    if not back and epoch >= epochs:
         terms["batch_size"] = MORE_EPOCHS
-    elif getattr(args, "start_epoch", None) is not None or not checkpoint["step"]:
+    elif back or not checkpoint["step"]:
         terms["batch_size"] = ""
     elif checkpoint["kind"] == "train":
         terms["batch_size"] = f"--start-epoch={epoch}"

@@ -34,7 +34,13 @@ from utils.logs import progress, show_left_of_run
 from utils.metrics import Measurement, Row, shown
 from utils.stopping import Stopped
 from utils.training.board import Board
-from utils.training.checkpoint import Checkpoint, load_model_state, require_entries, save_checkpoint
+from utils.training.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    load_model_state,
+    require_entries,
+    save_checkpoint,
+)
 from utils.training.folder import RunFolder
 from utils.training.optimisation import build_scheduler, step_schedule
 from utils.training.position import Position, own_position
@@ -325,8 +331,20 @@ class Run:
         self._keeps_previous = path.resolve() != self.folder.previous.resolve()
         self._saved = False  # here; it may come from another folder
         self._best_beside = path.parent / self.folder.best.name
-        if self.best and self.world.is_main and not self._best_beside.exists():
+        if self.best and self.world.is_main:
+            self._require_best_beside(path)
+
+    def _require_best_beside(self, path: Path) -> None:
+        """Raise a `UserError` if the best epoch of a checkpoint is missing, or is of a later one in another folder."""
+        if not self._best_beside.exists():
             raise UserError(f"{path} has its best epoch in {self._best_beside}, which is missing: put it back")
+        if self._best_beside.resolve() != self.folder.best.resolve():
+            there = load_checkpoint(self._best_beside)["best"]
+            if there != self.best:
+                raise UserError(
+                    f"{self._best_beside} has epoch {there['epoch']}, the best one of {path} was {self.best['epoch']}: "
+                    "put that one back, or continue the run in its own folder"
+                )
 
     def go_back_to(self, epoch: int) -> None:
         """Count from the end of an earlier `epoch` on (`--start-epoch`); the weights stay."""

@@ -116,3 +116,13 @@ def test_process_that_prepares_ends_when_the_store_is_gone(monkeypatch):
     monkeypatch.setattr(first, "store", SimpleNamespace(add=gone))
     with stopping.handled(), pytest.raises(Stopped):
         first.on_each_node(lambda: time.sleep(30))
+
+
+def test_processes_that_meet_and_cannot_connect_are_told_of_the_network_interface(monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("[gloo/transport/tcp/pair.cc] Gloo connectFullMesh failed\nwith a long story")
+
+    monkeypatch.setattr(world_module, "reach_store", lambda *_: dist.HashStore())
+    monkeypatch.setattr(dist, "init_process_group", fail)
+    with pytest.raises(LostRank, match=r"cannot connect to them .*connectFullMesh failed\): .* GLOO_SOCKET_IFNAME"):
+        Member.join(Launch(1, local_size=1), 0, None, None)
