@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # ChestX-ray14 as published: train on it, then re-train the classifier by feature transfer (Case 1) and from the
 # posterior (Case 2). The data lies in ./datasets/ChestXray, which may be a link. Started again, it goes on where it was.
-#   ./scripts/chestxray.sh [train.py flags ...]    such as --ngpus=1 --batch-size=60; --logdir and --datadir stay
+#   ./scripts/chestxray.sh [train.py flags ...]    such as --ngpus=1 --batch-size=60
+# --datadir, --logdir, --arch, --h-dim and --z-dim stay: the re-training names them too.
 # With INIT=CHECKPOINT in the environment the encoder starts from that one, ./scripts/imagenet.sh's for example, and not
 # from torchvision's weights.
 set -euo pipefail

@@ -24,6 +24,8 @@ cifar() {
 # lost some of that (results/fashion_mnist_lt/LOG.md). START=trained is the paper's start, at the paper's rate, and the
 # only one after --loss=ldam-drw.
 #   recipe NAME [folder of the data] [folder of the runs] [train.py flags ...]
+# A folder that is no absolute path is one of the repository. Re-training takes the first GPU that it sees
+# (CUDA_VISIBLE_DEVICES), whatever --gpu says.
 recipe() {
   local name=$1 data=${2:-./datasets/$1} runs=${3:-./logs/$1} start=${START:-adjusted} rate=1e-3 seed script
   [[ $start == adjusted ]] || rate=1e-2

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from isal import isal_zlib
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from utils.errors import UserError
 from utils.preprocessing import to_grey
@@ -20,6 +20,7 @@ WIDTH, HEIGHT, KIND, DEPTH, INTERLACE = slice(16, 20), slice(20, 24), slice(24, 
 STORED_BLOCK = 0xFFFF  # bytes, the most that deflate has in one
 READING_ERRORS = (OSError, SyntaxError, ValueError, isal_zlib.error, Image.DecompressionBombError)
 PLAIN_GREY = bytes([8, 0, 0, 0, 0])  # the KIND of most X-rays: 8 bits, one channel, not interlaced
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY  # of Pillow, 1 MB: some programs write more notes
 
 
 @contextlib.contextmanager

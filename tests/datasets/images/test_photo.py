@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from datasets.images.photo import Photo
 from datasets.images.source import whole
@@ -65,6 +65,12 @@ def test_camera_held_askew(tmp_path):
     exif[0x0112] = 6  # turn by 90 degrees to see it upright
     found = saved(tmp_path / "a.png", Image.fromarray(COLOUR), exif=exif)
     assert np.array_equal(found, np.rot90(COLOUR, -1))
+
+
+def test_png_with_megabytes_of_notes_is_read(tmp_path):
+    notes = PngImagePlugin.PngInfo()
+    notes.add_text("XML:com.adobe.xmp", "x" * 3_000_000, zip=True)
+    assert np.array_equal(saved(tmp_path / "image.png", Image.fromarray(COLOUR), pnginfo=notes), COLOUR)
 
 
 def test_part_of_an_image(tmp_path):
