@@ -39,7 +39,8 @@ def verdict(results: Path, stage: str = "table", regime: str = ALL.name) -> str:
         said.append("Some rows have not all their subsets yet.")
     missing = [name for name in rows_of(stage) if name not in {one.row.name for one in rows}]
     if missing:
-        said.append(f"{len(missing)} of {len(rows_of(stage))} rows have not been run yet.")
+        have = "has" if len(missing) == 1 else "have"
+        said.append(f"{len(missing)} of {len(rows_of(stage))} rows {have} not been run yet.")
     return textwrap.fill(" ".join(filter(None, said)), LINE, break_on_hyphens=False)
 
 
@@ -67,11 +68,11 @@ def comparison(rows: Sequence[Contender], where: str) -> str:
     else:
         tests = sum(one.p is not None for one in comparisons)
         holm = f" after Holm over {tests} rows" if tests > 1 else ""
-        ends = f"95 % interval {points(found.low)} to {points(found.high)}, p {first.p:.3f}{holm}"
+        ends = f"(95 % {points(found.low)} to {points(found.high)}; p {first.p:.3f}{holm})"
         level = first.p > 1 - LEVEL
         verb = "is level with" if level else "is ahead of" if found.mean > 0 else "is behind"
         as_far_as = f", as far as {len(found.values)} subsets of one test set can tell" if level else ""
-        said = f"{title} {verb} {other}{as_far_as}: {gap}, {ends}."
+        said = f"{title} {verb} {other}{as_far_as}: {gap} {ends}."
     return said + partial
 
 

@@ -55,7 +55,7 @@ def test_differences_are_to_the_best_baseline(results):
     verdict = TABLES["verdict"](results)
     said = (
         "the best row of DGCMM (DGCMM, learned mixture, then case-2) is ahead of the best baseline (cross-entropy "
-        "times 10 (control), then case-2): {}, +2.20 points, 95 % interval +1.64 to +2.76, p 0.000."
+        "times 10 (control), then case-2): {}, +2.20 points (95 % +1.64 to +2.76; p 0.000)."
     )
     clean, noisy = said.format("0.9060 against 0.8840"), said.format("0.8060 against 0.7840")
     missing = "14 of 17 rows have not been run yet."
