@@ -38,7 +38,7 @@ from utils.device import available_amp, check_device, choose_device, memory_watc
 from utils.errors import UserError, run_script
 from utils.files import Sink, write_atomically, write_table
 from utils.logs import progress, start_logging
-from utils.metrics import exact, require_finite
+from utils.metrics import exact
 from utils.streams import print_result
 from utils.training.checkpoint import Checkpoint, load_checkpoint
 from utils.training.resume import BEFORE
@@ -47,6 +47,7 @@ log = logging.getLogger("dgcmm")
 
 SHARE_COLUMNS = ("class", "share")
 SUM_TOLERANCE = 1e-3  # of shares that a user has rounded
+NOT_FINITE = "the probabilities are not finite: give --amp=off; if they stay so, the checkpoint is of a training astray"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -62,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_outputs(args)
     checkpoint = load_checkpoint(Path(args.checkpoint))
     images = find_named(args.sources)
+    check_not_read(args, images)
     correction = prior_correction(args.prior, checkpoint)
     device = choose_device(args.gpu)
     amp = choose_amp(args.amp, checkpoint, device)
@@ -85,7 +87,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             left = iter(images)
             for pixels, errors in loader:
                 found = model.classify(to_device(pixels, device), amp, correction)
-                require_finite([found.probabilities.cpu().numpy()])
+                if not found.probabilities.isfinite().all():
+                    raise UserError(NOT_FINITE)
                 yield from outcome.rows(list(itertools.islice(left, len(errors))), errors, found)
                 bar.update(len(errors))
             if args.codes:  # before the table gets its name: both files are there, or none is
@@ -107,9 +110,23 @@ def check_order(args: argparse.Namespace) -> None:
         raise UserError(f"{checkpoints[0]} stands where the images should: the checkpoint comes first, then the images")
 
 
+def outputs_of(args: argparse.Namespace) -> dict[str, str]:
+    """Name the files that are to be written, by their flags."""
+    return {"--out": args.out} | ({"--codes": args.codes} if args.codes else {})
+
+
+def check_not_read(args: argparse.Namespace, images: Sequence[Named]) -> None:
+    """Raise a `UserError` if a file that is to be written is the checkpoint, the table of `--prior` or an image."""
+    read = {os.path.realpath(path) for path in (args.checkpoint, args.prior, *args.sources) if path}
+    read.update(os.path.abspath(image.path) for image in images)  # links of these are not followed, they may be many
+    for flag, path in outputs_of(args).items():
+        if {os.path.realpath(path), os.path.abspath(path)} & read:
+            raise UserError(f"{flag} {path} is also what is read: name another file")
+
+
 def check_outputs(args: argparse.Namespace) -> None:
     """Raise a `UserError` if a file that is to be written is there already, or cannot be written."""
-    outputs = {"--out": args.out} | ({"--codes": args.codes} if args.codes else {})
+    outputs = outputs_of(args)
     places = [os.path.abspath(path) for path in outputs.values()]
     if len(set(places)) < len(places):
         raise UserError(f"--out and --codes are both {args.out}: give one another name")
@@ -120,8 +137,6 @@ def check_outputs(args: argparse.Namespace) -> None:
             raise UserError(f"{flag} {path} is a device or a pipe: name a file")
         if os.path.exists(path) and not args.overwrite:
             raise UserError(f"{flag} {path} exists: --overwrite it, or name another file")
-        if any(os.path.realpath(path) == os.path.realpath(source) for source in (args.checkpoint, *args.sources)):
-            raise UserError(f"{flag} {path} is also what is read: name another file")
         folder = os.path.dirname(os.path.abspath(path))
         if not os.path.isdir(folder) or not os.access(folder, os.W_OK | os.X_OK):
             reason = "no permission" if os.path.isdir(folder) else f"there is no folder {folder}"
@@ -222,7 +237,7 @@ class Outcome:
         self.columns = [f"p_{name}" for name in class_names]
         self.counts, self.errors = np.zeros(len(class_names), dtype=np.int64), 0
         self._files: list[str] = []
-        self._codes: list[tuple[np.ndarray, np.ndarray]] = []
+        self._codes: dict[str, list[np.ndarray]] = {"mu": [], "log_var": []}
 
     def rows(self, images: Sequence[Named], errors: Sequence[str], found: Classified) -> Iterator[dict[str, str]]:
         """Yield the row of each image of a batch, and count it.
@@ -238,7 +253,8 @@ class Outcome:
         self.errors += len(errors) - len(read)
         if self.keep_codes:
             self._files += [images[number].name for number in read]
-            self._codes.append((found.mu[read].cpu().numpy(), found.log_var[read].cpu().numpy()))
+            for name, values in (("mu", found.mu), ("log_var", found.log_var)):
+                self._codes[name].append(values[read].cpu().numpy())
         for number, (image, error) in enumerate(zip(images, errors, strict=True)):
             if error:
                 yield {"file": image.name, "error": error}
@@ -254,14 +270,19 @@ class Outcome:
 
     def write_codes(self, path: Path) -> None:
         """Write files (N), mu and log_var (N,D) of the images that could be read."""
-        mu, log_var = (np.concatenate(part) for part in zip(*self._codes, strict=True))
-        arrays = {"files": np.array(self._files), "mu": mu, "log_var": log_var}
 
         def write(file: Sink) -> None:
             with zipfile.ZipFile(file, "w") as archive:  # np.savez wants a file that can be read too
-                for name, array in arrays.items():
-                    with archive.open(f"{name}.npy", "w", force_zip64=True) as part:
-                        np.lib.format.write_array(part, array, allow_pickle=False)
+                for name in ("mu", "log_var"):
+                    parts = self._codes[name]
+                    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                        facts = {"descr": np.lib.format.dtype_to_descr(parts[0].dtype), "fortran_order": False}
+                        shape = (sum(map(len, parts)), *parts[0].shape[1:])
+                        np.lib.format.write_array_header_1_0(member, facts | {"shape": shape})
+                        for part in parts:  # joined, they would fill as much memory again
+                            member.write(part.data)
+                with archive.open("files.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, np.array(self._files), allow_pickle=False)
 
         write_atomically(path, write)
 

@@ -212,7 +212,7 @@ def train(
             model.prior.bound_variances(*args.prior_variance)
         share_warnings(world.gather, world.is_main)
         result = train_epochs(run, loaders)
-        warn_of_dead_components(result.get("live_components"), run.model.num_classes, args)
+        warn_of_dead_components(result.get("live_components"), np.count_nonzero(splits.test.class_counts), args)
         return result
 
 
@@ -252,15 +252,16 @@ def train_epochs(run: Run, loaders: dict[str, BatchLoader]) -> Row:
                 run.state["warmup_end"] = run.epoch + 1
                 log.info("warm-up ends early after epoch %d: loss %.4f", run.epoch + 1, losses["loss_cls"])
             measurement = measure(run.split) if run.is_measured() else None
-            if measurement is not None and run.model.prior is not None:
+            if measurement is not None and weights.reconst:
                 show_reconstructions(run, loaders[run.split].dataset)
             run.end_epoch(measurement, losses)
-        if args.weight_reconst and run.state["warmup_end"] < args.epochs:
+        decodes = args.weight_reconst and run.state["warmup_end"] < args.epochs
+        if decodes:
             examine_decoder(run, loaders)
         examine = partial(examine_codes, run, loaders["train"].dataset)
         run.about |= examine()
         result = finish(run, lambda: measure("test"), measurement, examine)
-        if world.is_main and run.model.prior is not None:
+        if world.is_main and decodes:
             keep_pictures(run, loaders["test"].dataset)
         return result
 

@@ -121,19 +121,19 @@ def say_health(health: Health, split: str, args: argparse.Namespace) -> None:
         )
 
 
-def warn_of_dead_components(live: int | None, components: int, args: argparse.Namespace) -> None:
+def warn_of_dead_components(live: int | None, classes: int, args: argparse.Namespace) -> None:
     """Warn if fewer than half of the prior's components live: some may die, but then most classes share one.
 
     Args:
         live: how many do; None where there is no prior or it has not started, or in another than the main process.
-        components: of the prior, live or not.
+        classes: that were measured: those of the other classes need not show that they live.
     """
-    if live is None or 2 * live >= components or not args.weight_gmm or is_trial(args):
+    if live is None or 2 * live >= classes or not args.weight_gmm or is_trial(args):
         return
     remedy = f"a higher --prior-lr (now {args.prior_lr:g})"
     if args.gmm_assign != "label":
         remedy = f"--gmm-assign=label, or with {remedy}"
-    log.warning("only %d of %d components of the prior live: start anew with %s", live, components, remedy)
+    log.warning("only %d components of the prior live, of %d classes: start anew with %s", live, classes, remedy)
 
 
 def is_trial(args: argparse.Namespace) -> bool:

@@ -97,7 +97,10 @@ def keep_pictures(run: Run, dataset: LabelledImages) -> None:
         if run.model.prior.started:
             with autocast(run.world.device, run.args.amp):
                 samples = sample(run.model, torch.from_numpy(shown).to(run.world.device), SHOWN_SAMPLES, run.args.seed)
-            pictures |= {"samples": to_pixels(samples), "components": names[shown], "num_classes": np.array(len(names))}
+            rows = names[shown]
+            if run.args.gmm_assign != "label":  # a component is then of no class, and is decoded under one
+                rows = np.array([f"{component} as {name}" for component, name in zip(shown, rows, strict=True)])
+            pictures |= {"samples": to_pixels(samples), "components": rows, "num_classes": np.array(len(names))}
         run.folder.write_pictures(pictures)
     except Exception as error:  # whatever it is, the run is complete without them
         bug = not isinstance(error, UserError)

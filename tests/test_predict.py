@@ -219,6 +219,11 @@ BAD = {
     "output that is a folder": (["RUN", "IMAGE", "--out=TMP/empty"], "--out TMP/empty is a folder"),
     "output that is a device": (["RUN", "IMAGE", "--overwrite", "--out=TMP/pipe"], "--out TMP/pipe is a device or a"),
     "output that is read": (["RUN", "TMP/there.csv", "--overwrite", "--out=TMP/there.csv"], "is also what is read"),
+    "output that is an image": (["RUN", "TMP/some", "--overwrite", "--out=TMP/some/a.png"], "is also what is read"),
+    "output that is the prior": (
+        ["RUN", "IMAGE", "--overwrite", "--prior=TMP/uniform.csv", "--out=TMP/uniform.csv"],
+        "is also what is read",
+    ),
     "both outputs in one": (["RUN", "IMAGE", "--codes=TMP/out.csv"], "--out and --codes are both"),
     "unknown prior": (["RUN", "IMAGE", "--prior=equal"], "equal cannot be read"),
     "prior without a column": (["RUN", "IMAGE", "--prior=TMP/there.csv"], "has no column class, but path"),
@@ -241,6 +246,7 @@ SHARES = {
     "negative": "0,1\n1,-0.1",
     "word": "0,half",
     "sum": "\n".join(f"{c},0.09" for c in range(10)),
+    "uniform": "\n".join(f"{c},0.1" for c in range(10)),
 }
 
 
@@ -248,6 +254,8 @@ SHARES = {
 def test_bad_input_is_one_line_and_writes_nothing(name, script, tmp_path, trained_digits, digits):
     argv, expected = BAD[name]
     (tmp_path / "empty").mkdir()
+    (tmp_path / "some").mkdir()
+    shutil.copy(digits / "000.png", tmp_path / "some" / "a.png")
     (tmp_path / "there.csv").write_text("path\nx.png\n")
     os.mkfifo(tmp_path / "pipe")
     save_checkpoint(tmp_path / "codes.pth", {"key": 1})
@@ -264,6 +272,7 @@ def test_bad_input_is_one_line_and_writes_nothing(name, script, tmp_path, traine
     assert expected in done.error
     assert sorted(tmp_path.iterdir()) == before
     assert (tmp_path / "there.csv").read_text() == "path\nx.png\n"
+    assert (tmp_path / "some" / "a.png").read_bytes() == (digits / "000.png").read_bytes()
 
 
 def test_precision_is_that_of_the_training_where_the_machine_has_it(trained_digits, caplog):

@@ -47,7 +47,7 @@ def print_result(result: Mapping[str, object]) -> None:
     try:
         print(text, flush=True)
     except OSError as error:
-        log.warning("standard output takes no more (%s); the result is in the run folder", error.strerror)
+        log.warning("standard output takes no more (%s); the files of the result are written", error.strerror)
 
 
 def say(text: object) -> None:

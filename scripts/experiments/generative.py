@@ -3,6 +3,8 @@
 Shapes: B batch, K classes, S side of the image.
 """
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -44,14 +46,13 @@ def recognised(judge: ImageClassifier, images: Tensor, labels: Tensor) -> Tensor
 
 
 @torch.inference_mode()
-def sample_components(model: DGCMM, seed: int) -> tuple[Tensor, Tensor]:
-    """Draw `SAMPLES` codes of each component and decode them under its label: images (B,3,S,S), labels (B,)."""
+def sample_components(model: DGCMM, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Draw `SAMPLES` codes of each component and decode them under its label: yields images (B,3,S,S), labels (B,)."""
     device = model.classifier.weight.device
     labels = torch.arange(model.num_classes, device=device).repeat_interleave(SAMPLES)
     noise = torch.randn(len(labels), model.z_dim, generator=generator(seed, Stream.CORRUPTION, 1)).to(device)
-    pairs = zip(labels.split(IMAGES), noise.split(IMAGES), strict=True)
-    parts = [model.samples(*pair) for pair in pairs]
-    return torch.cat(parts), labels
+    for some, own in zip(labels.split(IMAGES), noise.split(IMAGES), strict=True):
+        yield model.samples(some, own), some
 
 
 @torch.inference_mode()
@@ -95,9 +96,8 @@ def measure_health(
     own = model.gmm_assign == "label" and prior_started
     health["recognised_samples"] = None
     if judge and own:
-        images, labels = sample_components(model, seed=0)
-        parts = zip(images.split(IMAGES), labels.split(IMAGES), strict=True)
-        health["recognised_samples"] = torch.cat([recognised(judge, *part) for part in parts]).double().mean().item()
+        hits = [recognised(judge, *part) for part in sample_components(model, seed=0)]
+        health["recognised_samples"] = torch.cat(hits).double().mean().item()
     for name in ("reconstruction", "mixture"):
         scores = F.softmax(-joined[name].double(), dim=1).numpy()
         usable = name == "reconstruction" or own

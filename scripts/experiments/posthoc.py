@@ -168,9 +168,8 @@ def weight_scaling(codes: TrainedCodes, lr: float) -> Classify:
 
 def smote(codes: TrainedCodes, lr: float) -> Classify:
     """Re-train the classifier on codes filled up by SMOTE (Chawla et al., JAIR 2002)."""
-    mu, targets = fill_up(codes.mu.numpy(), codes.targets.numpy(), codes.seed)
-    balanced = codes._replace(mu=torch.from_numpy(mu), targets=torch.from_numpy(targets))
-    return softmax_of(retrained(copy.deepcopy(codes.classifier), balanced_codes(balanced), lr, codes.seed))
+    sampler = SmoteSampler(codes.mu, codes.targets, codes.num_classes, codes.seed)
+    return softmax_of(retrained(copy.deepcopy(codes.classifier), sampler, lr, codes.seed))
 
 
 def case_1(codes: TrainedCodes, lr: float) -> Classify:
@@ -219,12 +218,14 @@ def method_value(text: str) -> tuple[str, float | str]:
         if value not in method.grid:
             raise argparse.ArgumentTypeError(f"{name}: {value!r} is none of {', '.join(map(str, method.grid))}")
         return name, value
+    most = 1 if method.parameter == "shrinkage" else float("inf")
     try:
         number = float(value)
     except ValueError:
         number = -1.0
-    if not 0 <= number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{name}: {value!r} is no number from 0 on")
+    if not 0 <= number <= most or number == float("inf"):
+        to = "on" if most > 1 else f"to {most}"
+        raise argparse.ArgumentTypeError(f"{name}: {value!r} is no number from 0 {to}")
     return name, number
 
 
@@ -269,8 +270,35 @@ def retrained(classifier: nn.Module, sampler: PosteriorSampler, lr: float, seed:
     return classifier
 
 
-def fill_up(codes: np.ndarray, targets: np.ndarray, seed: int, neighbours: int = NEIGHBOURS) -> tuple[np.ndarray, ...]:
-    """Fill every class up to the largest by SMOTE: z_i + u (z_j - z_i), j among the nearest of i's class, u in [0,1).
+class SmoteSampler(PosteriorSampler):
+    """SMOTE: every class is filled up to the largest by codes between two of its own, made where a batch needs them.
+
+    Args:
+        mu, targets, num_classes, seed: as in `PosteriorSampler`.
+        neighbours: k of `fill_up`.
+    """
+
+    def __init__(self, mu: Tensor, targets: Tensor, num_classes: int, seed: int, neighbours: int = NEIGHBOURS) -> None:
+        made = fill_up(mu.numpy(), targets.numpy(), seed, neighbours)
+        self.first, self.second, self.shares = map(torch.from_numpy, (made.first, made.second, made.shares))
+        super().__init__(mu, torch.zeros(0), targets[self.first], num_classes, seed)
+
+    def codes(self, sources: Tensor, labels: Tensor, noise: Tensor) -> Tensor:
+        """Make the codes of a batch of the plan: (B,), (B,) -> (B,D); there is no noise in them."""
+        first, second = self.mu[self.first[sources]], self.mu[self.second[sources]]
+        return first + self.shares[sources, None] * (second - first)
+
+
+class Between(NamedTuple):
+    """Codes between two: z_i + u (z_j - z_i); arrays of i, j and u, (M,) each."""
+
+    first: np.ndarray
+    second: np.ndarray
+    shares: np.ndarray
+
+
+def fill_up(codes: np.ndarray, targets: np.ndarray, seed: int, neighbours: int = NEIGHBOURS) -> Between:
+    """Fill every class up to the largest by SMOTE: i at random, j among the nearest of i's class, u in [0,1).
 
     A class of fewer has fewer neighbours, a single code is repeated.
 
@@ -280,20 +308,19 @@ def fill_up(codes: np.ndarray, targets: np.ndarray, seed: int, neighbours: int =
         neighbours: k.
 
     Returns:
-        Codes and targets of all, those that were there first.
+        First the codes themselves, in their order (u is 0), then those that are filled in, class by class.
     """
     rng = np.random.default_rng(derive_seed(seed, Stream.AUGMENTATION_PLAN))
     counts = np.bincount(targets)
-    parts, labels = [codes], [targets]
+    themselves = np.arange(len(codes))
+    parts = [Between(themselves, themselves, np.zeros(len(codes), dtype=codes.dtype))]
     for label, count in enumerate(counts):
-        own, missing = codes[targets == label], counts.max() - count
+        own, missing = np.flatnonzero(targets == label), counts.max() - count
         k = min(neighbours, count - 1)
         chosen = rng.integers(count, size=missing)
         others = chosen
-        if k:
-            nearest = NearestNeighbors(n_neighbors=k).fit(own).kneighbors(return_distance=False)  # but the code itself
+        if k:  # of the code itself there is none
+            nearest = NearestNeighbors(n_neighbors=k).fit(codes[own]).kneighbors(return_distance=False)
             others = nearest[chosen, rng.integers(k, size=missing)]
-        shares = rng.random((missing, 1)).astype(codes.dtype)
-        parts.append(own[chosen] + shares * (own[others] - own[chosen]))
-        labels.append(np.full(missing, label, dtype=targets.dtype))
-    return np.concatenate(parts), np.concatenate(labels)
+        parts.append(Between(own[chosen], own[others], rng.random(missing).astype(codes.dtype)))
+    return Between(*map(np.concatenate, zip(*parts, strict=True)))

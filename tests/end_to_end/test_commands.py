@@ -211,6 +211,7 @@ def test_every_way_to_train_and_augment(flags, name, script, tmp_path):
     trained = load_checkpoint(tmp_path / "checkpoint.pth")
     unstarted = name in ("no mixture", "warm-up, hold-out")  # of the second the best epoch is one of the warm-up
     assert (trained["result"]["live_components"] is None) == unstarted
+    assert (tmp_path / "pictures.npz").exists() == (name != "no decoder")
     if "--prior-variance" in flags:
         assert not trained["state_dict"]["prior.log_vars"].any()
         assert {row["lr_prior"] for row in trained["history"]} == {0.0}

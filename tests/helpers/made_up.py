@@ -10,7 +10,7 @@ import torch
 from helpers.project import METRIC_NAMES
 from utils.figures.choice import some_classes
 from utils.metrics import Measurement, Predictions
-from utils.training.checkpoint import save_checkpoint
+from utils.training.checkpoint import digest, save_checkpoint
 from utils.training.folder import RunFolder
 
 
@@ -42,8 +42,9 @@ def made_up_run(path: Path, num_classes: int, epochs: int = 5) -> Path:
     labels = torch.arange(num_classes).repeat_interleave(4)
     codes = torch.randn(len(labels), 6) + labels[:, None]
     parts = {"train": {"targets": labels, "mu": codes, "log_var": codes}}
-    save_checkpoint(path / "checkpoint_codes.pth", {"class_names": names, **parts})
     prior = {"prior.means": torch.randn(num_classes, 6), "prior.logits": torch.ones(num_classes)}
+    key = {"weights": digest(prior)}
+    save_checkpoint(path / "checkpoint_codes.pth", {"key": key, "class_names": names, **parts})
     save_checkpoint(path / "checkpoint.pth", {"state_dict": prior})
     shown, sampled = some_classes(counts, 12), some_classes(counts, 15)
     images = rng.integers(0, 256, (15, 8, 24, 24, 3), dtype=np.uint8)

@@ -146,7 +146,8 @@ def test_means_of_classes_warn_of_nothing(recwarn):
     ("words", "says"),
     [
         (["nowhere"], "there is no file nowhere/checkpoint.pth"),
-        (["x", "--fixed", "lda=many"], "lda: 'many' is no number from 0 on"),
+        (["x", "--fixed", "crt=many"], "crt: 'many' is no number from 0 on"),
+        (["x", "--fixed", "lda=2"], "lda: '2' is no number from 0 to 1"),
         (["x", "--fixed", "ncm=cosine"], "ncm: 'cosine' is none of euclidean, unit"),
         (["x", "--fixed", "trained=1"], "'trained=1' names none of logit-adjustment, tau-normalisation"),
     ],

@@ -68,4 +68,4 @@ def test_result_that_nobody_reads_is_no_fault(monkeypatch, caplog):
         monkeypatch.setattr("sys.stdout", unread)
         print_result({"acc": 0.5})
         os.dup2(os.open(os.devnull, os.O_WRONLY), writer)
-    assert caplog.messages == ["standard output takes no more (Broken pipe); the result is in the run folder"]
+    assert caplog.messages == ["standard output takes no more (Broken pipe); the files of the result are written"]

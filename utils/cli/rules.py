@@ -46,6 +46,7 @@ LOCAL_FLAGS = (
 
 # folders and files that a checkpoint remembers, as absolute paths, for those who do not name them
 PLACE_FLAGS = ("datadir", "cache_dir", "csv", "names")
+DOWNLOAD_FLAGS = ("dataset_manifest", "download_jobs", "keep_archives")  # how the files are brought
 
 _UNSET = object()
 

@@ -49,8 +49,10 @@ def recall_by_size(results: Mapping[str, ClassResults], title: str) -> Figure:
             face = "none" if suffix == "" else colour
             ax.plot(places, recalls, marker, color=colour, mfc=face, ms=6, label=label, clip_on=False)
         else:
+            window = 2 * (max(num_classes // 20, 3) // 2) + 1
             ax.plot(places, recalls, marker, color=colour, ms=3, mew=0, alpha=0.35, clip_on=False)
-            ax.plot(places, running_mean(recalls, num_classes // 20), color=colour, lw=2, label=label)
+            line = f"{label}, line: mean of {window} classes"
+            ax.plot(places, running_mean(recalls, window), color=colour, lw=2, label=line)
     ax.set(xlim=(-0.5, num_classes - 0.5), ylim=(0, 1), ylabel="recall", title=title)
     ax.grid(axis="y", alpha=0.4)
     _name_classes(ax, names, counts)
@@ -60,8 +62,8 @@ def recall_by_size(results: Mapping[str, ClassResults], title: str) -> Figure:
 
 
 def running_mean(values: np.ndarray, window: int) -> np.ndarray:
-    """Average over windows of an odd width near `window`, shorter at the ends; NaNs do not count: (K,) -> (K,)."""
-    ones = np.ones(2 * (max(window, 3) // 2) + 1)
+    """Average over windows of an odd width, shorter at the ends; NaNs do not count: (K,) -> (K,)."""
+    ones = np.ones(window)
     known = np.isfinite(values)
     sums = np.convolve(np.where(known, values, 0.0), ones, mode="same")
     numbers = np.convolve(known, ones, mode="same")

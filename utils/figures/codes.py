@@ -54,10 +54,13 @@ def _scatter(ax: Axes, found: TrainingCodes, places: np.ndarray, means: np.ndarr
         colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number // len(COLOURS) % len(MARKERS)]
         own = places[found.targets == label]
         name = f"{fit(found.names[label], 16)} ({found.counts[label]:,})"
+        name = f" {name}" if name.startswith("_") else name  # which matplotlib would leave out
         ax.scatter(*own.T, s=12, color=colour, marker=marker, alpha=0.6, lw=0, label=name)
         if len(means):
             ax.scatter(*means[number], s=110, color="white", marker="X", lw=0, zorder=3)
-            ax.scatter(*means[number], s=70, color=colour, marker="X", ec="black", lw=0.6, zorder=4)
+            ax.scatter(
+                *means[number], s=70, color=colour if found.own else "white", marker="X", ec="black", lw=0.6, zorder=4
+            )
     low, high = places.min(axis=0), places.max(axis=0)
     edge = MARGIN * np.maximum(high - low, 1e-6)
     ax.set(xticks=[], yticks=[], xlim=(low[0] - edge[0], high[0] + edge[0]), ylim=(low[1] - edge[1], high[1] + edge[1]))

@@ -14,12 +14,14 @@ from utils.figures.calibration import reliability
 from utils.figures.classes import confusion, recall_by_size
 from utils.figures.codes import CLASSES, IMAGES, codes_in_the_plane
 from utils.figures.curves import learning_curves
-from utils.figures.reading import find_codes, read_answers, read_classes, read_codes, read_history
+from utils.figures.reading import find_codes, is_outdated, read_answers, read_classes, read_codes, read_history
 from utils.figures.sheets import reconstructions, samples
-from utils.figures.style import LOOK
+from utils.figures.style import LOOK, fit
 from utils.files import write_atomically
 from utils.training.folder import RunFolder
 from utils.training.layout import RESULTS
+
+RUN_NAME = 36  # characters of a run's name in a title
 
 logging.getLogger("matplotlib").setLevel(logging.ERROR)  # its warnings of fonts and caches
 
@@ -55,15 +57,21 @@ def _has_samples(pictures: Path) -> bool:
 
 
 def _tables(folder: RunFolder) -> dict[str, Path]:
-    """Find the results by class that are shown together; an evaluation may be of other images and stands alone."""
+    """Find the results by class that are shown together; an evaluation may be of other images and stands alone.
+
+    A re-training of the model before its training went on is left out.
+    """
     suffixes = ["_eval"] if folder.suffix == "_eval" else [suffix for suffix in RESULTS if suffix != "_eval"]
-    tables = {suffix: RunFolder(str(folder.path), suffix).file("metrics_per_class.csv") for suffix in suffixes}
+    folders = [RunFolder(str(folder.path), suffix) for suffix in suffixes]
+    if not folder.suffix:
+        folders = [one for one in folders if not one.suffix or not is_outdated(one)]
+    tables = {one.suffix: one.file("metrics_per_class.csv") for one in folders}
     return {suffix: path for suffix, path in tables.items() if path.exists()}
 
 
 def draw(name: str, folder: RunFolder) -> Figure:
     """Draw a figure from its `sources`."""
-    run, paths = folder.path.resolve().name, sources(name, folder)
+    run, paths = fit(folder.path.resolve().name, RUN_NAME), sources(name, folder)
     title = f"{run}: {RESULTS[folder.suffix]}"
     match name:
         case "learning_curves":

@@ -11,6 +11,7 @@ import torch
 
 from utils.figures.choice import images_of, some_classes
 from utils.files import read_rows
+from utils.training.checkpoint import digest
 from utils.training.folder import RunFolder
 
 
@@ -47,7 +48,8 @@ class TrainingCodes(NamedTuple):
     codes: np.ndarray  # (N,D)
     targets: np.ndarray  # (N,) class numbers
     classes: np.ndarray  # (C,) class numbers, from the largest to the smallest
-    means: np.ndarray  # (C,D); (0,D) where there is no prior
+    means: np.ndarray  # (C,D); (0,D) where there is no prior, or it is of another model
+    own: bool  # a component is of a class
     names: list[str]  # of all classes, (K,)
     counts: np.ndarray  # training images of all classes, (K,)
 
@@ -110,8 +112,25 @@ def read_codes(path: Path, classes_at_most: int, images_at_most: int) -> Trainin
     rows = images_of(classes, targets, images_at_most)
     codes = content["train"]["mu"][torch.from_numpy(rows)].float().numpy()
     checkpoint = path.with_name(path.name.replace("_codes.pth", ".pth"))
-    state = torch.load(checkpoint, mmap=True, weights_only=True)["state_dict"] if checkpoint.exists() else {}
+    trained = torch.load(checkpoint, mmap=True, weights_only=True) if checkpoint.exists() else {}
+    state = trained.get("state_dict", {})
     means = np.empty((0, codes.shape[1]), dtype=codes.dtype)
-    if "prior.means" in state and state["prior.logits"].any():  # else it was never started
+    started = "prior.means" in state and state["prior.logits"].any()
+    if started and digest(state) == content["key"]["weights"]:  # else the training went on since
         means = state["prior.means"][torch.from_numpy(classes)].float().numpy()
-    return TrainingCodes(codes, targets[rows], classes, means, list(content["class_names"]), counts)
+    own = trained.get("args", {}).get("gmm_assign") == "label"
+    return TrainingCodes(codes, targets[rows], classes, means, own, list(content["class_names"]), counts)
+
+
+def is_outdated(folder: RunFolder) -> bool:
+    """Tell whether a re-training was started before its training, in the same folder, went on."""
+    own, training = starts(folder.file("args.json")), starts(RunFolder(str(folder.path)).file("args.json"))
+    return bool(own and training) and own[0] < training[-1]
+
+
+def starts(args: Path) -> list[str]:
+    """Read when a script was started, and resumed, out of its args.json, as ISO 8601 in UTC; [] if it does not say."""
+    if not args.exists():
+        return []
+    content = json.loads(args.read_text())
+    return [start["started"] for start in (content, *content.get("resumed", ())) if "started" in start]

@@ -36,9 +36,10 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def fit(name: str, length: int = 20) -> str:
-    """Shorten a class name to `length` characters; a dollar sign in it starts no formula."""
+    """Shorten a name to `length` characters, in its middle: ends tell names apart. A dollar sign starts no formula."""
     name = " ".join(name.split())
-    return (name if len(name) <= length else name[: length - 1] + "…").replace("$", r"\$")
+    tail = (length - 1) // 2
+    return (name if len(name) <= length else f"{name[: length - 1 - tail]}…{name[-tail:]}").replace("$", r"\$")
 
 
 def group_spans(counts: Sequence[int]) -> dict[str, tuple[int, int]]:

@@ -10,7 +10,7 @@ from torch import nn
 from models.classifier import CosineClassifier
 from models.samplers import FeatureTransferSampler, PosteriorSampler
 from scripts.experiments import posthoc
-from scripts.experiments.posthoc import METHODS, TrainedCodes, fill_up
+from scripts.experiments.posthoc import METHODS, SmoteSampler, TrainedCodes
 
 COUNTS = (300, 60, 12)
 CENTRES = torch.tensor([[0.0, 0.0, 0.0], [1.2, 0.0, 0.4], [0.0, 1.2, -0.4]])
@@ -95,7 +95,7 @@ def test_re_training_favours_the_tail_repeats_and_leaves_the_classifier_as_it_wa
 @pytest.mark.parametrize(
     ("name", "kind", "noisy", "adjusted"),
     [
-        ("smote", PosteriorSampler, False, False),
+        ("smote", SmoteSampler, False, False),
         ("case-1", FeatureTransferSampler, True, False),
         ("case-1-adjusted", FeatureTransferSampler, True, True),
         ("case-2", PosteriorSampler, True, False),
@@ -109,7 +109,7 @@ def test_re_training_is_from_the_start_and_on_the_codes_of_its_name(name, kind, 
     ((start, sampler, lr, seed),) = seen
     assert (type(sampler), bool(sampler.sigma.any())) == (kind, noisy)
     assert (lr, seed, sampler.seed) == (0.03, 4, 4)
-    assert len(sampler.mu) == (3 * max(COUNTS) if name == "smote" else sum(COUNTS))
+    assert len(sampler.targets) == (3 * max(COUNTS) if name == "smote" else sum(COUNTS))
     shift = (torch.tensor(COUNTS) / sum(COUNTS)).log() if adjusted else torch.zeros(3)
     torch.testing.assert_close(start.bias, codes.classifier.bias - shift)
     assert torch.equal(start.weight, codes.classifier.weight)
@@ -138,10 +138,17 @@ def test_a_classifier_by_the_cosine_is_re_trained_as_one(codes):
     assert isinstance(METHODS["crt"].fit(cosine, 0.01)(codes.mu[:4]), np.ndarray)
 
 
+def filled_up(mu: np.ndarray, targets: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The codes and labels of all, as batches of a plan have them."""
+    sampler = SmoteSampler(torch.from_numpy(mu), torch.from_numpy(targets), targets.max() + 1, seed)
+    everything = torch.arange(len(sampler.targets))
+    return sampler.codes(everything, sampler.targets, torch.zeros(0)).numpy(), sampler.targets.numpy()
+
+
 def test_smote_draws_what_imbalanced_learn_draws():
     """The same classes and neighbours; imbalanced-learn draws other numbers, so means and spreads are compared."""
     mu, targets = (part.numpy() for part in draw((2000, 40, 30), 0))
-    own, labels = fill_up(mu, targets, seed=0)
+    own, labels = filled_up(mu, targets, seed=0)
     theirs, their_labels = SMOTE(k_neighbors=5, random_state=0).fit_resample(mu, targets)
     assert np.bincount(labels).tolist() == np.bincount(their_labels).tolist() == [2000] * 3
     assert np.array_equal(own[: len(mu)], mu)
@@ -157,7 +164,7 @@ def test_smote_draws_what_imbalanced_learn_draws():
 def test_smote_codes_lie_between_a_code_and_one_of_its_nearest():
     mu, targets = (part.numpy().astype(np.float64) for part in draw((200, 30, 3), 0))
     targets = targets.astype(np.int64)
-    made, labels = fill_up(mu, targets, seed=1, neighbours=5)
+    made, labels = filled_up(mu, targets, seed=1)
     for label, neighbours in ((1, 5), (2, 2)):  # a class of three has two neighbours
         own = mu[targets == label]
         distances = np.linalg.norm(own[:, None] - own, axis=2)
@@ -170,5 +177,5 @@ def test_smote_codes_lie_between_a_code_and_one_of_its_nearest():
 
 
 def test_smote_repeats_a_single_code():
-    made, labels = fill_up(np.array([[0.0], [1.0], [2.0], [9.0]]), np.array([0, 0, 0, 1]), seed=0)
+    made, labels = filled_up(np.array([[0.0], [1.0], [2.0], [9.0]]), np.array([0, 0, 0, 1]), seed=0)
     assert made[labels == 1].tolist() == [[9.0]] * 3

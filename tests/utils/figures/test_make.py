@@ -1,6 +1,7 @@
 """Figures of whole run folders: that they come, that nothing in them is cut off, and that none can end a run."""
 
 import builtins
+import json
 import logging
 import os
 import shutil
@@ -16,8 +17,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from helpers.made_up import made_up_run
 from utils.figures import codes, drawing
 from utils.figures.make import make_figures, report, show_figures
-from utils.figures.style import LOOK
-from utils.training.checkpoint import save_checkpoint
+from utils.figures.reading import read_codes
+from utils.figures.style import LOOK, fit
+from utils.training.checkpoint import digest, save_checkpoint
 from utils.training.folder import RunFolder
 from utils.training.layout import FIGURES
 
@@ -61,10 +63,52 @@ def test_codes_of_length_1_are_drawn(own_run, monkeypatch):
     monkeypatch.setattr(codes, "ITERATIONS", 250)
     stored = torch.load(own_run / "checkpoint_codes.pth", weights_only=True)
     stored["train"]["mu"] = stored["train"]["mu"][:, :1]
-    save_checkpoint(own_run / "checkpoint_codes.pth", stored)
     prior = torch.load(own_run / "checkpoint.pth", weights_only=True)["state_dict"]
-    save_checkpoint(own_run / "checkpoint.pth", {"state_dict": prior | {"prior.means": prior["prior.means"][:, :1]}})
+    prior["prior.means"] = prior["prior.means"][:, :1]
+    stored["key"]["weights"] = digest(prior)
+    save_checkpoint(own_run / "checkpoint_codes.pth", stored)
+    save_checkpoint(own_run / "checkpoint.pth", {"state_dict": prior})
+    assert len(read_codes(own_run / "checkpoint_codes.pth", 3, 10).means) == 3
     assert drawing.draw("codes", RunFolder(str(own_run), "_aug_ftl")) is not None
+
+
+def test_results_of_the_model_before_its_training_went_on_are_not_shown_as_those_after_it(own_run):
+    def started(suffix, *moments):
+        path = RunFolder(str(own_run), suffix).file("args.json")
+        first, *others = ({"started": moment} for moment in moments)
+        path.write_text(json.dumps(json.loads(path.read_text()) | first | {"resumed": others}))
+
+    started("", "2026-01-01T00:00:00+00:00")
+    started("_aug", "2026-01-02T00:00:00+00:00")
+    started("_aug_ftl", "2026-01-04T00:00:00+00:00")
+    assert len(drawing.sources("recall", RunFolder(str(own_run)))) == 3
+    started("", "2026-01-01T00:00:00+00:00", "2026-01-03T00:00:00+00:00")
+    shown = [path.name for path in drawing.sources("recall", RunFolder(str(own_run)))]
+    assert shown == ["metrics_per_class.csv", "metrics_per_class_aug_ftl.csv"]
+
+    """Nor the means of its components beside codes of before."""
+    path = own_run / "checkpoint_codes.pth"
+    assert len(read_codes(path, 3, 10).means) == 3
+    trained = torch.load(own_run / "checkpoint.pth", weights_only=True)
+    trained["state_dict"]["prior.means"] += 1
+    save_checkpoint(own_run / "checkpoint.pth", trained)
+    assert len(read_codes(path, 3, 10).means) == 0
+
+
+def test_class_whose_name_begins_with_an_underscore_is_in_the_legend(own_run, monkeypatch):
+    monkeypatch.setattr(codes, "ITERATIONS", 250)
+    found = read_codes(own_run / "checkpoint_codes.pth", 3, 100)
+    names = ["_hidden", *found.names[1:]]
+    figure = codes.codes_in_the_plane(found._replace(names=names), "run")
+    shown = [text.get_text().strip() for text in figure.legends[0].get_texts()]
+    assert len(shown) == 3
+    assert any(text.startswith("_hidden (") for text in shown)
+
+
+def test_long_names_differ_at_their_ends_too():
+    names = [f"a rather long name of the class number {number}" for number in (1, 2)]
+    assert [fit(name) for name in names] == ["a rather l… number 1", "a rather l… number 2"]
+    assert fit("of $20, a class") == r"of \$20, a class"
 
 
 def test_figure_is_drawn_again_when_what_it_shows_has_changed(drawn, tmp_path):
