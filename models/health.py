@@ -133,7 +133,7 @@ def warn_of_dead_components(live: int | None, classes: int, args: argparse.Names
     remedy = f"a higher --prior-lr (now {args.prior_lr:g})"
     if args.gmm_assign != "label":
         remedy = f"--gmm-assign=label, or with {remedy}"
-    log.warning("only %d components of the prior live, of %d classes: start anew with %s", live, classes, remedy)
+    log.warning("only %d of the prior's components live, for %d classes: start anew with %s", live, classes, remedy)
 
 
 def is_trial(args: argparse.Namespace) -> bool:

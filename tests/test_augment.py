@@ -99,7 +99,7 @@ def test_flags_of_case_1_choose_the_counts_and_the_rank():
     sampler = augment_ftl.transfer_sampler(codes, 3, args)
     assert sampler.wanted == [120, 120, 30]
     assert sampler.basis.shape == (DIM, 2)
-    assert sampler.seed == 5
+    assert sampler.seed == augment.posterior_sampler(codes, 3, args).seed == 5
 
 
 @pytest.mark.parametrize(

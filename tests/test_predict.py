@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import predict
 from datasets import DATASETS
 from helpers.data import load_part
 from helpers.project import ROOT, SMALL_MODEL
-from models.loading import TrainedModel
+from models.loading import TrainedModel, load_model
 from utils.stopping import Stopped
 from utils.training.checkpoint import load_checkpoint, save_checkpoint
 
@@ -67,6 +68,10 @@ def test_images_in_memory_written_out_have_the_predictions_of_the_run(
     stored = np.load(codes)
     assert stored["files"].tolist() == [row["file"] for row in found]
     assert stored["mu"].shape == stored["log_var"].shape == (400, 32)
+    model = load_model(checkpoint)
+    classified = model.classify(model.transform(Image.open(digits / "000.png"))[None])
+    np.testing.assert_allclose(stored["mu"][0], classified.mu[0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(stored["log_var"][0], classified.log_var[0], rtol=1e-4, atol=1e-5)
 
 
 def test_x_rays_that_were_read_from_a_cache_have_the_predictions_of_the_run(script, tmp_path, chest_folder):
@@ -102,6 +107,16 @@ def test_image_that_cannot_be_read_has_its_row_and_the_others_theirs(script, tmp
     assert "cut off or damaged" in cut.pop("error")
     assert not any(value for row in (gone, cut) for name, value in row.items() if name != "file")
     assert np.load(codes)["files"].tolist() == [lines[0], lines[3]]
+
+
+def test_model_whose_probabilities_are_not_finite_predicts_nothing(script, tmp_path, trained_digits, digits):
+    stored = load_checkpoint(trained_digits / "checkpoint.pth")
+    stored["state_dict"]["classifier.bias"][3] = np.nan
+    save_checkpoint(tmp_path / "nan.pth", stored)
+    done = script("predict", tmp_path / "nan.pth", digits / "000.png", f"--out={tmp_path / 'out.csv'}", "--workers=0")
+    assert done.status == 2
+    assert "the probabilities are not finite: give --amp=off" in done.error
+    assert not (tmp_path / "out.csv").exists()
 
 
 def test_checkpoint_without_distances_leaves_atypicality_empty(script, tmp_path, trained_digits, digits):
@@ -160,12 +175,14 @@ COUNTS = [130, 110, 80, 60, 45, 35, 25, 20, 12, 6]
         ("aug_ftl", {"rep_method": "get_rep_nums2"}, [130, *[110] * 7, 20, 20], True),
     ],
 )
-def test_shares_that_the_classifier_was_trained_under(kind, changes, shares, approximate):
+def test_shares_that_the_classifier_was_trained_under(kind, changes, shares, approximate, caplog):
     args = {"loss": "ce", "sampler": "instance", "generative": False} | changes
     checkpoint = {"kind": kind, "epoch": 5, "class_counts": COUNTS, "args": args}
     found, about = predict.trained_shares(checkpoint)
     np.testing.assert_allclose(found, np.array(shares) / np.sum(shares))
     assert about is approximate
+    predict.prior_correction("uniform", checkpoint | {"class_names": list("0123456789")})
+    assert ("--prior is only approximate here" in caplog.text) is approximate
 
 
 @pytest.mark.parametrize(("epoch", "weighted"), [(4, False), (5, True)])
@@ -281,6 +298,20 @@ def test_precision_is_that_of_the_training_where_the_machine_has_it(trained_digi
     assert predict.choose_amp("off", stored, cpu) == "off"
     assert predict.choose_amp(None, stored, cpu) == "off"
     assert "trained with --amp fp16" in caplog.text
+
+
+def test_precision_that_is_given_is_that_of_the_model(script, tmp_path, trained_digits, digits, monkeypatch):
+    seen, classify = [], TrainedModel.classify
+
+    def noted(self, images, amp, correction):
+        seen.append(amp)
+        return classify(self, images, amp, correction)
+
+    monkeypatch.setattr(TrainedModel, "classify", noted)
+    for amp in ("bf16", "off"):
+        flags = [f"--out={tmp_path / amp}.csv", f"--amp={amp}", "--workers=0"]
+        assert script("predict", trained_digits / "checkpoint.pth", digits / "000.png", *flags).status == 0
+    assert seen == ["bf16", "off"]
 
 
 def test_commands_of_the_page_run_and_its_code_too(script, tmp_path, trained_digits, digits, monkeypatch, capsys):

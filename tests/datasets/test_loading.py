@@ -18,7 +18,15 @@ from PIL import Image
 from torchvision import transforms as T
 
 from datasets.base import ArrayDataset, ImageDataset, SampleKey
-from datasets.loading import SAMPLERS, BatchLoader, ClassPairs, EvaluationBatches, TrainBatches, make_loader
+from datasets.loading import (
+    SAMPLERS,
+    BatchLoader,
+    ClassPairs,
+    EvaluationBatches,
+    TrainBatches,
+    make_loader,
+    shared_batches,
+)
 from datasets.workers import kill_workers
 from helpers.project import ROOT
 from utils import stopping
@@ -191,6 +199,17 @@ def test_processes_evaluate_each_image_exactly_once(count, world, batch_size):
         sizes = [len(batch) for batch in batches]
         assert len(batches) == len(sizes)
         assert all(0 < size <= max(batch_size // world, 1) for size in sizes)
+
+
+@pytest.mark.parametrize(("rank", "own"), [(0, 3), (1, 2)])
+def test_process_with_a_batch_less_takes_part_in_every_round(rank, own):
+    """It would keep the others waiting, who agree in each on whether to stop."""
+    votes = []
+    world = SimpleNamespace(size=2, check_stop=lambda: votes.append(1))
+    args = SimpleNamespace(max_steps=None, quiet=True)
+    loader = BatchLoader(noise(9, T.PILToTensor()), EvaluationBatches(9, 4, rank, 2), 0, pin_memory=False)
+    assert len(list(shared_batches(loader, args, world, "evaluation"))) == own
+    assert len(votes) == 3
 
 
 # ---- the loader

@@ -7,15 +7,18 @@ from PIL import Image
 from torchvision import transforms as T
 
 from datasets.images.source import ArraySource
-from datasets.transforms import RandomCropAndFlip, make_transform, small_shift
+from datasets.transforms import RandomCropAndFlip, make_transform
 
 
-@pytest.mark.parametrize(("crop_size", "most"), [(8, 1), (32, 2), (224, 14)])
-def test_small_shift_moves_by_up_to_a_sixteenth_each_way(crop_size, most):
+@pytest.mark.parametrize(
+    ("crop_size", "share", "most"),
+    [(8, 1 / 16, 1), (28, 1 / 16, 1), (32, 1 / 16, 2), (224, 1 / 16, 14), (32, 1 / 8, 4)],
+)
+def test_shift_moves_by_up_to_a_share_of_the_image_each_way(crop_size, share, most):
     point = np.zeros((crop_size, crop_size), np.uint8)
     point[crop_size // 2, crop_size // 2] = 255
-    shift = small_shift(crop_size)
-    shifted = [np.asarray(shift(Image.fromarray(point))) for _ in range(400)]
+    shift = make_transform("shift", True, "pad", crop_size, crop_size, share)
+    shifted = [shift(Image.fromarray(point))[0].numpy() for _ in range(400)]
     assert {image.shape for image in shifted} == {(crop_size, crop_size)}
     moves = np.array([np.argwhere(image)[0] - crop_size // 2 for image in shifted])
     assert moves.min(axis=0).tolist() == [-most, -most]

@@ -220,6 +220,8 @@ def test_every_way_to_train_and_augment(flags, name, script, tmp_path):
         assert made.status == 0, made.err
         again = load_checkpoint(tmp_path / f"checkpoint_{kind.replace('augment', 'aug')}.pth")
         assert again["class_counts"] == trained["class_counts"]
+        for found in (trained, again):  # distances from components that mean something, or none
+            assert ("distance_quantiles" in found) == trained["prior_started"]
         assert {row["split"] for row in again["history"]} == {row["split"] for row in trained["history"]}
         assert 0 <= made.result["acsa"] <= 1
         path = tmp_path / f"checkpoint_{kind.replace('augment', 'aug')}.pth"
@@ -245,10 +247,13 @@ def test_files_of_a_run(trained_digits):
     names = {path.name for path in trained_digits.iterdir()}
     expected = {"args.json", "subset.txt", "metrics.csv", "metrics_per_class.csv", "predictions.csv", "log.txt"}
     assert names >= expected | {"checkpoint.pth", "checkpoint_prev.pth"}
+    assert "model_best.pth" not in names  # nothing is chosen on the test images
     assert any(name.startswith("events.out.tfevents") for name in names)
     with (trained_digits / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["1", "2"]
+    rates = [float(row[name]) for row in rows for name in ("lr", "lr_prior")]
+    assert rates == pytest.approx([5e-3, 5.0, (5e-3 + 1e-5) / 2, (5.0 + 1e-5) / 2])  # 5 is --lr / --weight-gmm
     assert set(METRIC_NAMES) | {
         "split",
         "lr",
@@ -319,7 +324,9 @@ def test_codes_file_serves_others(script, tmp_path):
     assert codes["test"]["targets"].shape == (400,)
     assert "written to" not in script("augment_ftl", "Digits_LT", *run, "--resume=auto", "--epochs=1").out
     trial = ["--resume=auto", "--epochs=1", "--max-steps=1", "--batch-size=20", "--overwrite"]
-    assert script("augment", "Digits_LT", *run, *trial).status == 0  # of some images: these are in no file
+    tried = script("augment", "Digits_LT", *run, *trial)  # on some images, whose codes are in no file
+    assert tried.status == 0
+    assert "codes: " not in tried.out
     assert torch.load(tmp_path / "checkpoint_codes.pth", weights_only=True)["train"]["mu"].shape == (523, 32)
     assert script("train", "Digits_LT", "--resume=auto", "--epochs=2", *run).status == 0
     refused = script("augment", "Digits_LT", *run, "--resume=auto", "--epochs=1")
@@ -327,9 +334,11 @@ def test_codes_file_serves_others(script, tmp_path):
     assert "another model" in refused.error
     again = script("augment", "Digits_LT", *run, "--resume=auto", "--epochs=1", "--overwrite")
     assert "written to" in again.out
-    for precision in (["--amp=bf16"], []):  # codes in another one are other codes
-        again = script("augment", "Digits_LT", *run, "--resume=auto", "--epochs=1", "--overwrite", *precision)
+    for others in (["--amp=bf16"], []):  # codes in another one are other codes
+        again = script("augment", "Digits_LT", *run, "--resume=auto", "--epochs=1", "--overwrite", *others)
         assert "written to" in again.out
+    more = script("augment", "Digits_LT", *run, "--resume=auto", "--epochs=2", "--batch-size=50")
+    assert "--batch-size is 50 now, 256 before: from epoch 2 on this is another run than that of" in more.err
     assert script("train", "Digits_LT", *small, "--seed=1", *run, "--overwrite").status == 0
     assert not (tmp_path / "checkpoint_aug.pth").exists()
     assert "written to" in script("augment", "Digits_LT", *run, "--resume=auto", "--epochs=1").out

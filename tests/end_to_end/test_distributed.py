@@ -19,6 +19,7 @@ from datasets.loading import BatchLoader, EvaluationBatches, TrainBatches
 from helpers import ranks
 from helpers.documents import commands, replaced
 from helpers.project import ROOT, SMALL_MODEL
+from helpers.runs import run_without_folder
 from models.starting import start_prior
 from scripts.compare_runs import differences
 from utils.cli.rules import parse
@@ -102,7 +103,13 @@ def assert_same_state(state, model):
 @pytest.mark.usefixtures("_double")
 @pytest.mark.parametrize("name", ["own statistics", "frozen"])
 def test_training_equals_one_process_that_averages_the_parts(together, name):
-    assert_same_state(together[name]["state"], reference(frozen=name == "frozen"))
+    model = reference(frozen=name == "frozen")
+    assert_same_state(together[name]["state"], model)
+    run = run_without_folder(ranks.ARGS, model, build_optimizer(model, ranks.ARGS))
+    batches = TrainBatches(ranks.COUNT, ranks.BATCH, ranks.ARGS.seed)
+    batches.sizes = [size // 2 * 2 for size in batches.sizes]  # what two processes can share
+    start_prior(run, BatchLoader(ranks.images(), batches, 0, False), batches.sizes)
+    assert_same_state(together[name]["prior"], model.prior)  # by the main process's statistics
 
 
 @pytest.mark.usefixtures("_double")
@@ -126,8 +133,7 @@ def test_training_with_frozen_batch_norm_equals_one_process_outright(together):
     assert together["frozen"]["losses"] == pytest.approx(losses, rel=1e-6)
     loader.batches.set_epoch(0)
     start_prior(run, loader, loader.batches.sizes)
-    for name, value in run.model.prior.state_dict().items():
-        torch.testing.assert_close(together["prior"][name], value, rtol=1e-6, atol=1e-9)
+    assert_same_state(together["frozen"]["prior"], run.model.prior)
 
 
 @pytest.mark.usefixtures("_double")
@@ -147,7 +153,8 @@ def test_evaluation_gives_each_image_once_and_what_one_process_gives(together, m
 @pytest.mark.usefixtures("_double")
 def test_health_of_two_processes_is_that_of_one(together):
     model = ranks.small_model()
-    model.load_state_dict(together["frozen"]["state"] | {f"prior.{k}": v for k, v in together["prior"].items()})
+    state, prior = (together["frozen"][part] for part in ("state", "prior"))
+    model.load_state_dict(state | {f"prior.{name}": value for name, value in prior.items()})
     assert together["health"] == pytest.approx(ranks.measured_health(World(), model, ranks.images()), rel=1e-9)
 
 

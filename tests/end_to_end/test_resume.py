@@ -103,7 +103,7 @@ def measure_as(monkeypatch, *numbers):
     ("flags", "moments"),
     [
         (
-            ["--save-every=2"],
+            ["--save-every=2", "--initial-sigma=0.5", "--prior-variance", "0.2", "0.4"],
             [("step", 1), ("step", 2), ("prior", 2), ("images", 2), ("save", 1), ("measurement", 1)],
         ),
         (
@@ -220,10 +220,14 @@ def test_a_run_that_does_not_restore_differs(script, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "flags"), [("augment", ["--start=adjusted"]), ("augment_ftl", ["--rep-method=get_rep_nums2"])]
+    ("name", "flags", "others"),
+    [
+        ("augment", ["--start=adjusted"], ["--start=trained"]),
+        ("augment_ftl", ["--rep-method=get_rep_nums2", "--ftl-rank=3"], ["--rep-method=get_rep_nums1", "--ftl-rank=2"]),
+    ],
 )
 def test_augmentation_stopped_again_and_again_equals_uninterrupted(
-    name, flags, script, tmp_path, trained_digits, monkeypatch
+    name, flags, others, script, tmp_path, trained_digits, monkeypatch
 ):
     """Among the codes, before the first checkpoint, in a step, while measuring and while saving."""
     for folder in ("whole", "broken"):
@@ -236,8 +240,9 @@ def test_augmentation_stopped_again_and_again_equals_uninterrupted(
     moments = [("codes", 2), ("step", 1), ("step", 5), ("measurement", 1), ("step", 9), ("save", 1)]
     stop_in_turn(script, name, broken, moments, monkeypatch)
     assert differences(tmp_path / "whole", tmp_path / "broken") == []
-    if name == "augment":
-        assert "--start is trained here but adjusted in" in script(name, *broken, "--start=trained").error
+    for flag, other in zip(flags, others, strict=True):
+        (key, own), (_, value) = flag.split("="), other.split("=")
+        assert f"{key} is {value} here but {own} in" in script(name, *broken, other).error
 
 
 def test_two_runs_of_one_command_are_equal_and_another_seed_differs(script, tmp_path):
@@ -289,6 +294,9 @@ def test_deterministic_run_stays_so_and_any_run_may_become_so(flags, script, tmp
         raise UserError("restricted")
 
     monkeypatch.setattr(train, "repeat_exactly", restrict)
+    monkeypatch.setattr(augment, "repeat_exactly", restrict)
+    retraining = ["--resume=auto", "--epochs=1", "--workers=0", f"--logdir={tmp_path}", *flags]
+    assert ("restricted" in script("augment", "Digits_LT", *retraining).err) == bool(flags)
     assert (
         "restricted"
         in script("train", "Digits_LT", "--resume=auto", f"--logdir={tmp_path}", "--epochs=3", *flags).error
@@ -424,12 +432,14 @@ def test_best_epoch_goes_along_into_another_folder_and_takes_the_place_of_a_fore
 
 def test_best_epoch_is_kept_and_it_alone_is_measured_on_the_test_images(script, tmp_path, monkeypatch):
     """It is the first of equals and differs from the last. A re-training looks at the held-out codes likewise."""
-    seen, evaluate, classify = [], train.evaluate, augment.classify
+    seen, rebuilt, evaluate, classify = [], [], train.evaluate, augment.classify
 
     def noted(model, loader, *others):
         seen.append(loader.dataset.fingerprint())
         return evaluate(model, loader, *others)
 
+    pairs = train.ClassPairs
+    monkeypatch.setattr(train, "ClassPairs", lambda *args: rebuilt.append(args[1].fingerprint()) or pairs(*args))
     monkeypatch.setattr(train, "evaluate", noted)
     monkeypatch.setattr(augment, "classify", lambda *args: seen.append(args[1]["targets"].tolist()) or classify(*args))
     measure_as(monkeypatch, 0.9, 0.9, 0.1)
@@ -444,6 +454,8 @@ def test_best_epoch_is_kept_and_it_alone_is_measured_on_the_test_images(script, 
     assert [(row["epoch"], row["split"]) for row in rows] == [("1", "val"), ("2", "val"), ("3", "val"), ("1", "test")]
     data = last["data_sha256"]
     assert seen == [data["val"]] * 3 + [data["test"]]
+    health = json.loads((tmp_path / "health.json").read_text())
+    assert (health["epoch"], health["split"], rebuilt) == (3, "val", [data["val"]])
     assert script("train", *TRAIN, "-e", f"--resume={tmp_path / 'model_best.pth'}", f"--logdir={tmp_path}").status == 0
     assert (tmp_path / "predictions_eval.csv").read_bytes() == (tmp_path / "predictions.csv").read_bytes()
     seen.clear()

@@ -104,12 +104,16 @@ def test_spread_that_is_asked_for_is_that_of_a_model_with_another_ones_weights_t
     assert "--sampler balanced and --loss logit-adjust both balance the classes" in done.err
 
 
-@pytest.mark.parametrize(("threshold", "warm"), [([], [1, 2]), (["--warmup-threshold=1000"], [1])])
-def test_warm_up_has_the_classification_term_alone(threshold, warm, script, tmp_path):
+@pytest.mark.parametrize(("threshold", "warm"), [([], [1, 2]), (["--warmup-threshold=10"], [1])])
+def test_warm_up_has_the_classification_term_alone(threshold, warm, script, tmp_path, monkeypatch):
+    """The prior starts once, after the first epoch that has more."""
+    original, started = train.start_prior, []
+    monkeypatch.setattr(train, "start_prior", lambda run, *others: started.append(run.epoch) or original(run, *others))
     flags = ["--batch-size=24", "--epochs=3", "--max-steps=2", "--warmup-epochs=2", *threshold]
     assert script("train", "Digits_LT", *SMALL_MODEL, *flags, f"--logdir={tmp_path}").status == 0
     alone = [int(row["epoch"]) for row in rows(tmp_path / "metrics.csv") if not row["loss_gmm"] + row["loss_reconst"]]
     assert alone == warm
+    assert started == [len(warm)]
 
 
 def test_evaluation_of_a_checkpoint_repeats_its_result(script, tmp_path, trained_digits):
@@ -187,6 +191,20 @@ def test_each_epoch_has_the_loss_that_was_asked_for(loss, kind, weighted, script
     assert [type(criterion) for criterion, _ in seen] == [kind] * len(weighted)
     assert [criterion.class_weights is not None for criterion, _ in seen] == weighted
     assert all(c.average == world.mean for (c, world), used in zip(seen, weighted, strict=True) if used)
+    if loss == "ldam-drw":  # epochs that follow do not take the re-weighting back
+        more = ["--resume=auto", "--workers=0", "--epochs=7", f"--logdir={tmp_path}"]
+        assert script("train", "Digits_LT", *more).status == 0
+        assert [criterion.class_weights is not None for criterion, _ in seen[5:]] == [True, True]
+
+
+def test_components_that_died_are_told_at_the_end(script, tmp_path, trained_digits):
+    stored = load_checkpoint(trained_digits / "checkpoint.pth")
+    stored["state_dict"]["prior.logits"][3] += 1e9  # which takes all codes
+    save_checkpoint(tmp_path / "checkpoint.pth", stored | {"result": None})  # stopped before the last measurement
+    done = script("train", "Digits_LT", "--resume=auto", "--workers=0", f"--logdir={tmp_path}")
+    assert done.status == 0, done.err
+    assert done.result["live_components"] == 1
+    assert "only 1 of the prior's components live, for 10 classes" in done.err
 
 
 def guessing(counts):

@@ -83,10 +83,9 @@ def equalities(world, folder):
     for name, frozen in (("own statistics", False), ("frozen", True)):
         run, loader, losses = train_together(world, data, frozen)
         state = {key: value.clone() for key, value in run.model.state_dict().items()}
-        found[name] = {"state": state, "losses": losses}
-    loader.batches.set_epoch(0)
-    start_prior(run, loader, loader.batches.sizes)
-    found["prior"] = run.model.prior.state_dict()
+        loader.batches.set_epoch(0)
+        start_prior(run, loader, loader.batches.sizes)
+        found[name] = {"state": state, "losses": losses, "prior": run.model.prior.state_dict()}
     for generative in (False, True):
         model = small_model(generative=generative)
         if world.rank:  # evaluation must use the main process's statistics

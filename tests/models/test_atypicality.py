@@ -3,8 +3,10 @@
 import numpy as np
 import torch
 
-from models.atypicality import QUANTILES, atypicality, code_distances, distance_quantiles
+from models.atypicality import QUANTILES, atypicality, code_distances, distance_quantiles, measure_distances
+from models.dgcmm import DGCMM
 from models.prior import GaussianMixturePrior
+from utils.distributed.world import World
 
 
 def test_distance_is_that_of_the_definition():
@@ -38,3 +40,10 @@ def test_class_of_one_image():
     quantiles = distance_quantiles(np.array([3.0]), np.array([0]), 1)
     found = atypicality(quantiles, torch.tensor([2.0, 4.0]), torch.tensor([0, 0]))
     assert found.tolist() == [0, 1]
+
+
+def test_distances_are_of_the_model_in_evaluation_whatever_mode_it_was_in():
+    model, images = DGCMM("resnet32_vae3", 2, 4, 16), torch.randint(0, 256, (6, 1, 16, 16), dtype=torch.uint8)
+    batches = [(images, torch.tensor([0, 1] * 3))]
+    expected = measure_distances(model.eval(), batches, "off", World())
+    torch.testing.assert_close(measure_distances(model.train(), batches, "off", World()), expected)

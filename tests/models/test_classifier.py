@@ -34,6 +34,12 @@ def test_convolutions_of_resnet32_start_as_he_says():
     assert encoder.layer3[2].conv1.weight.std().item() == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.05)
 
 
+@pytest.mark.parametrize(("cosine", "std"), [(False, (2 / 64) ** 0.5), (True, 64**-0.5)])
+def test_classifier_of_resnet32_starts_as_its_layers_and_directions_with_length_1(cosine, std):
+    weight = PlainClassifier("resnet32", 1000, cosine=cosine).classifier.weight
+    assert weight.std().item() == pytest.approx(std, rel=0.02)
+
+
 def test_shortcut_takes_every_second_pixel_and_fills_channels_on_both_sides():
     block, maps = BasicBlock(16, 32).eval(), torch.rand(2, 16, 7, 7)
     torch.nn.init.zeros_(block.conv2.weight)  # of the other way nothing is left

@@ -78,7 +78,7 @@ def test_decoder_no_better_than_a_constant_is_said_with_a_remedy(health, changes
         (
             4,
             {},
-            "only 4 components of the prior live, of 10 classes: start anew with --gmm-assign=label, or with a",
+            "only 4 of the prior's components live, for 10 classes: start anew with --gmm-assign=label, or with a",
         ),
         (4, {"gmm_assign": "label"}, "start anew with a higher --prior-lr (now 5)"),
         (5, {}, None),

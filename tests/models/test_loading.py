@@ -8,7 +8,13 @@ import torch
 from PIL import Image
 
 import models
-from models.loading import TrainedModel
+import train
+from models.classifier import CosineClassifier
+from models.encoder import ResNetEncoder
+from models.loading import TrainedModel, build_model
+from models.losses import LOSSES
+from utils.cli.rules import parse
+from utils.distributed.world import World
 from utils.errors import UserError
 from utils.training.checkpoint import load_checkpoint, save_checkpoint
 
@@ -35,6 +41,37 @@ def test_older_checkpoint_does_not_say_how_images_are_prepared(trained_digits):
     model = TrainedModel(checkpoint, "old.pth")
     assert model.transform is None
     assert np.isnan(model.classify(torch.zeros(2, 1, 16, 16)).atypicality).all()
+
+
+def small(arch, *flags):
+    """The arguments of a training of small images."""
+    return parse(train.build_parser(), ["Digits_LT", f"--arch={arch}", "--crop-size=32", "--h-dim=512", *flags])[0]
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "resnet18_vae3"])
+def test_pretrained_weights_reach_the_encoder(arch, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "models.classifier.ResNetEncoder", lambda name, pretrained: asked.append(pretrained) or ResNetEncoder(name)
+    )
+    args = small(arch, "--z-dim=8")
+    for pretrained in (True, False):
+        build_model(World(), args, 3, pretrained)
+    assert asked == [True, False]
+
+
+@pytest.mark.parametrize("arch", ["resnet32", "resnet32_vae3"])
+def test_ldam_classifies_by_the_cosine_and_no_other_loss_does(arch):
+    for loss in LOSSES:
+        model = build_model(World(), small(arch, f"--loss={loss}", "--z-dim=8"), 3)
+        assert isinstance(model.classifier, CosineClassifier) is (loss == "ldam-drw")
+
+
+@pytest.mark.parametrize("arch", ["resnet32", "resnet32_vae3"])
+def test_initial_weights_are_of_the_seed_alone(arch):
+    states = [build_model(World(), small(arch, "--z-dim=8", f"--seed={seed}"), 3).state_dict() for seed in (0, 0, 1)]
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    assert not torch.equal(states[0]["classifier.weight"], states[2]["classifier.weight"])
 
 
 def test_what_is_no_checkpoint_is_named(tmp_path):

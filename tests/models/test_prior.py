@@ -267,19 +267,19 @@ def test_project_leads_an_overshot_component_back(sign):
 
 
 def test_start_places_each_component_at_the_codes_of_its_class():
-    prior, codes = GaussianMixturePrior(3, 4), torch.randn(40, 4, dtype=torch.float64)
+    prior, codes = GaussianMixturePrior(3, 4), torch.randn(31, 4, dtype=torch.float64)
     before = {name: value.clone() for name, value in prior.state_dict().items()}
-    classes = (codes[:30], codes[30:])  # class 1 is absent
+    classes = (codes[:30], codes[30:])  # class 1 is absent, and there is one of class 2
     means, variances = torch.zeros(2, 3, 4, dtype=torch.float64)
     for c, members in zip((0, 2), classes, strict=True):
-        means[c], variances[c] = members.mean(dim=0), members.var(dim=0, correction=0)
-    prior.start(torch.tensor([30.0, 0.0, 10.0]), means, variances)
+        means[c], variances[c] = members.mean(dim=0), members.var(dim=0, correction=0) + 0.3
+    prior.start(torch.tensor([30.0, 0.0, 1.0]), means, variances)
     for c in (0, 2):
         torch.testing.assert_close(prior.means[c].double(), means[c])
         torch.testing.assert_close(prior.log_vars[c].double(), variances[c].log())
     assert torch.equal(prior.means[1], before["means"][1])
     assert torch.equal(prior.log_vars[1], before["log_vars"][1])
-    torch.testing.assert_close(prior.log_weights().exp(), torch.tensor([30, 0.5, 10]) / 40.5)
+    torch.testing.assert_close(prior.log_weights().exp(), torch.tensor([30, 0.5, 1]) / 31.5)
 
 
 @pytest.mark.parametrize("variance", [-1e-12, 0.0, 1e9])
@@ -299,6 +299,7 @@ def test_state_is_logits_means_and_log_variances():
 def test_components_start_apart_and_equally_likely():
     prior = GaussianMixturePrior(15, 64)
     assert torch.pdist(prior.means).min() > 0.5
+    assert prior.means.std().item() == pytest.approx(0.1, rel=0.1)
     torch.testing.assert_close(prior.log_weights().exp(), torch.full((15,), 1 / 15))
 
 

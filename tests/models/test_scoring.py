@@ -14,7 +14,7 @@ from models.losses import LOSSES, LossWeights, build_loss
 from models.scoring import Scorer
 
 B, S = 3, 32
-ALL = LossWeights(1.0, 10.0, 0.01)
+ALL = LossWeights(0.5, 10.0, 0.01)
 MODELS = pytest.mark.parametrize(
     "model", [None, "posterior", "label"], ids=["plain", "posterior", "label"], indirect=True
 )

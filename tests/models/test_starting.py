@@ -97,6 +97,19 @@ def test_prior_of_another_model_counts_as_started_if_it_was(started):
     assert (found >= 0).item() is started  # where it was not, components mean nothing
 
 
+def test_classes_of_other_names_are_others_however_many():
+    """Or in another order."""
+    model, other = dgcmm(), dgcmm(seed=1)
+    before = model.classifier.weight.clone()
+    about = {"class_names": list("abcde")}
+    run = SimpleNamespace(model=model, about=about, state={}, world=World(), args=SimpleNamespace(init="x.pth"))
+    start = {"state_dict": other.state_dict(), "class_names": list("abced"), "arch": ARCH, "dataset": "x", "epoch": 1}
+    take_weights(run, start)
+    assert torch.equal(model.classifier.weight, before)
+    assert torch.equal(model.mu_head.weight, other.mu_head.weight)
+    assert run.state == {"prior_started": False}
+
+
 def test_decoder_for_other_classes_keeps_what_is_of_pixels():
     model, other = dgcmm(), dgcmm(7, seed=1)
     gain = model.decoder.norms[0].gain.clone()

@@ -45,7 +45,7 @@ def test_one_run_has_a_row_for_each_script(tmp_path, capsys):
 
 def test_runs_that_differ_in_their_seeds_share_a_row_with_mean_and_deviation(tmp_path, capsys):
     for seed, value in enumerate((0.2, 0.4)):
-        run(tmp_path / f"subset{seed}", value, seed=seed, subset_seed=seed)
+        run(tmp_path / f"subset{seed}", value, seed=seed, subset_seed=seed, save_every=seed, print_freq=seed)
         run(tmp_path / f"subset{seed}", 0.5, "_aug", seed=seed)
     compare.main([str(tmp_path), "--markdown"])
     lines = [[word.strip() for word in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()]
@@ -80,7 +80,7 @@ def test_runs_on_other_test_images_stand_apart(tmp_path, capsys):
 def test_runs_on_other_training_images_stand_apart_unless_another_subset_seed_drew_them(tmp_path, capsys):
     for place in "ab":
         for seed in (0, 1):
-            flags = {"seed": seed, "subset_seed": seed, "datadir": place, "csv": f"{place}/t.csv"}
+            flags = {"subset_seed": seed, "datadir": place, "csv": f"{place}/t.csv"}
             run(tmp_path / f"{place}{seed}", data={"test": "same", "train": f"{place}{seed}"}, **flags)
     names = [f"{tmp_path}/{{{place}0,{place}1}}" for place in "ab"]
     assert [row["run"] for row in table(capsys, tmp_path)] == names
@@ -92,6 +92,19 @@ def test_copy_of_a_run_is_told(tmp_path, capsys):
     compare.main([str(tmp_path)])
     last = capsys.readouterr().out.splitlines()[-1]
     assert last == f"{tmp_path}/a and {tmp_path}/b have the same seeds: is one a copy?"
+    resume = str(tmp_path / "c/checkpoint.pth")
+    again = [run(tmp_path / f"again{seed}", suffix="_aug", resume=resume, seed=seed) for seed in (0, 1)]
+    compare.main(list(map(str, again)))
+    assert "same seeds" not in capsys.readouterr().out  # of one training, re-trained with two
+
+
+def test_metric_that_one_run_of_a_row_has_not_has_no_mean(tmp_path, capsys):
+    for seed in (0, 1):
+        folder = run(tmp_path / f"s{seed}", seed=seed)
+    path = folder / "metrics.csv"
+    path.write_text(path.read_text().replace("0.5,\n", "0.5,0.25\n"))  # the column low
+    (row,) = table(capsys, tmp_path)
+    assert (row["runs"], row["low"], row["median"]) == ("2", "", "0.5")
 
 
 def test_runs_of_other_flags_stand_apart_and_say_by_what(tmp_path, capsys):

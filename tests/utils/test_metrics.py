@@ -9,6 +9,7 @@ from utils.metrics import (
     class_aucs,
     compute_metrics,
     confidence_error,
+    exact,
     mutual_information,
     per_class_metrics,
     shot_group,
@@ -97,6 +98,11 @@ def test_per_class_rows():
 @pytest.mark.parametrize(("images", "group"), [(101, "many"), (100, "median"), (20, "median"), (19, "low")])
 def test_group_borders(images, group):
     assert shot_group(images) == group
+
+
+def test_probabilities_are_written_with_as_many_digits_as_they_have():
+    probabilities = np.random.default_rng(0).random(1000, dtype=np.float32) ** 4
+    assert all(np.float32(exact(probability)) == probability for probability in probabilities.tolist())
 
 
 def test_mutual_information_of_a_match_and_of_none():

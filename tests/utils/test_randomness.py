@@ -2,10 +2,19 @@
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 
-from utils.randomness import Stream, derive_seed, generator, global_seed, permutation, standard_normal
+from utils.randomness import (
+    Stream,
+    derive_seed,
+    generator,
+    global_seed,
+    mixing_share,
+    permutation,
+    standard_normal,
+)
 
 
 def test_every_key_gives_its_own_seed():
@@ -17,8 +26,17 @@ def test_every_key_gives_its_own_seed():
 
 def test_streams_never_change():
     """A published number must stay reproducible."""
+    names = (
+        *("ORDER", "TRANSFORM", "CODE_NOISE", "SUBSET", "HOLD_OUT", "INITIALISATION", "DUMMY_IMAGE"),
+        *("AUGMENTATION_PLAN", "MIXUP", "SAMPLES", "CORRUPTION"),
+    )
+    assert dict(Stream.__members__) == {name: number for number, name in enumerate(names, start=1)}
     assert derive_seed(0, Stream.ORDER, 0) == 2316410312047398653
     assert permutation(5, 0, Stream.ORDER, 0).tolist() == [4, 2, 0, 1, 3]
+    noise = torch.randn(2, 3, generator=generator(7, Stream.CODE_NOISE, 1, 2))
+    assert torch.equal(standard_normal(2, 3, seed=7, epoch=1, step=2), noise)
+    share = np.random.default_rng(derive_seed(7, Stream.MIXUP, 1, 2)).beta(0.5, 0.5)
+    assert mixing_share(0.5, seed=7, epoch=1, step=2) == share
 
 
 def test_generator_repeats():

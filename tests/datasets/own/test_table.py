@@ -184,3 +184,11 @@ def test_batches_of_a_drawn_subset_written_out_are_the_same(kind, tmp_path):
     for (grey, *rest), (colour, *others) in zip(*loaders, strict=True):
         assert torch.equal(grey.expand(-1, 3, -1, -1), colour)
         assert all(torch.equal(one, other) for one, other in zip(rest, others, strict=True))
+
+
+def test_validation_images_of_patients_that_training_has_are_told(data, caplog):
+    parts = ["train"] * 6 + ["val"] * 3 + ["test"] * 3
+    rows = [(f"sub/{n}.png", "ab"[n % 2], part, f"g{n % 6 if part == 'val' else n}") for n, part in enumerate(parts)]
+    load(data, table(*rows, header="path,label,split,group"))
+    told = "3 images (sub/6.png, sub/7.png, sub/8.png) of 3 in the validation split are of groups (patients) that"
+    assert [told in message for message in caplog.messages] == [True]

@@ -1,5 +1,8 @@
 """Methods on stored codes: closed forms, scikit-learn and imbalanced-learn as oracles."""
 
+import argparse
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -7,10 +10,14 @@ from imblearn.over_sampling import SMOTE
 from sklearn.neighbors import NearestCentroid
 from torch import nn
 
+import augment
+from helpers.runs import run_without_folder
 from models.classifier import CosineClassifier
 from models.samplers import FeatureTransferSampler, PosteriorSampler
 from scripts.experiments import posthoc
 from scripts.experiments.posthoc import METHODS, SmoteSampler, TrainedCodes
+from utils.training.optimisation import build_scheduler, build_sgd, step_schedule
+from utils.training.position import Position
 
 COUNTS = (300, 60, 12)
 CENTRES = torch.tensor([[0.0, 0.0, 0.0], [1.2, 0.0, 0.4], [0.0, 1.2, -0.4]])
@@ -67,7 +74,10 @@ def test_tau_normalisation_divides_weights_and_drops_the_bias(codes, tau):
 def test_nearest_mean_is_that_of_scikit_learn(codes):
     model = NearestCentroid().fit(codes.mu.numpy(), codes.targets.numpy())
     expected = model.predict(draw((50, 50, 50), 1)[0].numpy())
-    assert probabilities("ncm", codes, "euclidean").argmax(axis=1).tolist() == expected.tolist()
+    found = probabilities("ncm", codes, "euclidean")
+    assert found.argmax(axis=1).tolist() == expected.tolist()
+    distances = torch.cdist(draw((50, 50, 50), 1)[0].double(), torch.from_numpy(model.centroids_).double())
+    np.testing.assert_allclose(found, (-distances.square()).softmax(dim=1), rtol=1e-3)
     longer = codes._replace(mu=codes.mu * torch.arange(1, len(codes.mu) + 1)[:, None])
     np.testing.assert_allclose(probabilities("ncm", longer, "unit"), probabilities("ncm", codes, "unit"), rtol=1e-3)
 
@@ -113,6 +123,40 @@ def test_re_training_is_from_the_start_and_on_the_codes_of_its_name(name, kind, 
     shift = (torch.tensor(COUNTS) / sum(COUNTS)).log() if adjusted else torch.zeros(3)
     torch.testing.assert_close(start.bias, codes.classifier.bias - shift)
     assert torch.equal(start.weight, codes.classifier.weight)
+
+
+@pytest.mark.parametrize("name", ["crt", "lws"])
+def test_layer_and_scales_are_learned_on_the_codes_themselves(name, codes, monkeypatch):
+    seen = []
+    monkeypatch.setattr(posthoc, "retrained", lambda *args: seen.append(args) or args[0])
+    for seed in (4, 4, 5):
+        METHODS[name].fit(codes._replace(seed=seed), 0.03)
+    starts, samplers, rates, seeds = zip(*seen, strict=True)
+    assert (rates, seeds, [sampler.seed for sampler in samplers]) == ((0.03,) * 3, (4, 4, 5), [4, 4, 5])
+    assert {(type(sampler), bool(sampler.sigma.any())) for sampler in samplers} == {(PosteriorSampler, False)}
+    if name == "crt":
+        assert torch.equal(starts[0].weight, starts[1].weight)
+        assert not torch.equal(starts[0].weight, starts[2].weight)
+
+
+def test_re_training_takes_the_steps_of_augment(codes):
+    """With the flags that stand beside `EPOCHS`, over all its epochs; so long codes have gradients to clip."""
+    args = argparse.Namespace(
+        **{"lr": 0.1, "momentum": 0.9, "wd": 1e-4, "clip_grad": 5.0, "seed": 3, "batch_size": 100, "T_max": 10},
+        **{"lr_warmup_epochs": 0, "max_steps": None, "print_freq": 100, "save_every": 0, "quiet": True},
+    )
+    model = nn.Module()
+    model.classifier, model.z_dim = copy.deepcopy(codes.classifier), 3
+    sampler = PosteriorSampler(20 * codes.mu, 20 * codes.sigma, codes.targets, 3, args.seed)
+    run = run_without_folder(args, model, build_sgd(model.classifier.parameters(), args), kind="aug")
+    scheduler = build_scheduler(run.optimizer, args, [args.lr], 0)
+    for run.epoch in range(10):
+        run.position = Position()
+        augment.train_epoch(run, sampler)
+        step_schedule(scheduler)
+    found = posthoc.retrained(copy.deepcopy(codes.classifier), sampler, args.lr, args.seed)
+    torch.testing.assert_close(found.weight, model.classifier.weight)
+    torch.testing.assert_close(found.bias, model.classifier.bias)
 
 
 def test_crt_does_not_start_at_the_trained_classifier(codes):
@@ -170,10 +214,14 @@ def test_smote_codes_lie_between_a_code_and_one_of_its_nearest():
         distances = np.linalg.norm(own[:, None] - own, axis=2)
         pairs = [(i, j) for i in range(len(own)) for j in np.argsort(distances[i])[1 : neighbours + 1]]
         starts, ends = (own[list(side)] for side in zip(*pairs, strict=True))
+        used = set()
         for code in made[len(mu) :][labels[len(mu) :] == label]:
             shares = ((code - starts) * (ends - starts)).sum(axis=1) / ((ends - starts) ** 2).sum(axis=1)
             misses = np.linalg.norm(starts + shares[:, None] * (ends - starts) - code, axis=1)
-            assert (misses[(shares >= 0) & (shares <= 1)] < 1e-9).any()
+            hits = (misses < 1e-9) & (shares >= 0) & (shares <= 1)
+            assert hits.any()
+            used.add(frozenset(pairs[hits.argmax()]))
+        assert label == 1 or len(used) == 3  # of three codes every two
 
 
 def test_smote_repeats_a_single_code():

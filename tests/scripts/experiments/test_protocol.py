@@ -128,7 +128,10 @@ def test_best_setting_and_methods_are_those_of_validation(tmp_path, monkeypatch,
             write_run(folder, 1 - value, split="val")
             rows = [
                 {"method": method, "value": number, "split": split, "acsa": acsa if split == "val" else 1 - acsa}
-                for method, number, acsa in (("crt", 0.1, value), ("crt", 0.001, value + 0.1), ("ncm", "unit", 0.01))
+                for method, number, acsa in (
+                    *(("trained", "", 0.1 - value), ("crt", 0.1, value), ("crt", 0.001, value + 0.1)),
+                    ("ncm", "unit", 0.01),
+                )
                 for split in ("val", "test")
             ]
             write_csv(folder / "metrics_baselines.csv", rows)
@@ -187,11 +190,17 @@ def test_best_setting_has_the_best_mean_of_all_subsets(tmp_path):
 
 
 def test_a_model_without_methods_on_its_codes_is_chosen_as_trained(tmp_path):
-    """So it is with a generative one."""
+    """So it is with a generative one. Of its epochs the last counts, not the one before nor the test."""
     settings = {(rate, 10.0): tmp_path / str(rate) for rate in (0.015, 0.03)}
-    write_run(settings[0.015, 10.0] / "subset5", 0.8, split="val")
+
+    def write(rate: float, *validated: float) -> None:
+        rows = [{"epoch": epoch, "split": "val", "acsa": acsa} for epoch, acsa in enumerate(validated, start=1)]
+        rows.append({"epoch": 1, "split": "test", "acsa": 1 - validated[-1]})
+        write_csv(settings[rate, 10.0] / "subset5" / "metrics.csv", rows)
+
+    write(0.015, 0.1, 0.8)
     assert best(settings, (5,)) is None  # the other is not done
-    write_run(settings[0.03, 10.0] / "subset5", 0.7, split="val")
+    write(0.03, 0.9, 0.7)
     assert best(settings, (5,)) == (0.015, 10.0)
     assert choose_methods(settings[0.015, 10.0], (5,)) == ({}, "trained")
 

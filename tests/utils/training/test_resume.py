@@ -24,6 +24,17 @@ def test_batch_of_a_node_follows_from_the_number_of_nodes(nodes, batch_size, tmp
     assert args.batch_size == batch_size
 
 
+@pytest.mark.parametrize("flags", [[], ["--evaluate"]], ids=["going on", "evaluation"])
+def test_weights_of_the_loss_terms_come_from_the_checkpoint(flags, tmp_path, trained_digits):
+    """By which a generative model scores labels, too."""
+    checkpoint = load_checkpoint(trained_digits / "checkpoint.pth")
+    weights = {"weight_cls": 3.0, "weight_reconst": 2.0, "weight_gmm": 0.5}
+    save_checkpoint(tmp_path / "checkpoint.pth", checkpoint | {"args": checkpoint["args"] | weights})
+    args, given = parse(train.build_parser(), ["Digits_LT", "--resume=auto", f"--logdir={tmp_path}", *flags])
+    find_checkpoint(args, given, RunFolder(str(tmp_path), "_eval" if flags else ""))
+    assert {name: getattr(args, name) for name in weights} == weights
+
+
 def test_steps_that_nodes_cannot_share_are_named(tmp_path, trained_digits):
     shutil.copytree(trained_digits, tmp_path, dirs_exist_ok=True)
     args, given = parse(train.build_parser(), ["Digits_LT", "--resume=auto", f"--logdir={tmp_path}"])

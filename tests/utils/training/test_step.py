@@ -76,14 +76,16 @@ def test_bad_last_step_is_found_before_anything_is_saved(late):
 
 
 @pytest.mark.parametrize("late", [False, True])
-def test_finite_loss_with_a_gradient_that_is_not(late):
+@pytest.mark.parametrize("part", ["network", "prior"])
+def test_finite_loss_with_a_gradient_that_is_not(part, late):
     model, _, stepper = made(late)
-    before = model.weight.detach().clone()
+    before = [value.detach().clone() for value in model.parameters()]
+    bad, good = (model.weight, model.prior.weight) if part == "network" else (model.prior.weight, model.weight)
     with pytest.raises(UserError, match="not finite"):  # noqa: PT012
-        loss = (model.weight - model.weight.detach()).abs().sqrt().sum()  # slope at 0 is infinite
+        loss = good.sum() + (bad - bad.detach()).abs().sqrt().sum()  # slope at 0 is infinite
         stepper.take(loss, "", torch.tensor([1]))
         stepper.settle()
-    assert torch.equal(model.weight, before)
+    assert all(map(torch.equal, model.parameters(), before))
 
 
 def test_network_is_clipped_and_the_prior_is_not():
