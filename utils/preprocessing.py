@@ -14,6 +14,7 @@ from torchvision import transforms as T
 
 TWELVE_BITS, SIXTEEN_BITS = 2**12 - 1, 2**16 - 1
 BACKGROUND = (255, 255, 255)  # behind what is transparent
+LONGEST = 20  # times as long as wide
 TURNS = {  # EXIF's orientation -> what brings the image upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -106,7 +107,15 @@ def stretch(size: int) -> Resize:
 
 def centre(size: int) -> Resize:
     """Resize so that the shorter side is `size`, and keep the central square, as is usual for photographs."""
-    return T.Compose([T.Resize(size), T.CenterCrop(size)])
+    return T.Compose([cut_ends, T.Resize(size), T.CenterCrop(size)])
+
+
+def cut_ends(image: Image.Image) -> Image.Image:
+    """Keep the middle of an image far longer than wide: resized whole, a line of pixels would fill the memory."""
+    longest = LONGEST * min(image.size)
+    if max(image.size) <= longest:
+        return image
+    return T.CenterCrop((min(image.height, longest), min(image.width, longest)))(image)
 
 
 class Enlarge:

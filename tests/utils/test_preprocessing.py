@@ -11,7 +11,7 @@ from torchvision import transforms as T
 from datasets.images.opening import read_grey
 from datasets.images.photo import Photo
 from datasets.images.source import whole
-from utils.preprocessing import Enlarge, Preprocessing, evaluation, upright
+from utils.preprocessing import RESIZES, Enlarge, Preprocessing, evaluation, upright
 
 NOISE = np.random.default_rng(0).integers(1, 256, (28, 28), dtype=np.uint8)  # without black
 
@@ -33,6 +33,20 @@ def test_enlarge_takes_the_largest_whole_factor():
 
 def test_enlarge_shrinks_what_is_too_large():
     assert Enlarge(16)(Image.fromarray(NOISE)).size == (16, 16)
+
+
+@pytest.mark.parametrize("size", [(1, 30_000), (30_000, 1)])
+def test_line_of_pixels_becomes_its_middle_in_little_memory(size):
+    pixels = np.zeros(size[::-1], dtype=np.uint8)
+    pixels.reshape(-1)[14_990:15_010] = 200
+    found = []
+    original, centre = T.functional.resize, RESIZES["centre"](64)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(T.functional, "resize", lambda image, *rest: found.append(image.size) or original(image, *rest))
+        square = np.asarray(centre(Image.fromarray(pixels)))
+    assert square.shape == (64, 64)
+    assert square.min() == 200
+    assert sorted(found[0]) == [1, 20]
 
 
 def test_evaluation_resizes_crops_the_centre_and_keeps_uint8():
