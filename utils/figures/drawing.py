@@ -63,9 +63,7 @@ def _tables(folder: RunFolder) -> dict[str, Path]:
     """
     suffixes = ["_eval"] if folder.suffix == "_eval" else [suffix for suffix in RESULTS if suffix != "_eval"]
     folders = [RunFolder(str(folder.path), suffix) for suffix in suffixes]
-    if not folder.suffix:
-        folders = [one for one in folders if not one.suffix or not is_outdated(one)]
-    tables = {one.suffix: one.file("metrics_per_class.csv") for one in folders}
+    tables = {one.suffix: one.file("metrics_per_class.csv") for one in folders if not is_outdated(one)}
     return {suffix: path for suffix, path in tables.items() if path.exists()}
 
 

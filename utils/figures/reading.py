@@ -124,6 +124,8 @@ def read_codes(path: Path, classes_at_most: int, images_at_most: int) -> Trainin
 
 def is_outdated(folder: RunFolder) -> bool:
     """Tell whether a re-training was started before its training, in the same folder, went on."""
+    if folder.suffix in ("", "_eval"):
+        return False
     own, training = starts(folder.file("args.json")), starts(RunFolder(str(folder.path)).file("args.json"))
     return bool(own and training) and own[0] < training[-1]
 

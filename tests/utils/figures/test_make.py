@@ -83,8 +83,9 @@ def test_results_of_the_model_before_its_training_went_on_are_not_shown_as_those
     started("_aug_ftl", "2026-01-04T00:00:00+00:00")
     assert len(drawing.sources("recall", RunFolder(str(own_run)))) == 3
     started("", "2026-01-01T00:00:00+00:00", "2026-01-03T00:00:00+00:00")
-    shown = [path.name for path in drawing.sources("recall", RunFolder(str(own_run)))]
-    assert shown == ["metrics_per_class.csv", "metrics_per_class_aug_ftl.csv"]
+    for suffix in ("", "_aug", "_aug_ftl"):
+        shown = [path.name for path in drawing.sources("recall", RunFolder(str(own_run), suffix))]
+        assert shown == ["metrics_per_class.csv", "metrics_per_class_aug_ftl.csv"]
 
     """Nor the means of its components beside codes of before."""
     path = own_run / "checkpoint_codes.pth"
