@@ -2,15 +2,15 @@
 
 import contextlib
 import datetime
-import fcntl
+import ipaddress
 import os
 import queue
 import socket
-import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import torch.distributed as dist
@@ -20,8 +20,8 @@ from utils.errors import UserError
 
 POLL_S = 0.05
 INTERFACE = "GLOO_SOCKET_IFNAME"
-ELSEWHERE = "203.0.113.1"  # of no machine (RFC 5737)
-SIOCGIFADDR = 0x8915  # Linux: the address of an interface
+ROUTES = Path("/proc/net/route")  # of Linux: names, and numbers in hexadecimal, the lowest byte first
+ELSEWHERE = ipaddress.ip_address("203.0.113.1")  # of no machine (RFC 5737)
 
 
 def host_store(launch: Launch) -> dist.TCPStore | None:
@@ -65,27 +65,21 @@ def choose_interface(launch: Launch) -> None:
 
 
 def interface_towards(host: str) -> str | None:
-    """Name the network interface from which a host is reached by IPv4, or the world if that is this machine itself.
+    """Name the network interface of the IPv4 route to a host, or to the world if that is this machine itself.
 
-    None if it cannot be told.
+    None if there is none, or the machine does not say.
     """
-    own = _own_address_towards(host)
-    if own is None or own.startswith("127."):
-        own = _own_address_towards(ELSEWHERE)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-        for _, name in socket.if_nameindex():
-            with contextlib.suppress(OSError):  # an interface without an address
-                answer = fcntl.ioctl(any_socket, SIOCGIFADDR, struct.pack("256s", name.encode()))
-                if socket.inet_ntoa(answer[20:24]) == own:
-                    return name
-    return None
-
-
-def _own_address_towards(host: str) -> str | None:
-    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((host, 9))  # sends nothing
-        return probe.getsockname()[0]
-    return None
+    try:
+        address = ipaddress.ip_address(socket.gethostbyname(host))
+        lines = ROUTES.read_text().splitlines()[1:]
+    except (OSError, UnicodeError):
+        return None
+    wanted = int.from_bytes((ELSEWHERE if address.is_loopback else address).packed, "little")
+    found = []
+    for name, destination, _, _, _, _, metric, mask, *_ in map(str.split, lines):
+        if wanted & int(mask, 16) == int(destination, 16):
+            found.append((int(mask, 16).bit_count(), -int(metric), name))
+    return max(found)[2] if found else None  # the most specific one, of these the one with the least metric
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Where processes meet: what is wrong with a place that the environment names is one line, soon."""
 
-import contextlib
 import datetime
 import os
 import socket
@@ -48,41 +47,30 @@ def test_node_0_that_never_comes_is_named(monkeypatch):
         reach(1, "127.0.0.1", port, monkeypatch)
 
 
+ROUTES = """Iface Destination Gateway Flags RefCnt Use Metric Mask MTU Window IRTT
+eth0 00000000 0102A8C0 0003 0 0 200 00000000 0 0 0
+wifi 00000000 0102A8C0 0003 0 0 600 00000000 0 0 0
+eth0 0002A8C0 00000000 0001 0 0 200 00FFFFFF 0 0 0
+ib0 00004D0A 00000000 0001 0 0 0 00FFFFFF 0 0 0
+"""
+
+
 @pytest.mark.parametrize(
-    ("routes", "interface"),
+    ("host", "interface"),
     [
-        ({"node0": "10.1.2.3"}, "eth7"),
-        ({"node0": "127.0.0.1", rendezvous.ELSEWHERE: "10.1.2.3"}, "eth7"),  # this is node 0
-        ({"node0": "127.0.0.1"}, None),
-        ({"node0": "192.168.0.9"}, None),
+        ("10.77.0.5", "ib0"),
+        ("192.168.2.7", "eth0"),
+        ("198.51.100.7", "eth0"),  # by the default route with the least metric
+        ("127.0.1.1", "eth0"),  # node 0, as it knows itself
+        ("a..b", None),
     ],
 )
-def test_interface_is_the_one_that_leads_to_the_others(routes, interface, monkeypatch):
-    """A machine with two, on which nothing is sent."""
-    addresses = {"lo": "127.0.0.1", "eth7": "10.1.2.3"}
-
-    class Socket(contextlib.AbstractContextManager):
-        def connect(self, place):
-            if place[0] not in routes:
-                raise OSError("no route")
-            self.own = routes[place[0]]
-
-        def getsockname(self):
-            return self.own, 1
-
-        def __exit__(self, *_):
-            return None
-
-    def address_of(_, request, packed):
-        name = packed.rstrip(b"\0").decode()
-        if name not in addresses:
-            raise OSError("no address")
-        return packed[:20] + socket.inet_aton(addresses[name]) + packed[24:]
-
-    monkeypatch.setattr(rendezvous.socket, "socket", lambda *_: Socket())
-    monkeypatch.setattr(rendezvous.socket, "if_nameindex", lambda: [(1, "lo"), (2, "down0"), (3, "eth7")])
-    monkeypatch.setattr(rendezvous.fcntl, "ioctl", address_of)
-    assert interface_towards("node0") == interface
+def test_interface_is_that_of_the_route_to_the_others(host, interface, tmp_path, monkeypatch):
+    (tmp_path / "route").write_text(ROUTES)
+    monkeypatch.setattr(rendezvous, "ROUTES", tmp_path / "route")
+    assert interface_towards(host) == interface
+    monkeypatch.setattr(rendezvous, "ROUTES", tmp_path / "none")
+    assert interface_towards(host) is None
 
 
 def test_interface_is_chosen_between_nodes_alone_and_where_nobody_has(monkeypatch):
