@@ -28,7 +28,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         has = {colour, "Bald" if number % 10 == 0 else ""}
         rows.append(f"{name} " + " ".join(" 1" if attribute in has else "-1" for attribute in HEADER))
         parts.append(f"{name} {number // 60}")
-        Image.new("RGB", (18, 22)).save(tmp_path / "celeba/img_align_celeba" / name)
+        Image.new("RGB", (18, 22), "tan").save(tmp_path / "celeba/img_align_celeba" / name)
     (tmp_path / "celeba/list_attr_celeba.txt").write_text("\n".join(["180", " ".join(HEADER) + " ", *rows]) + "\n")
     (tmp_path / "celeba/list_eval_partition.txt").write_text("\n".join(parts) + "\n")
     return tmp_path

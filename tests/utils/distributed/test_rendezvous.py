@@ -75,13 +75,12 @@ def test_interface_is_that_of_the_route_to_the_others(host, interface, tmp_path,
 
 def test_interface_is_chosen_between_nodes_alone_and_where_nobody_has(monkeypatch):
     monkeypatch.setattr(rendezvous, "interface_towards", lambda host: f"to-{host}")
-    monkeypatch.setenv("MASTER_ADDR", "node0")
-    monkeypatch.setenv("MASTER_PORT", "1")
-    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+    environ = {"MASTER_ADDR": "node0", "MASTER_PORT": "1"}
+    monkeypatch.setattr(os, "environ", environ)
     choose_interface(Launch(2, url="env://", local_size=2))
-    assert "GLOO_SOCKET_IFNAME" not in os.environ
+    assert "GLOO_SOCKET_IFNAME" not in environ
     choose_interface(Launch(4, url="env://", local_size=2))
-    assert os.environ["GLOO_SOCKET_IFNAME"] == "to-node0"
-    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "ib0")
+    assert environ["GLOO_SOCKET_IFNAME"] == "to-node0"
+    environ["GLOO_SOCKET_IFNAME"] = "ib0"
     choose_interface(Launch(4, url="env://", local_size=2))
-    assert os.environ["GLOO_SOCKET_IFNAME"] == "ib0"
+    assert environ["GLOO_SOCKET_IFNAME"] == "ib0"
