@@ -84,6 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with memory_watched(""), progress(None, "prediction", total=len(images), unit="img", quiet=args.quiet) as bar:
 
         def rows() -> Iterator[dict[str, str]]:
+            """Classify batch by batch, and give the row of each image."""
             left = iter(images)
             for pixels, errors in loader:
                 found = model.classify(to_device(pixels, device), amp, correction)
@@ -272,6 +273,7 @@ class Outcome:
         """Write files (N), mu and log_var (N,D) of the images that could be read."""
 
         def write(file: Sink) -> None:
+            """Write what `np.savez` would."""
             with zipfile.ZipFile(file, "w") as archive:  # np.savez wants a file that can be read too
                 for name in ("mu", "log_var"):
                     parts = self._codes[name]

@@ -29,7 +29,7 @@ from utils.cli.common import Parser  # noqa: E402
 from utils.cli.rules import LOCAL_FLAGS, PLACE_FLAGS, flag_of  # noqa: E402
 from utils.errors import UserError, run_script  # noqa: E402
 from utils.files import read_rows  # noqa: E402
-from utils.training.layout import RESULTS, find_runs, with_suffix  # noqa: E402
+from utils.training.layout import RESULTS, find_runs, start_times, with_suffix  # noqa: E402
 
 METRICS = ("acc", "acsa", "f_ma", "g_ma", "many", "median", "low")
 ERRORS = {"mse": "reconstructions", "mse_constant": "a constant grey", "mse_class_mean": "the class's mean image"}
@@ -197,7 +197,7 @@ def read_args(path: Path) -> Started:
         content = json.loads(path.read_text())
         changes = [change for resumption in content["resumed"] for change in resumption["changed"].items()]
         arguments = content["arguments"] | {name: now for name, (_, now) in changes}
-        started = [str(start.get("started", "")) for start in (content, *content["resumed"])]
+        started = start_times(content)
         return Started(arguments, dict(content.get("data") or {}), started[0], started[-1])
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({error}): leave this run out") from error

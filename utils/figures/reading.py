@@ -13,6 +13,7 @@ from utils.figures.choice import images_of, some_classes
 from utils.files import read_rows
 from utils.training.checkpoint import digest
 from utils.training.folder import RunFolder
+from utils.training.layout import start_times
 
 
 class History(NamedTuple):
@@ -126,13 +127,8 @@ def is_outdated(folder: RunFolder) -> bool:
     """Tell whether a re-training was started before its training, in the same folder, went on."""
     if folder.suffix in ("", "_eval"):
         return False
-    own, training = starts(folder.file("args.json")), starts(RunFolder(str(folder.path)).file("args.json"))
-    return bool(own and training) and own[0] < training[-1]
-
-
-def starts(args: Path) -> list[str]:
-    """Read when a script was started, and resumed, out of its args.json, as ISO 8601 in UTC; [] if it does not say."""
-    if not args.exists():
-        return []
-    content = json.loads(args.read_text())
-    return [start["started"] for start in (content, *content.get("resumed", ())) if "started" in start]
+    files = [one.file("args.json") for one in (folder, RunFolder(str(folder.path)))]
+    if not all(path.exists() for path in files):
+        return False
+    own, training = (start_times(json.loads(path.read_text())) for path in files)
+    return "" < own[0] < training[-1]

@@ -1,6 +1,8 @@
 """What lies in a run folder, by name; nothing here imports torch."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from utils.errors import UserError
 
@@ -26,6 +28,11 @@ def with_suffix(name: str, suffix: str) -> str:
     """Put a script's suffix before the extension: metrics_aug.csv."""
     stem, dot, extension = name.rpartition(".")
     return f"{stem}{suffix}{dot}{extension}"
+
+
+def start_times(content: Mapping[str, Any]) -> list[str]:
+    """Tell when a script was started, and resumed, by its args.json: ISO 8601 in UTC, '' where it is silent."""
+    return [str(start.get("started", "")) for start in (content, *content.get("resumed", ()))]
 
 
 def find_runs(place: Path) -> list[Path]:
