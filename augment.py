@@ -113,10 +113,7 @@ def retrain(
     world = World(choose_device(args.gpu))
     check_device(world.device, args.amp)
     prepare_data(args, may_be_new="datadir" in given)
-    splits = load_splits(args, augment=False)
-    require_same_classes(trained, splits.train.classes, args.resume)
-    data_sha256 = splits.fingerprints()
-    require_same_data(trained["data_sha256"], data_sha256, args.resume)
+    splits, data_sha256 = load_same_splits(args, trained)
     model = load_trained_model(args, trained, splits, world)
     preprocessing = DATASETS[args.dataset].preprocessing(args)
     about = description(args, splits.train.classes, splits.train.class_counts, data_sha256, preprocessing)
@@ -143,6 +140,15 @@ def retrain(
         log_rates(args, run.epoch, before and before["epochs"])
         result = train_epochs(run, sampler, codes, splits)
     report(result, folder, not args.no_figures)
+
+
+def load_same_splits(args: argparse.Namespace, trained: Checkpoint) -> tuple[Splits, dict[str, str]]:
+    """Load the images that a model was trained and measured on, without random crops; returns their hashes too."""
+    splits = load_splits(args, augment=False)
+    require_same_classes(trained, splits.train.classes, args.resume)
+    data_sha256 = splits.fingerprints()
+    require_same_data(trained["data_sha256"], data_sha256, args.resume)
+    return splits, data_sha256
 
 
 def check_start(args: argparse.Namespace, trained: Checkpoint) -> None:

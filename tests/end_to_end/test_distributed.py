@@ -49,8 +49,9 @@ def spawned(work, *arguments, launch=TWO):
 def together(tmp_path_factory):
     """What two processes found."""
     folder = tmp_path_factory.mktemp("together")
-    spawned(ranks.equalities, str(folder))
-    return torch.load(folder / "found.pth", weights_only=True)
+    spawned(ranks.together, str(folder))
+    found, moved = (torch.load(folder / f"{name}.pth", weights_only=True) for name in ("found", "moved"))
+    return found | moved
 
 
 @pytest.fixture
@@ -158,13 +159,12 @@ def test_health_of_two_processes_is_that_of_one(together):
     assert together["health"] == pytest.approx(ranks.measured_health(World(), model, ranks.images()), rel=1e-9)
 
 
-def test_every_loss_term_can_be_left_out_and_come_back(tmp_path):
+def test_every_loss_term_can_be_left_out_and_come_back(together):
     """Warm-up, its end, each weight 0: parts without a term keep their weights, nobody waits, all ranks agree."""
-    spawned(ranks.every_weight, str(tmp_path))
-    changed = torch.load(tmp_path / "changed.pth", weights_only=True)
     absent = {"warm-up": {"decoder", "prior"}, "no classifier": {"classifier"}, "no decoder": {"decoder"}}
     absent |= {"no prior": {"prior"}, "after warm-up": set()}
-    assert {name: {part for part, moved in parts.items() if not moved} for name, parts in changed.items()} == absent
+    moved = together["moved"]
+    assert {name: {part for part in parts if not parts[part]} for name, parts in moved.items()} == absent
 
 
 def test_rank_that_raises_is_named_with_its_traceback(capfd):
@@ -411,16 +411,15 @@ MOMENTS = (  # signal, whom it reaches, after which line
 )
 
 
-def test_run_of_two_killed_and_stopped_in_turn_equals_uninterrupted(tmp_path):
+def test_run_of_two_killed_and_stopped_in_turn_equals_uninterrupted(script, tmp_path):
     """By the command of the README; two processes load for each of the two, and nobody is left after any end."""
     small = ["--no-figures", *(flag for flag in SMALL_MODEL if "workers" not in flag)]
     flags = ["--epochs=2", "--batch-size=24", "--T-max=2", "--max-steps=4", "--save-every=2", "--print-freq=1"]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    command = python(*documented("README.md", whole), *small, *flags, "--workers=4", "--dist-timeout=60")
-    with running([*command, f"--logdir={whole}"]) as (process,):
-        _, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    again = [*command, f"--logdir={broken}", "--resume=auto"]
+    words = [*documented("README.md", whole), *small, *flags, "--workers=4", "--dist-timeout=60"]
+    done = script("train", *words, f"--logdir={whole}")
+    assert done.status == 0, done.err
+    again = python(*words, f"--logdir={broken}", "--resume=auto")
     for signum, whom, line in MOMENTS:
         with running(again) as (process,):
             assert any(line in said for said in process.stdout)

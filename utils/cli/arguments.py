@@ -22,13 +22,21 @@ def train_parser(
         kwargs: go to ArgumentParser.
     """
     parser = _parser(common, **kwargs)
-    parser.add_argument(
+    _add_start(parser)
+    _add_images(parser, samplers)
+    _add_loss(parser, losses)
+    _add_processes(parser)
+    return parser
+
+
+def _add_start(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
         "--resume",
         type=path,
         metavar="PATH",
         help="continue from this checkpoint; 'auto': from <logdir>/checkpoint.pth if there is one, else start",
     )
-    add = parser.add_argument
     add("-e", "--evaluate", action="store_true", help="measure the resumed model on the test set, and train nothing")
     add("--start-epoch", type=count_or_zero, metavar="N", help="first epoch (default: the checkpoint's, else 0)")
     add("--pretrained", action="store_true", help="start the encoder from torchvision's IMAGENET1K_V1 weights")
@@ -46,6 +54,11 @@ def train_parser(
         help="compile encoder and decoder (torch.compile) at the first step, which takes a minute or more; meant for "
         "CUDA: on two CPU cores a step of ResNet-50 in bf16 took as long as without",
     )
+
+
+def _add_images(parser: argparse.ArgumentParser, samplers: Collection[str]) -> None:
+    """Add what decides which images an epoch has, and which measure it."""
+    add = parser.add_argument
     add(
         "--val-fraction",
         type=unit_open_high,
@@ -53,7 +66,6 @@ def train_parser(
         metavar="F",
         help="hold this share of the training images out, measure epochs on it, keep the best (default: %(default)s)",
     )
-
     add(
         "--val-per-class",
         type=count_or_zero,
@@ -78,7 +90,10 @@ def train_parser(
         "(default: %(default)s)",
     )
 
-    add = parser.add_argument_group("loss").add_argument
+
+def _add_loss(parser: argparse.ArgumentParser, losses: Collection[str]) -> None:
+    group = parser.add_argument_group("loss")
+    add = group.add_argument
     add(
         "--loss",
         choices=losses,
@@ -109,6 +124,19 @@ def train_parser(
         metavar="W",
         help="weight of the mixture term (default: %(default)s)",
     )
+    _add_prior(group)
+    add(
+        "--warmup-epochs",
+        type=count_or_zero,
+        default=0,
+        metavar="N",
+        help="first epochs with the classification term only",
+    )
+    add("--warmup-threshold", type=positive, metavar="CE", help="end the warm-up early below this mean loss")
+
+
+def _add_prior(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
     add(
         "--gmm-assign",
         choices=("posterior", "label"),
@@ -137,16 +165,6 @@ def train_parser(
         help="keep the variances of the prior's components from LOW to HIGH, within 1e-4 and 1e4; 1 1 holds them at 1 "
         "(default: they are learned, from e^-10 to e^10)",
     )
-    add(
-        "--warmup-epochs",
-        type=count_or_zero,
-        default=0,
-        metavar="N",
-        help="first epochs with the classification term only",
-    )
-    add("--warmup-threshold", type=positive, metavar="CE", help="end the warm-up early below this mean loss")
-    _add_processes(parser)
-    return parser
 
 
 def _add_processes(parser: argparse.ArgumentParser) -> None:

@@ -82,6 +82,7 @@ def common_parser(
     _add_reading(parser, transforms)
     _add_model(parser, architectures)
     _add_optimiser(parser, lr)
+    _add_schedule(parser)
     _add_machine(parser)
     return parser
 
@@ -106,9 +107,10 @@ def add_data(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_reading(parser: argparse.ArgumentParser, transforms: Collection[str]) -> None:
-    add = parser.add_argument_group(
+    group = parser.add_argument_group(
         "reading (left out with a checkpoint: the checkpoint's; --csv and --names may have moved)"
-    ).add_argument
+    )
+    add = group.add_argument
     add(
         "--csv",
         type=path,
@@ -148,6 +150,11 @@ def _add_reading(parser: argparse.ArgumentParser, transforms: Collection[str]) -
         "flipped; shift: not flipped (digits, text); none: as in the evaluation. For the shifts small images are "
         "padded, not resized, in the evaluation too (default: the data set's own)",
     )
+    _add_cache(group)
+
+
+def _add_cache(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
     add(
         "--cache-size",
         type=count_or_zero,
@@ -254,6 +261,8 @@ def _add_optimiser(parser: argparse.ArgumentParser, lr: float) -> None:
     add("--max-steps", type=count, metavar="N", help="end an epoch, or an evaluation, after N steps (default: all)")
     add("--seed", type=seed, default=0, metavar="N", help="seed of everything but the subset (default: %(default)s)")
 
+
+def _add_schedule(parser: argparse.ArgumentParser) -> None:
     title = "learning-rate schedule, per epoch (none given: StepLR every --step-size)"
     add = parser.add_argument_group(title).add_argument
     add("--lr-step", type=count, metavar="N", help="StepLR: times --gamma every N epochs")

@@ -44,7 +44,7 @@ def make_figures(folder: RunFolder, anew: bool = False) -> dict[str, Path]:
         What was drawn: a name of `FIGURES` -> its PNG.
     """
     try:
-        # here alone: importing matplotlib takes as long as an epoch of small images, and only figures need it
+        # here alone: importing matplotlib may fail, or make a cache of fonts, and only figures need it
         from utils.figures import drawing
     except ImportError as error:
         log.warning("no figures: %s; pip install -r requirements.txt", error)

@@ -52,6 +52,20 @@ def find_checkpoint(args: argparse.Namespace, given: set[str], folder: RunFolder
     Raises:
         UserError: it is missing, damaged or of another run, or the run folder holds a run that nothing asked for.
     """
+    checkpoint = _load_named(args, folder)
+    if checkpoint is None:
+        return None
+    if args.evaluate:
+        _adopt_for_evaluation(args, given, checkpoint)
+    elif checkpoint["kind"] != "train":
+        raise UserError(f"{args.resume} comes from an augmentation: it can be evaluated (--evaluate), not trained on")
+    else:
+        _adopt_for_training(args, given, checkpoint, nodes)
+    return checkpoint
+
+
+def _load_named(args: argparse.Namespace, folder: RunFolder) -> Checkpoint | None:
+    """Load the checkpoint that `--resume` names, `auto` resolved in `args`; None where there is none to go on from."""
     checkpoint = None
     folder.look()
     if args.evaluate and folder.holds_run() and not args.overwrite:
@@ -82,16 +96,20 @@ def find_checkpoint(args: argparse.Namespace, given: set[str], folder: RunFolder
         )
     if not args.resume:
         return None
-    checkpoint = checkpoint or load_checkpoint(Path(args.resume))
-    if not args.evaluate and checkpoint["kind"] != "train":
-        raise UserError(f"{args.resume} comes from an augmentation: it can be evaluated (--evaluate), not trained on")
-    if args.evaluate:
-        same = args.dataset == checkpoint["dataset"]
-        if same:
-            _adopt_places(args, given, checkpoint["args"], args.resume)
-        flags = MODEL_FLAGS + (DATA_FLAGS if same else SHAPE_FLAGS) + SCORING_FLAGS + tuple({"amp"} - given)
-        adopt(args, given, BEFORE | checkpoint["args"], flags, args.resume, terms={"bad_images": ""})
-        return checkpoint
+    return checkpoint or load_checkpoint(Path(args.resume))
+
+
+def _adopt_for_evaluation(args: argparse.Namespace, given: set[str], checkpoint: Checkpoint) -> None:
+    """Adopt a checkpoint's flags of the model, and if its data set is measured, those of the data."""
+    same = args.dataset == checkpoint["dataset"]
+    if same:
+        _adopt_places(args, given, checkpoint["args"], args.resume)
+    flags = MODEL_FLAGS + (DATA_FLAGS if same else SHAPE_FLAGS) + SCORING_FLAGS + tuple({"amp"} - given)
+    adopt(args, given, BEFORE | checkpoint["args"], flags, args.resume, terms={"bad_images": ""})
+
+
+def _adopt_for_training(args: argparse.Namespace, given: set[str], checkpoint: Checkpoint, nodes: int) -> None:
+    """Adopt the flags of the run that goes on; warn of those that change in it."""
     require_same_dataset(args, checkpoint)
     _adopt_places(args, given, checkpoint["args"], args.resume)
     terms = terms_of_change(args, given, checkpoint)
@@ -104,7 +122,6 @@ def find_checkpoint(args: argparse.Namespace, given: set[str], folder: RunFolder
         if args.start_epoch is not None:
             log.info("--start-epoch %d: this run has gone back already, and goes on", args.start_epoch)
     _warn_of_changes(args, stored, args.resume, args.start_epoch if back else checkpoint["epoch"])
-    return checkpoint
 
 
 def goes_back(args: argparse.Namespace, checkpoint: Checkpoint | None) -> bool:
