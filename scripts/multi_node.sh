@@ -2,8 +2,8 @@
 # One training on several nodes with torchrun. Run this same script on every node, with the same arguments.
 #   NODES=2 GPUS=4 MASTER=node0.cluster:29500 ./scripts/multi_node.sh ChestXray --datadir=... [train.py flags ...]
 # What to change: NODES, the number of nodes; GPUS, processes per node; MASTER, a host that every node reaches and a port
-# that is free there. --batch-size and --workers are each node's; the code, the data and --logdir (on the first node at
-# least) must be there on every node, and --resume is read by the first one. --resume=auto makes the same line start the
+# that is free there. --batch-size and --workers are each node's. The code and the data must be on every node, --logdir
+# on the first, which reads --resume too. --resume=auto makes the same line start the
 # run and continue it after an interruption.
 set -euo pipefail
 cd "$(dirname "$0")/.."

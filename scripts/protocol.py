@@ -2,7 +2,7 @@
 """Make the Fashion-MNIST tables: choose settings on validation images, train all rows, measure all that is compared.
 
     python scripts/protocol.py tune table --jobs=2            two trainings at a time, one thread each
-    python scripts/protocol.py table --jobs=12 --until=560    on a GPU that is lent for ten minutes
+    python scripts/protocol.py table --jobs=12 --until=560    on a GPU; stops after 560 seconds and saves
     python scripts/protocol.py table --rows ce dgcmm --subsets 0
     python scripts/protocol.py tune table --list              the commands, nothing is run
 

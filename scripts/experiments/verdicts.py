@@ -134,7 +134,7 @@ def ablation(clean: Sequence[Contender], noisy: Sequence[Contender]) -> Iterator
             return
         difference = paired_difference(list(ours.values()), list(without.values()))
         said.append(f"{points(difference.mean)} points{interval(difference)}")
-    yield f"less DGCMM without a mixture: {', under noise '.join(said)}"
+    yield f"against DGCMM without a mixture: {', under noise '.join(said)}"
 
 
 def interval(difference: Difference) -> str:
@@ -154,7 +154,7 @@ def calibration(found: Contender, rows: Sequence[Contender]) -> Iterator[str]:
     means = [statistics.fmean(values) for values in errors]
     difference = paired_difference(*errors)
     yield (
-        f"calibration error as trained {means[0]:.3f}, of the best baseline ({best}) {means[1]:.3f}: "
+        f"calibration error as trained {means[0]:.3f}; the lowest of a baseline ({best}) is {means[1]:.3f}: "
         f"{points(difference.mean)} points{interval(difference)}"
     )
 

@@ -132,8 +132,8 @@ def test_what_else_was_measured_is_said_good_or_bad(results):
     assert " ".join(" ".join(lines).split()).split("- ")[1:] == [
         "re-trained by Case 1, Case 2: 0.7000, 0.9000 (lr 0.001); from the adjusted start 0.7500, 0.9500 "
         "(lr 0.0001, the smallest tried) ",
-        "calibration error as trained 0.080, of the best baseline (cross-entropy) 0.120: -4.00 points (95 % -5.96 to "
-        "-2.04) ",
+        "calibration error as trained 0.080; the lowest of a baseline (cross-entropy) is 0.120: -4.00 points (95 % "
+        "-5.96 to -2.04) ",
         "by the mixture alone: ACSA 0.720 of 2,000 images; by the nearest class mean of codes 0.600 of all",
     ]
 
@@ -151,7 +151,7 @@ def test_what_some_runs_have_not_measured_is_not_said(results):
     write_health(results / "table" / "dgcmm" / "subset0", acsa_mixture=0.7)
     assert " ".join(TABLES["besides"](results).split()) == (
         "DGCMM, learned mixture (2 of 5 subsets), besides: "
-        "- calibration error as trained 0.080, of the best baseline (cross-entropy) 0.100: -2.00 points"
+        "- calibration error as trained 0.080; the lowest of a baseline (cross-entropy) is 0.100: -2.00 points"
     )
 
 
@@ -165,7 +165,7 @@ def test_what_the_mixture_gives_is_said_clean_and_under_noise(results):
     chosen = read_choices(results / FILE)["all"]
     write_choices(results / FILE, {"all": chosen | {"dgcmm-off": chosen["dgcmm"]}})
     said = " ".join(TABLES["besides"](results).split())
-    assert "less DGCMM without a mixture: +1.20 points (95 % +1.00 to +1.40), under noise +0.00 points" in said
+    assert "against DGCMM without a mixture: +1.20 points (95 % +1.00 to +1.40), under noise +0.00 points" in said
 
 
 def test_recall_figure_has_dgcmm_by_each_way_and_the_best_baseline(results):
