@@ -66,7 +66,10 @@ def _mean_curve(found: list[dict[str, tuple[int, float]]]) -> Curve:
 
 
 def image_curves(results: Path) -> dict[str, Curve]:
-    """Gather ACSA against the number of images, clean and under noise; means, and over how many subsets."""
+    """Gather ACSA against the number of images, clean and under noise; means, and over how many subsets.
+
+    None while the rows have been run on one number of images alone.
+    """
     curves: dict[str, Curve] = {}
     for condition in ("clean", NOISE):
         for images, stage in NUMBERS_OF_IMAGES.items():
@@ -76,7 +79,7 @@ def image_curves(results: Path) -> dict[str, Curve]:
                     curve["x"].append(float(images))
                     curve["y"].append(one.mean)
                     curve["subsets"].append(len(one.values))
-    return curves
+    return curves if any(len(curve["x"]) > 1 for curve in curves.values()) else {}
 
 
 def draw_recall(ax: Axes, curves: dict[str, Curve]) -> None:

@@ -285,10 +285,7 @@ def test_documents_are_filled_in_and_checked(results, tmp_path, capsys):
     assert text.startswith("Before\n<!-- table main -->\n| row |")
     assert "0.9060 ±0.0055" in text
     assert "old" not in text
-    assert {path.name for path in (tmp_path / "fig").iterdir()} == {
-        "fashion_mnist_recall.png",
-        "fashion_mnist_images.png",
-    }
+    assert {path.name for path in (tmp_path / "fig").iterdir()} == {"fashion_mnist_recall.png"}
     capsys.readouterr()
     assert claim.main(["--check"], tmp_path) == 0
     assert not capsys.readouterr().out
