@@ -20,9 +20,9 @@ cifar() {
 
 # Train, re-train the classifier both ways, and print a table; all may be given again after an interruption, and go on
 # where they were. The environment variable SEEDS names the subsets and runs. Re-training starts from the adjusted
-# classifier, the better start in all but a few trials of a DGCMM; at 1e-3 it keeps what the adjustment gave, at 1e-2 it
-# lost some of that (results/fashion_mnist_lt/LOG.md). START=trained is the paper's start, at the paper's rate, and the
-# only one after --loss=ldam-drw.
+# classifier, the better start in all but a few trials of a DGCMM. On few images a rate of 1e-3 kept what the adjustment
+# gave, and 1e-2 lost some of it (results/fashion_mnist_lt/LOG.md). START=trained is the paper's start, at the paper's
+# rate, and the only one after --loss=ldam-drw.
 #   recipe NAME [folder of the data] [folder of the runs] [train.py flags ...]
 # A folder that is no absolute path is one of the repository. Re-training takes the first GPU that it sees
 # (CUDA_VISIBLE_DEVICES), whatever --gpu says.
