@@ -26,7 +26,7 @@ sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]
 
 from scripts.experiments.results import mean_and_deviation  # noqa: E402
 from utils.cli.common import Parser  # noqa: E402
-from utils.cli.rules import LOCAL_FLAGS, PLACE_FLAGS, flag_of  # noqa: E402
+from utils.cli.rules import SAME_RUN_FLAGS, flag_of  # noqa: E402
 from utils.errors import UserError, run_script  # noqa: E402
 from utils.files import read_rows  # noqa: E402
 from utils.training.layout import RESULTS, find_runs, start_times, with_suffix  # noqa: E402
@@ -34,7 +34,7 @@ from utils.training.layout import RESULTS, find_runs, start_times, with_suffix  
 METRICS = ("acc", "acsa", "f_ma", "g_ma", "many", "median", "low")
 ERRORS = {"mse": "reconstructions", "mse_constant": "a constant grey", "mse_class_mean": "the class's mean image"}
 # in which the runs of a row may differ
-OWN = (*LOCAL_FLAGS, *PLACE_FLAGS, "seed", "subset_seed", "save_every", "print_freq")
+OWN = (*SAME_RUN_FLAGS, "seed", "subset_seed")
 TABLES = ("csv", "names")  # of these places the name of the file counts
 Settings = dict[str, object]
 

@@ -19,15 +19,14 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]
 
 from utils.cli.common import Parser  # noqa: E402
-from utils.cli.rules import DOWNLOAD_FLAGS, LOCAL_FLAGS, PLACE_FLAGS  # noqa: E402
+from utils.cli.rules import SAME_RUN_FLAGS  # noqa: E402
 from utils.errors import UserError, run_script  # noqa: E402
 from utils.files import read_rows  # noqa: E402
 from utils.training.checkpoint import digest, load_checkpoint  # noqa: E402
 from utils.training.layout import SUFFIXES  # noqa: E402
 
 WITH_CLOCKS = ("sha256",)  # a hash of content that has clocks in it
-# flags that change no number, and names of places
-HABITS = (*LOCAL_FLAGS, *PLACE_FLAGS, *DOWNLOAD_FLAGS, "init", "save_every", "print_freq")
+HABITS = (*SAME_RUN_FLAGS, "init")  # the place of the first weights, too
 
 
 def differences(first: Path, second: Path) -> list[str]:

@@ -45,7 +45,8 @@ def test_one_run_has_a_row_for_each_script(tmp_path, capsys):
 
 def test_runs_that_differ_in_their_seeds_share_a_row_with_mean_and_deviation(tmp_path, capsys):
     for seed, value in enumerate((0.2, 0.4)):
-        run(tmp_path / f"subset{seed}", value, seed=seed, subset_seed=seed, save_every=seed, print_freq=seed)
+        habits = {"save_every": seed, "print_freq": seed, "download_jobs": seed}
+        run(tmp_path / f"subset{seed}", value, seed=seed, subset_seed=seed, **habits)
         run(tmp_path / f"subset{seed}", 0.5, "_aug", seed=seed)
     compare.main([str(tmp_path), "--markdown"])
     lines = [[word.strip() for word in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()]

@@ -47,6 +47,8 @@ LOCAL_FLAGS = (
 # folders and files that a checkpoint remembers, as absolute paths, for those who do not name them
 PLACE_FLAGS = ("datadir", "cache_dir", "csv", "names")
 DOWNLOAD_FLAGS = ("dataset_manifest", "download_jobs", "keep_archives")  # how the files are brought
+# in which the same run may differ: none changes a number by itself, and of places the content tells
+SAME_RUN_FLAGS = (*LOCAL_FLAGS, *PLACE_FLAGS, *DOWNLOAD_FLAGS, "save_every", "print_freq")
 
 _UNSET = object()
 
