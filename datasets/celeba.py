@@ -59,9 +59,10 @@ def _once(lines: list[list[str]], path: Path) -> list[list[str]]:
 
 def _labelled(path: Path) -> list[tuple[str, int]]:
     """Read (name, label) of each colour that an image has; the file begins with a count and a header of attributes."""
-    count, header, *lines = [line.split() for line in read_names(path, "replace it")] or [[], []]
-    if not set(CLASSES) <= set(header):
+    rows = [line.split() for line in read_names(path, "replace it")]
+    if len(rows) < 2 or not set(CLASSES) <= set(rows[1]):
         raise UserError(f"{path} has no columns {', '.join(CLASSES)} in its second line: replace it")
+    count, header, *lines = rows
     columns = [1 + header.index(name) for name in CLASSES]
     if any(len(line) != 1 + len(header) for line in lines) or count != [str(len(lines))]:
         raise UserError(f"{path} is not complete: its first line names {' '.join(count)} images: replace it")

@@ -67,6 +67,7 @@ def test_image_with_two_colours_is_not_held_out_with_one(root):
         ("list_eval_partition.txt", None, "lacks list_eval_partition.txt of CelebA: it cannot be downloaded"),
         ("list_attr_celeba.txt", lambda text: text[:3000], "is not complete: its first line names 180 images"),
         ("list_attr_celeba.txt", lambda text: text.replace("Bald", "Bold"), "has no columns Blond_Hair"),
+        ("list_attr_celeba.txt", lambda text: "180\n", "has no columns Blond_Hair, .* in its second line"),
         ("list_eval_partition.txt", lambda text: text.replace("000007.jpg 0\n", ""), r"lacks 1 image \(000007.jpg\)"),
         ("list_eval_partition.txt", lambda text: text.replace("000007.jpg 0\n", "000007.jpg\n"), "line 7: 2 columns"),
         (
