@@ -106,7 +106,7 @@ def retrain(
     if result := finished_result(unfinished, args.epochs):
         print_result(result)
         return
-    check_start(args, trained)
+    check_adjusted_start(args, trained)
     folder.check_place()
     if args.deterministic:
         repeat_exactly()
@@ -128,8 +128,7 @@ def retrain(
         folder.write_args(args, data_sha256, resumed, before)
         codes = load_or_extract(model, splits, weights, args, world)
         training = take_training_codes(codes, world.device)
-        if trained["prior_started"]:
-            about["distance_quantiles"] = measure_distances(model, training)
+        about |= examine_training_codes(model, training)
         sampler = make_sampler(training, model.num_classes, args)
         optimizer = build_sgd(model.classifier.parameters(), args)
         state = {"trained_sha256": weights}
@@ -151,7 +150,7 @@ def load_same_splits(args: argparse.Namespace, trained: Checkpoint) -> tuple[Spl
     return splits, data_sha256
 
 
-def check_start(args: argparse.Namespace, trained: Checkpoint) -> None:
+def check_adjusted_start(args: argparse.Namespace, trained: Checkpoint) -> None:
     """Raise a `UserError` if `--start adjusted` finds no bias; warn if training changed the class shares itself."""
     if args.start != "adjusted":
         return
@@ -341,11 +340,17 @@ def take_training_codes(codes: dict[str, Codes], device: torch.device) -> Codes:
     return training
 
 
-def measure_distances(model: ImageClassifier, codes: Codes) -> Tensor:
-    """Measure how far training codes lie from their components: quantiles (K,Q), see `models.atypicality`."""
+def examine_training_codes(model: ImageClassifier, codes: Codes) -> dict[str, Tensor]:
+    """Measure the distances of training codes that the checkpoint keeps, where there is a prior (`models.atypicality`).
+
+    As train.py does, but of codes that are there already.
+    """
+    if model.prior is None or not model.prior.started:
+        return {}
     parts = zip(codes["mu"].split(ROWS), codes["targets"].split(ROWS), strict=True)
     distances = torch.cat([code_distances(model.prior, mu, targets) for mu, targets in parts])
-    return distance_quantiles(distances.cpu().numpy(), codes["targets"].cpu().numpy(), model.num_classes)
+    targets = codes["targets"].cpu().numpy()
+    return {"distance_quantiles": distance_quantiles(distances.cpu().numpy(), targets, model.num_classes)}
 
 
 if __name__ == "__main__":

@@ -34,10 +34,11 @@ from torch import nn  # noqa: E402
 
 from datasets.subsets import spread  # noqa: E402
 from models.classifier import ImageClassifier  # noqa: E402
+from models.encoder import PLAIN_ARCHITECTURES  # noqa: E402
 from models.loading import all_weights, create_model  # noqa: E402
 from models.scoring import Scorer  # noqa: E402
 from scripts.experiments.corruption import CORRUPTIONS, Corrupt  # noqa: E402
-from scripts.experiments.generative import batches, measure_health  # noqa: E402
+from scripts.experiments.generative import batches, measure_generative_half  # noqa: E402
 from scripts.experiments.posthoc import METHODS, Classify, method_value  # noqa: E402
 from scripts.experiments.protocol import LOOKED_AT  # noqa: E402
 from scripts.experiments.trained import TrainedRun, open_run, run_parser  # noqa: E402
@@ -49,6 +50,7 @@ from utils.logs import start_logging  # noqa: E402
 from utils.metrics import Row, calibration_error, compute_metrics  # noqa: E402
 from utils.training.checkpoint import is_made_from, load_checkpoint, load_model_state  # noqa: E402
 from utils.training.folder import RunFolder  # noqa: E402
+from utils.training.resume import BEFORE  # noqa: E402
 
 FILE, HEALTH_FILE = "metrics_robustness.csv", "generative_half.json"
 DEFAULT = "logit-adjustment"
@@ -87,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if run.model.prior is not None and run.args.weight_reconst:
         test = run.splits.test
         looked_at = test.subset(spread(test.targets, LOOKED_AT))
-        health = measure_health(run.model, run.splits.train, looked_at, judge, run.checkpoint["prior_started"])
+        health = measure_generative_half(run.model, run.splits.train, looked_at, judge)
         result["generative half"] = health
         for name, value in health.items():
             print(f"{name:<28} {'-' if value is None else format(value, '.4f')}")
@@ -104,8 +106,8 @@ def load_judge(checkpoint: str, run: TrainedRun) -> ImageClassifier:
         UserError: it is no plain classifier of such images.
     """
     stored = load_checkpoint(Path(checkpoint))
-    args = argparse.Namespace(**stored["args"])
-    if "_vae3" in args.arch or stored["class_names"] != run.checkpoint["class_names"]:
+    args = argparse.Namespace(**BEFORE | stored["args"])
+    if args.arch not in PLAIN_ARCHITECTURES or stored["class_names"] != run.checkpoint["class_names"]:
         raise UserError(f"--judge {checkpoint}: name a plain classifier of the same classes, {args.arch} is none")
     if args.crop_size != run.args.crop_size:
         raise UserError(

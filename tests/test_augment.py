@@ -13,6 +13,7 @@ from datasets.base import ArrayDataset
 from datasets.loading import BatchLoader, EvaluationBatches
 from datasets.splits import complete_data, load_splits
 from helpers.runs import run_without_folder
+from models.classifier import PlainClassifier
 from models.dgcmm import DGCMM
 from models.losses import LossWeights
 from models.samplers import FeatureTransferSampler, PosteriorSampler
@@ -116,7 +117,7 @@ def test_flags_of_case_1_choose_the_counts_and_the_rank():
 )
 def test_classes_that_are_balanced_twice_are_told(start, loss, sampler, says, caplog):
     trained = {"args": {"sampler": sampler}, "class_counts": [400, 40, 4]}
-    augment.check_start(argparse.Namespace(start=start, loss=loss), trained)
+    augment.check_adjusted_start(argparse.Namespace(start=start, loss=loss), trained)
     assert len(caplog.messages) == bool(says)
     assert (says or "") in caplog.text
 
@@ -134,7 +135,7 @@ def test_adjusted_start_is_the_trained_classifier_without_the_class_shares(train
 
 def test_classifier_by_the_cosine_has_nothing_to_adjust():
     with pytest.raises(UserError, match="--start adjusted: the classifier of --loss ldam-drw .* no bias"):
-        augment.check_start(argparse.Namespace(start="adjusted", loss="ldam-drw"), {"args": {}})
+        augment.check_adjusted_start(argparse.Namespace(start="adjusted", loss="ldam-drw"), {"args": {}})
 
 
 def test_training_codes_are_taken_without_a_copy():
@@ -147,3 +148,16 @@ def test_training_codes_are_taken_without_a_copy():
     assert (training["mu"].data_ptr(), training["sigma"].data_ptr()) == (mu.data_ptr(), log_var.data_ptr())
     assert codes == {"test": test}
     assert test.keys() == {"targets", "mu"}
+
+
+@pytest.mark.parametrize(("moved", "found"), [(0.0, set()), (0.1, {"distance_quantiles"})])
+def test_distances_are_measured_from_components_that_training_has_moved(moved, found):
+    """Whether or not an epoch with the mixture term has ended, after which they are placed at the classes' codes."""
+    model, codes = model_of(), {"mu": torch.randn(30, DIM), "targets": torch.arange(30) % 3}
+    with torch.no_grad():
+        model.prior.logits[0] = moved
+        assert augment.examine_training_codes(model, codes).keys() == found
+
+
+def test_plain_classifier_has_no_components_to_measure_from():
+    assert augment.examine_training_codes(PlainClassifier("resnet32", 3), {}) == {}

@@ -56,22 +56,25 @@ def sample_components(model: DGCMM, seed: int) -> Iterator[tuple[Tensor, Tensor]
 
 
 @torch.inference_mode()
-def measure_health(
-    model: DGCMM, train: ImageDataset, test: ImageDataset, judge: ImageClassifier | None, prior_started: bool = True
+def measure_generative_half(
+    model: DGCMM, train: ImageDataset, test: ImageDataset, judge: ImageClassifier | None
 ) -> Health:
     """Measure the generative half on the test images.
+
+    Its errors are means over the images, and its grey level is that of the training images. Those of
+    `models.health.measure_health` are means over the classes, and their grey level is the best for what is measured.
 
     Args:
         model: in evaluation.
         train: under the evaluation transform; the class means are its.
         judge: another classifier of such images, which says what an image shows; None: nothing is recognised.
-        prior_started: whether the components were placed at the classes' codes; without the mixture term they are not.
 
     Returns:
         mse: mean squared error of reconstructions under their own labels at z = mu, over pixels and channels.
         mse_constant, mse_class_mean: of one grey level, the mean of the training images, and of the class's mean image.
         recognised_reconstructions: share that the judge takes for their label, mean over the classes.
-        recognised_samples: the same of draws from the components, None where a component belongs to no class.
+        recognised_samples: the same of draws from the components, None where components belong to no class: with
+            other assignments than by the label, and before training has moved them.
         recognised_images: of the test images themselves, which is what the judge can do.
         acsa_reconstruction: balanced accuracy of the label with the smallest squared error.
         acsa_mixture: of the component with the highest density at the code, all of equal weight; None as above.
@@ -93,7 +96,7 @@ def measure_health(
     health: Health = {name: joined[name].mean().item() for name in ("mse", "mse_constant", "mse_class_mean")}
     for name in ("images", "reconstructions"):
         health[f"recognised_{name}"] = _mean_by_class(joined[name], targets) if judge else None
-    own = model.gmm_assign == "label" and prior_started
+    own = model.gmm_assign == "label" and model.prior.started
     health["recognised_samples"] = None
     if judge and own:
         hits = [recognised(judge, *part) for part in sample_components(model, seed=0)]

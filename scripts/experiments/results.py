@@ -99,8 +99,11 @@ def read_conditions(folder: Path) -> dict[tuple[str, str], Numbers]:
     return {(RETRAINED.get(row["classifier"], row["classifier"]), row["condition"]): numbers_of(row) for row in rows}
 
 
-def read_health(run: Run) -> Numbers:
-    """Read what robustness.py says of the generative half; nothing where there is none."""
+def read_generative_half(run: Run) -> Numbers:
+    """Read what robustness.py says of the generative half; nothing where there is none.
+
+    Its errors are means over the images: not those of health.json, which are means over the classes.
+    """
     path = run.folder / "generative_half.json"
     content = json.loads(path.read_text()) if path.exists() else {}
     return {name: value for name, value in content.items() if value is not None}

@@ -25,7 +25,7 @@ from scripts.experiments.protocol import (
     Regime,
     Row,
 )
-from scripts.experiments.results import mean_and_deviation, read_health, read_runs, values_of, values_under
+from scripts.experiments.results import mean_and_deviation, read_generative_half, read_runs, values_of, values_under
 from scripts.experiments.verdicts import NOTHING, besides, marked, points, verdict
 
 HEADLINE = {"acsa": "ACSA", "f_ma": "F-macro", "g_ma": "G-macro", "many": "many", "median": "median", "low": "low"}
@@ -134,7 +134,7 @@ def health_table(results: Path, stage: str = "table", regime: str = ALL.name) ->
     """Write how alive the generative half of each row is."""
     lines = []
     for one in contenders(results, stage, regime):
-        found = [health for run in one.runs if (health := read_health(run))]
+        found = [health for run in one.runs if (health := read_generative_half(run))]
         cells = [mean_and_deviation([health[name] for health in found if name in health], 3) for name in HEALTH]
         if found:
             lines.append([marked(one.row.title, len(found), len(TABLE)), *cells])

@@ -11,7 +11,7 @@ from scripts.experiments.comparison import DGCMM_ROW, WITHOUT_MIXTURE, Contender
 from scripts.experiments.corruption import NOISE
 from scripts.experiments.posthoc import RATES
 from scripts.experiments.protocol import ALL, BY_NAME, LOOKED_AT, TABLE
-from scripts.experiments.results import Run, read_health, values_of
+from scripts.experiments.results import Run, read_generative_half, values_of
 from scripts.experiments.significance import LEVEL, Difference, paired_difference
 
 NOTHING = "No run of this table has been made yet."
@@ -161,7 +161,7 @@ def calibration(found: Contender, rows: Sequence[Contender]) -> Iterator[str]:
 
 def generative_half(found: Contender) -> Iterator[str]:
     """Say what mixture and decoder can do by themselves."""
-    healths = [read_health(run) for run in found.runs]
+    healths = [read_generative_half(run) for run in found.runs]
     names = set.intersection(*map(set, healths))  # what was measured of every run
     mean = {name: statistics.fmean(health[name] for health in healths) for name in names}
     if "acsa_mixture" in mean:

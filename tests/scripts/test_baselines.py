@@ -68,6 +68,9 @@ def test_methods_agree_with_the_scripts_of_both_cases(script, run):
     small = [*SMALL_MODEL[1:3], "--arch=resnet18", "--epochs=1", "--max-steps=1", "--workers=0", "--quiet"]
     assert script("train", "Digits_LT", *small, f"--logdir={judge}", "--seed=5").status == 0
     assert open_run(RunFolder(judge), None, "new.csv", False).args.seed == 5  # its own, of all that methods draw
+    older = load_checkpoint(judge / "checkpoint.pth")
+    del older["args"]["loss"]  # which was none of its flags
+    save_checkpoint(judge / "checkpoint.pth", older)
     methods = ["--methods", "logit-adjustment", "crt", "case-1", "--fixed", "crt=0.01"]
     done = script("scripts.robustness", run, *methods, f"--judge={judge}/checkpoint.pth")
     assert done.status == 0, done.err

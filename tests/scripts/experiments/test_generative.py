@@ -8,7 +8,7 @@ from datasets.base import ArrayDataset
 from datasets.transforms import make_transform
 from helpers.trained import K, trained_like
 from models.classifier import PlainClassifier
-from scripts.experiments.generative import SAMPLES, class_mean_images, measure_health, sample_components
+from scripts.experiments.generative import SAMPLES, class_mean_images, measure_generative_half, sample_components
 
 SIZE = 12
 
@@ -38,7 +38,7 @@ def test_errors_are_those_of_reconstructions_and_of_images_without_a_decoder(dat
     model = trained_like(SIZE, assign="label")
     images, labels = tensors(test)
     judge = PlainClassifier("resnet18", K).eval()
-    health = measure_health(model, train, test, judge)
+    health = measure_generative_half(model, train, test, judge)
     with torch.no_grad():
         rebuilt = model.reconstructions(images, labels)
         hits = [judge.classifier(judge.features(seen)).argmax(dim=1) == labels for seen in (images, rebuilt)]
@@ -57,15 +57,16 @@ def test_errors_are_those_of_reconstructions_and_of_images_without_a_decoder(dat
 
 @pytest.mark.parametrize(("assign", "started"), [("posterior", True), ("label", False)])
 def test_component_of_no_class_recognises_and_shows_none(assign, started, data):
-    """Those that no label has, and those that the training did not place."""
-    judge = PlainClassifier("resnet18", K).eval()
-    health = measure_health(trained_like(SIZE, assign=assign), data, data, judge, started)
+    """Those that no label has, and those that no training has moved."""
+    model, judge = trained_like(SIZE, assign=assign), PlainClassifier("resnet18", K).eval()
+    model.prior.logits.data.mul_(started)
+    health = measure_generative_half(model, data, data, judge)
     assert health["acsa_mixture"] is None
     assert health["recognised_samples"] is None
 
 
 def test_without_a_judge_nothing_is_recognised(data):
-    health = measure_health(trained_like(SIZE, assign="label"), data, data, None)
+    health = measure_generative_half(trained_like(SIZE, assign="label"), data, data, None)
     assert {value for name, value in health.items() if name.startswith("recognised")} == {None}
     assert health["acsa_mixture"] is not None
 
@@ -94,4 +95,4 @@ def test_mixture_alone_takes_the_component_that_the_code_lies_in(data):
         mu, _ = model.posterior(model.features(images), labels)
         model.prior.means.copy_(torch.stack([mu[labels == c].mean(dim=0) for c in range(K)]))
         model.prior.log_vars.fill_(-3.0)
-    assert measure_health(model, data, data, None)["acsa_mixture"] == 1.0
+    assert measure_generative_half(model, data, data, None)["acsa_mixture"] == 1.0
