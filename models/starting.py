@@ -56,8 +56,14 @@ def start_from(model: ImageClassifier, state: Mapping[str, Tensor], same_classes
 
 
 def take_weights(run: Run, start: Checkpoint) -> None:
-    """Take from the checkpoint of `--init` what fits a new run, and say what that is."""
+    """Take from the checkpoint of `--init` what fits a new run, and say what that is.
+
+    The head of the spread is said to start anew where `--initial-sigma` is given, which replaces it.
+    """
     taken, left = start_from(run.model, start["state_dict"], start["class_names"] == run.about["class_names"])
+    if run.args.initial_sigma and "log_var_head" in taken:
+        taken.remove("log_var_head")
+        left.append("log_var_head")
     run.state["prior_started"] = "prior" in taken and run.model.prior.started
     if run.world.is_main:
         source = f"--init {run.args.init} ({start['arch']}, {start['dataset']}, {start['epoch']} epochs)"

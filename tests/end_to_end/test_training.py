@@ -102,6 +102,7 @@ def test_spread_that_is_asked_for_is_that_of_a_model_with_another_ones_weights_t
     again = ["Digits_LT", "--init=of-a-new-run.pth", f"--logdir={tmp_path}", "--resume=auto"]
     assert script("train", *again).result == done.result
     assert "--sampler balanced and --loss logit-adjust both balance the classes" in done.err
+    assert "taken: encoder, mu_head, classifier, decoder, prior; started anew: log_var_head" in done.out
 
 
 @pytest.mark.parametrize(("threshold", "warm"), [([], [1, 2]), (["--warmup-threshold=10"], [1])])

@@ -12,6 +12,7 @@ from models.starting import start_from, take_weights
 from utils.distributed.world import World
 
 ARCH = "resnet32_vae3"
+ARGS = SimpleNamespace(init="x.pth", initial_sigma=None)
 ALL = ["encoder", "mu_head", "log_var_head", "classifier", "decoder", "prior"]
 
 
@@ -90,7 +91,7 @@ def test_prior_of_another_model_counts_as_started_if_it_was(started):
     model, other = dgcmm(), dgcmm(seed=1)
     other.prior.logits.data.mul_(started)
     about = {"class_names": list("abcde")}
-    run = SimpleNamespace(model=model, about=about, state={}, world=World(), args=SimpleNamespace(init="x.pth"))
+    run = SimpleNamespace(model=model, about=about, state={}, world=World(), args=ARGS)
     take_weights(run, {"state_dict": other.state_dict(), **about, "arch": ARCH, "dataset": "x", "epoch": 1})
     assert run.state == {"prior_started": started}
     found = model.responsible_component(torch.zeros(1, 8))
@@ -102,7 +103,7 @@ def test_classes_of_other_names_are_others_however_many():
     model, other = dgcmm(), dgcmm(seed=1)
     before = model.classifier.weight.clone()
     about = {"class_names": list("abcde")}
-    run = SimpleNamespace(model=model, about=about, state={}, world=World(), args=SimpleNamespace(init="x.pth"))
+    run = SimpleNamespace(model=model, about=about, state={}, world=World(), args=ARGS)
     start = {"state_dict": other.state_dict(), "class_names": list("abced"), "arch": ARCH, "dataset": "x", "epoch": 1}
     take_weights(run, start)
     assert torch.equal(model.classifier.weight, before)
