@@ -10,7 +10,7 @@ from datasets.base import DatasetSpec, Splits
 from datasets.chestxray.fetch import fetch_missing
 from datasets.chestxray.lists import SEVERAL, patient_of, read_labels, read_list
 from datasets.chestxray.source import LISTS, list_problem
-from datasets.images.files import FileDataset, require_reachable
+from datasets.images.files import FileDataset, images_root, require_reachable
 from datasets.images.finder import find_images, locate
 from datasets.tables import count_of
 from utils.errors import UserError
@@ -57,10 +57,7 @@ def prepare(
 
 def load(args: argparse.Namespace) -> Splits:
     """Load both official lists from `--datadir`, less the rows with several labels."""
-    folder = Path(args.datadir)
-    require_reachable(folder)
-    if not folder.is_dir():
-        raise UserError(f"--datadir {folder} does not exist: name the folder that holds ChestX-ray14")
+    folder = images_root(args.datadir, "name the folder that holds ChestX-ray14")
     labels, files = read_labels(folder), find_images(folder)
     train, test = (_load_list(folder, train, labels, files) for train in (True, False))
     return Splits(train, None, test)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 
-from datasets.images.files import require_reachable
+from datasets.images.files import images_root
 from utils.errors import UserError
 from utils.locks import folder_lock
 
@@ -59,14 +59,9 @@ def find_or_download(root: Path, collection: Collection) -> Path:
     Raises:
         UserError: the folder is not there, or files are lacking and cannot be downloaded; says what to put there.
     """
-    require_reachable(root)
-    if found := collection.find(root):
+    name = f"name the folder with the files of {collection.name}, or create it (mkdir -p) and they are downloaded there"
+    if found := collection.find(images_root(root, name)):
         return found
-    if not root.is_dir():
-        raise UserError(
-            f"--datadir {root} does not exist: name the folder with the files of {collection.name}, or create it "
-            "(mkdir -p) and they are downloaded there"
-        )
     with folder_lock(root, f"it downloads {collection.name}"):
         return collection.find(root) or _download(root, collection)
 

@@ -30,13 +30,13 @@ def require_reachable(folder: Path) -> None:
         raise UserError(f"--datadir {folder} cannot be read ({error.strerror}): see its permissions") from error
 
 
-def images_root(datadir: str) -> Path:
-    """Return the folder of a data set in files, or raise a `UserError` if it is not there."""
+def images_root(datadir: str | Path, remedy: str = "name the folder that holds the images") -> Path:
+    """Return the folder of a data set in files, or raise a `UserError`, with `remedy`, if it is not there."""
     root = Path(datadir)
     require_reachable(root)
     if not root.is_dir():
         what = "is no folder" if root.exists() else "does not exist"
-        raise UserError(f"--datadir {root} {what}: name the folder that holds the images")
+        raise UserError(f"--datadir {root} {what}: {remedy}")
     return root
 
 

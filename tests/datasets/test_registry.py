@@ -71,9 +71,12 @@ def test_only_the_training_transform_draws(name, train):
 
 @pytest.mark.parametrize("name", ["ChestXray", "FashionMNIST_LT"])
 @pytest.mark.parametrize("train", [True, False])
-def test_a_folder_that_is_not_there_is_named(name, train, tmp_path):
+def test_a_folder_that_is_not_there_or_is_none_is_named(name, train, tmp_path):
     with pytest.raises(UserError, match=rf"--datadir {tmp_path}/none does not exist: name the folder"):
         load_part(name, tmp_path / "none", train)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=rf"--datadir {tmp_path}/file is no folder: name the folder"):
+        load_part(name, tmp_path / "file", train)
 
 
 @contextlib.contextmanager
