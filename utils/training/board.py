@@ -75,9 +75,11 @@ class Board:
 
     def close(self) -> None:
         """Write what is left."""
-        with self._writing():
-            self.writer.close()
-        threading.excepthook = self._hook
+        try:
+            with self._writing():
+                self.writer.close()
+        finally:
+            threading.excepthook = self._hook
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

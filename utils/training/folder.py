@@ -57,6 +57,7 @@ class RunFolder:
         self._lock: BaseFileLock | None = None
         self._seen: list[tuple[int, int]] | None = None
         self._log: logging.Handler | None = None
+        self._warned = False  # of results of an earlier model
 
     def file(self, name: str) -> Path:
         """Path of a file of this script, suffix included."""
@@ -126,23 +127,26 @@ class RunFolder:
         Raises:
             UserError: it cannot be written, or another process is at work in it, or was since `look`.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = take_lock(self.path / f"{LOCK_NAME}{self.suffix}")
-            if self._seen not in (None, self._state()):
-                self._lock.release()
-                raise UserError(f"--logdir {self.path}: another process has worked there meanwhile: repeat the command")
-            self._seen = None
-            if overwrite:
-                self._clear_alone()
-        except Timeout as error:
-            self.close()
-            raise UserError(f"--logdir {self.path}: another process is at work there; wait, or name another") from error
-        except OSError as error:
-            raise UserError(f"--logdir {self.path} cannot be written ({error.strerror}): name another") from error
-        self._log = log_to_file(self.file("log.txt"))
-        if not self.suffix:
-            self._warn_of_what_an_earlier_model_made()
+        with contextlib.ExitStack() as after_errors:
+            after_errors.callback(self.close)
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                self._lock = take_lock(self.path / f"{LOCK_NAME}{self.suffix}")
+                if self._seen not in (None, self._state()):
+                    reason = "another process has worked there meanwhile: repeat the command"
+                    raise UserError(f"--logdir {self.path}: {reason}")
+                self._seen = None
+                if overwrite:
+                    self._clear_alone()
+            except Timeout as error:
+                reason = "another process is at work there; wait, or name another"
+                raise UserError(f"--logdir {self.path}: {reason}") from error
+            except OSError as error:
+                raise UserError(f"--logdir {self.path} cannot be written ({error.strerror}): name another") from error
+            self._log = log_to_file(self.file("log.txt"))
+            if not self.suffix and not self._warned:
+                self._warn_of_what_an_earlier_model_made()
+            after_errors.pop_all()
         return self
 
     def close(self) -> None:
@@ -162,6 +166,7 @@ class RunFolder:
         """Warn of results beside a training that goes on: they were made of the model as it is now."""
         made = [what for suffix, what in RESULTS.items() if suffix and RunFolder(str(self.path), suffix).holds_run()]
         made += [name for name in MEASURED if name.startswith("metrics_") and self.file(name).exists()]
+        self._warned = True
         if made:
             text = "%s holds results of the model before this training: %s; make them anew after it, with --overwrite"
             log.warning(text, self.path, ", ".join(made))

@@ -117,12 +117,14 @@ class Run:
         if self._went_back:
             self.save()  # before the best epoch, which may be forgotten, is replaced
         self._scheduler = build_scheduler(self.optimizer, self.args, self._start_rates, self.epoch)
-        if self.world.is_main:
-            self.board = Board(self.folder.board, self.folder.suffix or ".train", self.epoch)
-            if self.best and self._best_beside.resolve() != self.folder.best.resolve():
-                write_atomically(self.folder.best, lambda file: file.write(self._best_beside.read_bytes()))
-        self._started = time.perf_counter() - self._elapsed
-        with stopping.held():
+        with contextlib.ExitStack() as stack:
+            if self.world.is_main:
+                self.board = Board(self.folder.board, self.folder.suffix or ".train", self.epoch)
+                stack.callback(self.board.close)
+                if self.best and self._best_beside.resolve() != self.folder.best.resolve():
+                    write_atomically(self.folder.best, lambda file: file.write(self._best_beside.read_bytes()))
+            self._started = time.perf_counter() - self._elapsed
+            stack.enter_context(stopping.held())
             try:
                 yield
             except Stopped as stop:
@@ -137,8 +139,6 @@ class Run:
                     self.save()
                     log.info("%s", self._farewell())
                 raise
-        if self.board:
-            self.board.close()
 
     def steps(self, batches: Iterable[Batch], sizes: Sequence[int]) -> Iterator[Batch]:
         """Yield the batches that are left of the running epoch; each is answered by one `step`.

@@ -62,9 +62,12 @@ def test_results_of_an_earlier_model_are_told_where_a_training_goes_on(tmp_path,
     with RunFolder(str(tmp_path), "_aug").open():
         pass
     assert not caplog.messages
-    with RunFolder(str(tmp_path)).open():
-        pass
-    assert "before this training: Case 2, evaluated, metrics_robustness.csv; make them anew" in caplog.text
+    folder = RunFolder(str(tmp_path))
+    for _ in range(2):  # for the training, and then for its figures
+        with folder.open():
+            pass
+    (told,) = caplog.messages
+    assert "before this training: Case 2, evaluated, metrics_robustness.csv; make them anew" in told
 
 
 def test_folder_that_another_process_has_changed_since_it_was_looked_at_is_not_opened(tmp_path):
@@ -78,6 +81,22 @@ def test_folder_that_another_process_has_changed_since_it_was_looked_at_is_not_o
     with folder.open():
         (tmp_path / "checkpoint.pth").write_text("its own")
     folder.open().close()
+
+
+def test_folder_that_cannot_be_opened_is_not_locked(tmp_path, monkeypatch):
+    def no_file(path):
+        raise UserError("no log")
+
+    refused = RunFolder(str(tmp_path))
+    (tmp_path / "metrics.csv").mkdir()  # a file would be deleted
+    with pytest.raises(UserError, match="cannot be written"):
+        refused.open(overwrite=True)
+    RunFolder(str(tmp_path)).open().close()
+    with monkeypatch.context() as patched:
+        patched.setattr(folder_module, "log_to_file", no_file)
+        with pytest.raises(UserError, match="no log"):
+            refused.open()
+    RunFolder(str(tmp_path)).open().close()
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"resumed": 1}', "{"])

@@ -1,5 +1,6 @@
-"""What a run refuses at its start."""
+"""What a run refuses at its start, and how it ends."""
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import train
 from helpers.runs import run_without_folder
 from utils.cli.rules import parse
 from utils.errors import UserError
+from utils.training.folder import RunFolder
 from utils.training.headline import finish
 from utils.training.position import Position
 
@@ -56,3 +58,19 @@ def test_run_that_goes_back_keeps_the_epochs_until_there_and_the_best_if_it_is_o
     run.go_back_to(epoch)
     assert (run.epoch, run.position, run.best) == (epoch, Position(), best)
     assert [row["epoch"] for row in run.history] == list(range(1, epoch + 1))
+
+
+def test_board_is_closed_after_an_error_too(tmp_path):
+    """Its thread ends, and threads' errors are reported as before."""
+    run, hook, threads = some_run(), threading.excepthook, threading.active_count()
+    run.folder = RunFolder(str(tmp_path))
+
+    def fail():
+        with run.open():
+            assert threading.active_count() > threads
+            raise ValueError("of a batch")
+
+    with pytest.raises(ValueError, match="of a batch"):
+        fail()
+    assert threading.excepthook is hook
+    assert threading.active_count() == threads
