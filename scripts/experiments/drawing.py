@@ -7,7 +7,6 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -15,11 +14,10 @@ from scripts.experiments.comparison import DGCMM_ROW, best_baseline, contenders
 from scripts.experiments.protocol import ALL, BY_NAME, FURTHER, TENTH_18
 from scripts.experiments.results import RETRAINED, Run, retrained_file
 from scripts.experiments.tables import NOISE, NUMBERS_OF_IMAGES
+from utils.figures.style import BLACK, BLUE, GREEN, PURPLE, RED, defaults
 from utils.files import read_rows
 
-matplotlib.use("Agg")
-
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#000000")  # Okabe and Ito: told apart by all
+COLOURS = (BLUE, RED, GREEN, PURPLE, BLACK)
 MARKERS = "osD^v"
 DIGEST = "Description"  # of a PNG's texts
 
@@ -124,15 +122,16 @@ def digest(curves: dict[str, Curve]) -> str:
 
 
 def draw(path: Path, curves: dict[str, Curve], plot: Callable[[Axes, dict[str, Curve]], None]) -> None:
-    """Draw a figure into a PNG."""
-    figure = Figure(figsize=(8, 4.8), layout="constrained")
-    ax = figure.add_subplot()
-    ax.set_xscale("log")
-    ax.set_xticks(sorted({x for curve in curves.values() for x in curve["x"]}))
-    ax.minorticks_off()
-    ax.xaxis.set_major_formatter("{x:,.0f}")
-    plot(ax, curves)
-    ax.grid(alpha=0.3, linewidth=0.6)
-    ax.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=8)
-    figure.savefig(path, dpi=150, metadata={DIGEST: digest(curves)})
+    """Draw a figure into a PNG, in matplotlib's own defaults, whatever the user's are."""
+    with defaults():
+        figure = Figure(figsize=(8, 4.8), layout="constrained")
+        ax = figure.add_subplot()
+        ax.set_xscale("log")
+        ax.set_xticks(sorted({x for curve in curves.values() for x in curve["x"]}))
+        ax.minorticks_off()
+        ax.xaxis.set_major_formatter("{x:,.0f}")
+        plot(ax, curves)
+        ax.grid(alpha=0.3, linewidth=0.6)
+        ax.spines[["top", "right"]].set_visible(False)
+        figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=8)
+        figure.savefig(path, dpi=150, metadata={DIGEST: digest(curves)})

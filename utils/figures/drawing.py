@@ -6,7 +6,6 @@ import zipfile
 from io import BytesIO
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -16,7 +15,7 @@ from utils.figures.codes import CLASSES, IMAGES, codes_in_the_plane
 from utils.figures.curves import learning_curves
 from utils.figures.reading import find_codes, is_outdated, read_answers, read_classes, read_codes, read_history
 from utils.figures.sheets import reconstructions, samples
-from utils.figures.style import LOOK, fit
+from utils.figures.style import LOOK, defaults, fit
 from utils.files import write_atomically
 from utils.training.folder import RunFolder
 from utils.training.layout import RESULTS
@@ -92,8 +91,7 @@ def draw(name: str, folder: RunFolder) -> Figure:
 def save(name: str, folder: RunFolder) -> Path:
     """Draw a figure in matplotlib's own defaults, whatever the user's are, and write its PNG; returns its path."""
     image, path = BytesIO(), path_of(name, folder)
-    defaults = {key: value for key, value in matplotlib.rcParamsDefault.items() if key != "backend"}
-    with matplotlib.rc_context(defaults | LOOK), warnings.catch_warnings():
+    with defaults(LOOK), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # characters that the font has not, means of nothing
         draw(name, folder).savefig(image, format="png")
     path.parent.mkdir(exist_ok=True)

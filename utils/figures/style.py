@@ -1,7 +1,9 @@
 """How figures look: colours that the colour-blind tell apart, names that fit, the groups of classes by size."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -28,6 +30,12 @@ GROUPS = {  # name in a legend, shade
     "median": (f"median: {FEW_SHOT} to {MANY_SHOT}", "#e6e6e6"),
     "low": (f"low: fewer than {FEW_SHOT}", "#d2d2d2"),
 }
+
+
+def defaults(changed: Mapping[str, object] | None = None) -> AbstractContextManager[None]:
+    """Draw in matplotlib's own defaults, whatever the user's are, but for what is `changed`."""
+    own = {key: value for key, value in matplotlib.rcParamsDefault.items() if key != "backend"}
+    return matplotlib.rc_context(own | dict(changed or {}))
 
 
 def new_figure(width: float, height: float) -> Figure:

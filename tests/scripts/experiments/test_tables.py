@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import matplotlib
 import pytest
 from matplotlib.figure import Figure
 
@@ -11,7 +12,7 @@ from helpers.project import ROOT
 from helpers.results import write_csv, write_health, write_run
 from scripts import claim
 from scripts.experiments.choices import FILE, Choice, read_choices, write_choices
-from scripts.experiments.drawing import FIGURES
+from scripts.experiments.drawing import FIGURES, draw
 from scripts.experiments.tables import NOTHING, TABLES
 from utils.errors import UserError
 from utils.files import read_rows
@@ -294,6 +295,14 @@ def test_documents_are_filled_in_and_checked(results, tmp_path, capsys):
     told = capsys.readouterr().out
     assert "differs from the results: README.md" in told
     assert "differs from the results: fig/fashion_mnist_recall.png" in told
+
+
+def test_figures_do_not_depend_on_what_the_user_wants_of_others(results, tmp_path):
+    gather, plot = FIGURES["fashion_mnist_recall.png"]
+    draw(tmp_path / "own.png", gather(results), plot)
+    with matplotlib.rc_context({"font.size": 20, "axes.facecolor": "red"}):
+        draw(tmp_path / "users.png", gather(results), plot)
+    assert (tmp_path / "own.png").read_bytes() == (tmp_path / "users.png").read_bytes()
 
 
 def test_other_results_have_a_document_and_figures_of_their_own(results, tmp_path):
