@@ -4,7 +4,9 @@
 python fig/draw_results.py results/fashion_mnist_lt/plain/subset0
 """
 
+import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -13,6 +15,8 @@ from matplotlib.figure import Figure
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]
 
+from utils.cli.common import Parser  # noqa: E402
+from utils.errors import run_script  # noqa: E402
 from utils.figures.classes import recall_by_size  # noqa: E402
 from utils.figures.curves import learning_curves  # noqa: E402
 from utils.figures.reading import read_classes, read_history  # noqa: E402
@@ -27,9 +31,11 @@ def save(figure: Figure, name: str) -> None:
     figure.savefig(path, dpi=80, metadata={"Software": None}, pil_kwargs={"optimize": True})
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Draw the run folder that the command line names."""
-    run = Path(sys.argv[1])
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run with both re-trainings")
+    run = parser.parse_args(argv).run
     matplotlib.rcdefaults()
     matplotlib.rcParams.update(LOOK)
     tables = {suffix: read_classes(run / f"metrics_per_class{suffix}.csv") for suffix in ("", "_aug_ftl", "_aug")}
@@ -38,4 +44,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

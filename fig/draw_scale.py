@@ -7,14 +7,22 @@ The file is what `python -m scripts.benchmarks.scale` writes. Points are measure
 one in proportion to the number of codes.
 """
 
+import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]
+
+from utils.cli.common import Parser  # noqa: E402
+from utils.errors import run_script  # noqa: E402
 
 INK, GREY = "#2b333d", "#66707d"
 COLOURS = ("#4a76a8", "#cc6a57")
@@ -66,12 +74,14 @@ def draw(found: dict[str, Any]) -> Figure:
     return figure
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Draw the file that the command line names beside this one."""
-    found = json.loads(Path(sys.argv[1]).read_text())
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=Path, metavar="FILE", help="what was measured")
+    found = json.loads(parser.parse_args(argv).file.read_text())
     target = Path(__file__).with_name("scale.png")
     draw(found).savefig(target, metadata={"Software": None}, pil_kwargs={"optimize": True})
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

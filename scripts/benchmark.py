@@ -18,7 +18,6 @@ bfloat16 is left out where the device has no instructions for it. The last line 
 import argparse
 import dataclasses
 import json
-import platform
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,19 +25,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]
 
-import torch  # noqa: E402
-import torchvision  # noqa: E402
-
 from scripts.benchmarks.evaluation import extraction, generative, processes  # noqa: E402
 from scripts.benchmarks.reading import reading  # noqa: E402
 from scripts.benchmarks.retraining import retraining  # noqa: E402
 from scripts.benchmarks.setup import Sizes, default_sizes  # noqa: E402
-from scripts.benchmarks.timing import Ratio  # noqa: E402
+from scripts.benchmarks.timing import Ratio, measured_on  # noqa: E402
 from scripts.benchmarks.training import epoch, mixture, step  # noqa: E402
 from utils.cli.common import Parser  # noqa: E402
 from utils.cli.types import count  # noqa: E402
 from utils.errors import run_script  # noqa: E402
-from utils.training.folder import code_version  # noqa: E402
 
 MEASURES = (reading, step, epoch, generative, mixture, extraction, retraining, processes)
 BENCHMARKS = {measure.__name__: measure for measure in MEASURES}
@@ -54,20 +49,6 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--compile", action="store_true", help="the project's side of a step is given --compile")
     return parser
-
-
-def measured_on() -> str:
-    """Say what the numbers are measured on: the code's commit, processor, threads, GPU, versions."""
-    code = code_version()
-    model = platform.processor()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [line.partition(": ")[2] for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
-        model = names[0] if names else model
-    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ", no GPU"
-    versions = f"torch {torch.__version__}, torchvision {torchvision.__version__}, Python {platform.python_version()}"
-    commit = f"commit {code['commit']}{', changed since' if code['dirty'] else ''}" if code["commit"] else "no commit"
-    return f"{commit}; {model}, {torch.get_num_threads()} threads{gpu}; {versions}"
 
 
 def main(argv: Sequence[str] | None = None, sizes: Sizes | None = None) -> int:

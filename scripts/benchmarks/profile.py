@@ -8,21 +8,20 @@ same two lines of torchvision's bare step come after, to compare with. Without a
 """
 
 import argparse
-import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import torch
 from torch.autograd import DeviceType
 from torch.autograd.profiler_util import EventList
 from torch.profiler import profile, supported_activities
 
-from scripts.benchmark import measured_on
 from scripts.benchmarks.setup import BareTraining, ReadyBatches, Sizes, default_sizes, train_args
+from scripts.benchmarks.timing import measured_on, seconds
 from scripts.benchmarks.training import project
 from utils.cli.common import Parser
 from utils.cli.types import count
 from utils.device import PRECISIONS
+from utils.errors import run_script
 
 STEPS, ROWS = 10, 25
 
@@ -65,23 +64,14 @@ def main(argv: Sequence[str] | None = None, sizes: Sizes | None = None, steps: i
 def _profiled(call: Callable[[], None]) -> Found:
     """Time a call, then profile another one; the first of all does not count."""
     call()
-    seconds = _seconds(call)
+    unprofiled = seconds(call)
     with profile(activities=supported_activities()) as found:
-        _seconds(call)
+        seconds(call)
     on_device = [event for event in found.events() if event.device_type == DeviceType.CUDA]
     kernels = [event for event in on_device if not event.is_user_annotation]  # which span kernels
     busy = sum(event.time_range.elapsed_us() for event in kernels) / 1e6
-    return Found(seconds, busy, len(kernels), found.key_averages())
-
-
-def _seconds(call: Callable[[], None]) -> float:
-    """Time a call, with all that it has queued."""
-    started = time.perf_counter()
-    call()
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
+    return Found(unprofiled, busy, len(kernels), found.key_averages())
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

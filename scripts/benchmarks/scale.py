@@ -18,13 +18,13 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import augment
-from scripts.benchmark import measured_on
 from scripts.benchmarks.retraining import BATCH, make_codes, make_run
 from scripts.benchmarks.setup import CPU, Sizes, next_epoch
-from scripts.benchmarks.timing import turns
+from scripts.benchmarks.timing import measured_on, turns
 from scripts.benchmarks.training import mixture_term
 from utils.cli.common import Parser
 from utils.cli.types import count
+from utils.errors import run_script
 
 COMPONENTS = (10, 30, 100, 300, 1000)
 CODES = (10_000, 40_000, 160_000, 640_000, 1_280_000)
@@ -62,7 +62,7 @@ def sizes(most_bytes: float) -> Iterable[tuple[int, int]]:
 
 def mixture_point(components: int, repeats: int) -> Point:
     """Measure the mixture term with its backward pass; the components are part of its memory."""
-    taken = seconds(mixture_term(components, MIXTURE_BATCH, max(DIMS), CPU), repeats)
+    taken = median_seconds(mixture_term(components, MIXTURE_BATCH, max(DIMS), CPU), repeats)
     return shown({"components": components, "seconds": taken, "bytes": peak_of(compute_mixture, components)})
 
 
@@ -74,7 +74,7 @@ def compute_mixture(components: int) -> None:
 def codes_point(number: int, dim: int, repeats: int) -> Point:
     """Measure an epoch of a re-training on so many codes of length `dim`."""
     planning, steps = prepare(number, dim)
-    epoch = seconds(planning, repeats) + seconds(steps, repeats) * number / (STEPS * BATCH)
+    epoch = median_seconds(planning, repeats) + median_seconds(steps, repeats) * number / (STEPS * BATCH)
     return shown({"codes": number, "dim": dim, "seconds": epoch, "bytes": peak_of(plan_and_train, number, dim)})
 
 
@@ -99,7 +99,7 @@ def plan_and_train(number: int, dim: int) -> None:
     steps()
 
 
-def seconds(call: Callable[[], object], repeats: int) -> float:
+def median_seconds(call: Callable[[], object], repeats: int) -> float:
     """Time a call: the median."""
     return statistics.median(taken for (taken,) in turns(repeats, call))
 
@@ -142,4 +142,4 @@ def resident(name: str) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

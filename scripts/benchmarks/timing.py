@@ -1,12 +1,17 @@
-"""Times that are taken in turns, and the ratio of two of them with its target."""
+"""Times that are taken in turns, the ratio of two of them with its target, and what they are measured on."""
 
 import gc
+import platform
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import torchvision
+
+from utils.training.folder import code_version
 
 
 class Side(NamedTuple):
@@ -55,7 +60,7 @@ def speedup(name: str, ours: Side, other: Side, at_least: float, repeats: int, u
 def _compare(ours: Side, other: Side, repeats: int, unit: str) -> tuple[float, float, str]:
     """Give (the median over the rounds of time over time, for one image each; our median rate; both in words)."""
     rounds = [(a / ours.count, b / other.count) for a, b in turns(repeats, ours.call, other.call)]
-    rates = [1 / statistics.median(seconds) for seconds in zip(*rounds, strict=True)]
+    rates = [1 / statistics.median(column) for column in zip(*rounds, strict=True)]
     return statistics.median(a / b for a, b in rounds), rates[0], f"{rates[0]:,.1f} and {rates[1]:,.1f} {unit}"
 
 
@@ -78,12 +83,31 @@ def turns(repeats: int, *calls: Callable[[], object]) -> list[list[float]]:
     """
     rounds = []
     for number in range(repeats + 1):
-        seconds = [0.0] * len(calls)
+        taken = [0.0] * len(calls)
         for index in range(len(calls))[:: -1 if number % 2 else 1]:
-            started = time.perf_counter()
-            calls[index]()
-            if torch.cuda.is_initialized():
-                torch.cuda.synchronize()
-            seconds[index] = time.perf_counter() - started
-        rounds.append(seconds)
+            taken[index] = seconds(calls[index])
+        rounds.append(taken)
     return rounds[1:]
+
+
+def seconds(call: Callable[[], object]) -> float:
+    """Time a call, with all that it has queued on a GPU."""
+    started = time.perf_counter()
+    call()
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def measured_on() -> str:
+    """Say what the numbers are measured on: the code's commit, processor, threads, GPU, versions."""
+    code = code_version()
+    model = platform.processor()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.partition(": ")[2] for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        model = names[0] if names else model
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ", no GPU"
+    versions = f"torch {torch.__version__}, torchvision {torchvision.__version__}, Python {platform.python_version()}"
+    commit = f"commit {code['commit']}{', changed since' if code['dirty'] else ''}" if code["commit"] else "no commit"
+    return f"{commit}; {model}, {torch.get_num_threads()} threads{gpu}; {versions}"
