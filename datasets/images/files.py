@@ -11,8 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from datasets.base import ImageDataset
-from datasets.images.opening import open_grey
-from datasets.images.photo import Photo
+from datasets.images.opening import open_image
 from datasets.images.source import ImageSource, SourceCache, whole
 from datasets.transforms import RandomCropAndFlip
 from utils.errors import UserError
@@ -70,7 +69,7 @@ class FileDataset(ImageDataset):
     Args:
         root: the data set's folder.
         files: paths of the images within it, (N,).
-        colour: files of all usual kinds, read as RGB; else PNGs, read as grey.
+        colour: read as RGB; else as 8-bit grey. Of any format; grey PNGs are decoded no further than is needed.
         the others: as in `ImageDataset`; the ids are the names of the files.
 
     Raises:
@@ -105,7 +104,7 @@ class FileDataset(ImageDataset):
         Raises:
             UserError: it cannot be read; the message names it.
         """
-        return Photo(self.path(row)) if self.colour else open_grey(self.path(row))
+        return open_image(self.path(row), self.colour)
 
     def source(self, row: int) -> ImageSource:
         """Open the image of a row, from the cache if there is one.

@@ -1,4 +1,4 @@
-"""Image files as sources of 8-bit grey, whatever their format and depth."""
+"""Image files as sources of 8-bit grey or colour, whatever their format and depth."""
 
 import io
 from pathlib import Path
@@ -6,9 +6,19 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from datasets.images.photo import Photo
 from datasets.images.png import SIGNATURE, GreyPng, reading
 from datasets.images.source import ArraySource, ImageSource, whole
 from utils.preprocessing import to_grey, upright
+
+
+def open_image(path: Path, colour: bool) -> ImageSource:
+    """Open an image file as a source of RGB pixels, or of grey ones, see `Photo` and `open_grey`.
+
+    Raises:
+        UserError: the file is missing or damaged, or of another kind than its name says.
+    """
+    return Photo(path) if colour else open_grey(path)
 
 
 def open_grey(path: Path) -> ImageSource:

@@ -12,8 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datasets.images.finder import KINDS, find_files, is_image_name, shown_endings
-from datasets.images.opening import open_grey
-from datasets.images.photo import Photo
+from datasets.images.opening import open_image
 from datasets.images.source import whole
 from datasets.tables import PATH_COLUMNS, column_numbers, read_names, read_table
 from utils.errors import UserError
@@ -111,9 +110,8 @@ class UnlabelledImages(Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, str]:
         """Give an image, uint8 (1 or 3,S,S), and '', or black and why it cannot be read."""
         colour, size = self.preprocessing.colour, self.preprocessing.crop_size
-        path = Path(self.paths[index])
         try:
-            source = Photo(path) if colour else open_grey(path)
+            source = open_image(Path(self.paths[index]), colour)
             return self.transform(Image.fromarray(whole(source))), ""
         except UserError as error:
             return torch.zeros(3 if colour else 1, size, size, dtype=torch.uint8), str(error)
