@@ -1,7 +1,6 @@
 """The ResNet encoder: an image in [0,1] to a feature vector."""
 
 import logging
-import socket
 from http.client import HTTPException
 from pathlib import Path
 from pickle import UnpicklingError
@@ -14,12 +13,12 @@ from torch import Tensor, nn
 from models.cifar_resnet import CifarResNet
 from utils.errors import UserError
 from utils.locks import folder_lock
+from utils.network import download_timeout
 
 log = logging.getLogger("dgcmm")
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-DOWNLOAD_TIMEOUT_S = 20
 # network and disk, a damaged file, weights of another network
 LOADING_ERRORS = (
     OSError,
@@ -87,6 +86,7 @@ class ResNetEncoder(nn.Module):
         return self.resnet(normalised.contiguous(memory_format=torch.channels_last))
 
 
+@download_timeout()
 def load_pretrained(resnet: nn.Module, name: str) -> None:
     """Load torchvision's IMAGENET1K_V1 weights of ResNet `name`, from torch.hub's cache or, once, from the network.
 
@@ -100,8 +100,6 @@ def load_pretrained(resnet: nn.Module, name: str) -> None:
         raise UserError(f"--pretrained: there are no ImageNet weights of {name}, CIFAR's ResNet: leave it out")
     weights = torchvision.models.get_model_weights(name).IMAGENET1K_V1
     path = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
-    timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)
     try:
         if not path.exists():
             _fetch_once(weights.url, path)
@@ -114,8 +112,6 @@ def load_pretrained(resnet: nn.Module, name: str) -> None:
         else:
             reason = f"{weights.url} cannot be fetched ({error}): download it elsewhere and put it at {path}"
         raise UserError(f"--pretrained: {reason}") from error
-    finally:
-        socket.setdefaulttimeout(timeout)
 
 
 def _fetch_once(url: str, path: Path) -> None:

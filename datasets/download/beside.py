@@ -1,7 +1,6 @@
 """Files that torchvision downloads: fetched beside where they belong, and put there when they are complete."""
 
 import shutil
-import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
@@ -10,8 +9,7 @@ from pathlib import Path
 from datasets.images.files import images_root
 from utils.errors import UserError
 from utils.locks import folder_lock
-
-DOWNLOAD_TIMEOUT_S = 20
+from utils.network import download_timeout
 
 
 @dataclass(frozen=True)
@@ -66,6 +64,7 @@ def find_or_download(root: Path, collection: Collection) -> Path:
         return collection.find(root) or _download(root, collection)
 
 
+@download_timeout()
 def _download(root: Path, collection: Collection) -> Path:
     beside, folder = root / f"{collection.name.replace('-', '')}.part", root / collection.folder
     parts = [beside / collection.folder / name for name in collection.files]
@@ -76,8 +75,6 @@ def _download(root: Path, collection: Collection) -> Path:
     for name in collection.archives:
         if (root / name).is_file():
             shutil.copyfile(root / name, beside / name)  # torchvision overwrites a damaged one
-    timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)
     try:
         collection.download(str(beside))
     except (OSError, RuntimeError, HTTPException, EOFError) as error:
@@ -86,8 +83,6 @@ def _download(root: Path, collection: Collection) -> Path:
         raise UserError(
             f"{place} lacks {lacking}, and the download failed ({' '.join(str(error).split())}): {collection.remedy}"
         ) from error
-    finally:
-        socket.setdefaulttimeout(timeout)
     folder.mkdir(parents=True, exist_ok=True)
     for part in parts:
         part.replace(folder / part.name)

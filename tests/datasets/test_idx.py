@@ -15,7 +15,6 @@ from torchvision.datasets import FashionMNIST
 
 from datasets import DATASETS
 from datasets.base import ImageDataset
-from datasets.download import beside
 from helpers.data import load_part
 from helpers.served import Server, serving
 from utils.errors import UserError
@@ -255,7 +254,7 @@ def test_download_with_another_checksum_is_refused(mirror, tmp_path):
 
 
 def test_stalled_server_ends_in_one_line(monkeypatch, tmp_path):
-    monkeypatch.setattr(beside, "DOWNLOAD_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("utils.network.DOWNLOAD_TIMEOUT_S", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         use_mirror(monkeypatch, silent.getsockname()[1])
         with pytest.raises(UserError, match=r"the download failed \(.*timed out.*\): put the four IDX files") as caught:

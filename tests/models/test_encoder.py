@@ -17,7 +17,6 @@ from torch import nn
 
 from models.encoder import (
     ARCHITECTURES,
-    DOWNLOAD_TIMEOUT_S,
     FEATURE_DIMS,
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -26,6 +25,7 @@ from models.encoder import (
 )
 from utils.errors import UserError
 from utils.logs import start_logging
+from utils.network import DOWNLOAD_TIMEOUT_S
 
 WEIGHTS = torchvision.models.ResNet18_Weights.IMAGENET1K_V1
 
