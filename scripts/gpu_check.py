@@ -6,7 +6,6 @@ A part that fails, or takes too long, does not keep the next ones from running; 
 
 import argparse
 import contextlib
-import importlib.metadata
 import json
 import os
 import re
@@ -29,6 +28,7 @@ from packaging.requirements import Requirement  # noqa: E402
 
 from utils.cli.common import Parser  # noqa: E402
 from utils.errors import UserError, run_script  # noqa: E402
+from utils.training.folder import installed_version  # noqa: E402
 
 GRACE = 10  # seconds from SIGINT, at which a part says what it has found, to SIGKILL
 LOCAL = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}  # processes of one machine, whatever its network
@@ -90,18 +90,10 @@ def missing_packages() -> list[str]:
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     missing = []
     for wanted in map(Requirement, [*filter(str.strip, lines), "pytest"]):
-        version = installed(wanted.name)
+        version = installed_version(wanted.name)
         if version is None or not wanted.specifier.contains(version, prereleases=True):
             missing.append(f"{wanted} (has {version})" if version else str(wanted))
     return missing
-
-
-def installed(package: str) -> str | None:
-    """Find the version of an installed package; None where it is not installed."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def published_commands(gpus: int, folder: str) -> list[list[str]]:
@@ -120,8 +112,8 @@ def published_commands(gpus: int, folder: str) -> list[list[str]]:
 
 def parts(gpus: int, folder: str) -> list[Part]:
     """List all parts, the most telling ones first."""
-    several = ["-n4", "--dist=worksteal"] if installed("pytest-xdist") else []
-    limited = ["--timeout=75"] if installed("pytest-timeout") else []
+    several = ["-n4", "--dist=worksteal"] if installed_version("pytest-xdist") else []
+    limited = ["--timeout=75"] if installed_version("pytest-timeout") else []
     environ = LOCAL | {"GPU_TESTS": "cuda", "OMP_NUM_THREADS": "4"}
     tests = ["-m", "pytest", "tests/gpu", "-rs", "-p", "no:cacheprovider", *several, *limited]
     names = ["commands_train", "commands_case_1", "commands_case_2"]

@@ -15,7 +15,7 @@ from scripts import gpu_check
 from scripts.gpu_check import End, Part, missing_packages, published_commands, run_part, summary
 from utils.cli.rules import check_training, complete, parse
 
-INSTALLED = gpu_check.installed
+INSTALLED = gpu_check.installed_version
 
 
 def test_without_a_gpu_it_is_one_line_and_status_2():
@@ -111,7 +111,9 @@ def test_table_has_parts_ratios_and_what_a_training_takes():
 def test_packages_that_are_missing_or_too_old_are_named(monkeypatch):
     assert missing_packages() == []
     versions = {"isal": None, "filelock": "3.20.0"}
-    monkeypatch.setattr(gpu_check, "installed", lambda name: versions[name] if name in versions else INSTALLED(name))
+    monkeypatch.setattr(
+        gpu_check, "installed_version", lambda name: versions[name] if name in versions else INSTALLED(name)
+    )
     isal, filelock = missing_packages()
     assert isal.startswith("isal")
     assert re.fullmatch(r"filelock.*>=3\.32\.7.* \(has 3\.20\.0\)", filelock)

@@ -278,11 +278,11 @@ def _now() -> str:
 
 
 def _versions() -> dict[str, str | None]:
-    return {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
+    return {"python": platform.python_version()} | {name: installed_version(name) for name in PACKAGES}
 
 
-def _version(package: str) -> str | None:
-    """Version of an installed package; None for one that came without its metadata, as own builds may."""
+def installed_version(package: str) -> str | None:
+    """Find the version of a package; None where it is not installed, or without metadata, as own builds may be."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
