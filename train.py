@@ -44,7 +44,7 @@ from models.classifier import ImageClassifier
 from models.encoder import ARCHITECTURES, PLAIN_ARCHITECTURES, feature_dim
 from models.health import measure_health, say_health, warn_of_dead_components
 from models.loading import all_weights, build_model
-from models.losses import LIKELIHOODS, LOSSES, LossWeights, build_loss, first_reweighted_epoch
+from models.losses import BALANCING, LIKELIHOODS, LOSSES, LossWeights, build_loss, first_reweighted_epoch
 from models.mixup import mix
 from models.pictures import keep_pictures, show_reconstructions
 from models.scoring import Scorer
@@ -203,7 +203,7 @@ def train(
             folder.write_args(args, data_sha256, resumed, before, world.size)
             folder.write_subset(splits.train.rows)
             log_images(splits, args.dataset)
-            log_facts(run, len(splits.train), len(loaders["train"]), before and before["epochs"])
+            log_facts(run, len(splits.train), len(loaders["train"]), before and before["epochs"], BALANCING)
         if start:
             take_weights(run, start)
         if args.initial_sigma and not checkpoint:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 LOSSES = ("ce", "focal", "class-balanced", "ldam-drw", "logit-adjust")
 COSINE_LOSSES = ("ldam-drw",)  # with a classifier by the cosine
 PROBABILITIES = ("ce", "class-balanced", "logit-adjust")  # learn p(c|x) under some class shares, see `implied_shares`
+BALANCING = ("class-balanced", "ldam-drw", "logit-adjust")  # balance the classes, as a sampler may
 LIKELIHOODS = ("ce", "logit-adjust")  # -log of a probability of the label: guessing by class shares bounds their mean
 FOCUS = 2.0  # gamma of the focal loss
 BETA = 0.9999  # of the effective number of images

@@ -1,22 +1,22 @@
 """What follows from the arguments of a run, said once at its start."""
 
 import logging
+from collections.abc import Collection
 
 from utils.training.optimisation import log_rates
 from utils.training.run import Run
 
-BALANCING = ("class-balanced", "ldam-drw", "logit-adjust")  # losses that balance the classes
-
 log = logging.getLogger("dgcmm")
 
 
-def log_facts(run: Run, training_images: int, steps: int, planned: int | None) -> None:
+def log_facts(run: Run, training_images: int, steps: int, planned: int | None, balancing: Collection[str]) -> None:
     """Say how large the model and a step are, at which rates it learns, and where the run goes on.
 
     Args:
         training_images: how many an epoch can draw from.
         steps: of an epoch.
         planned: epochs that the run was to have before it is continued; None for a new one.
+        balancing: the losses that balance the classes.
     """
     args, world = run.args, run.world
     images = args.batch_size * world.nodes
@@ -25,7 +25,7 @@ def log_facts(run: Run, training_images: int, steps: int, planned: int | None) -
         log.warning("--batch-size %d: only %d training images, all in one batch", args.batch_size, training_images)
     if args.freeze_encoder and not (args.init or args.pretrained or started):
         log.warning("--freeze-encoder: the encoder stays as it was drawn at random: give --init or --pretrained")
-    if args.sampler != "instance" and args.loss in BALANCING:
+    if args.sampler != "instance" and args.loss in balancing:
         log.warning(
             "--sampler %s and --loss %s both balance the classes: small ones count twice", args.sampler, args.loss
         )
