@@ -38,7 +38,7 @@ from scripts.experiments.choices import (  # noqa: E402
     write_choices,
 )
 from scripts.experiments.jobs import Job, Report, Runner, finished  # noqa: E402
-from scripts.experiments.protocol import MADE, TUNED, Places, Regime, Row, Selection  # noqa: E402
+from scripts.experiments.protocol import CHOSEN, MADE, TUNED, Places, Regime, Row, Selection  # noqa: E402
 from utils.cli.common import Parser  # noqa: E402
 from utils.cli.types import count, count_or_zero, path, positive  # noqa: E402
 from utils.errors import UserError, run_script  # noqa: E402
@@ -189,13 +189,11 @@ def run_stage(stage: str, options: argparse.Namespace, runner: Runner) -> Report
     choices = read_choices(runner.results / FILE)
     if options.quick or options.list:
         choices = {regime.name: defaults(regime) | choices.get(regime.name, {}) for regime in TUNED.values()}
-    selection, missing = Selection(choices, places, options.rows, options.subsets), []
-    for name in options.rows:
-        try:
-            MADE[stage](selection._replace(rows=[name]))
-        except KeyError:
-            missing.append(name)
-    jobs = MADE[stage](selection._replace(rows=[name for name in options.rows if name not in missing]))
+    names, regime = CHOSEN[stage]
+    chosen = choices.get(regime.name, {})
+    missing = [name for name in options.rows if name in names and name not in chosen]
+    rows = [name for name in options.rows if name not in missing]
+    jobs = MADE[stage](Selection(choices, places, rows, options.subsets))
     if missing:
         said = f"{stage}: nothing is chosen for {', '.join(missing)}: run the stage that tunes first"
         if not jobs:

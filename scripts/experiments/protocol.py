@@ -245,6 +245,15 @@ MADE: dict[str, Callable[[Selection], list[Job]]] = {
     "imbalance": imbalance_jobs,
     "weights": weights_jobs,
 }
+# stage -> the rows that it has, and the regime for which their settings were chosen
+CHOSEN: dict[str, tuple[Sequence[str], Regime]] = {
+    "table": (tuple(BY_NAME), ALL),
+    "tenth": (IN_TENTH, TENTH),
+    "tenth-resnet18": (IN_TENTH, TENTH_18),
+    "third": (FURTHER, ALL),
+    "imbalance": (FURTHER, ALL),
+    "weights": (("dgcmm",), ALL),
+}
 STAGES = (*TUNED, *MADE)
 
 

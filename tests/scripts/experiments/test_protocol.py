@@ -16,7 +16,7 @@ from scripts import protocol as script
 from scripts.experiments import protocol
 from scripts.experiments.choices import best, choose_methods, read_choices, write_choices
 from scripts.experiments.jobs import Job
-from scripts.experiments.protocol import BY_NAME, MADE, ROWS, STAGES, TUNED, Places, Selection
+from scripts.experiments.protocol import BY_NAME, CHOSEN, MADE, ROWS, STAGES, TUNED, Places, Selection
 from utils.cli.rules import check_start, check_training, complete, parse
 from utils.errors import UserError
 
@@ -175,6 +175,15 @@ def test_runs_have_what_was_chosen_for_their_regime():
         ("augment.py", "adjusted", 0.001, 3),
     ]
     assert "logit-adjustment=0.75" in job.steps[6].words
+
+
+@pytest.mark.parametrize("stage", MADE)
+def test_rows_that_a_stage_has_are_those_that_must_be_chosen(stage):
+    """For that regime and no other."""
+    names, regime = CHOSEN[stage]
+    for row in ROWS:
+        jobs = MADE[stage](Selection({regime.name: script.defaults(regime)}, PLACES, [row.name]))
+        assert bool(jobs) == (row.name in names)
 
 
 def test_best_setting_has_the_best_mean_of_all_subsets(tmp_path):
