@@ -254,7 +254,7 @@ def adjusted(codes: TrainedCodes) -> nn.Linear:
 def retrained(classifier: nn.Module, sampler: PosteriorSampler, lr: float, seed: int) -> nn.Module:
     """Train a classifier on planned codes, with the optimiser, schedule and noise that augment.py has."""
     args = argparse.Namespace(lr=lr, momentum=MOMENTUM, wd=DECAY, T_max=EPOCHS, lr_warmup_epochs=0)
-    parameters = [value.requires_grad_() for name, value in classifier.named_parameters() if "classifier." not in name]
+    parameters = [value for value in classifier.parameters() if value.requires_grad]
     optimizer = build_sgd(parameters, args)
     scheduler = build_scheduler(optimizer, args, [lr], 0)
     for epoch in range(EPOCHS):

@@ -6,9 +6,9 @@ import logging
 import os
 from typing import NamedTuple
 
-from augment import Codes, build_parser, load_or_extract, load_trained_model, take_training_codes
+from augment import Codes, build_parser, load_or_extract, load_same_splits, load_trained_model, take_training_codes
 from datasets.base import Splits
-from datasets.splits import complete_data, load_splits, prepare_data
+from datasets.splits import complete_data, prepare_data
 from models.classifier import ImageClassifier
 from models.encoder import PLAIN_ARCHITECTURES, feature_dim
 from scripts.experiments.posthoc import TrainedCodes
@@ -20,7 +20,7 @@ from utils.distributed.world import World
 from utils.errors import UserError
 from utils.training.checkpoint import Checkpoint, digest, load_checkpoint
 from utils.training.folder import RunFolder
-from utils.training.resume import find_trained, require_same_data, warn_of_unfinished
+from utils.training.resume import find_trained, warn_of_unfinished
 
 log = logging.getLogger("dgcmm")
 
@@ -114,7 +114,5 @@ def open_run(folder: RunFolder, datadir: str | None, result: str, overwrite: boo
     complete_data(args)
     prepare_data(args, may_be_new=False)
     world = World(choose_device(None))
-    splits = load_splits(args, augment=False)
-    data_sha256 = splits.fingerprints()
-    require_same_data(checkpoint["data_sha256"], data_sha256, args.resume)
+    splits, _ = load_same_splits(args, checkpoint)
     return TrainedRun(args, checkpoint, splits, load_trained_model(args, checkpoint, splits, world), world)
