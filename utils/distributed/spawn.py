@@ -100,9 +100,9 @@ def _judge(launch: Launch, processes: Sequence[BaseProcess], killed: set[int], f
         raise Stopped(stops.pop(), "".join(report["text"] for report in reports if report["kind"] == "stopped"))
     reports = [report for report in reports if report["kind"] != "stopped"]
     signalled = [index for index, code in enumerate(codes) if code < 0 and index not in killed]
-    for index in signalled:
-        name = signal.Signals(-codes[index]).name
-        raise LostRank(f"rank {launch.first_rank + index} was killed by {name}: all were ended; --resume=auto goes on")
+    if signalled:
+        rank, name = launch.first_rank + signalled[0], signal.Signals(-codes[signalled[0]]).name
+        raise LostRank(f"rank {rank} was killed by {name}: all were ended; --resume=auto goes on")
     if not reports:
         failed = [index for index, code in enumerate(codes) if code != 0]
         if failed and launch.first_rank and codes[failed[0]] == 2:

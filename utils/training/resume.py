@@ -286,8 +286,8 @@ def require_same_data(stored: dict[str, str], data_sha256: dict[str, str], sourc
         stored, data_sha256: as for `changed_splits`.
         source: of `stored`, for the message.
     """
-    for split in changed_splits(stored, data_sha256):
-        raise UserError(f"the {split} images are not those of {source}: check --datadir, or train anew")
+    if changed := changed_splits(stored, data_sha256):
+        raise UserError(f"the {changed[0]} images are not those of {source}: check --datadir, or train anew")
 
 
 def description(
