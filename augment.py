@@ -312,7 +312,7 @@ def extract(
     names = ("targets", "mu", "log_var") if by_label else ("targets", "features", "fixed")
     codes: Codes = {}
     done = 0
-    with progress(None, "codes", total=len(loader.dataset), unit="img", quiet=args.quiet) as bar:
+    with progress("codes", total=len(loader.dataset), unit="img", quiet=args.quiet) as bar:
         for images, labels, _ in loader:
             images, labels = to_device(images, device), labels.to(device)
             with autocast(device, args.amp):

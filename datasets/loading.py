@@ -247,7 +247,7 @@ def shared_batches(loader: BatchLoader, args: argparse.Namespace, world: World, 
     """
     steps = min(loader.batches.rounds, args.max_steps or loader.batches.rounds)
     batches = itertools.chain(loader, itertools.repeat(None))  # a process may have a batch less than another
-    with progress(None, what, total=loader.batches.count, unit="img", quiet=args.quiet) as bar:
+    with progress(what, total=loader.batches.count, unit="img", quiet=args.quiet) as bar:
         for batch in itertools.islice(batches, steps):
             world.check_stop()
             if batch is not None:

@@ -72,7 +72,7 @@ def measure_health(
     at_once = max(args.batch_size // world.local_size, 1)
     found = []
     pairs = itertools.chain(pairs, itertools.repeat(None))  # a process may have a class less than another
-    with progress(None, "reconstructions", total=rounds, unit="class", quiet=args.quiet) as bar:
+    with progress("reconstructions", total=rounds, unit="class", quiet=args.quiet) as bar:
         for pair in itertools.islice(pairs, rounds):
             world.check_stop()
             if pair is not None:

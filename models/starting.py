@@ -91,7 +91,7 @@ def start_prior(run: Run, batches: Iterable[tuple[Tensor, ...]], sizes: Sequence
     model.eval()
     moments = ClassMoments(model.num_classes, model.z_dim, world.device)
     sizes = sizes[: args.max_steps]
-    with progress(None, "prior", total=sum(sizes), unit="img", quiet=args.quiet) as bar:
+    with progress("prior", total=sum(sizes), unit="img", quiet=args.quiet) as bar:
         for images, labels, _ in itertools.islice(batches, len(sizes)):
             world.check_stop()
             labels = labels.to(world.device)

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 from tqdm import tqdm
@@ -120,12 +120,9 @@ def show_left_of_run(bar: tqdm, epochs_after: int, epoch_seconds: float | None) 
     bar.set_postfix_str(f"run {tqdm.format_interval(seconds)} left", refresh=False)
 
 
-def progress(
-    iterable: Iterable | None, description: str, *, total: int, unit: str, quiet: bool, initial: int = 0
-) -> tqdm:
+def progress(description: str, *, total: int, unit: str, quiet: bool, initial: int = 0) -> tqdm:
     """Show a progress bar on standard error, with rate and time left; nothing with `quiet` or without a terminal."""
     return tqdm(
-        iterable,
         desc=description,
         total=total,
         initial=initial,

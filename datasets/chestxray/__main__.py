@@ -139,7 +139,7 @@ def check_images(folder: Path, workers: int, quiet: bool) -> None:
         report.unlink()
     damaged = {}
     batches = BatchLoader(data, EvaluationBatches(len(data), BATCH), workers, pin_memory=False)
-    with progress(None, "decoding", total=len(data), unit="images", quiet=quiet) as bar:
+    with progress("decoding", total=len(data), unit="images", quiet=quiet) as bar:
         try:
             for problems, indices in batches:
                 bar.update(len(problems))

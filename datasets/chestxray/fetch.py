@@ -228,8 +228,8 @@ class _Fetch:
         log.info("ChestX-ray14: %d files to bring, %s to download, into %s", count, _size(left), self.folder)
         packed = 0 if self.download_only else sum(archive.size for archive in archives)
         with (
-            progress(None, "downloading", total=left, unit="B", quiet=self.quiet or not left) as downloading,
-            progress(None, "unpacking", total=packed, unit="B", quiet=self.quiet or not packed) as unpacking,
+            progress("downloading", total=left, unit="B", quiet=self.quiet or not left) as downloading,
+            progress("unpacking", total=packed, unit="B", quiet=self.quiet or not packed) as unpacking,
         ):
             downloaded, unpacked = partial(_advance, downloading), partial(_advance, unpacking)
             tasks = [partial(self._bring_text, text, downloaded) for text in texts]

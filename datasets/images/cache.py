@@ -119,7 +119,7 @@ def _readable(data: FileDataset, row: int) -> bool:
 def _build(cache: "ImageCache", data: FileDataset, split: str, quiet: bool) -> None:
     what = f"cache of {split} images" if cache.size else f"check of {split} images"
     log.info("%s: %s", what, cache.folder)
-    with progress(None, what, total=cache.count, unit="img", quiet=quiet) as bar:
+    with progress(what, total=cache.count, unit="img", quiet=quiet) as bar:
         cache.build(data.in_file, bar.update)
 
 

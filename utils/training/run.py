@@ -154,7 +154,7 @@ class Run:
         self._saved = self._worth_saving = False
         done = sum(sizes[: self.position.step])
         name = f"epoch {self.epoch + 1}"
-        with progress(None, name, total=sum(sizes), initial=done, unit="img", quiet=self.args.quiet) as bar:
+        with progress(name, total=sum(sizes), initial=done, unit="img", quiet=self.args.quiet) as bar:
             left = max(len(sizes) - self.position.step, 0)  # of more processes the last, small batch may be left out
             for batch in self._loaded(itertools.islice(batches, left)):
                 yield batch
