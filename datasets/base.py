@@ -38,6 +38,9 @@ class ImageDataset(Dataset):
         ids: a name of each image, stable across machines.
         transform: from a PIL image to what an item holds; None gives the PIL image.
         groups: group (patient) of each image, (N,) integers, or None where images are independent.
+
+    Attributes:
+        rows: the row of each image in the source, of which this may be a part, (N,) integers; `read` takes one.
     """
 
     def __init__(
@@ -211,7 +214,7 @@ class DatasetSpec:
         prepare: brings the files, by a list that a manifest can replace; None where there is nothing to bring.
         in_files: each image is a file of its own (`FileDataset`): it can be cached, and it can be a bad one.
         colour: images have three channels.
-        own: takes `--names`: the labels are the user's.
+        takes_names: takes `--names`: the classes are those that the files tell.
         table: takes `--csv`.
         pool: the training images are drawn from more, of which `--val-per-class` takes.
         shift: a training image is shifted by up to this share of its side, 1/16 or another.
@@ -228,7 +231,7 @@ class DatasetSpec:
     prepare: Prepare | None = None
     in_files: bool = False
     colour: bool = False
-    own: bool = False
+    takes_names: bool = False
     table: bool = False
     pool: bool = False
     shift: float = 1 / 16

@@ -175,7 +175,7 @@ def _spec(data: ListedData) -> DatasetSpec:
         train_transform="resized-crop",
         in_files=True,
         colour=True,
-        own=True,
+        takes_names=True,
     )
 
 

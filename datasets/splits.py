@@ -48,7 +48,7 @@ def complete_data(args: argparse.Namespace) -> None:
             f"--val-per-class {args.val_per_class}: {name} is not drawn from a larger pool of images, give "
             "--val-fraction, which holds training images out"
         )
-    if args.names and not spec.own:
+    if args.names and not spec.takes_names:
         raise UserError(f"--names {args.names}: the classes of {name} have their names, leave it out")
     if spec.table and not args.csv and not args.dummy:
         raise UserError(f"{name} needs --csv: name the file with the columns path and label")
@@ -99,7 +99,7 @@ def load_splits(args: argparse.Namespace, augment: bool = True) -> Splits:
     """
     spec = DATASETS[args.dataset]
     found = _found(spec, args)
-    if spec.own and not len(found.train):
+    if spec.takes_names and not len(found.train):
         raise UserError(
             f"{args.dataset} has no training image in {args.datadir}: put some into train/CLASS/, or name their "
             "part train"
@@ -162,7 +162,7 @@ def load_test(args: argparse.Namespace, classes: Sequence[str], preprocessing: P
     if isinstance(found.test, FileDataset):
         found.test.colour = preprocessing.colour
     test = _prepared(spec, {"test": found.test}, args, preprocessing.resize)["test"]
-    if spec.own:
+    if spec.takes_names:
         test = test.labelled_as(classes)
     test.transform = preprocessing.evaluation_transform()
     _warn_of_absent(test, "test")

@@ -144,7 +144,7 @@ IMAGE_FOLDER = DatasetSpec(
     train_transform="resized-crop",
     in_files=True,
     colour=True,
-    own=True,
+    takes_names=True,
 )
 IMAGENET = DatasetSpec(
     load=load_imagenet,
@@ -152,5 +152,5 @@ IMAGENET = DatasetSpec(
     train_transform="resized-crop",
     in_files=True,
     colour=True,
-    own=True,
+    takes_names=True,
 )

@@ -127,6 +127,6 @@ CSV = DatasetSpec(
     train_transform="resized-crop",
     in_files=True,
     colour=True,
-    own=True,
+    takes_names=True,
     table=True,
 )
