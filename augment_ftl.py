@@ -33,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
         choices=sorted(REP_METHODS),
         default="get_rep_nums1",
         help="get_rep_nums1: every class to the size of the largest; get_rep_nums2: low-shot classes to the "
-        "smallest median class, median ones to the smallest many-shot class (default: get_rep_nums1)",
+        "smallest median class, median ones to the smallest many-shot class (default: %(default)s)",
     )
     parser.add_argument(
         "--ftl-rank",

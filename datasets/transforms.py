@@ -75,6 +75,6 @@ class RandomCropAndFlip:
         return F.pil_to_tensor(self.jitter(image) if self.jitter else image)
 
 
-def small_shift(crop_size: int, share: float = 1 / 16) -> T.RandomCrop:
-    """Shift by up to a share of the image (a sixteenth: 2 pixels of 32) each way, black coming in at the edge."""
+def small_shift(crop_size: int, share: float) -> T.RandomCrop:
+    """Shift by up to a share of the image (of a sixteenth 2 pixels of 32) each way, black coming in at the edge."""
     return T.RandomCrop(crop_size, padding=max(int(crop_size * share), 1))

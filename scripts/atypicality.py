@@ -72,12 +72,7 @@ def noise() -> list[Image.Image]:
 
 def score(model: TrainedModel, images: Sequence[Image.Image]) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Compute the scores of images, (N,) each, and the group of the predicted class, (N,)."""
-    scores: dict[str, list[np.ndarray]] = {
-        "atypicality": [],
-        "1 - confidence": [],
-        "reconstruction error": [],
-        "short code": [],
-    }
+    scores: dict[str, list[np.ndarray]] = {kind: [] for kind in KINDS}
     groups: list[str] = []
     for start in range(0, len(images), BATCH):
         batch = torch.stack([model.transform(image) for image in images[start : start + BATCH]])

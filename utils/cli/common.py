@@ -8,6 +8,7 @@ import re
 from collections.abc import Collection
 from typing import NoReturn
 
+from utils.cli.rules import STEP_SIZE
 from utils.cli.types import (
     Milestones,
     count,
@@ -281,7 +282,8 @@ def _add_schedule(parser: argparse.ArgumentParser) -> None:
         default=0.1,
         help="factor of a step, in (0,1] (default: %(default)s)",
     )
-    add("--step-size", type=count, metavar="N", help="epochs between steps without another schedule (default: 30)")
+    step = f"epochs between steps without another schedule (default: {STEP_SIZE})"
+    add("--step-size", type=count, metavar="N", help=step)
     add(
         "--lr-warmup-epochs",
         type=count_or_zero,

@@ -37,6 +37,7 @@ DGCMM_FLAGS = (
     *("weight_reconst", "weight_gmm", "warmup_epochs", "warmup_threshold"),
 )
 WEIGHT_CLS, PLAIN_WEIGHT_CLS = 10.0, 1.0  # without --weight-cls
+STEP_SIZE = 30  # without a schedule
 COSINE_FLOOR = 1e-5  # learning rate that `--T-max` leads down to
 # what each node may say in its own way
 LOCAL_FLAGS = (
@@ -176,7 +177,7 @@ def complete(
         flags = " and ".join(map(flag_of, schedules))
         raise UserError(f"{flags} are two schedules: give one")
     if not schedules:
-        args.step_size = 30
+        args.step_size = STEP_SIZE
     if args.T_max is not None and args.lr < COSINE_FLOOR:
         raise UserError(f"--lr {args.lr:g} is below {COSINE_FLOOR:g}, where the cosine of --T-max ends: it would rise")
 
@@ -201,7 +202,7 @@ def check_start(args: argparse.Namespace) -> None:
 
 
 def check_training(args: argparse.Namespace) -> None:
-    """Raise a `UserError` where the flags leave nothing to train or to evaluate."""
+    """Raise a `UserError` if flags of train.py contradict each other, or leave nothing to train or to evaluate."""
     if args.evaluate and not args.resume:
         raise UserError("--evaluate needs --resume: name the checkpoint to measure")
     if not (args.weight_cls or args.weight_reconst or args.weight_gmm):
