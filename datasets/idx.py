@@ -78,7 +78,7 @@ def _read(folder: Path, prefix: str, classes: tuple[str, ...], collection: Colle
 
 
 def _read_idx(path: Path, dimensions: int) -> np.ndarray:
-    """Read an IDX file of unsigned bytes, plain or gzipped: magic 0x0000080d, d sizes in big-endian, the bytes."""
+    """Read an IDX file of unsigned bytes, plain or gzipped: 0x800 + d, d sizes, the bytes; big-endian."""
     try:
         content = path.read_bytes() if path.suffix != ".gz" else gzip.decompress(path.read_bytes())
     except (OSError, EOFError, zlib.error) as error:

@@ -20,7 +20,8 @@ from utils.logs import progress
 
 log = logging.getLogger("dgcmm")
 
-Pair = tuple[Tensor, Tensor, Tensor]  # of a class: training images, images to rebuild, uint8 (B,C,S,S), labels (B,)
+# of one class: training images (B',C,S,S) and images to rebuild (B,C,S,S), both uint8, and the labels of these (B,)
+ClassImages = tuple[Tensor, Tensor, Tensor]
 
 
 class Health(NamedTuple):
@@ -51,13 +52,13 @@ class ClassErrors(NamedTuple):
 
 @torch.inference_mode()
 def measure_health(
-    model: DGCMM, pairs: Iterable[Pair], rounds: int, args: argparse.Namespace, world: World
+    model: DGCMM, classes: Iterable[ClassImages], rounds: int, args: argparse.Namespace, world: World
 ) -> Health | None:
     """Rebuild images at z = mu under their own labels, class by class. The processes share the classes.
 
     Args:
-        pairs: one of each class, those of this process.
-        rounds: pairs of the process that has the most; no more are taken, nor more than `args.max_steps`.
+        classes: the images of each, those of this process.
+        rounds: classes of the process that has the most; no more are taken, nor more than `args.max_steps`.
         args: amp, batch_size and quiet are read too.
 
     Returns:
@@ -71,20 +72,20 @@ def measure_health(
     rounds = min(rounds, args.max_steps or rounds)
     at_once = max(args.batch_size // world.local_size, 1)
     found = []
-    pairs = itertools.chain(pairs, itertools.repeat(None))  # a process may have a class less than another
+    classes = itertools.chain(classes, itertools.repeat(None))  # a process may have a class less than another
     with progress("reconstructions", total=rounds, unit="class", quiet=args.quiet) as bar:
-        for pair in itertools.islice(pairs, rounds):
+        for part in itertools.islice(classes, rounds):
             world.check_stop()
-            if pair is not None:
-                found.append(class_errors(model, pair, world.device, args.amp, at_once))
+            if part is not None:
+                found.append(class_errors(model, part, world.device, args.amp, at_once))
             bar.update()
     parts = world.gather_main(found)
     return None if parts is None else summary([part for rank in parts for part in rank])
 
 
-def class_errors(model: DGCMM, pair: Pair, device: torch.device, amp: str, at_once: int) -> ClassErrors:
+def class_errors(model: DGCMM, part: ClassImages, device: torch.device, amp: str, at_once: int) -> ClassErrors:
     """Measure the images of one class; the model sees `at_once` of them at a time."""
-    examples, images, labels = (part.to(device) for part in pair)
+    examples, images, labels = (tensor.to(device) for tensor in part)
     images = to_device(images, device)
     errors = []
     for some, own in zip(images.split(at_once), labels.split(at_once), strict=True):

@@ -93,6 +93,9 @@ class TrainedModel(nn.Module):
         transform: from a PIL image of any kind to a tensor (C,S,S) in [0,1], as in the evaluation of the training; None
             where the checkpoint does not say, which is older than that.
         network: the model itself.
+        distance_quantiles: of training codes from their components, (K,Q), see `models.atypicality`; None where the
+            model has no prior that started, or the checkpoint is older than that.
+        weights: of the loss terms, by which a generative model scores candidate labels.
 
     Raises:
         UserError: the weights do not fit.

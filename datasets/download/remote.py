@@ -70,13 +70,13 @@ class Patience:
     """How long a server is borne with.
 
     Attributes:
-        attempts: in a row that bring not one new byte.
+        attempts: how many in a row may bring not one new byte.
         first_contact: the same for a server that has never answered.
-        pause_s: after the first such attempt, in seconds; then twice as long each time,
-        longest_pause_s: up to this.
-        stall_s: an attempt ends when nothing arrives for so long, in seconds, and so soon after Ctrl-C the program
-            ends; after each attempt that brought nothing the next waits twice as long,
-        longest_stall_s: up to this.
+        pause_s: seconds after the first such attempt; after each further one twice as many.
+        longest_pause_s: the most that a pause becomes, in seconds.
+        stall_s: seconds without a byte that end an attempt, and so soon after Ctrl-C the program ends; after each
+            attempt that brought nothing they are twice as many.
+        longest_stall_s: the most that they become.
     """
 
     attempts: int = 10

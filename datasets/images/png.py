@@ -14,7 +14,7 @@ from utils.errors import UserError
 from utils.preprocessing import to_grey
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-# of the first chunk, after the signature and its length: its name, width, height, 3 bytes, interlace; a checksum
+# IHDR from its name on: name, width, height, depth, colour type, compression, filter, interlace; its checksum follows
 HEADER = slice(12, 29)
 WIDTH, HEIGHT, KIND, DEPTH, INTERLACE = slice(16, 20), slice(20, 24), slice(24, 29), 24, 28
 STORED_BLOCK = 0xFFFF  # bytes, the most that deflate has in one

@@ -35,6 +35,7 @@ class TrainedRun(NamedTuple):
         checkpoint: of the last epoch, or of the best one.
         splits: the training split under the evaluation transform.
         model: on the device of `world`.
+        world: this process alone, with its device.
     """
 
     args: argparse.Namespace

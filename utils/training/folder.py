@@ -235,7 +235,10 @@ class RunFolder:
         write_text(path, json.dumps(content, indent=2) + "\n")
 
     def write_rows(self, name: str, rows: Sequence[Row]) -> None:
-        """Write a CSV file in one piece; the longest row's keys are the header, None and a key less an empty cell."""
+        """Write a CSV file in one piece.
+
+        The keys of the longest row are the header; None, and what a row lacks, become empty cells.
+        """
         write_table(self.file(name), list(max(rows, key=len)), rows)
 
     def write_subset(self, rows: np.ndarray) -> None:
