@@ -1,5 +1,6 @@
 """The ResNet encoder: an image in [0,1] to a feature vector."""
 
+import hashlib
 import logging
 from http.client import HTTPException
 from pathlib import Path
@@ -19,10 +20,10 @@ log = logging.getLogger("dgcmm")
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-# network and disk, a damaged file, weights of another network
+FETCHING_ERRORS = (OSError, HTTPException, RuntimeError)  # network and disk; a hash that is not the expected one
+# a damaged file, weights of another network
 LOADING_ERRORS = (
     OSError,
-    HTTPException,
     EOFError,
     UnpicklingError,
     BadZipFile,
@@ -86,32 +87,69 @@ class ResNetEncoder(nn.Module):
         return self.resnet(normalised.contiguous(memory_format=torch.channels_last))
 
 
-@download_timeout()
 def load_pretrained(resnet: nn.Module, name: str) -> None:
-    """Load torchvision's IMAGENET1K_V1 weights of ResNet `name`, from torch.hub's cache or, once, from the network.
+    """Load torchvision's IMAGENET1K_V1 weights of ResNet `name`, as `fetch_pretrained` brings them.
 
-    One process fetches them while others wait. Loading is weights-only, so code in the file cannot run.
+    Loading is weights-only, so code in the file cannot run.
 
     Raises:
-        UserError: the file is not in the cache and cannot be fetched, or it does not load; says where to put it.
-            There are no such weights of CIFAR's ResNet.
+        UserError: there are no such weights, or they cannot be brought or loaded.
     """
-    if name == CIFAR_RESNET:
-        raise UserError(f"--pretrained: there are no ImageNet weights of {name}, CIFAR's ResNet: leave it out")
-    weights = torchvision.models.get_model_weights(name).IMAGENET1K_V1
+    path = fetch_pretrained(name)
+    try:
+        resnet.load_state_dict(_pretrained_weights(name).get_state_dict(progress=False, weights_only=True))
+    except LOADING_ERRORS as error:
+        raise _unusable(path, type(error).__name__) from error
+
+
+@download_timeout()
+def fetch_pretrained(name: str) -> Path:
+    """Bring torchvision's IMAGENET1K_V1 weights of ResNet `name` into torch.hub's cache, and verify them.
+
+    One process fetches them, if they are not there, while others wait. The name of the file has the start of its
+    SHA-256; torch.hub compares the two only while it downloads.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        UserError: the file is damaged, or is not in the cache and cannot be fetched; says where to put it. There are no
+            such weights of CIFAR's ResNet.
+    """
+    weights = _pretrained_weights(name)
     path = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
     try:
         if not path.exists():
             _fetch_once(weights.url, path)
-        resnet.load_state_dict(weights.get_state_dict(progress=False, check_hash=True, weights_only=True))
     except UserError as error:  # of the lock
         raise UserError(f"--pretrained: {error} (with the environment variable TORCH_HOME)") from error
-    except LOADING_ERRORS as error:
-        if path.exists():
-            reason = f"{path} cannot be used ({type(error).__name__}): delete it, or put a good copy there"
-        else:
-            reason = f"{weights.url} cannot be fetched ({error}): download it elsewhere and put it at {path}"
+    except FETCHING_ERRORS as error:
+        reason = f"{weights.url} cannot be fetched ({error}): download it elsewhere and put it at {path}"
         raise UserError(f"--pretrained: {reason}") from error
+    _verify(path)
+    return path
+
+
+def _pretrained_weights(name: str) -> torchvision.models.WeightsEnum:
+    if name == CIFAR_RESNET:
+        raise UserError(f"--pretrained: there are no ImageNet weights of {name}, CIFAR's ResNet: leave it out")
+    return torchvision.models.get_model_weights(name).IMAGENET1K_V1
+
+
+def _verify(path: Path) -> None:
+    """Raise a `UserError` if the SHA-256 of a file does not begin as its name says."""
+    expected = torch.hub.HASH_REGEX.search(path.name)[1]
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise _unusable(path, type(error).__name__) from error
+    if not found.startswith(expected):
+        raise _unusable(path, f"its SHA-256 does not begin with {expected}")
+
+
+def _unusable(path: Path, why: str) -> UserError:
+    return UserError(f"--pretrained: {path} cannot be used ({why}): delete it, or put a good copy there")
 
 
 def _fetch_once(url: str, path: Path) -> None:

@@ -6,6 +6,7 @@ import multiprocessing
 import pickle
 import socket
 import zipfile
+from collections.abc import Callable
 from email.message import Message
 from pathlib import Path
 from urllib.error import HTTPError, URLError
@@ -22,6 +23,7 @@ from models.encoder import (
     IMAGENET_STD,
     ResNetEncoder,
     feature_dim,
+    fetch_pretrained,
 )
 from utils.errors import UserError
 from utils.logs import start_logging
@@ -72,6 +74,19 @@ def weights_file(tmp_path, monkeypatch, network) -> Path:
     path = tmp_path / "hub" / "checkpoints" / Path(WEIGHTS.url).name
     path.parent.mkdir(parents=True)
     return path
+
+
+@pytest.fixture
+def put(weights_file, monkeypatch) -> Callable[[bytes], Path]:
+    """Puts a file where torch.hub looks for ResNet-18's weights, its hash in its name: put(content) -> path."""
+
+    def put_content(content: bytes) -> Path:
+        path = weights_file.with_name(f"resnet18-{hashlib.sha256(content).hexdigest()[:8]}.pth")
+        path.write_bytes(content)
+        monkeypatch.setattr(WEIGHTS.value, "url", f"https://example.org/{path.name}")
+        return path
+
+    return put_content
 
 
 def saved(content: object) -> bytes:
@@ -125,9 +140,9 @@ def test_grey_equals_three_equal_channels():
         torch.testing.assert_close(encoder(grey), encoder(grey.expand(-1, 3, -1, -1)), rtol=0, atol=0)
 
 
-def test_pretrained_weights_of_the_cache_are_used(weights_file):
+def test_pretrained_weights_of_the_cache_are_used(put):
     state = torchvision.models.resnet18(weights=None).state_dict()
-    weights_file.write_bytes(saved(state))
+    put(saved(state))
     encoder = ResNetEncoder("resnet18", pretrained=True)
     loaded = encoder.resnet.state_dict()
     assert loaded.keys() == state.keys() - {"fc.weight", "fc.bias"}
@@ -168,15 +183,30 @@ def test_weights_that_cannot_be_fetched_say_where_to_put_them(weights_file, netw
     ],
     ids=["empty", "page", "damaged archive", "cut short", "other weights", "other dict", "no dict"],
 )
-def test_damaged_weights_are_named(weights_file, content):
-    weights_file.write_bytes(content)
+def test_weights_that_do_not_load_are_named(put, content):
+    path = put(content)
     with pytest.raises(UserError, match="delete it, or put a good copy there") as error:
         ResNetEncoder("resnet18", pretrained=True)
-    assert str(weights_file) in str(error.value)
+    assert str(path) in str(error.value)
 
 
-def test_code_in_a_weights_file_does_not_run(weights_file, tmp_path):
-    weights_file.write_bytes(pickle.dumps(RunsCode(tmp_path / "ran"), protocol=2))
+def test_weights_that_load_and_are_not_the_published_ones_are_named(weights_file):
+    """As a file of the cache with a flipped bit, or of another training, which torch.hub would load without a word."""
+    weights_file.write_bytes(saved(torchvision.models.resnet18(weights=None).state_dict()))
+    text = rf"{weights_file} cannot be used \(its SHA-256 does not begin with f37072fd\): delete it, or put a good copy"
+    with pytest.raises(UserError, match=text):
+        ResNetEncoder("resnet18", pretrained=True)
+
+
+def test_weights_are_fetched_and_verified_without_a_network_to_load_them_into(weights_file, put):
+    with pytest.raises(UserError, match=f"put it at {weights_file}"):
+        fetch_pretrained("resnet18")
+    path = put(b"weights")
+    assert fetch_pretrained("resnet18") == path
+
+
+def test_code_in_a_weights_file_does_not_run(put, tmp_path):
+    put(pickle.dumps(RunsCode(tmp_path / "ran"), protocol=2))
     with pytest.raises(UserError):
         ResNetEncoder("resnet18", pretrained=True)
     assert not (tmp_path / "ran").exists()
@@ -198,21 +228,23 @@ def test_download_has_a_timeout_and_leaves_none_behind(weights_file, monkeypatch
     assert timeouts[-1] == 7.0
 
 
-def test_weights_are_fetched_without_a_word_on_standard_output(weights_file, monkeypatch, network, capfd):
+def test_weights_are_fetched_without_a_word_on_standard_output(put, monkeypatch, network, capfd):
     content = saved(torchvision.models.resnet18(weights=None).state_dict())
     network(content)
+    path = put(content)
+    path.unlink()
     download = torch.hub.download_url_to_file
     asked = []
 
-    def unhashed(url: str, path: str, hash_prefix: str, progress: bool) -> None:
+    def recorded(url: str, path: str, hash_prefix: str, progress: bool) -> None:
         asked.append((url, hash_prefix))
-        download(url, path, hashlib.sha256(content).hexdigest()[:8], progress)
+        download(url, path, hash_prefix, progress)
 
-    monkeypatch.setattr(torch.hub, "download_url_to_file", unhashed)
+    monkeypatch.setattr(torch.hub, "download_url_to_file", recorded)
     for _ in range(2):
         ResNetEncoder("resnet18", pretrained=True)
     assert asked == [(WEIGHTS.url, WEIGHTS.url[-12:-4])]
-    assert weights_file.read_bytes() == content
+    assert path.read_bytes() == content
     assert capfd.readouterr() == ("", "")
 
 
@@ -223,10 +255,12 @@ def test_cache_that_cannot_be_written_is_named(weights_file):
         ResNetEncoder("resnet18", pretrained=True)
 
 
-def test_two_processes_fetch_the_weights_once(weights_file, monkeypatch, capfd):
+def test_two_processes_fetch_the_weights_once(put, monkeypatch, capfd):
     fork = multiprocessing.get_context("fork")
     fetches, started, go_on = fork.Value("i", 0), fork.Event(), fork.Event()
     content = saved(torchvision.models.resnet18(weights=None).state_dict())
+    weights_file = put(content)
+    weights_file.unlink()
 
     def fetch(url: str, path: str, hash_prefix: str, progress: bool) -> None:
         fetches.value += 1
