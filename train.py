@@ -41,7 +41,7 @@ from datasets.subsets import spread
 from datasets.transforms import TRAIN_TRANSFORMS
 from models.atypicality import measure_distances
 from models.classifier import ImageClassifier
-from models.encoder import ARCHITECTURES, PLAIN_ARCHITECTURES, feature_dim
+from models.encoder import ARCHITECTURES, PLAIN_ARCHITECTURES, feature_dim, fetch_pretrained
 from models.health import measure_health, say_health, warn_of_dead_components
 from models.loading import all_weights, build_model
 from models.losses import BALANCING, LIKELIHOODS, LOSSES, LossWeights, build_loss, first_reweighted_epoch
@@ -52,7 +52,15 @@ from models.starting import start_prior, take_weights
 from utils.cli.arguments import train_parser
 from utils.cli.common import common_parser
 from utils.cli.rules import check_start, check_training, complete, follow, parse
-from utils.device import autocast, available_amp, check_device, memory_watched, repeat_exactly, to_device
+from utils.device import (
+    autocast,
+    available_amp,
+    check_device,
+    memory_watched,
+    repeat_exactly,
+    require_compiler,
+    to_device,
+)
 from utils.distributed.launch import launch
 from utils.distributed.plan import check_batch_size, plan_launch
 from utils.distributed.world import World
@@ -131,6 +139,10 @@ def work(world: World, args: argparse.Namespace, given: set[str]) -> None:
             args.amp = available_amp(args.amp, world.device)
         with world.errors_together():
             check_device(world.device, args.amp, args.sync_bn)
+            if args.compile:
+                require_compiler(world.device)
+        if args.pretrained and checkpoint is None:
+            world.on_each_node(lambda: fetch_pretrained(ARCHITECTURES[args.arch]))
         world.on_each_node(lambda: prepare_data(args, may_be_new="datadir" in given or not args.resume))
         with memory_watched("" if args.evaluate else "--resume=auto"):
             if args.evaluate:

@@ -15,7 +15,7 @@ from models.dgcmm import DGCMM
 from models.encoder import PLAIN_ARCHITECTURES
 from models.losses import COSINE_LOSSES, LossWeights
 from models.scoring import Scorer
-from utils.device import autocast, require_compiler
+from utils.device import autocast
 from utils.distributed.world import World
 from utils.preprocessing import Preprocessing
 from utils.randomness import Stream, global_seed
@@ -49,7 +49,6 @@ def build_model(world: World, args: argparse.Namespace, num_classes: int, pretra
     if args.freeze_encoder:
         model.freeze_encoder()
     if args.compile:
-        require_compiler(world.device)
         model.encoder.resnet.compile()  # at the first use, in place: the names of the weights stay
         if isinstance(model, DGCMM):
             model.decoder.compile()

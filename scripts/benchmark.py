@@ -33,6 +33,7 @@ from scripts.benchmarks.timing import Ratio, measured_on  # noqa: E402
 from scripts.benchmarks.training import epoch, mixture, step  # noqa: E402
 from utils.cli.common import Parser  # noqa: E402
 from utils.cli.types import count  # noqa: E402
+from utils.device import require_compiler  # noqa: E402
 from utils.errors import run_script  # noqa: E402
 
 MEASURES = (reading, step, epoch, generative, mixture, extraction, retraining, processes)
@@ -55,6 +56,8 @@ def main(argv: Sequence[str] | None = None, sizes: Sizes | None = None) -> int:
     """Measure what is asked for; 1 if a target is missed, else 0."""
     options = build_parser().parse_args(argv)
     sizes = dataclasses.replace(sizes or default_sizes(), compile=options.compile)
+    if sizes.compile:
+        require_compiler(sizes.device)
     print(measured_on(), flush=True)
     if "bf16" not in sizes.precisions:
         print("this device has no bfloat16 instructions: the rows with --amp bf16 are left out", flush=True)

@@ -8,11 +8,13 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torchvision.models import ResNet50_Weights
 
 import train
 from datasets.loading import BatchLoader, EvaluationBatches, TrainBatches
@@ -343,13 +345,23 @@ IMPOSSIBLE = {
     "checkpoint": (["--resume={folder}/none.pth"], "there is no file"),
     "fp16 in two processes": (["--amp=fp16", *SEVERAL], "needs CUDA"),  # each finds it
     "checkpoint of two processes": (["--resume={folder}/none.pth", *SEVERAL], "there is no file"),  # one finds it
+    "compiler": (["--compile"], "--compile: there is no C++ compiler none-such"),
+    "compiler of two processes": (["--compile", *SEVERAL], "--compile: there is no C++ compiler none-such"),
+    "weights that do not exist": (["--pretrained", "--arch=resnet32"], "no ImageNet weights of resnet32"),
+    "weights that are damaged": (["--pretrained", "--resume=auto"], "delete it, or put a good copy there"),
+    "weights of two processes": (["--pretrained", *SEVERAL], "delete it, or put a good copy there"),
 }
 
 
 @pytest.mark.parametrize("name", IMPOSSIBLE)
-def test_what_cannot_be_is_said_before_data_are_touched(name, script, tmp_path):
+def test_what_cannot_be_is_said_before_data_are_touched(name, script, tmp_path, monkeypatch):
     wrong, word = IMPOSSIBLE[name]
     (tmp_path / "file").touch()
+    weights = tmp_path / "hub" / "checkpoints" / Path(ResNet50_Weights.IMAGENET1K_V1.url).name
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"cut short")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("CXX", "none-such")
     argv = [flag.format(folder=tmp_path) for flag in ["--logdir={folder}/run", *wrong]]
     data = tmp_path / "data"
     done = script("train", "ChestXray", f"--datadir={data}", *argv, "--batch-size=24")
