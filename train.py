@@ -66,7 +66,7 @@ from utils.distributed.plan import check_batch_size, plan_launch
 from utils.distributed.world import World
 from utils.errors import UserError, run_script
 from utils.figures.make import report
-from utils.logs import share_warnings, start_logging
+from utils.logs import said_so_far, share_warnings, start_logging
 from utils.metrics import Measurement, Predictions, Row, require_finite
 from utils.randomness import mixing_share, standard_normal
 from utils.training.checkpoint import Checkpoint, changed_splits, load_checkpoint, load_model_state
@@ -119,7 +119,7 @@ def complete_and_check(args: argparse.Namespace, given: set[str], processes: int
 def work(world: World, args: argparse.Namespace, given: set[str]) -> None:
     """Do all that one process does; `args` are as they were parsed."""
     if world.size > 1:
-        start_logging(args.quiet, world.rank)
+        start_logging(args.quiet, world.rank, said_so_far())
     folder = RunFolder(args.logdir, "_eval" if args.evaluate else "")
     # the main process reads the checkpoint and completes its arguments; the others, started alike, take both from it
     resolved, checkpoint, start = world.on_main(lambda: resolve(copy.copy(args), given, folder, world))

@@ -1,10 +1,12 @@
 """What a run says: log lines on standard output and in log.txt, warnings and progress bars on standard error."""
 
 import contextlib
+import copy
 import logging
 import sys
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from tqdm import tqdm
@@ -13,6 +15,8 @@ from utils import streams
 from utils.files import unwritable
 
 log = logging.getLogger("dgcmm")
+
+MOST_KEPT = 1000  # lines that wait for a log file
 
 
 class _Console(logging.Handler):
@@ -42,8 +46,56 @@ class _Console(logging.Handler):
             stream.flush()  # a file, too, shows how far a run is
 
 
-def start_logging(quiet: bool, rank: int = 0) -> None:
-    """Send the log to the console: warnings only if `quiet`, or if this is not the main process."""
+class _Kept(logging.Handler):
+    """What is said while there is no log file, for the one that will be opened: the last `MOST_KEPT` lines.
+
+    Attributes:
+        records: with their text in place of its parts, so that another process can take them.
+        file: the log file that is open; None if there is none.
+    """
+
+    def __init__(self, said: Iterable[logging.LogRecord] = ()) -> None:
+        super().__init__()
+        self.records = deque(said, MOST_KEPT)
+        self.file: logging.Handler | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self.file is None:
+            kept = copy.copy(record)
+            kept.msg, kept.args = record.getMessage(), None
+            self.records.append(kept)
+
+    def hand_over(self, file: logging.Handler) -> None:
+        """Write what was kept; from now on `file` gets each line itself."""
+        self.file = file
+        while self.records:
+            file.handle(self.records.popleft())
+
+
+def said_so_far() -> list[logging.LogRecord]:
+    """List what no log file has had yet, for `start_logging`, here or in a process that this one starts."""
+    return [record for kept in _keepers() for record in kept.records]
+
+
+def go_on_from(said: Iterable[logging.LogRecord]) -> None:
+    """Keep what `said_so_far` gave in another process, until this one starts its own logging with it."""
+    log.addHandler(_Kept(said))
+
+
+def _keepers() -> list[_Kept]:
+    return [handler for handler in log.handlers if isinstance(handler, _Kept)]
+
+
+def start_logging(quiet: bool, rank: int = 0, said: Iterable[logging.LogRecord] = ()) -> None:
+    """Send the log to the console: warnings only if `quiet`, or if this is not the main process.
+
+    A log file that is opened later has all that was said from here on.
+
+    Args:
+        quiet: print warnings only.
+        rank: of this process.
+        said: what has been said of the same run before, which such a file has too.
+    """
     tqdm.set_lock(threading.RLock())  # its own is a semaphore of the system, which a process that ends at once leaves
     streams.escape_unprintable()
     for handler in list(log.handlers):
@@ -52,6 +104,7 @@ def start_logging(quiet: bool, rank: int = 0) -> None:
     console = _Console(rank)
     console.setLevel(logging.WARNING if quiet or rank else logging.INFO)
     log.addHandler(console)
+    log.addHandler(_Kept(said))
     log.setLevel(logging.INFO)
     log.propagate = False
 
@@ -83,7 +136,7 @@ class _LogFile(logging.FileHandler):
 
 
 def log_to_file(path: Path) -> logging.Handler:
-    """Append the log to a file too, with date and time; returns the handler, for its end.
+    """Append the log to a file too, with date and time, first what no file has had yet; returns the handler.
 
     Raises:
         UserError: the file cannot be written, now or with any later line.
@@ -93,13 +146,17 @@ def log_to_file(path: Path) -> logging.Handler:
     except OSError as error:
         raise unwritable(path, error) from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    for kept in _keepers():
+        kept.hand_over(handler)
     log.addHandler(handler)
     return handler
 
 
 def end_log_file(handler: logging.Handler) -> None:
-    """End what `log_to_file` began."""
+    """End what `log_to_file` began; what is said now is for the next one."""
     log.removeHandler(handler)
+    for kept in _keepers():
+        kept.file = None
     with contextlib.suppress(OSError):  # of a disk that is full, which has been said
         handler.close()
 

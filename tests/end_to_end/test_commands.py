@@ -120,6 +120,8 @@ def test_chestxray_commands_as_they_stand(script, tmp_path, monkeypatch, chest_f
     warned = [[line for line in done.err.splitlines() if line.startswith("warning")] for done in outcomes]
     assert sum("--dist-backend nccl: there is no CUDA" in line for line in warned[0]) == 1
     assert any("--gpu 0" in line for line in warned[1])
+    for name, said in (("log.txt", "--dist-backend nccl"), ("log_aug_ftl.txt", "--gpu 0")):  # before there was a file
+        assert (log / name).read_text().count(f"WARNING {said}: there is no CUDA here") == 1
     state = load_checkpoint(log / "checkpoint.pth")["state_dict"]
     assert state["prior.means"].shape == (15, 2048)
 

@@ -119,8 +119,10 @@ def test_warm_up_has_the_classification_term_alone(threshold, warm, script, tmp_
 
 def test_evaluation_of_a_checkpoint_repeats_its_result(script, tmp_path, trained_digits):
     path = trained_digits / "checkpoint.pth"
-    done = script("train", "Digits_LT", "-e", f"--resume={path}", f"--logdir={tmp_path}", "--workers=0")
+    flags = ["-e", f"--resume={path}", f"--logdir={tmp_path}", "--workers=0", "--gpu=0"]
+    done = script("train", "Digits_LT", *flags)
     assert done.status == 0, done.err
+    assert (tmp_path / "log_eval.txt").read_text().count("WARNING --gpu 0: there is no CUDA here") == 1
     stored = load_checkpoint(path)["result"]
     assert {k: v for k, v in done.result.items() if k != "time"} == {k: v for k, v in stored.items() if k != "time"}
     names = {file.name for file in tmp_path.iterdir()}

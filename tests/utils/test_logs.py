@@ -2,13 +2,14 @@
 
 import io
 import logging
+import pickle
 from pathlib import Path
 
 import pytest
 from tqdm import tqdm
 
 from utils.errors import UserError
-from utils.logs import end_log_file, log_to_file, show_left_of_run, start_logging
+from utils.logs import MOST_KEPT, end_log_file, log_to_file, said_so_far, show_left_of_run, start_logging
 
 log = logging.getLogger("dgcmm")
 
@@ -21,6 +22,37 @@ def test_lines_carry_time_and_level(tmp_path):
     log.info("not any more")
     (line,) = (tmp_path / "log.txt").read_text().splitlines()
     assert line.endswith("INFO hello")
+
+
+def test_file_has_once_what_was_said_before_it_was_opened(tmp_path, capsys):
+    start_logging(quiet=True)
+    log.info("%d images", 5)
+    start_logging(quiet=True, said=said_so_far())  # of one of several processes
+    log.warning("then")
+    handler = log_to_file(tmp_path / "log.txt")
+    log.info("open")
+    end_log_file(handler)
+    log.info("figures")
+    end_log_file(log_to_file(tmp_path / "log.txt"))
+    lines = (tmp_path / "log.txt").read_text().splitlines()
+    assert [line.split(" ", 2)[2] for line in lines] == ["INFO 5 images", "WARNING then", "INFO open", "INFO figures"]
+    assert capsys.readouterr() == ("", "warning: then\n")
+
+
+def test_another_run_in_the_same_process_has_its_own_lines_alone(tmp_path):
+    start_logging(quiet=True)
+    log.info("of a run that came to nothing")
+    start_logging(quiet=True)
+    end_log_file(log_to_file(tmp_path / "log.txt"))
+    assert (tmp_path / "log.txt").read_text() == ""
+
+
+def test_lines_that_wait_for_a_file_are_bounded_and_can_be_sent_to_a_process(tmp_path):
+    start_logging(quiet=True)
+    for number in range(MOST_KEPT + 7):
+        log.info("line %d", number)
+    said = pickle.loads(pickle.dumps(said_so_far()))
+    assert [said[0].getMessage(), len(said)] == ["line 7", MOST_KEPT]
 
 
 def test_full_disk_is_named(capfd):

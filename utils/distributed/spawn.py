@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import multiprocessing
 import os
 import signal
@@ -24,6 +25,7 @@ from utils.distributed.rendezvous import host_store
 from utils.distributed.world import Member, is_connection_error
 from utils.errors import LostRank, LostWorker, UserError, print_error
 from utils.files import write_text
+from utils.logs import go_on_from, said_so_far
 from utils.stopping import Stopped
 from utils.streams import say
 
@@ -50,7 +52,7 @@ def spawn(work: Callable, launch: Launch, devices: Sequence[int | None], *argume
     with tempfile.TemporaryDirectory(prefix="dgcmm-") as folder, stopping.held():
         context = mp.start_processes(
             _rank_main,
-            args=(launch, devices, port, folder, work, arguments),
+            args=(launch, devices, port, folder, said_so_far(), work, arguments),
             nprocs=launch.local_size,
             join=False,
             start_method="spawn",
@@ -125,11 +127,13 @@ def _rank_main(
     devices: Sequence[int | None],
     port: int | None,
     folder: str,
+    said: list[logging.LogRecord],
     work: Callable,
     rest: tuple,
 ) -> None:
-    """One process that `spawn` started; how it failed is left in `folder`."""
+    """One process that `spawn` started; how it failed is left in `folder`. Its log goes on from what was `said`."""
     mp._prctl_pr_set_pdeathsig(signal.SIGKILL)  # a parent that is gone can pass no signal on
+    go_on_from(said)
     rank = launch.rank_of(index)
     with stopping.handled(repeat_kills=False):
         status, kind, text = run_rank(launch, index, devices[index], port, work, *rest)
