@@ -402,8 +402,7 @@ def evaluate_only(world: World, args: argparse.Namespace, checkpoint: Checkpoint
         measurement = evaluate(model, loader, args, world, checkpoint["class_counts"])
         if measurement is None:
             return {}
-        folder.remove_figures()
-        folder.file("metrics.csv").unlink(missing_ok=True)  # it comes last: what is killed until then has no result
+        folder.make_way(args.overwrite)
         folder.write_args(args, data_sha256, processes=world.size)
         folder.write_measurement(measurement, checkpoint["epoch"], "test")
         result = {"epoch": checkpoint["epoch"], "split": "test", **measurement.numbers}

@@ -138,7 +138,7 @@ def test_evaluation_takes_the_precision_of_the_training_and_replaces_earlier_res
     path = tmp_path / "reduced.pth"
     save_checkpoint(path, stored | {"args": stored["args"] | {"amp": "bf16"}})
     flags = ["Digits_LT", "-e", f"--resume={path}", f"--logdir={tmp_path}", "--workers=0", "--quiet"]
-    assert script("train", *flags).status == 0
+    assert script("train", *flags, figures=True).status == 0
     earlier = (tmp_path / "predictions_eval.csv").read_bytes()
     assert json.loads((tmp_path / "args_eval.json").read_text())["arguments"]["amp"] == "bf16"
 
@@ -148,14 +148,20 @@ def test_evaluation_takes_the_precision_of_the_training_and_replaces_earlier_res
     refused = script("train", *flags, "--amp=off")
     assert "holds an evaluation (metrics_eval.csv): --overwrite it, or name another --logdir" in refused.error
     flags += ["--amp=off", "--overwrite", "--no-figures"]
-    (tmp_path / "figures").mkdir()
-    (tmp_path / "figures" / "recall_eval.png").touch()
+    assert (tmp_path / "figures" / "recall_eval.png").exists()
+    (tmp_path / "log_eval.txt").write_text("of an earlier evaluation\n")
+    (events,) = (tmp_path / "eval").glob("events.out.tfevents.*_eval")
     with monkeypatch.context() as patch:
         patch.setattr(train, "evaluate", stopped)
         assert script("train", *flags).status == 143
     assert (tmp_path / "predictions_eval.csv").read_bytes() == earlier
-    assert script("train", *flags).status == 0
+    assert "of an earlier" in (tmp_path / "log_eval.txt").read_text()
+    assert events.exists()
+    assert script("train", *flags, "--gpu=0").status == 0
     assert not list((tmp_path / "figures").iterdir())  # which showed what was measured before
+    assert not events.exists()
+    (line,) = (tmp_path / "log_eval.txt").read_text().splitlines()
+    assert "WARNING --gpu 0" in line
     assert json.loads((tmp_path / "args_eval.json").read_text())["arguments"]["amp"] == "off"
 
 

@@ -57,6 +57,7 @@ class RunFolder:
         self._lock: BaseFileLock | None = None
         self._seen: list[tuple[int, int]] | None = None
         self._log: logging.Handler | None = None
+        self._log_start = 0  # of what is said since `open`, bytes
         self._warned = False  # of results of an earlier model
 
     def file(self, name: str) -> Path:
@@ -127,27 +128,54 @@ class RunFolder:
         Raises:
             UserError: it cannot be written, or another process is at work in it, or was since `look`.
         """
-        with contextlib.ExitStack() as after_errors:
-            after_errors.callback(self.close)
-            try:
-                self.path.mkdir(parents=True, exist_ok=True)
-                self._lock = take_lock(self.path / f"{LOCK_NAME}{self.suffix}")
-                if self._seen not in (None, self._state()):
-                    reason = "another process has worked there meanwhile: repeat the command"
-                    raise UserError(f"--logdir {self.path}: {reason}")
-                self._seen = None
-                if overwrite:
-                    self._clear_alone()
-            except Timeout as error:
-                reason = "another process is at work there; wait, or name another"
-                raise UserError(f"--logdir {self.path}: {reason}") from error
-            except OSError as error:
-                raise UserError(f"--logdir {self.path} cannot be written ({error.strerror}): name another") from error
-            self._log = log_to_file(self.file("log.txt"))
+        try:
+            self._take(overwrite)
+            path = self.file("log.txt")
+            self._log_start = path.stat().st_size if path.exists() else 0
+            self._log = log_to_file(path)
             if not self.suffix and not self._warned:
                 self._warn_of_what_an_earlier_model_made()
-            after_errors.pop_all()
+        except BaseException:
+            self.close()
+            raise
         return self
+
+    def _take(self, overwrite: bool) -> None:
+        """Create the folder, lock it for this process alone, and delete an earlier run if asked to."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = take_lock(self.path / f"{LOCK_NAME}{self.suffix}")
+            if self._seen not in (None, self._state()):
+                raise UserError(f"--logdir {self.path}: another process has worked there meanwhile: repeat the command")
+            self._seen = None
+            if overwrite:
+                self._clear_alone()
+        except Timeout as error:
+            raise UserError(f"--logdir {self.path}: another process is at work there; wait, or name another") from error
+        except OSError as error:
+            raise UserError(f"--logdir {self.path} cannot be written ({error.strerror}): name another") from error
+
+    def make_way(self, overwrite: bool) -> None:
+        """Delete an earlier result that `open` has left where it was, just before the new one is written.
+
+        Args:
+            overwrite: delete all that this script left; of the log file the lines since `open` stay.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        try:
+            self.file("metrics.csv").unlink(missing_ok=True)  # it is written last: what is killed has no result
+            self.remove_figures()
+            if overwrite:
+                end_log_file(self._log)
+                path = self.file("log.txt")
+                said = path.read_bytes()[self._log_start :]
+                self._clear()
+                write_atomically(path, lambda file: file.write(said))
+                self._log = log_to_file(path)
+        except OSError as error:
+            raise UserError(f"--logdir {self.path} cannot be written ({error.strerror}): name another") from error
 
     def close(self) -> None:
         """Release the lock and end the log file."""
