@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torchvision import transforms as T
 
 from datasets import DATASETS
 from datasets.base import DatasetSpec, ImageDataset, Splits
@@ -143,11 +144,15 @@ def preprocessing_of(checkpoint: Mapping[str, Any]) -> Preprocessing:
     facts = checkpoint.get("preprocessing")
     if facts:
         return Preprocessing(**facts)
-    return DATASETS[checkpoint["dataset"]].preprocessing(argparse.Namespace(**checkpoint["args"]))
+    spec = DATASETS[checkpoint["dataset"]]
+    before = {"train_transform": spec.train_transform, "cache_size": 0, "dummy": False}  # there were such flags
+    return spec.preprocessing(argparse.Namespace(**before | checkpoint["args"]))
 
 
 def load_test(args: argparse.Namespace, classes: Sequence[str], preprocessing: Preprocessing) -> ImageDataset:
     """Load the test split alone, for a model that is trained; one's own data may lack all others, and some classes.
+
+    Images become grey or coloured as the model takes them, whether they lie in files or in memory.
 
     Args:
         args: as for `load_splits`.
@@ -165,6 +170,8 @@ def load_test(args: argparse.Namespace, classes: Sequence[str], preprocessing: P
     if spec.takes_names:
         test = test.labelled_as(classes)
     test.transform = preprocessing.evaluation_transform()
+    if not isinstance(test, FileDataset):
+        test.transform = T.Compose([preprocessing.pixels, test.transform])
     _warn_of_absent(test, "test")
     return test
 

@@ -124,12 +124,17 @@ def test_checkpoint_without_distances_leaves_atypicality_empty(script, tmp_path,
     old = load_checkpoint(trained_digits / "checkpoint.pth")
     for entry in ("preprocessing", "distance_quantiles"):
         del old[entry]
+    del old["args"]["train_transform"]
     save_checkpoint(tmp_path / "old.pth", old)
     done = script("predict", tmp_path / "old.pth", digits, f"--out={tmp_path / 'out.csv'}", "--workers=0", "--quiet")
     assert done.status == 0, done.err
     assert done.err.count("atypicality stays empty") == 1
     assert_equal_to_the_evaluation(tmp_path / "out.csv", trained_digits / "predictions.csv")
     assert {row["atypicality"] for row in rows(tmp_path / "out.csv")} == {""}
+    flags = ["-e", f"--resume={tmp_path}/old.pth", f"--logdir={tmp_path}", "--workers=0"]
+    measured = script("train", "Digits_LT", *flags)
+    assert measured.status == 0, measured.err
+    assert (tmp_path / "predictions_eval.csv").read_bytes() == (trained_digits / "predictions.csv").read_bytes()
 
 
 @pytest.mark.parametrize(("sources", "expected"), [([], 0), (["broken"], 2)])

@@ -14,6 +14,7 @@ from datasets import DATASETS
 from datasets.base import ArrayDataset
 from datasets.images.files import FileDataset
 from datasets.images.inspection import warn_of_grey_levels
+from datasets.images.unlabelled import UnlabelledImages
 from datasets.splits import Splits, absent, load_splits, load_test, prepare_data, warn_of_overlap
 from helpers.data import data_args
 from utils.errors import UserError
@@ -243,11 +244,18 @@ def test_grey_levels_that_nobody_meant_are_told(largest, says, tmp_path, caplog)
     assert caplog.messages == []
 
 
+def data_set_in_memory(monkeypatch, images: np.ndarray, colour: bool) -> None:
+    """Put images of the classes 0 and 1 in the place of Digits_LT; its entry says whether they are in colour."""
+    data = ArrayDataset(images, ("0", "1"), np.arange(len(images)) % 2, [f"i{n}" for n in range(len(images))])
+    entry = dataclasses.replace(DATASETS["Digits_LT"], load=lambda args: Splits(data, None, data), colour=colour)
+    monkeypatch.setitem(DATASETS, "Digits_LT", entry)
+
+
 @pytest.mark.parametrize("resize", ["stretch", "centre", "pad"])
 @pytest.mark.parametrize("colour", [True, False])
 @pytest.mark.parametrize("cache_size", [0, 20])
-def test_foreign_images_are_measured_as_they_are_predicted(resize, colour, cache_size, tmp_path):
-    """A model of one data set measured on the photographs of another: what counts is how the model saw its own."""
+def test_foreign_images_are_measured_as_they_are_predicted(resize, colour, cache_size, tmp_path, monkeypatch):
+    """A model of one data set measured on the images of another: what counts is how the model saw its own."""
     pixels = np.random.default_rng(0).integers(0, 256, (30, 90, 3), dtype=np.uint8)
     path = tmp_path / "test" / "cat" / "wide.jpg"
     path.parent.mkdir(parents=True)
@@ -258,6 +266,12 @@ def test_foreign_images_are_measured_as_they_are_predicted(resize, colour, cache
     with Image.open(path) as image:
         expected = preprocessing(image)
     assert torch.equal(data[0][0].float() / 255, expected)
+    for images in (pixels, pixels[:, :, 0]):  # in colour, in grey
+        data_set_in_memory(monkeypatch, images[None], images.ndim == 3)
+        data = load_test(data_args("Digits_LT"), ("0", "1"), preprocessing)
+        Image.fromarray(images).save(tmp_path / "image.png")
+        predicted, _ = UnlabelledImages([str(tmp_path / "image.png")], preprocessing)[0]
+        assert torch.equal(data[0][0], predicted)
 
 
 def test_folder_of_a_checkpoint_that_is_not_there_is_not_made(tmp_path):
@@ -270,9 +284,6 @@ def test_folder_of_a_checkpoint_that_is_not_there_is_not_made(tmp_path):
 
 @pytest.mark.parametrize(("colour", "shape"), [(True, (4, 8, 8)), (False, (4, 8, 8, 3))])
 def test_data_set_whose_entry_has_other_channels_than_its_images_is_named(colour, shape, monkeypatch):
-    data = ArrayDataset(np.zeros(shape, np.uint8), ("a", "b"), np.array([0, 0, 1, 1]), list("wxyz"))
-    spec = DATASETS["Digits_LT"]
-    entry = dataclasses.replace(spec, load=lambda args: Splits(data, None, data), colour=colour)
-    monkeypatch.setitem(DATASETS, "Digits_LT", entry)
+    data_set_in_memory(monkeypatch, np.zeros(shape, np.uint8), colour)
     with pytest.raises(UserError, match=f"Digits_LT: its images are of mode .*, and its DatasetSpec .*colour={colour}"):
         digits()

@@ -9,6 +9,7 @@ from PIL import Image
 
 import models
 import train
+from datasets.splits import preprocessing_of
 from models.classifier import CosineClassifier
 from models.encoder import ResNetEncoder
 from models.loading import TrainedModel, build_model
@@ -36,11 +37,14 @@ def test_checkpoint_alone_gives_the_model_wherever_it_lies(trained_digits, tmp_p
 
 def test_older_checkpoint_does_not_say_how_images_are_prepared(trained_digits):
     checkpoint = load_checkpoint(trained_digits / "checkpoint.pth")
+    said = checkpoint["preprocessing"]
     for entry in ("preprocessing", "distance_quantiles"):
         del checkpoint[entry]
+    del checkpoint["args"]["train_transform"]
     model = TrainedModel(checkpoint, "old.pth")
     assert model.transform is None
     assert np.isnan(model.classify(torch.zeros(2, 1, 16, 16)).atypicality).all()
+    assert preprocessing_of(checkpoint)._asdict() == said  # which its data set does
 
 
 def small(arch, *flags):
