@@ -18,7 +18,7 @@ from models.samplers import REP_METHODS, FeatureTransferSampler
 from utils.cli.arguments import augment_parser
 from utils.cli.common import common_parser
 from utils.cli.rules import parse
-from utils.cli.types import count
+from utils.cli.types import dims
 from utils.errors import run_script
 
 FLAGS = ("rep_method", "ftl_rank")
@@ -37,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--ftl-rank",
-        type=count,
+        type=dims,
         metavar="R",
         help="rank of the transferred spread; more than the codes have is cut (default: z-dim / 2)",
     )

@@ -364,12 +364,16 @@ def test_run_whose_memory_ran_out_goes_on_with_a_smaller_batch_and_a_longer_sche
     def exhausted():
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    argv = [*TRAIN, f"--logdir={tmp_path}"]
-    with monkeypatch.context() as patch:
-        at_call(patch, "step", 3 + 2, exhausted)
-        done = script("train", *argv)
-    assert done.status == 2
-    assert "give a smaller --batch-size; --resume=auto goes on" in done.error
+    argv = [*TRAIN, f"--logdir={tmp_path}", "--overwrite"]
+    for steps, remedy in (
+        (1, "--batch-size, --new-size or --z-dim"),  # before there is a checkpoint
+        (3 + 2, "--batch-size; --resume=auto goes on from the last checkpoint with it"),
+    ):
+        with monkeypatch.context() as patch:
+            at_call(patch, "step", steps, exhausted)
+            done = script("train", *argv)
+        assert done.status == 2
+        assert done.error.endswith(f"give a smaller {remedy}")
     smaller = ["Digits_LT", f"--logdir={tmp_path}", "--resume=auto", "--workers=0", "--batch-size=12", "--T-max=4"]
     done = script("train", *smaller, "--epochs=4")
     assert done.status == 0, done.err

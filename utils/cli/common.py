@@ -13,10 +13,13 @@ from utils.cli.types import (
     Milestones,
     count,
     count_or_zero,
+    dims,
     milestones,
     non_negative,
     number,
     path,
+    pixels,
+    pixels_or_zero,
     positive,
     seed,
     unit_open_high,
@@ -158,7 +161,7 @@ def _add_cache(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add(
         "--cache-size",
-        type=count_or_zero,
+        type=pixels_or_zero,
         default=0,
         metavar="PX",
         help="keep images that lie in files resized to this side in <datadir>/cache, built once, and read those: 256 "
@@ -191,18 +194,18 @@ def _add_model(parser: argparse.ArgumentParser, architectures: Collection[str]) 
         help="a DGCMM's encoder and decoder, or without _vae3 a plain classifier: "
         f"{', '.join(sorted(architectures))} (default: resnet_vae3, which is ResNet-50)",
     )
-    add("--h-dim", type=count, metavar="H", help="length of the encoder's features (default: what the encoder gives)")
-    add("--z-dim", type=count, metavar="D", help="length of the latent code (default: h-dim)")
+    add("--h-dim", type=dims, metavar="H", help="length of the encoder's features (default: what the encoder gives)")
+    add("--z-dim", type=dims, metavar="D", help="length of the latent code (default: h-dim)")
     add(
         "--new-size",
-        type=count,
+        type=pixels,
         default=256,
         metavar="PX",
         help="side that images are resized to (default: %(default)s)",
     )
     add(
         "--crop-size",
-        type=count,
+        type=pixels,
         default=224,
         metavar="PX",
         help="side of the crop that is used (default: %(default)s)",

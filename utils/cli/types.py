@@ -47,8 +47,13 @@ def path(text: str) -> str:
     return text
 
 
-count = number(int, 1)
-count_or_zero = number(int, 0)
+# no machine has as much as these, and far more overflows in torch
+MOST, MOST_PIXELS, MOST_DIMS = 2**31 - 1, 2**16, 2**20
+count = number(int, 1, MOST)
+count_or_zero = number(int, 0, MOST)
+pixels = number(int, 1, MOST_PIXELS)  # of a side
+pixels_or_zero = number(int, 0, MOST_PIXELS)
+dims = number(int, 1, MOST_DIMS)
 seed = number(int, 0, 2**63 - 1)
 seconds = number(int, 1, 10**9)  # a socket takes few more
 positive = number(float, 0, open_low=True)

@@ -116,36 +116,36 @@ SCRIPTS = {
 }
 # every numeric flag of train.py with values that it must refuse
 OUT_OF_RANGE = {
-    "--download-jobs": ["0", "-1", "1.5", "nan"],
-    "--epochs": ["0", "-1", "1.5", "nan", "x"],
-    "--batch-size": ["0", "-1", "nan"],
-    "--workers": ["-1", "nan"],
-    "--start-epoch": ["-1", "nan"],
+    "--download-jobs": ["0", "-1", "1.5", "nan", "2147483648"],
+    "--epochs": ["0", "-1", "1.5", "nan", "x", "2147483648"],
+    "--batch-size": ["0", "-1", "nan", "2147483648"],
+    "--workers": ["-1", "nan", "2147483648"],
+    "--start-epoch": ["-1", "nan", "2147483648"],
     "--lr": ["0", "-1", "nan", "inf"],
     "--momentum": ["-0.1", "1", "nan"],
     "--wd": ["-1", "nan", "inf"],
     "--clip-grad": ["-1", "nan", "inf"],
-    "--lr-warmup-epochs": ["-1", "nan"],
-    "--lr-step": ["0", "-1", "nan"],
-    "--milestones": ["0", "-3", "nan", "30,20", "30,30"],
-    "--T-max": ["0", "-1", "nan"],
+    "--lr-warmup-epochs": ["-1", "nan", "2147483648"],
+    "--lr-step": ["0", "-1", "nan", "2147483648"],
+    "--milestones": ["0", "-3", "nan", "30,20", "30,30", "2147483648"],
+    "--T-max": ["0", "-1", "nan", "2147483648"],
     "--gamma": ["0", "-1", "1.1", "nan"],
-    "--step-size": ["0", "-1", "nan"],
-    "--print-freq": ["0", "-1", "nan"],
+    "--step-size": ["0", "-1", "nan", "2147483648"],
+    "--print-freq": ["0", "-1", "nan", "2147483648"],
     "--seed": ["-1", "nan", "9223372036854775808"],
     "--subset-seed": ["-1", "nan"],
-    "--gpu": ["-1", "nan"],
-    "--new-size": ["0", "-1", "nan"],
-    "--crop-size": ["0", "-1", "nan"],
-    "--cache-size": ["-1", "nan"],
+    "--gpu": ["-1", "nan", "2147483648"],
+    "--new-size": ["0", "-1", "nan", "65537"],
+    "--crop-size": ["0", "-1", "nan", "65537"],
+    "--cache-size": ["-1", "nan", "65537"],
     "--imbalance-factor": ["0", "0.5", "nan", "inf"],
     "--subset-scale": ["0", "-1", "nan", "inf"],
     "--val-fraction": ["-0.1", "1", "nan"],
-    "--val-per-class": ["-1", "1.5", "nan"],
-    "--warmup-epochs": ["-1", "nan"],
+    "--val-per-class": ["-1", "1.5", "nan", "2147483648"],
+    "--warmup-epochs": ["-1", "nan", "2147483648"],
     "--warmup-threshold": ["0", "-1", "nan"],
-    "--z-dim": ["0", "-1", "nan"],
-    "--h-dim": ["0", "-1", "nan"],
+    "--z-dim": ["0", "-1", "nan", "1048577", "4000000000000000000", "100000000000000000000"],
+    "--h-dim": ["0", "-1", "nan", "1048577", "4000000000000000000", "100000000000000000000"],
     "--mixup": ["-1", "nan", "inf"],
     "--weight-cls": ["-1", "nan", "inf"],
     "--weight-reconst": ["-1", "nan", "inf"],
@@ -153,12 +153,12 @@ OUT_OF_RANGE = {
     "--prior-lr": ["-1", "nan", "inf"],
     "--initial-sigma": ["0", "-1", "nan", "1e3"],
     "--prior-variance": ["1", "0 1", "-1 1", "1 nan", "1 1e5"],
-    "--max-steps": ["0", "-1", "nan"],
-    "--eval-every": ["0", "-1", "nan"],
-    "--save-every": ["-1", "nan"],
-    "--ngpus": ["0", "-1", "nan"],
-    "--world-size": ["0", "-1", "nan"],
-    "--rank": ["-1", "nan"],
+    "--max-steps": ["0", "-1", "nan", "2147483648"],
+    "--eval-every": ["0", "-1", "nan", "2147483648"],
+    "--save-every": ["-1", "nan", "2147483648"],
+    "--ngpus": ["0", "-1", "nan", "2147483648"],
+    "--world-size": ["0", "-1", "nan", "2147483648"],
+    "--rank": ["-1", "nan", "2147483648"],
     "--dist-timeout": ["0", "-1", "nan", "99999999999"],
 }
 
@@ -221,7 +221,7 @@ def numbers() -> list[argparse.Action]:
     return [a for a in actions(train) if a.type not in (None, path)]
 
 
-@pytest.mark.parametrize("flag", ["--ftl-rank=0", "--ftl-rank=nan", "--rep-method=other"])
+@pytest.mark.parametrize("flag", ["--ftl-rank=0", "--ftl-rank=nan", "--ftl-rank=1048577", "--rep-method=other"])
 def test_value_of_augment_ftl_out_of_range_is_refused(flag, script):
     assert script("augment_ftl", "Digits_LT", "--resume=auto", flag).status == 2
 
