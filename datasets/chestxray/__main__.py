@@ -17,15 +17,15 @@ from pathlib import Path
 from torch.utils.data import Dataset
 
 from datasets.chestxray import load, prepare
-from datasets.chestxray.lists import read_list
+from datasets.chestxray.lists import patient_of, read_list
 from datasets.chestxray.source import LISTS, list_problem
 from datasets.images.cache import prepare_images
 from datasets.images.finder import find_images, locate
 from datasets.images.opening import read_grey
 from datasets.loading import BatchLoader, EvaluationBatches
 from datasets.workers import kill_workers
-from utils.cli.common import add_data
-from utils.cli.types import count_or_zero
+from utils.cli.common import Parser, add_data
+from utils.cli.types import count_or_zero, path, pixels_or_zero
 from utils.errors import UserError, run_script
 from utils.files import write_text
 from utils.logs import progress, start_logging
@@ -38,19 +38,37 @@ BATCH = 32
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m datasets.chestxray",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--datadir", default=".", metavar="PATH", help="folder of the data set, created if need be (default: .)")
+    add(
+        "--datadir",
+        type=path,
+        default=".",
+        metavar="PATH",
+        help="folder of the data set, created if need be (default: %(default)s)",
+    )
     what = parser.add_mutually_exclusive_group().add_argument
     what("--download-only", action="store_true", help="download and verify what is missing, and unpack nothing")
     what("--verify", action="store_true", help="decode every image too")
-    add("-j", "--workers", type=count_or_zero, default=4, metavar="N", help="processes that decode (default: 4)")
-    add("--cache-size", type=count_or_zero, default=0, metavar="PX", help="build the cache that train.py reads with it")
-    add("--cache-dir", metavar="PATH", help="folder of the cache (default: DATADIR/cache)")
+    add(
+        *("-j", "--workers"),
+        type=count_or_zero,
+        default=4,
+        metavar="N",
+        help="processes that decode (default: %(default)s)",
+    )
+    add(
+        "--cache-size",
+        type=pixels_or_zero,
+        default=0,
+        metavar="PX",
+        help="build the cache that train.py reads with it (default: %(default)s, no cache)",
+    )
+    add("--cache-dir", type=path, metavar="PATH", help="folder of the cache (default: DATADIR/cache)")
     add("--quiet", action="store_true", help="print warnings and errors only")
     add_data(parser)
     return parser
@@ -95,7 +113,7 @@ def check_lists(folder: Path, official: bool) -> None:
     patients = {}
     for train, name in LISTS.items():
         listed = read_list(folder / name)
-        patients[train] = {image.split("_")[0] for image in listed}
+        patients[train] = {patient_of(image) for image in listed}
         found = len(locate(listed, files).paths)
         log.info("%s: %d of %d images are there", name, found, len(listed))
         if official and (problem := list_problem(folder / name, train, len(listed))):
@@ -104,9 +122,8 @@ def check_lists(folder: Path, official: bool) -> None:
             log.warning("%s: %d images with several labels lack; they are not used", name, len(listed) - found)
     both = sorted(patients[True] & patients[False])
     if both:
-        raise UserError(
-            f"{folder}: {len(both)} patients ({', '.join(both[:3])}, ...) are in both lists: replace the lists by NIH's"
-        )
+        some = ", ".join(f"{patient:08d}" for patient in both[:3])
+        raise UserError(f"{folder}: {len(both)} patients ({some}, ...) are in both lists: replace the lists by NIH's")
     log.info("no patient is in both lists")
 
 
@@ -147,12 +164,12 @@ def check_images(folder: Path, workers: int, quiet: bool) -> None:
         except BaseException:
             kill_workers()  # a polite end waits for the images that they are at
             raise
-    for path in sorted(damaged):
-        log.warning("%s", damaged[path])
+    for image in sorted(damaged):
+        log.warning("%s", damaged[image])
     if damaged:
         what = f"{len(damaged)} of {len(data)} images are damaged"
         try:
-            write_text(report, "".join(f"{path.relative_to(folder)}\n" for path in sorted(damaged)))
+            write_text(report, "".join(f"{image.relative_to(folder)}\n" for image in sorted(damaged)))
         except UserError as error:
             raise UserError(f"{what} (named above; {error})") from error
         raise UserError(

@@ -96,8 +96,10 @@ def test_damaged_images_are_listed_printed_and_fetched_again(workers, chest, man
     check(chest, manifest, *flags)
 
 
-def test_patient_in_both_lists(chest, manifest):
-    name = (chest / LISTS[True]).read_text().split()[0]
+@pytest.mark.parametrize("name", ["00000001_000.png", "1_007.png"])
+def test_patient_in_both_lists(name, chest, manifest):
+    with (chest / "Data_Entry_2017.csv").open("a") as file:
+        file.write("1_007.png,Mass|Nodule\n")  # which need not be there
     with (chest / LISTS[False]).open("a") as file:
         file.write(f"\n{name}")
     with pytest.raises(UserError, match=r"1 patients \(00000001, ...\) are in both lists"):
@@ -138,6 +140,16 @@ def test_interruption_leaves_no_process(chest, manifest, capfd):
         assert capfd.readouterr().err.splitlines()[-1] == "stopped by SIGINT"
         with pytest.raises(ProcessLookupError):
             os.killpg(process.pid, 0)
+
+
+@pytest.mark.parametrize("flag", ["--datadir=", "--cache-dir=", "--cache-size=100000000000000000000"])
+def test_value_that_cannot_be_meant_is_one_line(flag, capsys):
+    """As an empty path, of a variable that is not set, which would be the current folder."""
+    with pytest.raises(SystemExit) as end:
+        main([flag])
+    assert end.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: argument {flag.partition('=')[0]}: ")
 
 
 def test_help_explains_the_ways(capsys):
