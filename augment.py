@@ -42,7 +42,7 @@ from utils.distributed.world import World
 from utils.errors import UserError, run_script
 from utils.figures.make import report
 from utils.logs import progress, start_logging
-from utils.metrics import Measurement, Predictions, Row, require_finite
+from utils.metrics import LOWER_OWN_RATES, Measurement, Predictions, Row, require_finite
 from utils.randomness import standard_normal
 from utils.streams import print_result
 from utils.training.checkpoint import Checkpoint, digest, load_model_state, read_verified, save_checkpoint
@@ -247,7 +247,7 @@ def classify(model: ImageClassifier, codes: Codes, args: argparse.Namespace) -> 
         components = model.responsible_component(mu)
         parts.append((probabilities.cpu().numpy(), components.cpu().numpy()))
     probabilities, components = (np.concatenate(column) for column in zip(*parts, strict=True))
-    require_finite([probabilities])
+    require_finite([probabilities], LOWER_OWN_RATES)
     targets = codes["targets"].numpy()
     return Predictions(np.arange(len(targets)), targets, probabilities, components)
 

@@ -38,7 +38,7 @@ from utils.device import available_amp, check_device, choose_device, memory_watc
 from utils.errors import UserError, run_script
 from utils.files import Sink, write_atomically, write_table
 from utils.logs import progress, start_logging
-from utils.metrics import exact
+from utils.metrics import NO_REDUCTION, exact, require_finite
 from utils.streams import print_result
 from utils.training.checkpoint import Checkpoint, load_checkpoint
 from utils.training.resume import BEFORE
@@ -47,7 +47,6 @@ log = logging.getLogger("dgcmm")
 
 SHARE_COLUMNS = ("class", "share")
 SUM_TOLERANCE = 1e-3  # of shares that a user has rounded
-NOT_FINITE = "the probabilities are not finite: give --amp=off; if they stay so, the checkpoint is of a training astray"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -88,8 +87,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             left = iter(images)
             for pixels, errors in loader:
                 found = model.classify(to_device(pixels, device), amp, correction)
-                if not found.probabilities.isfinite().all():
-                    raise UserError(NOT_FINITE)
+                require_finite([found.probabilities.cpu().numpy()], NO_REDUCTION)
                 yield from outcome.rows(list(itertools.islice(left, len(errors))), errors, found)
                 bar.update(len(errors))
             if args.codes:  # before the table gets its name: both files are there, or none is

@@ -67,7 +67,7 @@ from utils.distributed.world import World
 from utils.errors import UserError, run_script
 from utils.figures.make import report
 from utils.logs import said_so_far, share_warnings, start_logging
-from utils.metrics import Measurement, Predictions, Row, require_finite
+from utils.metrics import LOWER_RATES, NO_REDUCTION, Measurement, Predictions, Row, require_finite
 from utils.randomness import mixing_share, standard_normal
 from utils.training.checkpoint import Checkpoint, changed_splits, load_checkpoint, load_model_state
 from utils.training.facts import log_facts
@@ -357,7 +357,8 @@ def evaluate(
         components = model.responsible_component(mu)
         parts.append(tuple(value.cpu().numpy() for value in (indices, labels, probabilities, components)))
     with world.errors_together():
-        require_finite([probabilities for _, _, probabilities, _ in parts])
+        remedy = NO_REDUCTION if args.evaluate else LOWER_RATES
+        require_finite([probabilities for _, _, probabilities, _ in parts], remedy)
     found = world.gather_main(parts)
     if found is None:
         return None

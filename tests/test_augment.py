@@ -161,3 +161,14 @@ def test_distances_are_measured_from_components_that_training_has_moved(moved, f
 
 def test_plain_classifier_has_no_components_to_measure_from():
     assert augment.examine_training_codes(PlainClassifier("resnet32", 3), {}) == {}
+
+
+def test_classifier_that_goes_astray_is_told_of_the_flags_of_a_re_training():
+    model, loader = model_of(), loader_of(6, 3)
+    codes = augment.extract(model, loader, False, ARGS, torch.device("cpu"))
+    with torch.no_grad():
+        model.classifier.bias[1] = torch.nan
+    with pytest.raises(
+        UserError, match="^the probabilities are not finite: lower --lr or --clip-grad, or give --amp=off"
+    ):
+        augment.classify(model, codes, ARGS)

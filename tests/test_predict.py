@@ -115,8 +115,11 @@ def test_model_whose_probabilities_are_not_finite_predicts_nothing(script, tmp_p
     save_checkpoint(tmp_path / "nan.pth", stored)
     done = script("predict", tmp_path / "nan.pth", digits / "000.png", f"--out={tmp_path / 'out.csv'}", "--workers=0")
     assert done.status == 2
-    assert "the probabilities are not finite: give --amp=off" in done.error
+    remedy = "the probabilities are not finite: give --amp=off; if they stay so, the checkpoint is of a training astray"
+    assert done.error == f"error: {remedy}"
     assert not (tmp_path / "out.csv").exists()
+    flags = ["-e", f"--resume={tmp_path}/nan.pth", f"--logdir={tmp_path}", "--workers=0"]
+    assert script("train", "Digits_LT", *flags).error == f"error: {remedy}"  # no step has been taken here either
 
 
 def test_checkpoint_without_distances_leaves_atypicality_empty(script, tmp_path, trained_digits, digits):

@@ -37,7 +37,7 @@ WEIGHTS = LossWeights(10.0, 0.1, 0.001)
 CPU = torch.device("cpu")
 ARGS = argparse.Namespace(
     **{"seed": 0, "amp": "off", "quiet": True, "print_freq": 100},
-    **{"max_steps": None, "clip_grad": 0.0, "save_every": 0, "mixup": 0.0},
+    **{"max_steps": None, "clip_grad": 0.0, "save_every": 0, "mixup": 0.0, "evaluate": False},
     **{"lr": 5e-3, "prior_lr": 5.0, "momentum": 0.9, "wd": 1e-4},
     **{"weight_cls": 10.0, "weight_reconst": 0.1, "weight_gmm": 0.001},
 )
@@ -306,9 +306,9 @@ def test_stop_within_the_priors_start_leaves_it_as_it_was(data, monkeypatch):
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_probability_that_is_not_finite_is_the_users_to_mend(value):
     good, bad = np.full((2, 3), 1 / 3), np.array([[0.5, value, 0.5]])
-    require_finite([good])
-    with pytest.raises(UserError, match="probabilities are not finite"):
-        require_finite([good, bad])
+    require_finite([good], "mend it")
+    with pytest.raises(UserError, match="^the probabilities are not finite: mend it$"):
+        require_finite([good, bad], "mend it")
 
 
 def test_compilation_keeps_the_names_of_the_weights(monkeypatch):

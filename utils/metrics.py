@@ -13,6 +13,10 @@ from utils.errors import NotFinite
 
 MANY_SHOT, FEW_SHOT = 100, 20  # more than MANY_SHOT training images: many; fewer than FEW_SHOT: low; else median
 SHOWN = ("acc", "acsa", "f_ma", "g_ma", "many", "median", "low")
+# what to do about probabilities that are not finite: of a model in training, in re-training, and of one as it is
+LOWER_RATES = "the last steps went astray; lower --lr, --prior-lr or --clip-grad; the last checkpoint is as it was"
+LOWER_OWN_RATES = "lower --lr or --clip-grad, or give --amp=off; the last checkpoint is as it was"
+NO_REDUCTION = "give --amp=off; if they stay so, the checkpoint is of a training astray"
 Metrics = dict[str, float | None]
 Row = dict[str, int | float | str | None]  # of metrics.csv, and the final JSON object
 
@@ -69,16 +73,13 @@ def exact(probability: float) -> str:
     return f"{probability:.9g}"
 
 
-def require_finite(probabilities: Sequence[np.ndarray]) -> None:
-    """Raise `NotFinite` if a class probability is not finite.
+def require_finite(probabilities: Sequence[np.ndarray], remedy: str) -> None:
+    """Raise `NotFinite` if a class probability is not finite; the `remedy` ends the message.
 
     The check of the loss sees the weights before a step; what the last step has done is first seen here.
     """
     if not all(np.isfinite(part).all() for part in probabilities):
-        raise NotFinite(
-            "the model's probabilities are not finite: the last steps went astray; lower --lr, --prior-lr or "
-            "--clip-grad; the last checkpoint is as it was"
-        )
+        raise NotFinite(f"the probabilities are not finite: {remedy}")
 
 
 def shot_group(train_count: int) -> str:

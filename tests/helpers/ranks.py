@@ -29,7 +29,7 @@ from utils.training.step import Stepper
 WEIGHTS = LossWeights(10.0, 0.1, 0.001)
 ARGS = argparse.Namespace(
     **{"seed": 3, "amp": "off", "quiet": True, "print_freq": 100, "max_steps": None, "clip_grad": 5.0, "save_every": 0},
-    **{"mixup": 0.0},
+    **{"mixup": 0.0, "evaluate": False},
     **{"lr": 5e-3, "prior_lr": 5.0, "momentum": 0.9, "wd": 1e-4},
     **{"weight_cls": 10.0, "weight_reconst": 0.1, "weight_gmm": 0.001},
 )
