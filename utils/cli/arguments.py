@@ -35,7 +35,8 @@ def _add_start(parser: argparse.ArgumentParser) -> None:
         "--resume",
         type=path,
         metavar="PATH",
-        help="continue from this checkpoint; 'auto': from <logdir>/checkpoint.pth if there is one, else start",
+        help="continue from this checkpoint; 'auto': from <logdir>/checkpoint.pth if there is one, else start "
+        "(default: start)",
     )
     add("-e", "--evaluate", action="store_true", help="measure the resumed model on the test set, and train nothing")
     add("--start-epoch", type=count_or_zero, metavar="N", help="first epoch (default: the checkpoint's, else 0)")
@@ -45,7 +46,7 @@ def _add_start(parser: argparse.ArgumentParser) -> None:
         type=path,
         metavar="PATH",
         help="start from the encoder of this checkpoint, and from all else of it that fits; its classes may be others "
-        "(with --resume=auto: where there is no run to continue)",
+        "(with --resume=auto: where there is no run to continue) (default: none)",
     )
     add("--freeze-encoder", action="store_true", help="leave the encoder as it starts, its batch norm too")
     add(
@@ -130,9 +131,14 @@ def _add_loss(parser: argparse.ArgumentParser, losses: Collection[str]) -> None:
         type=count_or_zero,
         default=0,
         metavar="N",
-        help="first epochs with the classification term only",
+        help="first epochs with the classification term only (default: %(default)s)",
     )
-    add("--warmup-threshold", type=positive, metavar="CE", help="end the warm-up early below this mean loss")
+    add(
+        "--warmup-threshold",
+        type=positive,
+        metavar="CE",
+        help="end the warm-up early below this mean loss (default: none)",
+    )
 
 
 def _add_prior(group: argparse._ArgumentGroup) -> None:
@@ -244,7 +250,7 @@ def predict_parser(**kwargs: str | None) -> argparse.ArgumentParser:
         type=path,
         metavar="FILE.npz",
         help="write the codes too: files (N), mu and log_var (N,D), of a generative model under the predicted label; "
-        "they are held in memory, 8 D bytes an image",
+        "they are held in memory, 8 D bytes an image (default: none)",
     )
     add(
         "--prior",

@@ -98,7 +98,8 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         "--dataset-manifest",
         type=path,
         metavar="FILE",
-        help="a mirror's files in place of NIH's: JSON, a list of {name, url, bytes, md5 and/or sha256}",
+        help="a mirror's files in place of NIH's: JSON, a list of {name, url, bytes, md5 and/or sha256} (default: "
+        "NIH's)",
     )
     add(
         "--download-jobs",
@@ -121,14 +122,15 @@ def _add_reading(parser: argparse.ArgumentParser, transforms: Collection[str]) -
         metavar="FILE",
         help="table of the data set CSV, looked for in --datadir too: columns path (or file, image; within --datadir) "
         "and label, and if there are such split (train, val, test) and group (a patient: never on both sides of a "
-        "hold-out)",
+        "hold-out) (default: none)",
     )
     add(
         "--names",
         type=path,
         metavar="FILE",
         help="names of the classes of ImageFolder, CSV, ImageNet, ImageNet_LT and Places_LT: on each line a label "
-        "(folder, wnid) and its name, in the order that the classes get (default: the labels are the names)",
+        "(folder, wnid) and its name, in the order that the classes get; but the lists of ImageNet_LT and Places_LT "
+        "number the classes themselves (default: the labels are the names)",
     )
     add(
         "--imbalance-factor",
@@ -269,16 +271,21 @@ def _add_optimiser(parser: argparse.ArgumentParser, lr: float) -> None:
 def _add_schedule(parser: argparse.ArgumentParser) -> None:
     title = "learning-rate schedule, per epoch (none given: StepLR every --step-size)"
     add = parser.add_argument_group(title).add_argument
-    add("--lr-step", type=count, metavar="N", help="StepLR: times --gamma every N epochs")
+    add("--lr-step", type=count, metavar="N", help="StepLR: times --gamma every N epochs (default: none)")
     add(
         "--milestones",
         type=milestones,
         nargs="+",
         action=Milestones,
         metavar="N",
-        help="MultiStepLR: at these epochs",
+        help="MultiStepLR: at these epochs (default: none)",
     )
-    add("--T-max", type=count, metavar="N", help="cosine down to 1e-5 in N epochs; after that it rises again")
+    add(
+        "--T-max",
+        type=count,
+        metavar="N",
+        help="cosine down to 1e-5 in N epochs; after that it rises again (default: none)",
+    )
     add(
         "--gamma",
         type=number(float, 0, 1, open_low=True),
@@ -304,7 +311,8 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
         type=count_or_zero,
         default=4,
         metavar="N",
-        help="processes of a node that load (default: %(default)s)",
+        help="processes of a node that load, so many for each split; they are divided among its processes, rounded up "
+        "(default: %(default)s)",
     )
     add("--gpu", type=count_or_zero, metavar="N", help="number of the GPU (default: the first; without CUDA the CPU)")
     add(

@@ -184,8 +184,12 @@ def test_every_flag_is_read(name):
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_every_flag_has_help(name):
-    assert all(action.help for action in actions(SCRIPTS[name][0]))
+def test_every_flag_has_help_and_says_its_default(name):
+    for action in actions(SCRIPTS[name][0]):
+        assert action.help, action
+        if action.option_strings and action.nargs != 0 and not action.required:  # it takes a value
+            assert "(default: " in action.help, action
+            assert action.default is not None or "%(default)s" not in action.help, action
 
 
 def test_epoch_and_worker_are_prefixes_of_one_flag_each():
