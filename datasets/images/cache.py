@@ -21,7 +21,7 @@ from datasets.images.files import FileDataset
 from datasets.images.source import ArraySource, ImageSource, whole
 from utils.device import usable_cores
 from utils.errors import UserError
-from utils.files import write_atomically
+from utils.files import write_atomically, write_text
 from utils.locks import folder_lock
 from utils.logs import progress
 from utils.preprocessing import RESIZES
@@ -30,6 +30,7 @@ log = logging.getLogger("dgcmm")
 
 FOLDER = "cache"  # in the data set's folder
 MOST_BAD = 0.01  # share of a split that may be left out
+NAMED = 3  # bad images of a split in a message
 FORMAT = 3  # of the files of a cache; another one is another cache
 UNSEEN, GOOD, BAD = range(3)  # what an image is: not looked at yet, in the cache, not to be read
 RECORD = np.dtype([("state", "u1"), ("checksum", "<u4")])
@@ -71,7 +72,7 @@ def prepare_images(
             for split, data in splits.items():
                 if _has_work(caches[split], data):  # else another process has done it meanwhile
                     _build(caches[split], data, split, quiet)
-    prepared = {split: _without_bad(data, caches[split], split, bad_images) for split, data in splits.items()}
+    prepared = _without_bad(splits, caches, bad_images)
     return {split: data.cached(caches[split]) for split, data in prepared.items()} if cache_size else prepared
 
 
@@ -121,6 +122,11 @@ def _build(cache: "ImageCache", data: FileDataset, split: str, quiet: bool) -> N
     log.info("%s: %s", what, cache.folder)
     with progress(what, total=cache.count, unit="img", quiet=quiet) as bar:
         cache.build(data.in_file, bar.update)
+    names = data.names[cache.states() == BAD]
+    if len(names):
+        write_text(cache.damaged, "".join(f"{name}\n" for name in names))
+    else:
+        cache.damaged.unlink(missing_ok=True)
 
 
 def _require_space(caches: Mapping[str, "ImageCache"]) -> None:
@@ -135,23 +141,36 @@ def _require_space(caches: Mapping[str, "ImageCache"]) -> None:
         )
 
 
-def _without_bad(data: FileDataset, cache: "ImageCache", split: str, bad_images: str) -> FileDataset:
-    states = cache.states()[data.rows]
-    bad = data.ids[states == BAD].tolist()
-    if not bad:
-        return data
-    what = f"{len(bad)} of {len(data)} {split} images cannot be read ({', '.join(bad[:3])}{', ...' * (len(bad) > 3)})"
-    if bad_images == "error":
-        raise UserError(f"{data.root}: {what}: replace them, or leave them out with --bad-images=skip")
-    if len(bad) > MOST_BAD * len(data):
-        raise UserError(f"{data.root}: {what}, more than --bad-images=skip leaves out ({MOST_BAD:.0%}): replace them")
-    log.warning("%s, and are left out", what)
-    return data.subset(np.flatnonzero(states == GOOD))
+def _without_bad(
+    splits: Mapping[str, FileDataset], caches: Mapping[str, "ImageCache"], bad_images: str
+) -> dict[str, FileDataset]:
+    """Leave out what nobody can read, or raise a `UserError` that has the bad images of all splits."""
+    good = {split: caches[split].states()[data.rows] == GOOD for split, data in splits.items()}
+    bad = {split: data.ids[~good[split]].tolist() for split, data in splits.items() if not good[split].all()}
+    what = {split: _said(names, split, len(splits[split]), caches[split].damaged) for split, names in bad.items()}
+    root = next(iter(splits.values())).root
+    if what and bad_images == "error":
+        raise UserError(f"{root}: {', '.join(what.values())}: replace them, or leave them out with --bad-images=skip")
+    if many := [what[split] for split, names in bad.items() if len(names) > MOST_BAD * len(splits[split])]:
+        least = f"more than --bad-images=skip leaves out ({MOST_BAD:.0%})"
+        raise UserError(f"{root}: {', '.join(many)}, {least}: replace them")
+    for text in what.values():
+        log.warning("%s, and are left out", text)
+    return {split: data.subset(np.flatnonzero(good[split])) if split in bad else data for split, data in splits.items()}
+
+
+def _said(names: Sequence[str], split: str, count: int, listed: Path) -> str:
+    """Say how many of the `count` images of a split are bad, and name some, and the list of them if there are more."""
+    some = ", ".join(names[:NAMED])
+    if len(names) > NAMED:
+        some += f", ...: all are in {listed}" if listed.exists() else ", ..."
+    return f"{len(names)} of {count} {split} images cannot be read ({some})"
 
 
 class ImageCache:
     """Images of a list at size x size in `pixels.u8` (N,size,size), or (N,size,size,3), and records in `records.npy`.
 
+    The names of those that cannot be read are in `damaged_images.txt`, if there are any.
     An image is in the cache once its record says so, which is written after its pixels. The checksum of an image is
     compared at each read. Nothing is opened before the first read, and an object that is sent to another process takes
     no pixel along.
@@ -174,6 +193,7 @@ class ImageCache:
         self.bytes = math.prod(self.shape)  # of an image
         self.folder = parent / (f"{size}x{size}-{key}" if size else f"read-{key}")
         self.pixels, self.records = self.folder / "pixels.u8", self.folder / "records.npy"
+        self.damaged = self.folder / "damaged_images.txt"
         self.count, self.size = len(names), size
         self._opened: tuple[np.ndarray, np.ndarray] | None = None
 

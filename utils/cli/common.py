@@ -181,7 +181,7 @@ def _add_cache(group: argparse._ArgumentGroup) -> None:
         "--bad-images",
         choices=("error", "skip"),
         default="error",
-        help="image files that cannot be read: stop at the first (with --cache-size: name all), or leave out up to 1%% "
+        help="image files that cannot be read: stop at the first (with --cache-size: list all), or leave out up to 1%% "
         "of a split, found by reading all of them once (default: %(default)s)",
     )
 

@@ -1,6 +1,7 @@
 """Before images are read: who builds the cache, what is left out, and how evaluation stays what it was."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -191,7 +192,10 @@ def test_replaced_image_is_taken_in_again(cache_size, tmp_path):
             [7, 8, 9],
             r"3 of 200 training images cannot be read \(00000007.*, 00000008.*, 00000009_000.png\), more",
         ),
-        (range(4), r"4 of 200 training images cannot be read \(00000000_000.png, .*, \.\.\.\), more than"),
+        (
+            range(4),
+            r"4 of 200 training images cannot be read \(00000000_000.png, .*, \.\.\.: all are in .*\), more than",
+        ),
         ([200, 201], r"2 of 100 test images .*, more than --bad-images=skip leaves out \(1%\): replace them"),
     ],
     ids=["three", "four", "test"],
@@ -210,6 +214,25 @@ def test_cache_without_skip_names_bad_images_and_the_remedy(tmp_path):
         with pytest.raises(UserError, match=r"1 of 200 training images .*00000007_000.png.*--bad-images=skip"):
             prepare_images(splits, 16, "error", quiet=True)
     assert len(prepare_images(splits, 16, "skip", quiet=True)["training"]) == TRAIN - 1
+
+
+@pytest.mark.parametrize(("cache_size", "bad_images"), [(16, "error"), (16, "skip"), (0, "skip")])
+def test_bad_images_of_all_splits_are_named_or_listed(cache_size, bad_images, tmp_path):
+    good = splits_of(tmp_path)["training"].path(0).read_bytes()
+    break_images(tmp_path, [*range(0, 70, 7), 200, 201])
+    for _ in range(2):
+        with pytest.raises(UserError, match="10 of 200 training .* 2 of 100 test images") as error:
+            prepare_images(splits_of(tmp_path), cache_size, bad_images, quiet=True)
+        training, test = re.findall(r"images cannot be read \((.*?)\)", str(error.value))
+        names = [f"{row:08d}_000.png" for row in range(0, 70, 7)]
+        some, _, path = training.partition(", ...: all are in ")
+        assert some == ", ".join(names[:3])
+        assert Path(path).read_text().split() == names
+        assert test == "00000200_000.png, 00000201_000.png"
+    for path in tmp_path.rglob("*.png"):
+        path.write_bytes(good)
+    prepare_images(splits_of(tmp_path), cache_size, bad_images, quiet=True)
+    assert not list(tmp_path.rglob("damaged_images.txt"))
 
 
 def test_class_that_loses_its_only_images_is_named(chest, monkeypatch):
