@@ -170,10 +170,9 @@ def _said(names: Sequence[str], split: str, count: int, listed: Path) -> str:
 class ImageCache:
     """Images of a list at size x size in `pixels.u8` (N,size,size), or (N,size,size,3), and records in `records.npy`.
 
-    The names of those that cannot be read are in `damaged_images.txt`, if there are any.
     An image is in the cache once its record says so, which is written after its pixels. The checksum of an image is
     compared at each read. Nothing is opened before the first read, and an object that is sent to another process takes
-    no pixel along.
+    no pixel along. `damaged_images.txt` has the names of those that cannot be read, if there are any.
 
     Args:
         parent: the folder of all caches of a data set.
