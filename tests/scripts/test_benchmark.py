@@ -15,6 +15,7 @@ from scripts.benchmarks import profile, setup, timing
 from scripts.benchmarks.reading import ReleaseImages, endless, write_chestxray, x_ray
 from scripts.benchmarks.setup import Sizes, train_args
 from utils.distributed.world import World
+from utils.errors import UserError
 
 TINY = Sizes(
     arch="resnet18_vae3",
@@ -52,6 +53,12 @@ def with_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_benchmark_is_tried():
     assert benchmark.BENCHMARKS.keys() == ROWS.keys()
+
+
+def test_compilation_without_a_compiler_is_named_at_the_start(monkeypatch):
+    monkeypatch.setenv("CXX", "none-such")
+    with pytest.raises(UserError, match="--compile: there is no C\\+\\+ compiler none-such"):
+        benchmark.main(["--compile", "--only", "step"], TINY)
 
 
 @pytest.mark.parametrize("name", ROWS)
