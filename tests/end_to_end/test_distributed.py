@@ -18,7 +18,7 @@ from torchvision.models import ResNet50_Weights
 
 import train
 from datasets.loading import BatchLoader, EvaluationBatches, TrainBatches
-from helpers import ranks
+from helpers import plain_ranks, ranks
 from helpers.documents import commands, replaced
 from helpers.project import ROOT, SMALL_MODEL
 from helpers.runs import run_without_folder
@@ -171,7 +171,7 @@ def test_every_loss_term_can_be_left_out_and_come_back(together):
 
 def test_rank_that_raises_is_named_with_its_traceback(capfd):
     with pytest.raises(LostRank, match="rank 1 failed"):
-        spawned(ranks.failing, "raise")
+        spawned(plain_ranks.failing, "raise")
     err = capfd.readouterr().err
     assert "Traceback" in err
     assert "ZeroDivisionError: a fault of rank 1" in err
@@ -179,7 +179,7 @@ def test_rank_that_raises_is_named_with_its_traceback(capfd):
 
 def test_rank_that_is_killed_is_named():
     with pytest.raises(LostRank, match="rank 1 was killed by SIGKILL"):
-        spawned(ranks.failing, "kill")
+        spawned(plain_ranks.failing, "kill")
 
 
 def free_port():
@@ -194,7 +194,7 @@ def test_node_that_never_comes_is_named(node):
     with pytest.raises(
         UserError, match="node 0 did not come within 2 s" if node else r"rank 2, 3 \(node 1\) did not come"
     ):
-        spawned(ranks.failing, "never", launch=launch)
+        spawned(plain_ranks.failing, "never", launch=launch)
 
 
 def test_port_that_is_taken_is_found_before_a_process_starts():
@@ -315,7 +315,7 @@ def test_evaluation_on_two_processes_gives_the_same_predictions(script, tmp_path
     for processes, images in ((1, 66), (2, 2)):
         log = tmp_path / str(processes)
         flags = [f"--logdir={log}", f"--resume={trained_digits}/checkpoint.pth", "--evaluate", "--workers=0"]
-        several = ["--multiprocessing-distributed", f"--ngpus={processes}", "--dist-timeout=60"]
+        several = SEVERAL if processes > 1 else []
         done = script("train", "Digits_LT", *flags, *several, f"--batch-size={images}")
         assert done.status == 0, done.err
         files.append((log / "predictions_eval.csv").read_text().splitlines())
@@ -346,10 +346,8 @@ IMPOSSIBLE = {
     "fp16 in two processes": (["--amp=fp16", *SEVERAL], "needs CUDA"),  # each finds it
     "checkpoint of two processes": (["--resume={folder}/none.pth", *SEVERAL], "there is no file"),  # one finds it
     "compiler": (["--compile"], "--compile: there is no C++ compiler none-such"),
-    "compiler of two processes": (["--compile", *SEVERAL], "--compile: there is no C++ compiler none-such"),
     "weights that do not exist": (["--pretrained", "--arch=resnet32"], "no ImageNet weights of resnet32"),
     "weights that are damaged": (["--pretrained", "--resume=auto"], "delete it, or put a good copy there"),
-    "weights of two processes": (["--pretrained", *SEVERAL], "delete it, or put a good copy there"),
 }
 
 
@@ -372,10 +370,10 @@ def test_what_cannot_be_is_said_before_data_are_touched(name, script, tmp_path, 
 
 
 def test_first_of_a_node_prepares_and_the_others_wait_without_a_time_limit(tmp_path):
-    spawned(ranks.preparing, str(tmp_path))
+    spawned(plain_ranks.preparing, str(tmp_path))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["prepared by 0", "seen by 0", "seen by 1"]
     with pytest.raises(UserError, match="^cannot be brought$"):
-        spawned(ranks.preparing, "")
+        spawned(plain_ranks.preparing, "")
 
 
 def test_error_that_only_a_process_finds_is_one_line(tmp_path, chest_folder):

@@ -2,9 +2,6 @@
 
 import argparse
 import contextlib
-import os
-import signal
-import time
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +18,6 @@ from models.health import measure_health
 from models.losses import LossWeights
 from models.starting import start_prior
 from utils.cli.rules import parse
-from utils.errors import UserError
 from utils.training.optimisation import build_optimizer
 from utils.training.position import Position
 from utils.training.step import Stepper
@@ -177,33 +173,6 @@ PHASES = {
     "no decoder": WEIGHTS._replace(reconst=0.0),
     "no prior": WEIGHTS._replace(gmm=0.0),
 }
-
-
-def failing(world, how):
-    """Rank 1 ends in some way, while rank 0 waits for it."""
-    if world.rank == 1 and how == "raise":
-        raise ZeroDivisionError("a fault of rank 1")
-    if world.rank == 1 and how == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
-    world.gather(world.rank)
-
-
-def preparing(world, folder):
-    """The first process prepares, or cannot; a collective, which has a time limit, would fail here."""
-
-    def prepare():
-        if not folder:
-            raise UserError("cannot be brought")
-        time.sleep(1)
-        Path(folder, f"prepared by {world.rank}").touch()
-
-    gather, world.gather = world.gather, None
-    control, world.control = world.control, None
-    try:
-        world.on_each_node(prepare)
-    finally:
-        world.gather, world.control = gather, control
-    Path(folder, f"seen by {world.rank}").touch()
 
 
 def poisoned(world, args, given, folder):

@@ -53,7 +53,7 @@ def test_output_of_a_part_is_kept_however_it_ends(code, text, tmp_path):
 
 SLOW = """
 import signal, subprocess, sys, time
-child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], stderr=subprocess.DEVNULL)
 print(child.pid, flush=True)
 try:
     time.sleep(600)

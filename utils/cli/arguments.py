@@ -225,8 +225,8 @@ def augment_parser(common: argparse.ArgumentParser, **kwargs: str | None) -> arg
         choices=("trained", "adjusted"),
         default="trained",
         help="where re-training starts: the trained classifier, or the same with log(class share of the training "
-        "images) subtracted from its bias, so that no class is preferred; a small --lr, up to 1e-3, suits that "
-        "(default: %(default)s)",
+        "images) subtracted from its bias, so that no class is preferred; a small --lr suits that, 1e-3 in the "
+        "recipes (default: %(default)s)",
     )
     return parser
 

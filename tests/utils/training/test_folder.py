@@ -264,7 +264,7 @@ def test_package_without_metadata_has_no_version(tmp_path, monkeypatch):
 
 def test_predictions_of_many_classes_take_little_memory(tmp_path):
     """A thousand classes: the table is written row by row, and is the same as in one piece."""
-    count, classes = 400, 1000
+    count, classes = 100, 1000
     probabilities = np.random.default_rng(0).dirichlet(np.ones(classes), count).astype(np.float32)
     targets = np.arange(count) % classes
     ids = np.array([f"i{row}" for row in range(count)])

@@ -1,0 +1,35 @@
+"""What the processes of tests do that train nothing: importing this is fast, as it brings no script."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from utils.errors import UserError
+
+
+def failing(world, how):
+    """Rank 1 ends in some way, while rank 0 waits for it."""
+    if world.rank == 1 and how == "raise":
+        raise ZeroDivisionError("a fault of rank 1")
+    if world.rank == 1 and how == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    world.gather(world.rank)
+
+
+def preparing(world, folder):
+    """The first process prepares, or cannot; a collective, which has a time limit, would fail here."""
+
+    def prepare():
+        if not folder:
+            raise UserError("cannot be brought")
+        time.sleep(1)
+        Path(folder, f"prepared by {world.rank}").touch()
+
+    gather, world.gather = world.gather, None
+    control, world.control = world.control, None
+    try:
+        world.on_each_node(prepare)
+    finally:
+        world.gather, world.control = gather, control
+    Path(folder, f"seen by {world.rank}").touch()
