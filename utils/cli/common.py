@@ -144,7 +144,7 @@ def _add_reading(parser: argparse.ArgumentParser, transforms: Collection[str]) -
         type=positive,
         default=1.0,
         metavar="F",
-        help="of the data sets that are drawn from a larger pool (CelebA, and the _LT except ImageNet_LT and Places_LT): "
+        help="of the data sets drawn from a larger pool (CelebA, and the _LT except ImageNet_LT and Places_LT): "
         "this many times the images of each class, rounded, at least one; 0.1 is a tenth of the subset, above 1 as far "
         "as each class has images (default: %(default)s)",
     )
