@@ -24,7 +24,7 @@ from torch import Tensor
 from datasets import DATASETS
 from datasets.base import Splits
 from datasets.loading import SAMPLERS, BatchLoader, make_loader
-from datasets.splits import complete_data, load_splits, prepare_data
+from datasets.splits import complete_data, load_splits, log_images, prepare_data
 from datasets.transforms import TRAIN_TRANSFORMS
 from models.atypicality import code_distances, distance_quantiles
 from models.classifier import ImageClassifier, subtract_class_shares
@@ -126,6 +126,7 @@ def retrain(
         resumed = (unfinished["epoch"], unfinished["step"]) if unfinished else None
         before = unfinished["args"] if unfinished else None
         folder.write_args(args, data_sha256, resumed, before)
+        log_images(splits, args.dataset)
         codes = load_or_extract(model, splits, weights, args, world)
         training = take_training_codes(codes, world.device)
         about |= examine_training_codes(model, training)

@@ -398,6 +398,7 @@ def evaluate_only(world: World, args: argparse.Namespace, checkpoint: Checkpoint
             folder.open()
     share_warnings(world.gather, world.is_main)
     with folder:
+        log.info("%s: %d test images; the model is that of epoch %d", args.dataset, len(data), checkpoint["epoch"])
         data_sha256 = {"test": data.fingerprint()}
         if changed_splits(checkpoint["data_sha256"], data_sha256):
             log.warning("not the test images of the training: if it was trained on some, the result is too good")

@@ -326,6 +326,7 @@ def test_codes_file_serves_others(script, tmp_path):
     assert script("train", "Digits_LT", *small, *run).status == 0
     made = script("augment", "Digits_LT", *run, "--resume=auto", "--epochs=1")
     assert "written to" in made.out
+    assert "Digits_LT: 523 training images, 400 test images" in made.out
     codes = torch.load(tmp_path / "checkpoint_codes.pth", weights_only=True)
     assert codes["train"]["mu"].shape == codes["train"]["log_var"].shape == (523, 32)
     assert codes["test"]["targets"].shape == (400,)

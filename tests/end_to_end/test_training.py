@@ -125,6 +125,7 @@ def test_evaluation_of_a_checkpoint_repeats_its_result(script, tmp_path, trained
     assert (tmp_path / "log_eval.txt").read_text().count("WARNING --gpu 0: there is no CUDA here") == 1
     stored = load_checkpoint(path)["result"]
     assert {k: v for k, v in done.result.items() if k != "time"} == {k: v for k, v in stored.items() if k != "time"}
+    assert "Digits_LT: 400 test images; the model is that of epoch 2\n" in (tmp_path / "log_eval.txt").read_text()
     names = {file.name for file in tmp_path.iterdir()}
     assert names >= {"metrics_eval.csv", "metrics_per_class_eval.csv", "predictions_eval.csv", "args_eval.json"}
     assert not names & {"checkpoint.pth", "metrics.csv"}
