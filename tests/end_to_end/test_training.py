@@ -23,7 +23,7 @@ def rows(path):
 def test_each_component_ends_nearest_to_the_codes_of_its_class(script, tmp_path):
     """With --gmm-assign=label, on Digits_LT; so short a run needs a faster prior, and as many steps for each class."""
     model = [*SMALL_MODEL, "--arch=resnet18_vae3", "--gmm-assign=label", "--sampler=balanced"]
-    flags = ["--batch-size=32", "--epochs=6", "--T-max=6", "--eval-every=6", "--lr=1e-2", "--prior-lr=500"]
+    flags = ["--batch-size=32", "--epochs=4", "--T-max=4", "--eval-every=4", "--lr=1e-2", "--prior-lr=500"]
     run = [f"--logdir={tmp_path}", "--workers=0", "--no-figures"]
     done = script("train", "Digits_LT", *model, *flags, *run)
     assert done.status == 0, done.err
