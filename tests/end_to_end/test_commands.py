@@ -242,8 +242,8 @@ def test_every_way_to_train_and_augment(flags, name, script, tmp_path):
 
 @pytest.mark.parametrize("name", [name for name, spec in DATASETS.items() if spec.classes])
 def test_defaults_train_a_finite_epoch(name, script, tmp_path):
-    """All optimiser and loss defaults, on a small encoder and random images with the data set's class counts."""
-    small = ["--arch=resnet32_vae3", "--new-size=16", "--crop-size=16", "--workers=0", "--max-steps=1"]
+    """Three steps by all defaults of optimiser and loss: a small encoder, random images with the data set's counts."""
+    small = ["--arch=resnet32_vae3", "--new-size=16", "--crop-size=16", "--workers=0", "--max-steps=3"]
     done = script("train", name, "--dummy", *small, "--epochs=1", f"--logdir={tmp_path}")
     assert done.status == 0, done.err
     row = next(csv.DictReader((tmp_path / "metrics.csv").open()))
