@@ -161,8 +161,9 @@ def test_evaluation_takes_the_precision_of_the_training_and_replaces_earlier_res
     assert script("train", *flags, "--gpu=0").status == 0
     assert not list((tmp_path / "figures").iterdir())  # which showed what was measured before
     assert not events.exists()
-    (line,) = (tmp_path / "log_eval.txt").read_text().splitlines()
-    assert "WARNING --gpu 0" in line
+    warning, images = (tmp_path / "log_eval.txt").read_text().splitlines()
+    assert "WARNING --gpu 0" in warning
+    assert "400 test images" in images
     assert json.loads((tmp_path / "args_eval.json").read_text())["arguments"]["amp"] == "off"
 
 
