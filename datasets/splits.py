@@ -213,7 +213,10 @@ def warn_of_overlap(train: ImageDataset, test: ImageDataset, split: str = "test"
         log.warning(
             "%s of %d in the %s split are of groups (patients) that training has too, %d of them are in both lists: "
             "what is measured on them is too good, mend the lists",
-            *(count_of(test.ids[related], "image"), len(test), split, same.sum()),
+            count_of(test.ids[related], "image"),
+            len(test),
+            split,
+            same.sum(),
         )
 
 
@@ -269,8 +272,15 @@ def log_images(splits: Splits, name: str) -> None:
     groups = Counter(shot_group(count) for count in counts)
     log.info(
         "imbalance: %d classes, largest %s %d, smallest %s %d, ratio %.4g; %d many, %d median, %d low",
-        *(len(classes), classes[largest], counts[largest], classes[smallest], counts[smallest]),
-        *(counts[largest] / max(counts[smallest], 1), groups["many"], groups["median"], groups["low"]),
+        len(classes),
+        classes[largest],
+        counts[largest],
+        classes[smallest],
+        counts[smallest],
+        counts[largest] / max(counts[smallest], 1),
+        groups["many"],
+        groups["median"],
+        groups["low"],
     )
 
 

@@ -112,13 +112,20 @@ def say_health(health: Health, split: str, args: argparse.Namespace) -> None:
     """Say the errors in a line, and warn of a decoder that is no better than a constant; not after a trial."""
     log.info(
         "%d %s images rebuilt: squared error %.4f; a constant grey has %.4f, the class's mean training image %.4f",
-        *(health.images, split, health.mse, health.mse_constant, health.mse_class_mean),
+        health.images,
+        split,
+        health.mse,
+        health.mse_constant,
+        health.mse_class_mean,
     )
     if health.mse >= health.mse_constant and not is_trial(args):
         log.warning(
             "the decoder has learned nothing, its squared error %.4f is not below the %.4f of a constant grey: start "
             "anew with a higher --weight-reconst (now %g) or --lr (%g)",
-            *(health.mse, health.mse_constant, args.weight_reconst, args.lr),
+            health.mse,
+            health.mse_constant,
+            args.weight_reconst,
+            args.lr,
         )
 
 

@@ -23,12 +23,14 @@ SETTINGS = {
     "1 process": (["--workers=0"], "augment.py", []),
     "1 process, 2 workers, hold-out, warm-up": (
         ["--workers=2", "--val-fraction=0.3", "--warmup-epochs=1"],
-        *("augment_ftl.py", ["--workers=2"]),
+        "augment_ftl.py",
+        ["--workers=2"],
     ),
     "2 processes": ([*TWO, "--workers=0"], "augment_ftl.py", ["--rep-method=get_rep_nums2", "--workers=0"]),
     "2 processes, 2 workers, generative": (
         [*TWO, "--workers=2", "--generative", "--gmm-assign=label"],
-        *("augment.py", ["--workers=2"]),
+        "augment.py",
+        ["--workers=2"],
     ),
 }
 TRAIN_SHARE = 0.6  # of a chain's kills

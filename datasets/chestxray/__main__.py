@@ -55,7 +55,8 @@ def build_parser() -> argparse.ArgumentParser:
     what("--download-only", action="store_true", help="download and verify what is missing, and unpack nothing")
     what("--verify", action="store_true", help="decode every image too")
     add(
-        *("-j", "--workers"),
+        "-j",
+        "--workers",
         type=count_or_zero,
         default=4,
         metavar="N",

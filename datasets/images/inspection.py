@@ -35,10 +35,15 @@ def warn_of_grey_levels(data: FileDataset, split: str) -> None:
     if twelve:
         log.warning(
             "%d of %d %s images looked at have 16 bits and no value above %d: read as 12 bits",
-            *(twelve, count, split, TWELVE_BITS),
+            twelve,
+            count,
+            split,
+            TWELVE_BITS,
         )
     if brightest and max(brightest) <= DARK:
         log.warning(
             "the %s images are almost black: the brightest grey level of %d is %d of 255: look at how they were made",
-            *(split, count, max(brightest)),
+            split,
+            count,
+            max(brightest),
         )

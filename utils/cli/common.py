@@ -189,7 +189,8 @@ def _add_cache(group: argparse._ArgumentGroup) -> None:
 def _add_model(parser: argparse.ArgumentParser, architectures: Collection[str]) -> None:
     add = parser.add_argument_group("model (left out with a checkpoint: the checkpoint's)").add_argument
     add(
-        *("-a", "--arch"),
+        "-a",
+        "--arch",
         default="resnet_vae3",
         choices=sorted(architectures),
         metavar="ARCH",

@@ -125,7 +125,11 @@ def log_rates(args: argparse.Namespace, epochs_done: int, planned: int | None) -
         log.log(
             logging.WARNING if longer else logging.INFO,
             "--T-max %d of %d epochs: the learning rate rises again from epoch %d on, to %.3g in epoch %d%s",
-            *(args.T_max, args.epochs, rises[0] + 1, rates[top], top + 1),
+            args.T_max,
+            args.epochs,
+            rises[0] + 1,
+            rates[top],
+            top + 1,
             f"; --T-max={args.epochs} would not" if longer else "",
         )
     elif left and (longer or epochs_done < warm):

@@ -32,7 +32,9 @@ def own_position(checkpoint: Checkpoint, world: World) -> Position:
     log.warning(
         "%d process(es) continue what %d began: batch norm sees other parts of each batch, so the numbers will "
         "differ from those of a run that was not interrupted; with %d they do not",
-        *(world.size, len(seen), len(seen)),
+        world.size,
+        len(seen),
+        len(seen),
     )
     sums = tuple(map(sum, zip(*totals, strict=True)))
     whole = (sum(seen), sums) if world.is_main else (0, (0.0,) * len(sums))
