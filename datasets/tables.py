@@ -96,6 +96,15 @@ def column_numbers(header: Sequence[str]) -> dict[str, int]:
     return {name.strip().lower(): number for number, name in reversed(list(enumerate(header)))}
 
 
+def require_column(header: Sequence[str], names: Sequence[str], source: Path) -> str:
+    """Return the first of some columns that a table has; raise a `UserError` if it has none of them."""
+    found = next((name for name in names if name in column_numbers(header)), None)
+    if found is None:
+        there = ", ".join(header) or "nothing"
+        raise UserError(f"{source} has no column {' or '.join(names)}, but {there}: name the column so")
+    return found
+
+
 def repeated(names: Iterable[str]) -> list[str]:
     """List the names that occur more than once, in the order of their first places."""
     return [name for name, count in Counter(names).items() if count > 1]

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from datasets.images.finder import KINDS, find_files, is_image_name, shown_endings
 from datasets.images.opening import open_image
 from datasets.images.source import whole
-from datasets.tables import PATH_COLUMNS, column_numbers, read_names, read_table
+from datasets.tables import PATH_COLUMNS, column_numbers, read_names, read_table, require_column
 from utils.errors import UserError
 from utils.preprocessing import Preprocessing
 
@@ -74,12 +74,8 @@ def _of_source(source: str) -> list[Named]:
 
 def _path_column(table: str) -> list[str]:
     header, rows = read_table(Path(table), REMEDY)
-    columns = column_numbers(header)
-    name = next((name for name in PATH_COLUMNS if name in columns), None)
-    if name is None:
-        there = ", ".join(header) or "nothing"
-        raise UserError(f"{table} has no column {' or '.join(PATH_COLUMNS)}, but {there}: name the column so")
-    at = columns[name]
+    name = require_column(header, PATH_COLUMNS, Path(table))
+    at = column_numbers(header)[name]
     if empty := [number for number, row in rows if at >= len(row) or not row[at].strip()]:
         raise UserError(f"{table}, row {empty[0]}: the column {name} is empty: fill it in, or delete the row")
     if torn := [number for number, row in rows if "\n" in row[at].strip()]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from datasets.base import DatasetSpec, Splits
 from datasets.images.files import images_root, missing_files
 from datasets.own.splitting import PARTS, Listed, part_of, split_images
-from datasets.tables import PATH_COLUMNS, column_numbers, count_of, read_table, repeated
+from datasets.tables import PATH_COLUMNS, column_numbers, count_of, read_table, repeated, require_column
 from utils.errors import UserError
 
 log = logging.getLogger("dgcmm")
@@ -28,12 +28,8 @@ def load_table(args: argparse.Namespace) -> Splits:
     table = Path(args.csv) if os.path.isfile(args.csv) else root / args.csv
     header, rows = read_table(table, "name the table with --csv")
     columns = column_numbers(header)
-    path_column = next((name for name in PATH_COLUMNS if name in columns), None)
-    for wanted, there in ((" or ".join(PATH_COLUMNS), path_column), (LABEL_COLUMN, LABEL_COLUMN in columns)):
-        if not there:
-            raise UserError(
-                f"{table} has no column {wanted}, but {', '.join(header) or 'nothing'}: name the columns so"
-            )
+    path_column = require_column(header, PATH_COLUMNS, table)
+    require_column(header, (LABEL_COLUMN,), table)
     images, lacking = [], []
     for number, row in rows:
         if any(cell.strip() for cell in row[len(header) :]):

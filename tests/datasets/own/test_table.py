@@ -110,7 +110,7 @@ def test_what_is_odd_is_told(data, caplog):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "has no column path or file or image, but nothing: name the columns so"),
+        ("", "has no column path or file or image, but nothing: name the column so"),
         (table(*SPLIT, header="path,class,split"), "has no column label, but path, class, split"),
         (table(*SPLIT, header="x,label,split"), "has no column path or file or image, but x, label, split"),
         (table(*SPLIT, ("sub/3.png", "a", "train")), "gives sub/3.png two labels, 'b' and 'a': keep one row"),
