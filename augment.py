@@ -122,7 +122,7 @@ def retrain(
         del trained[entry]
     if args.max_steps:
         splits = splits.spread(args.max_steps * args.batch_size)
-    with folder.open(overwrite=args.overwrite), memory_watched("--batch-size", "the same command", folder.checkpoint):
+    with folder.open(overwrite=args.overwrite), memory_watched("the same command"):
         resumed = (unfinished["epoch"], unfinished["step"]) if unfinished else None
         before = unfinished["args"] if unfinished else None
         folder.write_args(args, data_sha256, resumed, before)

@@ -88,7 +88,6 @@ log = logging.getLogger("dgcmm")
 
 CLASS_IMAGES = 100  # of each class that show whether the decoder lives, and as many training images
 MEASURED_CODES = 400  # of a class, for atypicality: a share is then known to 0.03
-MODEL_SIZES = "--batch-size, --new-size or --z-dim"  # what a new run can have less of
 TERMS = ("loss", "loss_cls", "loss_reconst", "loss_gmm")
 
 
@@ -145,11 +144,10 @@ def work(world: World, args: argparse.Namespace, given: set[str]) -> None:
         if args.pretrained and checkpoint is None:
             world.on_each_node(lambda: fetch_pretrained(ARCHITECTURES[args.arch]))
         world.on_each_node(lambda: prepare_data(args, may_be_new="datadir" in given or not args.resume))
-        if args.evaluate:
-            with memory_watched():
+        with memory_watched("" if args.evaluate else "--resume=auto"):
+            if args.evaluate:
                 result = evaluate_only(world, args, checkpoint, folder)
-        else:
-            with memory_watched(MODEL_SIZES, "the same command", Path(args.resume) if checkpoint else None):
+            else:
                 result = train(world, args, checkpoint, folder, start)
     world.leave()  # figures may take longer than the others would wait
     if world.is_main:
@@ -225,8 +223,7 @@ def train(
         if args.prior_variance:
             model.prior.bound_variances(*args.prior_variance)
         share_warnings(world.gather, world.is_main)
-        with memory_watched(MODEL_SIZES, "--resume=auto", folder.checkpoint):
-            result = train_epochs(run, loaders)
+        result = train_epochs(run, loaders)
         warn_of_dead_components(result.get("live_components"), np.count_nonzero(splits.test.class_counts), args)
         return result
 

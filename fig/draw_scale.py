@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]
 
 from utils.cli.common import Parser  # noqa: E402
-from utils.errors import run_script  # noqa: E402
+from utils.errors import UserError, run_script  # noqa: E402
 
 INK, GREY = "#2b333d", "#66707d"
 COLOURS = ("#4a76a8", "#cc6a57")
@@ -78,7 +78,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Draw the file that the command line names beside this one."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, metavar="FILE", help="what was measured")
-    found = json.loads(parser.parse_args(argv).file.read_text())
+    path = parser.parse_args(argv).file
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}): name what scripts.benchmarks.scale has written") from error
     target = Path(__file__).with_name("scale.png")
     draw(found).savefig(target, metadata={"Software": None}, pil_kwargs={"optimize": True})
 

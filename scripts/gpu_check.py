@@ -28,7 +28,7 @@ from packaging.requirements import Requirement  # noqa: E402
 
 from utils.cli.common import Parser  # noqa: E402
 from utils.errors import UserError, run_script  # noqa: E402
-from utils.training.folder import installed_version  # noqa: E402
+from utils.versions import installed_version  # noqa: E402
 
 GRACE = 10  # seconds from SIGINT, at which a part says what it has found, to SIGKILL
 LOCAL = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}  # processes of one machine, whatever its network

@@ -104,14 +104,11 @@ def check_device(device: torch.device, amp: str, sync_bn: bool = False) -> None:
 
 
 @contextlib.contextmanager
-def memory_watched(
-    flags: str = "--batch-size", continuation: str = "", checkpoint: Path | None = None
-) -> Iterator[None]:
+def memory_watched(continuation: str) -> Iterator[None]:
     """Raise as a `UserError` that the memory of the GPU or of the machine is used up.
 
     Args:
-        flags: those of which a smaller value helps.
-        continuation: how to go on from `checkpoint`, once that is there, with another `--batch-size`.
+        continuation: how to go on after that, if there is a checkpoint yet; '' if there is nothing to go on with.
     """
     try:
         yield
@@ -120,9 +117,8 @@ def memory_watched(
             raise
         first = (str(error).splitlines() or [type(error).__name__])[0]
         reason = ". ".join(first.split(". ")[:2])  # what happened, and how much was asked for
-        if checkpoint is not None and checkpoint.exists():
-            flags = f"--batch-size; {continuation} goes on from the last checkpoint with it"
-        raise UserError(f"the memory is used up ({reason}): give a smaller {flags}") from error
+        then = f"; {continuation} goes on from the last checkpoint with it, if there is one" if continuation else ""
+        raise UserError(f"the memory is used up ({reason}): give a smaller --batch-size{then}") from error
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -67,9 +67,10 @@ class _Kept(logging.Handler):
 
     def hand_over(self, file: logging.Handler) -> None:
         """Write what was kept; from now on `file` gets each line itself."""
-        self.file = file
         while self.records:
-            file.handle(self.records.popleft())
+            file.handle(self.records[0])
+            self.records.popleft()
+        self.file = file
 
 
 def said_so_far() -> list[logging.LogRecord]:
@@ -146,8 +147,12 @@ def log_to_file(path: Path) -> logging.Handler:
     except OSError as error:
         raise unwritable(path, error) from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    for kept in _keepers():
-        kept.hand_over(handler)
+    try:
+        for kept in _keepers():
+            kept.hand_over(handler)
+    except BaseException:
+        end_log_file(handler)
+        raise
     log.addHandler(handler)
     return handler
 

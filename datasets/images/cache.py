@@ -4,6 +4,7 @@ A cache is shared by all processes and runs. One process builds it, others that 
 continued, and a finished cache is read without a lock.
 """
 
+import contextlib
 import hashlib
 import logging
 import math
@@ -161,9 +162,12 @@ def _without_bad(
 
 def _said(names: Sequence[str], split: str, count: int, listed: Path) -> str:
     """Say how many of the `count` images of a split are bad, and name some, and the list of them if there are more."""
-    some = ", ".join(names[:NAMED])
-    if len(names) > NAMED:
-        some += f", ...: all are in {listed}" if listed.exists() else ", ..."
+    if len(names) > NAMED and not listed.exists():  # of a cache that an earlier version has made
+        with contextlib.suppress(UserError):
+            write_text(listed, "".join(f"{name}\n" for name in names))
+    some = ", ".join(names)
+    if len(names) > NAMED and listed.exists():
+        some = f"{', '.join(names[:NAMED])}, ...: all are in {listed}"
     return f"{len(names)} of {count} {split} images cannot be read ({some})"
 
 

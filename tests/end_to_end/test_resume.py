@@ -365,15 +365,12 @@ def test_run_whose_memory_ran_out_goes_on_with_a_smaller_batch_and_a_longer_sche
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     argv = [*TRAIN, f"--logdir={tmp_path}", "--overwrite"]
-    for steps, remedy in (
-        (1, "--batch-size, --new-size or --z-dim"),  # before there is a checkpoint
-        (3 + 2, "--batch-size; --resume=auto goes on from the last checkpoint with it"),
-    ):
-        with monkeypatch.context() as patch:
-            at_call(patch, "step", steps, exhausted)
-            done = script("train", *argv)
-        assert done.status == 2
-        assert done.error.endswith(f"give a smaller {remedy}")
+    with monkeypatch.context() as patch:
+        at_call(patch, "step", 3 + 2, exhausted)
+        done = script("train", *argv)
+    assert done.status == 2
+    remedy = "--batch-size; --resume=auto goes on from the last checkpoint with it, if there is one"
+    assert done.error.endswith(f"give a smaller {remedy}")
     smaller = ["Digits_LT", f"--logdir={tmp_path}", "--resume=auto", "--workers=0", "--batch-size=12", "--T-max=4"]
     done = script("train", *smaller, "--epochs=4")
     assert done.status == 0, done.err
@@ -384,6 +381,18 @@ def test_run_whose_memory_ran_out_goes_on_with_a_smaller_batch_and_a_longer_sche
     assert resumed[0]["changed"] == {"epochs": [3, 4], "batch_size": [24, 12], "T_max": [2, 4]}
     again = script("train", *smaller, "--epochs=4")
     assert (again.status, again.err) == (0, "")
+
+
+def test_board_that_cannot_be_closed_does_not_hide_how_a_run_ended(script, tmp_path, monkeypatch):
+    def full(_):
+        raise UserError("no room for the events")
+
+    monkeypatch.setattr(run.Board, "close", full)
+    at_call(monkeypatch, "step", 2, signalled(signal.SIGTERM))
+    done = script("train", *TRAIN, f"--logdir={tmp_path}")
+    assert done.status == 143
+    assert "warning: no room for the events" in done.err
+    assert done.err.splitlines()[-1].startswith("stopped by SIGTERM: saved")
 
 
 def test_sums_of_an_epoch_whose_steps_are_done_go_to_one_of_more_processes(caplog):

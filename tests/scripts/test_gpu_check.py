@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,13 @@ def test_table_has_parts_ratios_and_what_a_training_takes():
     assert "| step: model / bare, 180 images, --amp bf16 | 1.200 | <= 1.1 | missed |" in lines
     assert "| 180 images, --amp bf16 | 2,000 | 3.0 GiB | 1.0 h |" in lines  # 7.3 million images
     assert lines[-1] == "failed: profile"
+
+
+def test_it_starts_where_packages_are_missing():
+    """Which it is to name: it imports torch and packaging, and of this project what needs no more."""
+    absent = "filelock", "sklearn", "tensorboard", "matplotlib", "tqdm", "isal"
+    code = f"import sys; sys.modules.update(dict.fromkeys({absent!r})); sys.path[:0] = [{str(ROOT)!r}]"
+    subprocess.run([sys.executable, "-c", f"{code}; import scripts.gpu_check"], check=True)
 
 
 def test_packages_that_are_missing_or_too_old_are_named(monkeypatch):

@@ -113,3 +113,16 @@ def test_bar_says_what_is_left_of_the_run():
     assert left(200, 3, None) == "run 01:40 left"  # in the first epoch: 100 images in 10 s, so an epoch in 30 s
     assert left(300, 0, 3600) == "run 00:00 left"
     assert left(100, 3, None) is None  # nothing is known yet
+
+
+def test_what_a_full_disk_did_not_take_is_for_the_next_file(tmp_path):
+    start_logging(quiet=True)
+    log.warning("before a file")
+    with pytest.raises(UserError, match="the disk is full"):
+        log_to_file(Path("/dev/full"))
+    log.warning("after it")
+    end_log_file(log_to_file(tmp_path / "log.txt"))
+    assert [line.partition("WARNING ")[2] for line in (tmp_path / "log.txt").read_text().splitlines()] == [
+        "before a file",
+        "after it",
+    ]

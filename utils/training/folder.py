@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import datetime
-import importlib.metadata
 import io
 import json
 import logging
@@ -37,6 +36,7 @@ from utils.training.layout import (
     SUFFIXES,
     with_suffix,
 )
+from utils.versions import installed_version
 
 log = logging.getLogger("dgcmm")
 
@@ -170,9 +170,9 @@ class RunFolder:
             if overwrite:
                 end_log_file(self._log)
                 path = self.file("log.txt")
-                said = path.read_bytes()[self._log_start :]
-                self._clear()
+                said = path.read_bytes()[self._log_start :] if path.exists() else b""
                 write_atomically(path, lambda file: file.write(said))
+                self._clear(keep=path)
                 self._log = log_to_file(path)
         except OSError as error:
             raise UserError(f"--logdir {self.path} cannot be written ({error.strerror}): name another") from error
@@ -207,8 +207,8 @@ class RunFolder:
                     stack.callback(take_lock(lock).release)
             self._clear()
 
-    def _clear(self) -> None:
-        """Delete this script's results; with train.py's goes all that was made of its model."""
+    def _clear(self, keep: Path | None = None) -> None:
+        """Delete this script's results but for a file to keep; with train.py's goes all that was made of its model."""
         if not self.suffix:
             for name in (*MEASURED, *CODES):
                 self.file(name).unlink(missing_ok=True)
@@ -217,7 +217,8 @@ class RunFolder:
             folder.remove_figures()
             files = [*map(folder.file, NAMES), folder.board / PROJECTOR]
             for path in [*files, folder.checkpoint, folder.previous, folder.best]:
-                path.unlink(missing_ok=True)
+                if path != keep:
+                    path.unlink(missing_ok=True)
             shutil.rmtree(folder.board / PROJECTED, ignore_errors=True)
             for path in folder.board.glob(f"events.out.tfevents.*{suffix or '.train'}"):
                 path.unlink()
@@ -310,14 +311,6 @@ def _now() -> str:
 
 def _versions() -> dict[str, str | None]:
     return {"python": platform.python_version()} | {name: installed_version(name) for name in PACKAGES}
-
-
-def installed_version(package: str) -> str | None:
-    """Find the version of a package; None where it is not installed, or without metadata, as own builds may be."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def code_version() -> dict[str, str | bool | None]:

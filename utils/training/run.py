@@ -120,7 +120,7 @@ class Run:
         with contextlib.ExitStack() as stack:
             if self.world.is_main:
                 self.board = Board(self.folder.board, self.folder.suffix or ".train", self.epoch)
-                stack.callback(self.board.close)
+                stack.push(self._close_board)
                 if self.best and self._best_beside.resolve() != self.folder.best.resolve():
                     write_atomically(self.folder.best, lambda file: file.write(self._best_beside.read_bytes()))
             self._started = time.perf_counter() - self._elapsed
@@ -139,6 +139,15 @@ class Run:
                     self.save()
                     log.info("%s", self._farewell())
                 raise
+
+    def _close_board(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Close TensorBoard's file; an error of it does not take the place of what has ended the run."""
+        try:
+            self.board.close()
+        except UserError as error:
+            if kind is None:
+                raise
+            log.warning("%s", error)
 
     def steps(self, batches: Iterable[Batch], sizes: Sequence[int]) -> Iterator[Batch]:
         """Yield the batches that are left of the running epoch; each is answered by one `step`.
