@@ -98,7 +98,8 @@ def column_numbers(header: Sequence[str]) -> dict[str, int]:
 
 def require_column(header: Sequence[str], names: Sequence[str], source: Path) -> str:
     """Return the first of some columns that a table has; raise a `UserError` if it has none of them."""
-    found = next((name for name in names if name in column_numbers(header)), None)
+    columns = column_numbers(header)
+    found = next((name for name in names if name in columns), None)
     if found is None:
         there = ", ".join(header) or "nothing"
         raise UserError(f"{source} has no column {' or '.join(names)}, but {there}: name the column so")

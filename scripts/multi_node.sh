@@ -3,8 +3,8 @@
 #   NODES=2 GPUS=4 MASTER=node0.cluster:29500 ./scripts/multi_node.sh ChestXray --datadir=... [train.py flags ...]
 # What to change: NODES, the number of nodes; GPUS, processes per node; MASTER, a host that every node reaches and a port
 # that is free there. --batch-size and --workers are each node's. The code and the data must be on every node, --logdir
-# on the first, which reads --resume too. --resume=auto makes the same line start the
-# run and continue it after an interruption.
+# on the first, which reads --resume too. --resume=auto makes the same line start the run and continue it after an
+# interruption.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 : "${NODES:?set NODES to the number of nodes}" "${GPUS:?set GPUS to the processes of a node}"

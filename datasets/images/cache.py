@@ -123,6 +123,11 @@ def _build(cache: "ImageCache", data: FileDataset, split: str, quiet: bool) -> N
     log.info("%s: %s", what, cache.folder)
     with progress(what, total=cache.count, unit="img", quiet=quiet) as bar:
         cache.build(data.in_file, bar.update)
+    _list_damaged(cache, data)
+
+
+def _list_damaged(cache: "ImageCache", data: FileDataset) -> None:
+    """Write the names of all images of a cache that cannot be read; no file if there are none."""
     names = data.names[cache.states() == BAD]
     if len(names):
         write_text(cache.damaged, "".join(f"{name}\n" for name in names))
@@ -148,6 +153,10 @@ def _without_bad(
     """Leave out what nobody can read, or raise a `UserError` that has the bad images of all splits."""
     good = {split: caches[split].states()[data.rows] == GOOD for split, data in splits.items()}
     bad = {split: data.ids[~good[split]].tolist() for split, data in splits.items() if not good[split].all()}
+    for split in bad:
+        if not caches[split].damaged.exists():  # of a cache that an earlier version has made
+            with contextlib.suppress(UserError):
+                _list_damaged(caches[split], splits[split])
     what = {split: _said(names, split, len(splits[split]), caches[split].damaged) for split, names in bad.items()}
     root = next(iter(splits.values())).root
     if what and bad_images == "error":
@@ -162,9 +171,6 @@ def _without_bad(
 
 def _said(names: Sequence[str], split: str, count: int, listed: Path) -> str:
     """Say how many of the `count` images of a split are bad, and name some, and the list of them if there are more."""
-    if len(names) > NAMED and not listed.exists():  # of a cache that an earlier version has made
-        with contextlib.suppress(UserError):
-            write_text(listed, "".join(f"{name}\n" for name in names))
     some = ", ".join(names)
     if len(names) > NAMED and listed.exists():
         some = f"{', '.join(names[:NAMED])}, ...: all are in {listed}"

@@ -5,12 +5,11 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from scripts.experiments import protocol
 from scripts.experiments.choices import FILE, read_choices
 from scripts.experiments.comparison import DGCMM_ROW, WITHOUT_MIXTURE, Contender, compare, contenders
 from scripts.experiments.corruption import NOISE
 from scripts.experiments.posthoc import RATES
-from scripts.experiments.protocol import ALL, BY_NAME, LOOKED_AT, TABLE
+from scripts.experiments.protocol import ALL, CHOSEN, LOOKED_AT, TABLE
 from scripts.experiments.results import Run, read_generative_half, values_of
 from scripts.experiments.significance import LEVEL, Difference, paired_difference
 
@@ -37,10 +36,11 @@ def verdict(results: Path, stage: str = "table", regime: str = ALL.name) -> str:
         return NOTHING
     if any(len(one.values) < len(TABLE) for one in rows):
         said.append("Some rows have not all their subsets yet.")
-    missing = [name for name in rows_of(stage) if name not in {one.row.name for one in rows}]
+    wanted, _ = CHOSEN[stage]
+    missing = [name for name in wanted if name not in {one.row.name for one in rows}]
     if missing:
         have = "has" if len(missing) == 1 else "have"
-        said.append(f"{len(missing)} of {len(rows_of(stage))} rows {have} not been run yet.")
+        said.append(f"{len(missing)} of {len(wanted)} rows {have} not been run yet.")
     return textwrap.fill(" ".join(filter(None, said)), LINE, break_on_hyphens=False)
 
 
@@ -74,11 +74,6 @@ def comparison(rows: Sequence[Contender], where: str) -> str:
         as_far_as = f", as far as {len(found.values)} subsets of one test set can tell" if level else ""
         said = f"{title} {verb} {other}{as_far_as}: {gap} {ends}."
     return said + partial
-
-
-def rows_of(stage: str) -> tuple[str, ...]:
-    """List the rows that the table of a stage is to have."""
-    return tuple(BY_NAME) if stage == "table" else protocol.IN_TENTH
 
 
 def besides(results: Path, stage: str = "table", regime: str = ALL.name) -> str:
