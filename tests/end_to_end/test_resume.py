@@ -109,7 +109,7 @@ def measure_as(monkeypatch, *numbers):
         (
             [
                 *("--val-fraction=0.3", "--warmup-epochs=1", "--warmup-threshold=9", "--workers=2", "--batch-size=64"),
-                *("--arch=resnet18_vae3", "--clip-grad=0"),  # with these the second epoch is the best, and saved so
+                *("--seed=3", "--clip-grad=0"),  # with these the second epoch is the best, and saved so
             ],
             [("step", 2), ("images", 3), ("images", 5), ("save", 2), ("images", 6), ("images", 1)],
         ),
