@@ -38,6 +38,7 @@ CASES = {
     "cache smaller than resize": ("train", [*DIGITS, "--cache-size=31"], "--cache-size 31"),
     "cache of data in memory": ("train", [*DIGITS, "--cache-size=32"], "Digits_LT is held in memory"),
     "two schedules": ("train", [*DIGITS, "--lr-step=3", "--T-max=5"], "--lr-step and --T-max"),
+    "factor of no step": ("train", [*DIGITS, "--gamma=0.5", "--T-max=5"], "--gamma is the factor of a step"),
     "step-size beside a schedule": ("train", [*DIGITS, "--step-size=3", "--T-max=5"], "--T-max and --step-size"),
     "no loss term": ("train", [*DIGITS, "--weight-cls=0", "--weight-reconst=0", "--weight-gmm=0"], "--weight-gmm"),
     "warm-up of nothing": ("train", [*DIGITS, "--weight-cls=0", "--warmup-epochs=1"], "--warmup-epochs"),

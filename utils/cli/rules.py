@@ -178,6 +178,8 @@ def complete(
         raise UserError(f"{flags} are two schedules: give one")
     if not schedules:
         args.step_size = STEP_SIZE
+    if args.T_max is not None and "gamma" in given:
+        raise UserError("--gamma is the factor of a step, and --T-max takes none: leave one of the two out")
     if args.T_max is not None and args.lr < COSINE_FLOOR:
         raise UserError(f"--lr {args.lr:g} is below {COSINE_FLOOR:g}, where the cosine of --T-max ends: it would rise")
 
