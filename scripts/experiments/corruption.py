@@ -21,7 +21,7 @@ def with_noise(deviation: float) -> Corrupt:
     return corrupt
 
 
-def blurred(images: Tensor, _: int) -> Tensor:
+def blurred(images: Tensor, _: int = 0) -> Tensor:
     """Take the mean over 3x3 pixels; at the edge over those that there are."""
     return F.avg_pool2d(images, 3, stride=1, padding=1, count_include_pad=False)
 

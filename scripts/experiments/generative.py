@@ -14,6 +14,7 @@ from datasets.loading import BatchLoader, EvaluationBatches
 from models.classifier import ImageClassifier
 from models.dgcmm import DGCMM
 from models.losses import widen
+from scripts.experiments.corruption import blurred
 from scripts.experiments.trained import IMAGES
 from utils.device import to_device
 from utils.metrics import compute_metrics
@@ -76,6 +77,7 @@ def measure_generative_half(
         recognised_samples: the same of draws from the components, None where components belong to no class: with
             other assignments than by the label, and before training has moved them.
         recognised_images: of the test images themselves, which is what the judge can do.
+        recognised_blurred: of the test images blurred over 3x3 pixels: whether it minds that decoded images are.
         acsa_reconstruction: balanced accuracy of the label with the smallest squared error.
         acsa_mixture: of the component with the highest density at the code, all of equal weight; None as above.
     """
@@ -94,7 +96,7 @@ def measure_generative_half(
     joined = {name: torch.cat(parts) for name, parts in columns.items()}
     targets = torch.from_numpy(test.targets)
     health: Health = {name: joined[name].mean().item() for name in ("mse", "mse_constant", "mse_class_mean")}
-    for name in ("images", "reconstructions"):
+    for name in ("images", "blurred", "reconstructions"):
         health[f"recognised_{name}"] = _mean_by_class(joined[name], targets) if judge else None
     own = model.gmm_assign == "label" and model.prior.started
     health["recognised_samples"] = None
@@ -125,6 +127,7 @@ def _measure_batch(model: DGCMM, images: Tensor, labels: Tensor, judge: ImageCla
     found["mse"] = found["reconstruction"].gather(1, labels[:, None])[:, 0]
     if judge:
         found["images"] = recognised(judge, images, labels)
+        found["blurred"] = recognised(judge, blurred(images), labels)
         found["reconstructions"] = recognised(judge, rebuilt_own, labels)
     return found
 

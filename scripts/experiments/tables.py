@@ -33,6 +33,8 @@ HEALTH = {
     "mse": "error",
     "mse_constant": "of a grey image",
     "mse_class_mean": "of the class mean",
+    "recognised_images": "images recognised",
+    "recognised_blurred": "blurred images recognised",
     "recognised_reconstructions": "reconstructions recognised",
     "recognised_samples": "samples recognised",
     "acsa_reconstruction": "ACSA by reconstruction alone",

@@ -15,7 +15,7 @@ from scripts.experiments.significance import LEVEL, Difference, paired_differenc
 
 NOTHING = "No run of this table has been made yet."
 LINE = 120  # characters of prose
-RECOGNISED = ("images", "reconstructions", "samples")
+RECOGNISED = ("images", "blurred", "reconstructions", "samples")
 
 
 def points(value: float) -> str:
@@ -166,8 +166,8 @@ def generative_half(found: Contender) -> Iterator[str]:
     if {"mse", "mse_class_mean"} <= mean.keys():
         yield f"squared error of the decoder {mean['mse']:.3f}, of the class's mean image {mean['mse_class_mean']:.3f}"
     if {f"recognised_{what}" for what in RECOGNISED} <= mean.keys():
-        images, reconstructions, samples = (f"{mean[f'recognised_{what}']:.2f}" for what in RECOGNISED)
+        images, blurred, reconstructions, samples = (f"{mean[f'recognised_{what}']:.2f}" for what in RECOGNISED)
         yield (
-            f"another classifier recognises {images} of the images, {reconstructions} of reconstructions, {samples} of "
-            "samples (by chance 0.10)"
+            f"another classifier recognises {images} of the images, {blurred} of them blurred, {reconstructions} of "
+            f"reconstructions, {samples} of samples (by chance 0.10)"
         )

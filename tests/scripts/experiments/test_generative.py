@@ -8,6 +8,7 @@ from datasets.base import ArrayDataset
 from datasets.transforms import make_transform
 from helpers.trained import K, trained_like
 from models.classifier import PlainClassifier
+from scripts.experiments.corruption import blurred
 from scripts.experiments.generative import SAMPLES, class_mean_images, measure_generative_half, sample_components
 
 SIZE = 12
@@ -41,7 +42,8 @@ def test_errors_are_those_of_reconstructions_and_of_images_without_a_decoder(dat
     health = measure_generative_half(model, train, test, judge)
     with torch.no_grad():
         rebuilt = model.reconstructions(images, labels)
-        hits = [judge.classifier(judge.features(seen)).argmax(dim=1) == labels for seen in (images, rebuilt)]
+        shown = (images, blurred(images), rebuilt)
+        hits = [judge.classifier(judge.features(seen)).argmax(dim=1) == labels for seen in shown]
         candidates = [model.reconstructions(images, torch.full_like(labels, c)) for c in range(K)]
     errors = torch.stack([(candidate - images).square().mean(dim=(1, 2, 3)) for candidate in candidates], dim=1)
     known, names = tensors(train)
@@ -49,7 +51,7 @@ def test_errors_are_those_of_reconstructions_and_of_images_without_a_decoder(dat
     assert health["mse"] == pytest.approx((rebuilt - images).square().mean().item(), rel=1e-5)
     assert health["mse_constant"] == pytest.approx((images - known.mean()).square().mean().item(), rel=1e-4)
     assert health["mse_class_mean"] == pytest.approx((images - means[labels]).square().mean().item(), rel=1e-4)
-    recognised = [health["recognised_images"], health["recognised_reconstructions"]]
+    recognised = [health[f"recognised_{what}"] for what in ("images", "blurred", "reconstructions")]
     assert recognised == pytest.approx([by_class(part, labels) for part in hits])
     assert health["acsa_reconstruction"] == pytest.approx(by_class(errors.argmin(dim=1) == labels, labels))
     assert torch.allclose(class_mean_images(train, torch.device("cpu")), means, atol=1e-6)
