@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Draw fig/recall.png and fig/learning_curves.png, examples of a run's figures, from a run under results/.
+"""Draw examples of a run's figures from runs under results/: fig/recall.png, fig/learning_curves.png, fig/samples.png.
 
-python fig/draw_results.py results/fashion_mnist_lt/plain/subset0
+python fig/draw_results.py results/fashion_mnist_lt/plain/subset0 results/fashion_mnist_lt/tenth-resnet18/dgcmm/subset0
 """
 
 import argparse
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 from matplotlib.figure import Figure
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -20,9 +21,10 @@ from utils.errors import run_script  # noqa: E402
 from utils.figures.classes import recall_by_size  # noqa: E402
 from utils.figures.curves import learning_curves  # noqa: E402
 from utils.figures.reading import read_classes, read_history  # noqa: E402
+from utils.figures.sheets import samples  # noqa: E402
 from utils.figures.style import LOOK  # noqa: E402
 
-TITLE = "Fashion-MNIST, long-tailed"
+TITLE, TITLE_OF_FEW = "Fashion-MNIST, long-tailed", "A tenth of Fashion-MNIST, long-tailed"
 
 
 def save(figure: Figure, name: str) -> None:
@@ -32,15 +34,19 @@ def save(figure: Figure, name: str) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Draw the run folder that the command line names."""
+    """Draw the run folders that the command line names."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run with both re-trainings")
-    run = parser.parse_args(argv).run
+    parser.add_argument("alive", type=Path, metavar="ALIVE", help="folder of a run that has pictures.npz")
+    options = parser.parse_args(argv)
+    run = options.run
     matplotlib.rcdefaults()
     matplotlib.rcParams.update(LOOK)
     tables = {suffix: read_classes(run / f"metrics_per_class{suffix}.csv") for suffix in ("", "_aug_ftl", "_aug")}
     save(recall_by_size(tables, TITLE), "recall.png")
     save(learning_curves(read_history(run / "metrics.csv"), TITLE), "learning_curves.png")
+    with np.load(options.alive / "pictures.npz") as pictures:
+        save(samples(pictures, TITLE_OF_FEW), "samples.png")
 
 
 if __name__ == "__main__":
