@@ -14,9 +14,9 @@ from torch.utils.data import Dataset
 
 from datasets.subsets import spread
 from datasets.tables import count_of
-from datasets.transforms import make_transform, resize_under
+from datasets.transforms import TRAIN_TRANSFORMS, make_transform, resize_under
 from utils.errors import UserError
-from utils.preprocessing import Preprocessing, Transform
+from utils.preprocessing import RESIZES, Preprocessing, Transform
 from utils.randomness import Stream, global_seed
 
 
@@ -39,6 +39,9 @@ class ImageDataset(Dataset):
         transform: from a PIL image to what an item holds; None gives the PIL image.
         groups: group (patient) of each image, (N,) integers, or None where images are independent.
 
+    Raises:
+        UserError: the labels are not one number in 0..K-1 for each id.
+
     Attributes:
         rows: the row of each image in the source, of which this may be a part, (N,) integers; `read` takes one.
     """
@@ -52,8 +55,8 @@ class ImageDataset(Dataset):
         groups: np.ndarray | None = None,
     ) -> None:
         self.classes = tuple(classes)
-        self.targets = np.asarray(targets, dtype=np.int64)
         self.ids = np.asarray(ids)
+        self.targets = _labels(targets, len(self.ids), len(self.classes))
         self.rows = np.arange(len(self.targets))
         self.transform = transform
         self.groups = groups
@@ -122,8 +125,24 @@ class ImageDataset(Dataset):
         return hashlib.sha256(lines.encode()).hexdigest()
 
 
+def _labels(targets: np.ndarray, images: int, classes: int) -> np.ndarray:
+    """Check the labels of so many images, and make them (N,) int64."""
+    found = np.asarray(targets)
+    if found.shape != (images,):
+        raise UserError(f"labels have the shape {found.shape} for {images:,} images: give one for each")
+    if images and not np.issubdtype(found.dtype, np.integer):
+        raise UserError(f"labels are {found.dtype}: give whole numbers, 0 to {classes - 1}")
+    if images and not 0 <= found.min() <= found.max() < classes:
+        raise UserError(f"labels are {found.min()} to {found.max()}: those of {classes} classes are 0 to {classes - 1}")
+    return found.astype(np.int64)
+
+
 class ArrayDataset(ImageDataset):
-    """Images in one uint8 array, grey (N,h,w) or colour (N,h,w,3); the other arguments are those of `ImageDataset`."""
+    """Images in one uint8 array, grey (N,h,w) or colour (N,h,w,3); the other arguments are those of `ImageDataset`.
+
+    Raises:
+        UserError: the array is another, or the labels are not one number in 0..K-1 for each image.
+    """
 
     def __init__(
         self,
@@ -135,6 +154,10 @@ class ArrayDataset(ImageDataset):
         groups: np.ndarray | None = None,
     ) -> None:
         super().__init__(classes, targets, ids, transform, groups)
+        if images.dtype != np.uint8 or images.shape[3:] not in ((), (3,)) or images.ndim < 3:
+            raise UserError(f"images are {images.dtype} {images.shape}: give uint8, (N,h,w) or (N,h,w,3)")
+        if len(images) != len(self):
+            raise UserError(f"there are {len(images):,} images and {len(self):,} labels: give one for each")
         self.images = images
 
     def read(self, row: int) -> Image.Image:
@@ -235,6 +258,11 @@ class DatasetSpec:
     table: bool = False
     pool: bool = False
     shift: float = 1 / 16
+
+    def __post_init__(self) -> None:
+        for name, names in ((self.resize, RESIZES), (self.train_transform, TRAIN_TRANSFORMS)):
+            if name not in names:
+                raise ValueError(f"{name!r} is none of {', '.join(names)}")
 
     def transform(self, train: bool, new_size: int, crop_size: int, kind: str | None = None) -> Transform:
         """Make the transform of a split, from a PIL image to uint8 (1 or 3, crop_size, crop_size).

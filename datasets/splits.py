@@ -184,7 +184,10 @@ def _found(spec: DatasetSpec, args: argparse.Namespace) -> Splits:
         raise UserError(
             f"--cache-size {args.cache_size}: {args.dataset} is held in memory as it is, leave --cache-size out"
         )
-    splits = _dummy(spec, args) if args.dummy else spec.load(args)
+    try:
+        splits = _dummy(spec, args) if args.dummy else spec.load(args)
+    except FileNotFoundError as error:  # of a data set that does not look itself
+        raise UserError(f"there is no {error.filename}: name the folder of {args.dataset} with --datadir") from error
     if not len(splits.test):
         raise UserError(f"{args.dataset} has no test image in {args.datadir}: complete its test list")
     if spec.in_files and not args.dummy:

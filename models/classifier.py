@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.encoder import ARCHITECTURES, CIFAR_RESNET, ResNetEncoder
+from models.encoder import CIFAR_RESNETS, ResNetEncoder, resnet_of
 from models.losses import COSINE_SCALE, LossTerms, LossWeights, widen
 from models.mixup import Mixed
 
@@ -84,7 +84,7 @@ class ImageClassifier(nn.Module):
         super().__init__()
         self.num_classes, self.generative = num_classes, False
         self.prior: nn.Module | None = None
-        self.encoder = ResNetEncoder(ARCHITECTURES[arch], pretrained)
+        self.encoder = ResNetEncoder(resnet_of(arch), pretrained)
         self.criterion: nn.Module = nn.CrossEntropyLoss()
         self.frozen = False
 
@@ -139,7 +139,7 @@ class PlainClassifier(ImageClassifier):
         super().__init__(arch, num_classes, pretrained)
         self.z_dim = self.encoder.feature_dim
         self.classifier = build_classifier(self.z_dim, num_classes, cosine)
-        if ARCHITECTURES[arch] == CIFAR_RESNET and not cosine:
+        if resnet_of(arch) in CIFAR_RESNETS and not cosine:
             nn.init.kaiming_normal_(self.classifier.weight)  # as all its layers
 
     def posterior(self, features: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -34,9 +34,9 @@ LOADING_ERRORS = (
 )
 
 # the ResNets, torchvision's and CIFAR's, and the length of the feature vector after global average pooling
-CIFAR_RESNET = "resnet32"
+CIFAR_RESNETS = {"resnet32": 5}  # name -> blocks of a stage
 FEATURE_DIMS = {
-    CIFAR_RESNET: 64,
+    "resnet32": 64,
     "resnet18": 512,
     "resnet34": 512,
     "resnet50": 2048,
@@ -56,7 +56,18 @@ ARCHITECTURES = {"resnet_vae3": "resnet50"} | {f"{name}_vae3": name for name in 
 
 def feature_dim(arch: str) -> int:
     """Return the length of the feature vector h that the encoder of `arch` gives."""
-    return FEATURE_DIMS[ARCHITECTURES[arch]]
+    return FEATURE_DIMS[resnet_of(arch)]
+
+
+def resnet_of(arch: str) -> str:
+    """Name the ResNet of `arch`.
+
+    Raises:
+        UserError: there is none: a checkpoint is of a later version, or of a changed one.
+    """
+    if arch not in ARCHITECTURES:
+        raise UserError(f"--arch {arch}: this version of the code has no such model")
+    return ARCHITECTURES[arch]
 
 
 class ResNetEncoder(nn.Module):
@@ -66,14 +77,15 @@ class ResNetEncoder(nn.Module):
     checkpoint says by itself what its weights expect.
 
     Args:
-        name: a key of `FEATURE_DIMS`: torchvision's name, or `CIFAR_RESNET`.
+        name: a key of `FEATURE_DIMS`: torchvision's name, or one of `CIFAR_RESNETS`.
         pretrained: start from IMAGENET1K_V1 weights (see `load_pretrained`).
     """
 
     def __init__(self, name: str, pretrained: bool = False) -> None:
         super().__init__()
         self.feature_dim = FEATURE_DIMS[name]
-        self.resnet = CifarResNet(5) if name == CIFAR_RESNET else torchvision.models.get_model(name, weights=None)
+        blocks = CIFAR_RESNETS.get(name)
+        self.resnet = CifarResNet(blocks) if blocks else torchvision.models.get_model(name, weights=None)
         if pretrained:
             load_pretrained(self.resnet, name)
         self.resnet.fc = nn.Identity()
@@ -131,7 +143,7 @@ def fetch_pretrained(name: str) -> Path:
 
 
 def _pretrained_weights(name: str) -> torchvision.models.WeightsEnum:
-    if name == CIFAR_RESNET:
+    if name in CIFAR_RESNETS:
         raise UserError(f"--pretrained: there are no ImageNet weights of {name}, CIFAR's ResNet: leave it out")
     return torchvision.models.get_model_weights(name).IMAGENET1K_V1
 

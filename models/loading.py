@@ -13,10 +13,11 @@ from models.atypicality import atypicality, code_distances
 from models.classifier import ImageClassifier, PlainClassifier
 from models.dgcmm import DGCMM
 from models.encoder import PLAIN_ARCHITECTURES
-from models.losses import COSINE_LOSSES, LossWeights
+from models.losses import COSINE_LOSSES, LOSSES, LossWeights
 from models.scoring import Scorer
 from utils.device import autocast
 from utils.distributed.world import World
+from utils.errors import UserError
 from utils.preprocessing import Preprocessing
 from utils.randomness import Stream, global_seed
 from utils.training.checkpoint import Checkpoint, load_checkpoint, load_model_state
@@ -24,7 +25,13 @@ from utils.training.resume import BEFORE
 
 
 def create_model(args: argparse.Namespace, num_classes: int, pretrained: bool = False) -> ImageClassifier:
-    """Create the model that the arguments describe."""
+    """Create the model that the arguments describe.
+
+    Raises:
+        UserError: this version of the code has no such model or loss.
+    """
+    if args.loss not in LOSSES:
+        raise UserError(f"--loss {args.loss}: this version of the code has no such loss")
     cosine = args.loss in COSINE_LOSSES
     if args.arch in PLAIN_ARCHITECTURES:
         return PlainClassifier(args.arch, num_classes, cosine=cosine, pretrained=pretrained)

@@ -149,8 +149,13 @@ def build_loss(
         reweighted: whether the last part of 'ldam-drw' has begun, deferred re-weighting, with the class weights of
             'class-balanced'; the others do not read it.
         average: averages a scalar over all processes.
+
+    Raises:
+        ValueError: there is no such loss.
     """
     counts = torch.tensor(class_counts, dtype=torch.float64)
+    if name == "ce":
+        return nn.CrossEntropyLoss()
     if name == "focal":
         return FocalLoss()
     if name == "class-balanced":
@@ -159,7 +164,7 @@ def build_loss(
         return LDAMLoss(margins(counts), effective_number_weights(counts) if reweighted else None, average)
     if name == "logit-adjust":
         return LogitAdjustedLoss(counts)
-    return nn.CrossEntropyLoss()
+    raise ValueError(f"build_loss has no loss {name}")
 
 
 def implied_shares(name: str, class_counts: Sequence[int], power: float, reweighted: bool = False) -> Tensor:

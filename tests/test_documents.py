@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 
+import augment
 import augment_ftl
 import train
 from datasets import DATASETS
@@ -110,13 +111,13 @@ def options_of(module):
 
 
 def test_options_page_has_every_option_in_the_order_of_the_help():
-    transfer = {flags: action for flags, action in options_of(augment_ftl).items() if flags not in options_of(train)}
-    assert list(listed_options()) == [*options_of(train), *transfer]
+    own = {flags: None for script in (augment, augment_ftl) for flags in options_of(script)}
+    assert list(listed_options()) == [*options_of(train), *(flags for flags in own if flags not in options_of(train))]
 
 
 def test_options_page_has_the_defaults_and_choices_of_the_code():
     text = (ROOT / "docs/options.md").read_text()
-    for flags, action in (options_of(train) | options_of(augment_ftl)).items():
+    for flags, action in (options_of(train) | options_of(augment) | options_of(augment_ftl)).items():
         default = listed_options()[flags]
         if isinstance(action, argparse._StoreTrueAction):
             assert default == "", flags

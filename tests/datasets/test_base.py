@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 from torchvision import transforms as T
 
-from datasets.base import ArrayDataset, SampleKey
+from datasets.base import ArrayDataset, DatasetSpec, SampleKey
+from utils.errors import UserError
 
 TARGETS = np.array([0, 0, 1, 3, 1])
 KEY = SampleKey(index=2, seed=7, epoch=3, position=11)
@@ -98,3 +99,32 @@ def test_fingerprint_tells_lists_apart(dataset, change):
 def test_fingerprint_is_of_the_list_not_of_the_pixels(dataset):
     other = ArrayDataset(255 - dataset.images, dataset.classes, dataset.targets, dataset.ids)
     assert other.fingerprint() == dataset.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"targets": np.arange(4) % 2 + 1}, "labels are 1 to 2: those of 2 classes are 0 to 1"),
+        ({"targets": np.arange(4) % 2 - 1}, "labels are -1 to 0"),
+        ({"targets": np.arange(4) % 2 / 1}, "labels are float64: give whole numbers, 0 to 1"),
+        ({"targets": np.array(list("abab"))}, "labels are <U1"),
+        ({"targets": np.eye(4, dtype=int)}, r"labels have the shape \(4, 4\) for 4 images"),
+        ({"ids": "xyz"}, r"labels have the shape \(4,\) for 3 images"),
+        ({"images": np.zeros((5, 8, 8), np.uint8)}, "there are 5 images and 4 labels"),
+        ({"images": np.zeros((4, 8, 8))}, r"images are float64 \(4, 8, 8\): give uint8"),
+        ({"images": np.zeros((4, 3, 8, 8), np.uint8)}, r"images are uint8 \(4, 3, 8, 8\): give uint8, \(N,h,w\)"),
+        ({"images": np.zeros((4, 64), np.uint8)}, r"images are uint8 \(4, 64\)"),
+    ],
+)
+def test_array_that_is_no_data_set_is_named(changed, says):
+    fits = {"images": np.zeros((4, 8, 8, 3), np.uint8), "classes": "ab", "targets": np.arange(4) % 2, "ids": "wxyz"}
+    whole, other = (arguments | {"ids": list(arguments["ids"])} for arguments in (fits, fits | changed))
+    assert len(ArrayDataset(**whole)) == 4
+    with pytest.raises(UserError, match=says):
+        ArrayDataset(**other)
+
+
+@pytest.mark.parametrize("names", [("padd", "shift-flip"), ("pad", "shift_flip"), ("pad", "flip")])
+def test_entry_of_the_registry_names_what_there_is(names):
+    with pytest.raises(ValueError, match="is none of"):
+        DatasetSpec(lambda args: None, *names)

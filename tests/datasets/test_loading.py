@@ -59,7 +59,7 @@ class Unreadable(ImageDataset):
     """Ten images, of which the sixth cannot be read."""
 
     def __init__(self, message: str) -> None:
-        super().__init__("a", np.zeros(10), [str(row) for row in range(10)], T.PILToTensor())
+        super().__init__("a", np.zeros(10, int), [str(row) for row in range(10)], T.PILToTensor())
         self.message = message
 
     def read(self, row: int) -> Image.Image:

@@ -82,3 +82,12 @@ def test_what_is_no_checkpoint_is_named(tmp_path):
     save_checkpoint(tmp_path / "codes.pth", {"key": 1})
     with pytest.raises(UserError, match=r"codes\.pth is no checkpoint"):
         models.load_model(tmp_path / "codes.pth")
+
+
+@pytest.mark.parametrize(("flag", "value"), [("arch", "resnet9000_vae3"), ("loss", "magic")])
+def test_checkpoint_of_a_later_version_is_named(flag, value, trained_digits, tmp_path):
+    stored = load_checkpoint(trained_digits / "checkpoint.pth")
+    stored["args"][flag] = value
+    save_checkpoint(tmp_path / "checkpoint.pth", stored)
+    with pytest.raises(UserError, match=f"--{flag} {value}: this version of the code has no such"):
+        models.load_model(tmp_path / "checkpoint.pth")

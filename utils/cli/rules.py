@@ -222,7 +222,7 @@ def check_training(args: argparse.Namespace) -> None:
         low, high = args.prior_variance
         raise UserError(f"--prior-variance {low:g} {high:g}: the lower bound comes first")
     if args.warmup_epochs and not args.weight_cls:
-        raise UserError("--warmup-epochs trains the cross-entropy alone, which --weight-cls 0 switches off")
+        raise UserError("--warmup-epochs trains the classification term alone, which --weight-cls 0 switches off")
     if args.warmup_threshold is not None and not args.warmup_epochs:
         raise UserError("--warmup-threshold ends a warm-up: give --warmup-epochs too")
     if args.start_epoch is not None and args.start_epoch >= args.epochs:

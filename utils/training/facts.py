@@ -34,7 +34,7 @@ def log_facts(run: Run, training_images: int, steps: int, planned: int | None, b
     if world.size > 1:
         log.info("%d processes on %d node(s), %d images a step each", world.size, world.nodes, images // world.size)
     rates = f"learning rate {args.lr:g}" + (f", prior {args.prior_lr:g}" if run.model.prior is not None else "")
-    log.info("%d steps of %d images an epoch, %s", steps, images, rates)
+    log.info("%d steps of %d images an epoch, %s", min(steps, args.max_steps or steps), images, rates)
     if "reweighted_from" in run.state:
         log.info("classes are re-weighted after epoch %d", run.state["reweighted_from"])
     if started:

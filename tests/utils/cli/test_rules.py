@@ -4,9 +4,15 @@ import argparse
 
 import pytest
 
+import augment
+import augment_ftl
 import train
+from utils.cli import rules
 from utils.cli.rules import adopt, adopt_places, check_start, check_training, complete, follow, parse
 from utils.errors import UserError
+
+NEW_RUN_FLAGS = ("dataset", "evaluate", "start_epoch", "pretrained")  # of a command, which a continuation need not have
+LAUNCH_FLAGS = ("multiprocessing_distributed", "ngpus", "world_size", "dist_backend", "dist_timeout")
 
 
 def completed(*argv: str) -> argparse.Namespace:
@@ -127,6 +133,26 @@ def test_ranks_follow_the_main_one_but_in_what_is_their_own():
     other, _ = parse(train.build_parser(), ["Digits_LT", "--momentum=0.5"])
     with pytest.raises(UserError, match=r"--momentum is 0.5 for rank 3 but 0.9 for rank 0"):
         follow(other, {"momentum"}, main, resolved, 3)
+
+
+@pytest.mark.parametrize(
+    ("script", "own"),
+    [
+        (train, (*rules.TRAINING_FLAGS, *LAUNCH_FLAGS)),
+        (augment, rules.RETRAINING_FLAGS),
+        (augment_ftl, (*rules.RETRAINING_FLAGS, *augment_ftl.FLAGS)),
+    ],
+    ids=["train", "augment", "augment_ftl"],
+)
+def test_every_option_is_of_one_group(script, own):
+    """One of no group would be lost where a run goes on, and its other value accepted without a word."""
+    of_the_model = (*rules.MODEL_FLAGS, *rules.DATA_FLAGS, *rules.SCORING_FLAGS)
+    compared, not_compared = (*of_the_model, *own), {*rules.SAME_RUN_FLAGS, *NEW_RUN_FLAGS}
+    assert len(compared) == len(set(compared))
+    assert not_compared.isdisjoint(compared)
+    options = {action.dest for action in script.build_parser()._actions if action.dest != "help"}
+    assert options <= not_compared.union(compared)
+    assert set(own) <= options
 
 
 def test_folders_come_from_the_checkpoint_unless_they_are_named():
