@@ -187,7 +187,7 @@ def _found(spec: DatasetSpec, args: argparse.Namespace) -> Splits:
     try:
         splits = _dummy(spec, args) if args.dummy else spec.load(args)
     except FileNotFoundError as error:  # of a data set that does not look itself
-        raise UserError(f"there is no {error.filename}: name the folder of {args.dataset} with --datadir") from error
+        raise UserError(f"{error}: name the folder of {args.dataset} with --datadir") from error
     if not len(splits.test):
         raise UserError(f"{args.dataset} has no test image in {args.datadir}: complete its test list")
     if spec.in_files and not args.dummy:

@@ -128,7 +128,7 @@ class Places(NamedTuple):
 def judge_job(places: Places) -> Job:
     """Make the job of the classifier that looks at decoded images: trained on 18,000 images, as many of each class.
 
-    A ResNet-18, as decoded images are blurred, and a ResNet-32 hardly recognises real images that are.
+    A ResNet-18, as decoded images are blurred, and a ResNet-32 minds blur in real images more.
     """
     regime = Regime(JUDGE, ("--imbalance-factor=1", "--subset-scale=2"), 10, 100, "resnet18")
     row = Row(JUDGE, "", PLAIN, (), "--weight-cls", (), 10.0)
