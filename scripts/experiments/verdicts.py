@@ -168,6 +168,6 @@ def generative_half(found: Contender) -> Iterator[str]:
     if {f"recognised_{what}" for what in RECOGNISED} <= mean.keys():
         images, blurred, reconstructions, samples = (f"{mean[f'recognised_{what}']:.2f}" for what in RECOGNISED)
         yield (
-            f"another classifier recognises {images} of the images, {blurred} of them blurred, {reconstructions} of "
+            f"another classifier recognises {images} of images ({blurred} blurred), {reconstructions} of "
             f"reconstructions, {samples} of samples (by chance 0.10)"
         )
