@@ -15,8 +15,9 @@ error.
 Of a DGCMM with a decoder it writes RUN/generative_half.json too, of 2,000 test images: the squared error of
 reconstructions beside those of a grey image and of the class's mean image, the balanced accuracy of the best
 reconstruction alone and of the mixture alone and, with --judge, the share of reconstructions and of samples of the
-components that another classifier recognises: a plain one, trained on more images than the run has. A minute or two on
-one core for 10,000 small images. The last line on standard output is JSON.
+components that another classifier recognises, beside that of blurred images: a plain one, trained on more images than
+the run has, that minds blur little. A minute or two on one core for 10,000 small images. The last line on standard
+output is JSON.
 """
 
 import argparse
