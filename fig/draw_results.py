@@ -39,12 +39,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run with both re-trainings")
     parser.add_argument("alive", type=Path, metavar="ALIVE", help="folder of a run that has pictures.npz")
     options = parser.parse_args(argv)
-    run = options.run
     matplotlib.rcdefaults()
     matplotlib.rcParams.update(LOOK)
-    tables = {suffix: read_classes(run / f"metrics_per_class{suffix}.csv") for suffix in ("", "_aug_ftl", "_aug")}
+    tables = {
+        suffix: read_classes(options.run / f"metrics_per_class{suffix}.csv") for suffix in ("", "_aug_ftl", "_aug")
+    }
     save(recall_by_size(tables, TITLE), "recall.png")
-    save(learning_curves(read_history(run / "metrics.csv"), TITLE), "learning_curves.png")
+    save(learning_curves(read_history(options.run / "metrics.csv"), TITLE), "learning_curves.png")
     with np.load(options.alive / "pictures.npz") as pictures:
         save(samples(pictures, TITLE_OF_FEW), "samples.png")
 

@@ -33,8 +33,8 @@ LOADING_ERRORS = (
     ValueError,
 )
 
-# the ResNets, torchvision's and CIFAR's, and the length of the feature vector after global average pooling
 CIFAR_RESNETS = {"resnet32": 5}  # name -> blocks of a stage
+# the ResNets, torchvision's and CIFAR's, and the length of the feature vector after global average pooling
 FEATURE_DIMS = {
     "resnet32": 64,
     "resnet18": 512,

@@ -21,7 +21,7 @@ def with_noise(deviation: float) -> Corrupt:
     return corrupt
 
 
-def blurred(images: Tensor, _: int = 0) -> Tensor:
+def blurred(images: Tensor) -> Tensor:
     """Take the mean over 3x3 pixels; at the edge over those that there are."""
     return F.avg_pool2d(images, 3, stride=1, padding=1, count_include_pad=False)
 
@@ -31,6 +31,6 @@ CORRUPTIONS: dict[str, Corrupt] = {
     "clean": lambda images, _: images,
     "noise 0.1": with_noise(0.1),
     NOISE: with_noise(0.2),
-    "blur 3x3": blurred,
+    "blur 3x3": lambda images, _: blurred(images),
     "half brightness": lambda images, _: images / 2,
 }
