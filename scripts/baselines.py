@@ -30,6 +30,7 @@ sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]
 import numpy as np  # noqa: E402
 
 from augment import Codes  # noqa: E402
+from scripts.experiments.choices import first_best  # noqa: E402
 from scripts.experiments.posthoc import METHODS, Classify, Method, TrainedCodes, method_value  # noqa: E402
 from scripts.experiments.trained import open_run, run_parser  # noqa: E402
 from utils.errors import UserError, run_script  # noqa: E402
@@ -112,8 +113,7 @@ def measure(
         if "val" in measured:
             validated = [one.row("val", measured["val"], counts) for one in fitted]
             rows += validated
-            best = max(range(len(fitted)), key=lambda number: validated[number]["acsa"])  # of equals the first
-            chosen = fitted[best]
+            chosen = fitted[first_best({number: row["acsa"] for number, row in enumerate(validated)})]
         test = measured["test"]
         rows.append(chosen.row("test", test, counts))
         found = per_class_metrics(test["targets"].numpy(), chosen.probabilities(test), counts, classes)

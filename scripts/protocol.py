@@ -199,12 +199,14 @@ def run_stage(stage: str, options: argparse.Namespace, runner: Runner) -> Report
         if not jobs:
             raise UserError(said)
         print(f"{said}; the other rows are made")
-    waiting = [job for job in jobs if protocol.needs_judge(job) and not finished(job, runner.results)]
+    waiting = [job for job in jobs if protocol.needs_judges(job) and not finished(job, runner.results)]
     first = [job for job in jobs if job not in waiting]
     if not waiting:
         return run_all(first, options, runner)
-    done, failed, left = run_all([protocol.judge_job(places), *first], options, runner)
-    beside = [[folder for folder in part if folder != protocol.JUDGE] for part in (done, left)]  # it is no run of it
+    judges = protocol.judge_jobs(places)
+    done, failed, left = run_all([*judges, *first], options, runner)
+    theirs = [judge.folder for judge in judges]
+    beside = [[folder for folder in part if folder not in theirs] for part in (done, left)]  # they are no runs of it
     return joined(Report(beside[0], failed, beside[1]), run_all(waiting, options, runner))
 
 

@@ -3,7 +3,7 @@
 
     python scripts/robustness.py RUN
     python scripts/robustness.py RUN --methods crt lda --fixed crt=0.01
-    python scripts/robustness.py RUN --judge logs/judge/checkpoint.pth
+    python scripts/robustness.py RUN --judge logs/judge/checkpoint.pth --judge logs/another/checkpoint.pth
 
 RUN is the folder of a training, whose last epoch is measured (with --best the best one); its classifier, methods of
 scripts/baselines.py (by default logit adjustment; of a generative model none), and the classifiers that augment.py and
@@ -14,10 +14,10 @@ error.
 
 Of a DGCMM with a decoder it writes RUN/generative_half.json too, of 2,000 test images: the squared error of
 reconstructions beside those of a grey image and of the class's mean image, the balanced accuracy of the best
-reconstruction alone and of the mixture alone and, with --judge, the share of reconstructions and of samples of the
-components that another classifier recognises, beside that of blurred images: a plain one, trained on more images than
-the run has, that minds blur little. A minute or two on one core for 10,000 small images. The last line on standard
-output is JSON.
+reconstruction alone and of the mixture alone and, for each --judge, the share of reconstructions and of samples of the
+components that this other classifier recognises, beside that of images as they are and blurred: a plain one, trained on
+more images than the run has. Judges disagree, so give several. A minute or two on one core for 10,000 small images. The
+last line on standard output is JSON.
 """
 
 import argparse
@@ -66,7 +66,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--methods", nargs="+", choices=names, metavar="NAME", help=f"of {', '.join(names)} (default: {DEFAULT})")
     fixed = "value of a method's own parameter (default: that of baselines.py for a run without a validation set)"
     add("--fixed", nargs="+", type=method_value, default=[], metavar="NAME=VALUE", help=fixed)
-    add("--judge", type=path, metavar="PATH", help="checkpoint of a plain classifier that looks at decoded images")
+    judge = "checkpoint of a plain classifier that looks at decoded images; again for another, of another architecture"
+    add("--judge", type=path, action="append", default=[], metavar="PATH", help=judge)
     return parser
 
 
@@ -76,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     start_logging(quiet=False)
     folder = RunFolder(options.run)
     run = open_run(folder, options.datadir, FILE, options.overwrite, best=options.best)
-    judge = load_judge(options.judge, run) if options.judge else None
+    judges = load_judges(options.judge, run)
     classifiers = classifiers_of(run, folder.path)
     if run.model.generative and options.methods:
         raise UserError(f"{options.run} is generative: it has no code of an image alone, leave --methods out")
@@ -90,34 +91,39 @@ def main(argv: Sequence[str] | None = None) -> None:
     if run.model.prior is not None and run.args.weight_reconst:
         test = run.splits.test
         looked_at = test.subset(spread(test.targets, LOOKED_AT))
-        health = measure_generative_half(run.model, run.splits.train, looked_at, judge)
+        health = measure_generative_half(run.model, run.splits.train, looked_at, judges)
         result["generative half"] = health
         for name, value in health.items():
-            print(f"{name:<28} {'-' if value is None else format(value, '.4f')}")
+            print(f"{name:<40} {'-' if value is None else format(value, '.4f')}")
         write_text(folder.file(HEALTH_FILE), json.dumps(health, indent=2) + "\n")
     RunFolder(options.run, "_robustness").write_args(options, run.checkpoint["data_sha256"])
     folder.write_rows(FILE, rows)
     print(json.dumps(result))
 
 
-def load_judge(checkpoint: str, run: TrainedRun) -> ImageClassifier:
-    """Load the classifier that looks at decoded images.
+def load_judges(checkpoints: Sequence[str], run: TrainedRun) -> dict[str, ImageClassifier]:
+    """Load the classifiers that look at decoded images, by their architecture.
 
     Raises:
-        UserError: it is no plain classifier of such images.
+        UserError: one is no plain classifier of such images, or two are of one architecture.
     """
-    stored = load_checkpoint(Path(checkpoint))
-    args = argparse.Namespace(**BEFORE | stored["args"])
-    if args.arch not in PLAIN_ARCHITECTURES or stored["class_names"] != run.checkpoint["class_names"]:
-        raise UserError(f"--judge {checkpoint}: name a plain classifier of the same classes, {args.arch} is none")
-    if args.crop_size != run.args.crop_size:
-        raise UserError(
-            f"--judge {checkpoint} looks at {args.crop_size} pixels a side, the run at {run.args.crop_size}: name "
-            "another"
-        )
-    model = create_model(args, len(stored["class_names"]))
-    load_model_state(model, stored, checkpoint)
-    return model.to(run.world.device).eval()
+    judges: dict[str, ImageClassifier] = {}
+    for checkpoint in checkpoints:
+        stored = load_checkpoint(Path(checkpoint))
+        args = argparse.Namespace(**BEFORE | stored["args"])
+        if args.arch not in PLAIN_ARCHITECTURES or stored["class_names"] != run.checkpoint["class_names"]:
+            raise UserError(f"--judge {checkpoint}: name a plain classifier of the same classes, {args.arch} is none")
+        if args.crop_size != run.args.crop_size:
+            raise UserError(
+                f"--judge {checkpoint} looks at {args.crop_size} pixels a side, the run at {run.args.crop_size}: name "
+                "another"
+            )
+        if args.arch in judges:
+            raise UserError(f"--judge {checkpoint} is a second {args.arch}: name one of each architecture")
+        model = create_model(args, len(stored["class_names"]))
+        load_model_state(model, stored, checkpoint)
+        judges[args.arch] = model.to(run.world.device).eval()
+    return judges
 
 
 def classifiers_of(run: TrainedRun, folder: Path) -> dict[str, nn.Module]:

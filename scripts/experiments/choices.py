@@ -2,15 +2,16 @@
 
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from utils.errors import UserError
 from utils.files import read_rows, write_text
 
 Tried = tuple[float, float]  # learning rate, own parameter
 FILE = "chosen.json"
+Key = TypeVar("Key")
 
 
 class Choice(NamedTuple):
@@ -54,6 +55,11 @@ def _validation_rows(run: Path) -> list[dict[str, str]]:
     return [row for row in read_rows(epochs) if row["split"] == "val"][-1:] if epochs.exists() else []
 
 
+def first_best(scores: Mapping[Key, float]) -> Key:
+    """Find the key with the highest score, of equals the first; equal means may differ in their last bits."""
+    return max(scores, key=lambda key: round(scores[key], 9))
+
+
 def best(settings: dict[Tried, Path], subsets: Sequence[int]) -> Tried | None:
     """Find the setting whose best method has the best mean over the subsets, of equals the first.
 
@@ -63,7 +69,7 @@ def best(settings: dict[Tried, Path], subsets: Sequence[int]) -> Tried | None:
         The setting; None if a run of one is not done.
     """
     means = {tried: max(validated(folder, subsets).values(), default=None) for tried, folder in settings.items()}
-    return None if None in means.values() else max(means, key=means.__getitem__)
+    return None if None in means.values() else first_best(means)
 
 
 def choose_methods(setting: Path, subsets: Sequence[int]) -> tuple[dict[str, float | str], str]:
@@ -71,10 +77,10 @@ def choose_methods(setting: Path, subsets: Sequence[int]) -> tuple[dict[str, flo
     means = validated(setting, subsets)
     values: dict[str, float | str] = {}
     for method in dict.fromkeys(method for method, _ in means):
-        value = max((key for key in means if key[0] == method), key=means.__getitem__)[1]
+        _, value = first_best({key: mean for key, mean in means.items() if key[0] == method})
         if value:
             values[method] = value_of(value)
-    return values, max(means, key=means.__getitem__)[0]
+    return values, first_best(means)[0]
 
 
 def value_of(text: str) -> float | str:

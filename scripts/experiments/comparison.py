@@ -7,13 +7,15 @@ from typing import NamedTuple
 
 from scripts.experiments import protocol
 from scripts.experiments.choices import FILE, Choice, read_choices
-from scripts.experiments.protocol import Row
+from scripts.experiments.jobs import Job, require_same_settings
+from scripts.experiments.protocol import MADE, Places, Row, Selection
 from scripts.experiments.results import Run, read_runs, values_of, values_under
 from scripts.experiments.significance import Difference, holm, paired_difference
 from utils.errors import UserError
 
 DGCMM_ROW = "dgcmm"  # the method as it is meant: with the learned mixture
 WITHOUT_MIXTURE = "dgcmm-off"
+SAME = 1e-3  # ACSA measured twice, from codes and from images, differs by less than this
 AS_TRAINED = Choice(0.0, 0.0, {}, "trained", 0, ())  # of a row of which nothing was chosen
 
 
@@ -55,21 +57,29 @@ def contenders(results: Path, stage: str, regime: str, condition: str | None = N
         condition: of the test images, a key of `CORRUPTIONS`; None: as they are.
 
     Raises:
-        UserError: a run was trained with another setting, or measured with other methods or other values of them,
-            than are chosen now.
+        UserError: a run was made by other commands than the protocol's with what is chosen now, or has no measurement
+            of the method chosen.
     """
     chosen = read_choices(results / FILE).get(regime, {})
+    jobs = jobs_of(stage, regime, chosen)
     found = []
     for row in protocol.ROWS:
         runs = read_runs(results / stage / row.name)
-        choice = chosen.get(row.name, AS_TRAINED)
+        method = chosen.get(row.name, AS_TRAINED).method
         for run in runs:
-            if choice is not AS_TRAINED:
-                require_setting(run, row, choice)
-            require_measured(run, choice, condition)
+            job = jobs.get(f"{stage}/{row.name}/subset{run.subset}")
+            for step in job.steps if job else ():
+                require_same_settings(step, run.folder)
+            require_measured(run, method, condition)
         if runs:
-            found.append(Contender(row, runs, choice.method, acsa_of(runs, choice.method, condition)))
+            found.append(Contender(row, runs, method, acsa_of(runs, method, condition)))
     return found
+
+
+def jobs_of(stage: str, regime: str, chosen: dict[str, Choice]) -> dict[str, Job]:
+    """Make the jobs of a stage, such as 'table' or 'imbalance/50', of rows with a choice: folder -> job."""
+    selection = Selection({regime: chosen}, Places("", ""), list(chosen))
+    return {job.folder: job for job in MADE[stage.partition("/")[0]](selection)}
 
 
 def acsa_of(runs: Sequence[Run], method: str, condition: str | None) -> dict[int, float]:
@@ -77,39 +87,25 @@ def acsa_of(runs: Sequence[Run], method: str, condition: str | None) -> dict[int
     return values_under(runs, method, condition, "acsa") if condition else values_of(runs, method, "acsa")
 
 
-def require_setting(run: Run, row: Row, choice: Choice) -> None:
-    """Raise a `UserError` if a run was trained with another learning rate or own parameter than was chosen."""
-    for flag, chosen in (("--lr", choice.rate), (row.own, choice.own)):
-        used = run.arguments.get(flag.strip("-").replace("-", "_"), chosen)
-        if used != chosen:
-            raise UserError(f"{run.folder} has {flag}={used}, chosen is {chosen} now: {remedy(run)}")
-
-
-def require_measured(run: Run, choice: Choice, condition: str | None) -> None:
-    """Raise a `UserError` if a run was not measured by the method of a choice, or with other values of methods."""
-    for method, chosen in choice.values.items():
-        used = run.methods.get(method, {}).get("value", chosen)
-        if used != chosen:
-            raise UserError(f"{method} has the value {used} in {run.folder}, chosen is {chosen} now: {remedy(run)}")
-    if not acsa_of([run], choice.method, condition):
+def require_measured(run: Run, method: str, condition: str | None) -> None:
+    """Raise a `UserError` if a run was not measured by a method, or with other values of it under the conditions."""
+    remedy = f"move {run.folder} away, and the stage makes it again"
+    if not acsa_of([run], method, condition):
         under = f" under {condition}" if condition else ""
-        raise UserError(f"{choice.method} is chosen now, {run.folder} has no measurement of it{under}: {remedy(run)}")
-
-
-def remedy(run: Run) -> str:
-    """Say what to do about a run that is not as was chosen."""
-    return f"move {run.folder} away, and the stage makes it again"
+        raise UserError(f"{method} is chosen now, {run.folder} has no measurement of it{under}: {remedy}")
+    table, beside = (list(acsa_of([run], method, where).values()) for where in (None, "clean"))
+    if table and beside and abs(table[0] - beside[0]) > SAME:
+        raise UserError(
+            f"{method} has an ACSA of {table[0]:.4f} in {run.folder}, and of {beside[0]:.4f} in its "
+            f"metrics_robustness.csv: {remedy}"
+        )
 
 
 def best_baseline(rows: Sequence[Contender]) -> Contender | None:
     """Find the baseline with the best mean, among those with the most subsets."""
-    return best_of([one for one in rows if one.row.plain])
-
-
-def best_of(rows: Sequence[Contender]) -> Contender | None:
-    """Find the row with the best mean, among those with the most subsets."""
-    most = max((len(one.values) for one in rows), default=0)
-    return max((one for one in rows if len(one.values) == most), key=lambda one: one.mean, default=None)
+    plain = [one for one in rows if one.row.plain]
+    most = max((len(one.values) for one in plain), default=0)
+    return max((one for one in plain if len(one.values) == most), key=lambda one: one.mean, default=None)
 
 
 def compare(rows: Sequence[Contender]) -> tuple[Contender | None, list[Comparison]]:

@@ -11,9 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from scripts.experiments.comparison import DGCMM_ROW, best_baseline, contenders
-from scripts.experiments.protocol import ALL, BY_NAME, FURTHER, TENTH_18
+from scripts.experiments.protocol import ALL, BY_NAME, FURTHER, TABLE, TENTH_18
 from scripts.experiments.results import RETRAINED, Run, retrained_file
 from scripts.experiments.tables import NOISE, NUMBERS_OF_IMAGES
+from scripts.experiments.verdicts import marked
 from utils.figures.style import BLACK, BLUE, GREEN, PURPLE, RED, defaults
 from utils.files import read_rows
 
@@ -52,13 +53,16 @@ def recall_curves(results: Path, stage: str = "table", regime: str = ALL.name) -
         wanted += [(title, one.runs, method) for method, title in titles.items()]
     if best := best_baseline(rows):
         wanted.append((best.title, best.runs, best.method))
-    curves = {title: _mean_curve([class_recalls(run, method) for run in runs]) for title, runs, method in wanted}
-    return {title: curve for title, curve in curves.items() if curve["x"]}
+    curves = {}
+    for title, runs, method in wanted:
+        found = [recalls for run in runs if (recalls := class_recalls(run, method))]
+        if found:
+            curves[marked(title, len(found), len(TABLE))] = _mean_curve(found)
+    return curves
 
 
 def _mean_curve(found: list[dict[str, tuple[int, float]]]) -> Curve:
-    found = [recalls for recalls in found if recalls]
-    names = sorted(found[0], key=lambda name: found[0][name][0]) if found else []
+    names = sorted(found[0], key=lambda name: found[0][name][0])
     x = [float(found[0][name][0]) for name in names]
     return {"x": x, "y": [statistics.fmean(recalls[name][1] for recalls in found) for name in names]}
 

@@ -3,7 +3,7 @@
 Shapes: B batch, K classes, S side of the image.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -58,7 +58,7 @@ def sample_components(model: DGCMM, seed: int) -> Iterator[tuple[Tensor, Tensor]
 
 @torch.inference_mode()
 def measure_generative_half(
-    model: DGCMM, train: ImageDataset, test: ImageDataset, judge: ImageClassifier | None
+    model: DGCMM, train: ImageDataset, test: ImageDataset, judges: Mapping[str, ImageClassifier]
 ) -> Health:
     """Measure the generative half on the test images.
 
@@ -68,16 +68,17 @@ def measure_generative_half(
     Args:
         model: in evaluation.
         train: under the evaluation transform; the class means are its.
-        judge: another classifier of such images, which says what an image shows; None: nothing is recognised.
+        judges: other classifiers of such images by name, each of which says what an image shows.
 
     Returns:
         mse: mean squared error of reconstructions under their own labels at z = mu, over pixels and channels.
         mse_constant, mse_class_mean: of one grey level, the mean of the training images, and of the class's mean image.
-        recognised_reconstructions: share that the judge takes for their label, mean over the classes.
-        recognised_samples: the same of draws from the components, None where components belong to no class: with
-            other assignments than by the label, and before training has moved them.
-        recognised_images: of the test images themselves, which is what the judge can do.
-        recognised_blurred: of the test images blurred over 3x3 pixels: whether it minds that decoded images are.
+        recognised_reconstructions_by_NAME: share that a judge takes for their label, mean over the classes.
+        recognised_samples_by_NAME: the same of draws from the components, None where components belong to no class:
+            with other assignments than by the label, and before training has moved them.
+        recognised_images_by_NAME: of the test images themselves, which is what the judge can do.
+        recognised_blurred_by_NAME: of the test images blurred over 3x3 pixels: whether it minds that decoded images
+            are.
         acsa_reconstruction: balanced accuracy of the label with the smallest squared error.
         acsa_mixture: of the component with the highest density at the code, all of equal weight; None as above.
     """
@@ -88,7 +89,7 @@ def measure_generative_half(
     columns: dict[str, list[Tensor]] = {}
     for images, labels, _ in batches(test):
         images, labels = to_device(images, device), labels.to(device)
-        found = _measure_batch(model, images, labels, judge)
+        found = _measure_batch(model, images, labels, judges)
         found["mse_constant"] = (images - grey).square().mean(dim=(1, 2, 3))
         found["mse_class_mean"] = (images - means[labels]).square().mean(dim=(1, 2, 3))
         for name, values in found.items():
@@ -96,13 +97,11 @@ def measure_generative_half(
     joined = {name: torch.cat(parts) for name, parts in columns.items()}
     targets = torch.from_numpy(test.targets)
     health: Health = {name: joined[name].mean().item() for name in ("mse", "mse_constant", "mse_class_mean")}
-    for name in ("images", "blurred", "reconstructions"):
-        health[f"recognised_{name}"] = _mean_by_class(joined[name], targets) if judge else None
     own = model.gmm_assign == "label" and model.prior.started
-    health["recognised_samples"] = None
-    if judge and own:
-        hits = [recognised(judge, *part) for part in sample_components(model, seed=0)]
-        health["recognised_samples"] = torch.cat(hits).double().mean().item()
+    for judge in judges:
+        for name in ("images", "blurred", "reconstructions"):
+            health[f"recognised_{name}_by_{judge}"] = _mean_by_class(joined[f"{name}_by_{judge}"], targets)
+        health[f"recognised_samples_by_{judge}"] = _recognised_samples(model, judges[judge]) if own else None
     for name in ("reconstruction", "mixture"):
         scores = F.softmax(-joined[name].double(), dim=1).numpy()
         usable = name == "reconstruction" or own
@@ -111,8 +110,10 @@ def measure_generative_half(
     return health
 
 
-def _measure_batch(model: DGCMM, images: Tensor, labels: Tensor, judge: ImageClassifier | None) -> dict[str, Tensor]:
-    """Measure images (B,C,S,S): errors (B,), what the judge says (B,), and a score of each candidate label (B,K)."""
+def _measure_batch(
+    model: DGCMM, images: Tensor, labels: Tensor, judges: Mapping[str, ImageClassifier]
+) -> dict[str, Tensor]:
+    """Measure images (B,C,S,S): errors (B,), what the judges say (B,), and a score of each candidate label (B,K)."""
     features = model.features(images)
     errors, distances, rebuilt_own = [], [], None
     for label in range(model.num_classes):
@@ -125,11 +126,16 @@ def _measure_batch(model: DGCMM, images: Tensor, labels: Tensor, judge: ImageCla
         rebuilt_own = rebuilt * mine if rebuilt_own is None else rebuilt_own + rebuilt * mine
     found = {"reconstruction": torch.stack(errors, dim=1), "mixture": torch.stack(distances, dim=1)}
     found["mse"] = found["reconstruction"].gather(1, labels[:, None])[:, 0]
-    if judge:
-        found["images"] = recognised(judge, images, labels)
-        found["blurred"] = recognised(judge, blurred(images), labels)
-        found["reconstructions"] = recognised(judge, rebuilt_own, labels)
+    for name, judge in judges.items():
+        for what, shown in (("images", images), ("blurred", blurred(images)), ("reconstructions", rebuilt_own)):
+            found[f"{what}_by_{name}"] = recognised(judge, shown, labels)
     return found
+
+
+def _recognised_samples(model: DGCMM, judge: ImageClassifier) -> float:
+    """Measure the share of samples of the components that a judge takes for their class."""
+    hits = [recognised(judge, *part) for part in sample_components(model, seed=0)]
+    return torch.cat(hits).double().mean().item()
 
 
 def _mean_by_class(hits: Tensor, targets: Tensor) -> float:

@@ -113,7 +113,7 @@ VARIED = {  # of the row "dgcmm", one flag at a time
     "--weight-gmm": (0.0001, 0.001, 0.01, 0.1),
     "--z-dim": (16, 64, 256),
 }
-JUDGE = "judge"
+JUDGES = {"resnet18": 10, "resnet32": 20}  # encoder of a classifier that looks at decoded images -> epochs
 CASES = ("case-1", "case-1-adjusted", "case-2", "case-2-adjusted")
 
 
@@ -125,18 +125,27 @@ class Places(NamedTuple):
     quick: bool = False
 
 
-def judge_job(places: Places) -> Job:
-    """Make the job of the classifier that looks at decoded images: trained on 18,000 images, as many of each class.
+def judge_jobs(places: Places) -> list[Job]:
+    """Make the jobs of the classifiers that look at decoded images: trained on 18,000 images, as many of each class.
 
-    A ResNet-18, as decoded images are blurred, and a ResNet-32 minds blur in real images more.
+    There are several, as they disagree: decoded images are blurred, which a ResNet-32 minds more than a ResNet-18.
     """
-    regime = Regime(JUDGE, ("--imbalance-factor=1", "--subset-scale=2"), 10, 100, "resnet18")
-    row = Row(JUDGE, "", PLAIN, (), "--weight-cls", (), 10.0)
-    return Job(JUDGE, (train_step(places, JUDGE, row, regime, 0.03, row.default, 7),), kept=False)
+    jobs = []
+    for encoder, epochs in JUDGES.items():
+        folder = judge_folder(encoder)
+        regime = Regime(folder, ("--imbalance-factor=1", "--subset-scale=2"), epochs, 100, encoder)
+        row = Row(folder, "", PLAIN, (), "--weight-cls", (), 10.0)
+        jobs.append(Job(folder, (train_step(places, folder, row, regime, 0.03, row.default, 7),), kept=False))
+    return jobs
 
 
-def needs_judge(job: Job) -> bool:
-    """Tell whether a command of a job takes the judge's checkpoint."""
+def judge_folder(encoder: str) -> str:
+    """Name the run folder of a judge."""
+    return f"judge-{encoder}"
+
+
+def needs_judges(job: Job) -> bool:
+    """Tell whether a command of a job takes the judges' checkpoints."""
     return any(word.startswith("--judge=") for step in job.steps for word in step.words)
 
 
@@ -327,7 +336,7 @@ def robustness_step(places: Places, folder: str, row: Row, choice: Choice) -> St
         words += ["--methods", *methods]
         words += fixed_values({name: choice.values[name] for name in methods if name in choice.values})
     if not row.plain:
-        words.append(f"--judge={places.runs}/{JUDGE}/checkpoint.pth")
+        words += [f"--judge={places.runs}/{judge_folder(encoder)}/checkpoint.pth" for encoder in JUDGES]
     return Step(tuple(words), "metrics_robustness.csv", "args_robustness.json")
 
 

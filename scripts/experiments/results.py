@@ -26,14 +26,12 @@ class Run(NamedTuple):
     Attributes:
         folder: of its files.
         subset: on which it was trained.
-        arguments: of its training.
         methods: as trained, and what was made of it -> metrics on the test set.
         conditions: (method, condition of the test images) -> metrics.
     """
 
     folder: Path
     subset: int
-    arguments: dict[str, object]
     methods: dict[str, Numbers]
     conditions: dict[tuple[str, str], Numbers]
 
@@ -54,16 +52,8 @@ def retrained_file(folder: Path, file: str, name: str) -> Path:
     return (folder / name).with_name(with_suffix(file, f"_{Path(name).name}"))
 
 
-def read_arguments(path: Path) -> dict[str, object]:
-    """Read the arguments in an args.json; none where there is no such file."""
-    return json.loads(path.read_text())["arguments"] if path.exists() else {}
-
-
 def read_run(folder: Path) -> Run:
-    """Read the test metrics of a run: those of training, of the methods on its codes, and of both cases.
-
-    A method's `value` is that of its parameter; of both cases, as their scripts made them, the learning rate.
-    """
+    """Read the test metrics of a run: those of training, of the methods on its codes, and of both cases."""
     methods = {"trained": numbers_of(read_rows(folder / "metrics.csv")[-1])}
     baselines = folder / "metrics_baselines.csv"
     if baselines.exists():
@@ -74,16 +64,11 @@ def read_run(folder: Path) -> Run:
         path = retrained_file(folder, "metrics.csv", name)
         if path.exists():
             methods[method] = numbers_of(read_rows(path)[-1])
-            arguments = read_arguments(retrained_file(folder, "args.json", name))
-            if "lr" in arguments:
-                methods[method]["value"] = arguments["lr"]
     conditions = read_conditions(folder)
     for (method, condition), numbers in conditions.items():
         if condition == "clean" and "calibration_error" in numbers:  # which the scripts of both cases do not measure
             methods.setdefault(method, {}).setdefault("calibration_error", numbers["calibration_error"])
-    return Run(
-        folder, int(folder.name.removeprefix("subset")), read_arguments(folder / "args.json"), methods, conditions
-    )
+    return Run(folder, int(folder.name.removeprefix("subset")), methods, conditions)
 
 
 def read_runs(folder: Path) -> list[Run]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from scripts.experiments import protocol
 from scripts.experiments.choices import FILE, Choice, read_choices
-from scripts.experiments.comparison import best_baseline, best_of, compare, contenders
+from scripts.experiments.comparison import compare, contenders
 from scripts.experiments.corruption import CORRUPTIONS, NOISE
 from scripts.experiments.posthoc import METHODS
 from scripts.experiments.protocol import (
@@ -18,6 +18,7 @@ from scripts.experiments.protocol import (
     FACTORS,
     FEW,
     FURTHER,
+    JUDGES,
     TABLE,
     TENTH,
     TENTH_18,
@@ -26,17 +27,13 @@ from scripts.experiments.protocol import (
     Row,
 )
 from scripts.experiments.results import mean_and_deviation, read_generative_half, read_runs, values_of, values_under
-from scripts.experiments.verdicts import NOTHING, besides, marked, points, verdict
+from scripts.experiments.verdicts import NOTHING, RECOGNISED, besides, marked, points, verdict
 
 HEADLINE = {"acsa": "ACSA", "f_ma": "F-macro", "g_ma": "G-macro", "many": "many", "median": "median", "low": "low"}
 HEALTH = {
     "mse": "error",
     "mse_constant": "of a grey image",
     "mse_class_mean": "of the class mean",
-    "recognised_images": "images recognised",
-    "recognised_blurred": "blurred images recognised",
-    "recognised_reconstructions": "reconstructions recognised",
-    "recognised_samples": "samples recognised",
     "acsa_reconstruction": "ACSA by reconstruction alone",
     "acsa_mixture": "ACSA by the mixture alone",
 }
@@ -62,18 +59,14 @@ def main_table(results: Path, stage: str = "table", regime: str = ALL.name) -> s
 
 
 def headline_table(results: Path, stage: str, regime: str) -> str:
-    """Write ACSA of the main rows, clean and under noise, and of the best of DGCMM and of the baselines at either."""
+    """Write ACSA of the rows of a stage: as trained, and by the method chosen, clean and under noise."""
     clean, noisy = (contenders(results, stage, regime, condition) for condition in (None, NOISE))
-    shown, lines = {*FURTHER}, []
-    for rows in (clean, noisy):
-        ours = best_of([one for one in rows if not one.row.plain])
-        shown |= {best.row.name for best in (best_baseline(rows), ours) if best}
+    lines = []
     for one, under_noise in zip(clean, noisy, strict=True):
-        if one.row.name in shown:
-            found = [values_of(one.runs, "trained", "acsa"), one.values, under_noise.values]
-            trained, *chosen = (mean_and_deviation(list(values.values())) for values in found)
-            then = "-" if one.method == "trained" else one.method
-            lines.append([marked(one.row.title, len(one.values), len(TABLE)), trained, then, *chosen])
+        found = [values_of(one.runs, "trained", "acsa"), one.values, under_noise.values]
+        trained, *chosen = (mean_and_deviation(list(values.values())) for values in found)
+        then = "-" if one.method == "trained" else one.method
+        lines.append([marked(one.row.title, len(one.values), len(TABLE)), trained, then, *chosen])
     return markdown(["row", "ACSA as trained", "then", "ACSA", "under noise, sd 0.2 of [0,1]"], lines)
 
 
@@ -109,8 +102,8 @@ def settings_table(results: Path) -> str:
         for row in protocol.ROWS:
             if row.name in choices:
                 lines.append([row.title, regime, *_setting(row, choices[row.name])])
-    header = ["row", "images", "learning rate", "own parameter", "settings tried", "on subsets", "method"]
-    return markdown([*header, "values of the methods"], lines)
+    header = ["row", "images", "learning rate", "own parameter", "settings tried", "on subsets", "then", "values"]
+    return markdown(header, lines)
 
 
 def _setting(row: Row, choice: Choice) -> list[str]:
@@ -141,6 +134,20 @@ def health_table(results: Path, stage: str = "table", regime: str = ALL.name) ->
         if found:
             lines.append([marked(one.row.title, len(found), len(TABLE)), *cells])
     return markdown(["row", *HEALTH.values()], lines)
+
+
+def recognised_table(results: Path, stage: str = "table", regime: str = ALL.name) -> str:
+    """Write what each judge recognises of images, and of each row's reconstructions and samples."""
+    lines = []
+    for one in contenders(results, stage, regime):
+        found = [read_generative_half(run) for run in one.runs]
+        for judge in JUDGES:
+            shares = [f"recognised_{what}_by_{judge}" for what in RECOGNISED]
+            cells = [mean_and_deviation([health[name] for health in found if name in health], 3) for name in shares]
+            seen = sum(any(name in health for name in shares) for health in found)
+            if seen:
+                lines.append([marked(one.row.title, seen, len(TABLE)), judge, *cells])
+    return markdown(["row", "judge", "images", "blurred images", "reconstructions", "samples"], lines)
 
 
 def imbalance_table(results: Path) -> str:
@@ -200,6 +207,7 @@ def of_few(regime: Regime, prefix: str) -> dict[str, Callable[[Path], str]]:
         f"{prefix} noise differences": made(differences_table, NOISE),
         f"{prefix} robustness": made(robustness_table),
         f"{prefix} health": made(health_table),
+        f"{prefix} recognised": made(recognised_table),
     }
 
 
@@ -212,6 +220,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "settings": settings_table,
     "robustness": robustness_table,
     "health": health_table,
+    "recognised": recognised_table,
     **of_few(TENTH, "tenth"),
     **of_few(TENTH_18, "resnet18"),
     "images": images_table,

@@ -6,15 +6,23 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from scripts.experiments.choices import FILE, read_choices
-from scripts.experiments.comparison import DGCMM_ROW, WITHOUT_MIXTURE, Contender, compare, contenders
-from scripts.experiments.corruption import NOISE
+from scripts.experiments.comparison import (
+    DGCMM_ROW,
+    WITHOUT_MIXTURE,
+    Contender,
+    best_baseline,
+    compare,
+    contenders,
+)
+from scripts.experiments.corruption import CORRUPTIONS, NOISE
 from scripts.experiments.posthoc import RATES
-from scripts.experiments.protocol import ALL, CHOSEN, LOOKED_AT, TABLE
-from scripts.experiments.results import Run, read_generative_half, values_of
+from scripts.experiments.protocol import ALL, CHOSEN, JUDGES, LOOKED_AT, TABLE
+from scripts.experiments.results import Run, read_generative_half, values_of, values_under
 from scripts.experiments.significance import LEVEL, Difference, paired_difference
 
 NOTHING = "No run of this table has been made yet."
 LINE = 120  # characters of prose
+MARGIN = 0.01  # ACSA: rows are called level where the interval of their difference lies within it
 RECOGNISED = ("images", "blurred", "reconstructions", "samples")
 
 
@@ -47,7 +55,8 @@ def verdict(results: Path, stage: str = "table", regime: str = ALL.name) -> str:
 def comparison(rows: Sequence[Contender], where: str) -> str:
     """Say which row of DGCMM is first, and whether it is ahead of the best baseline; '' where there is nothing to say.
 
-    The first is chosen by the numbers that it is compared by; so it is called ahead or behind by Holm's p.
+    The first is chosen by the numbers that it is compared by; so it is called ahead or behind by Holm's p, and level
+    where the interval lies within `MARGIN`.
     """
     baseline, comparisons = compare(rows)
     if not comparisons:
@@ -67,12 +76,13 @@ def comparison(rows: Sequence[Contender], where: str) -> str:
         said = f"{title} and {other}: {gap}, without an interval yet."
     else:
         tests = sum(one.p is not None for one in comparisons)
-        holm = f" after Holm over {tests} rows" if tests > 1 else ""
-        ends = f"(95 % {points(found.low)} to {points(found.high)}; p {first.p:.3f}{holm})"
-        level = first.p > 1 - LEVEL
-        verb = "is level with" if level else "is ahead of" if found.mean > 0 else "is behind"
-        as_far_as = f", as far as {len(found.values)} subsets of one test set can tell" if level else ""
-        said = f"{title} {verb} {other}{as_far_as}: {gap} {ends}."
+        alone, holm = (" uncorrected", f" after Holm over {tests} rows") if tests > 1 else ("", "")
+        ends = f"(95 %{alone} {points(found.low)} to {points(found.high)}; p {first.p:.3f}{holm})"
+        if first.p <= 1 - LEVEL:
+            verb = "is ahead of" if found.mean > 0 else "is behind"
+        else:
+            verb = "is level with" if max(-found.low, found.high) < MARGIN else "cannot be told from"
+        said = f"{title} {verb} {other}: {gap} {ends}."
     return said + partial
 
 
@@ -84,6 +94,7 @@ def besides(results: Path, stage: str = "table", regime: str = ALL.name) -> str:
         return NOTHING
     choice = read_choices(results / FILE).get(regime, {}).get(DGCMM_ROW)
     said = [*retraining(found, choice.values if choice else {}), *calibration(found, rows), *generative_half(found)]
+    said += under_conditions(found, rows)
     if any(one.row.name == WITHOUT_MIXTURE for one in rows):
         said += ablation(rows, contenders(results, stage, regime, NOISE))
     lines = [textwrap.fill(f"- {line}", LINE, subsequent_indent="  ", break_on_hyphens=False) for line in said]
@@ -116,6 +127,22 @@ def _if_at_an_end(rates: Sequence[float]) -> str:
     """Say that learning rates are all the smallest or the largest that was tried: another one may be better."""
     ends = {(RATES[0],): ", the smallest tried", (RATES[-1],): ", the largest tried"}
     return ends.get(tuple({*rates}), "")
+
+
+def under_conditions(found: Contender, rows: Sequence[Contender]) -> Iterator[str]:
+    """Compare with the best baseline on clean images, as they are and under each condition."""
+    baseline = best_baseline(rows)
+    if baseline is None:
+        return
+    said = []
+    for condition in CORRUPTIONS:
+        ours, theirs = (values_under(one.runs, one.method, condition, "acsa") for one in (found, baseline))
+        common = sorted(ours.keys() & theirs.keys())
+        if common:
+            difference = paired_difference(*([side[subset] for subset in common] for side in (ours, theirs)))
+            said.append(f"{condition} {points(difference.mean)}{interval(difference)}")
+    if said:
+        yield f"against {baseline.title}, in points: {', '.join(said)}"
 
 
 def ablation(clean: Sequence[Contender], noisy: Sequence[Contender]) -> Iterator[str]:
@@ -165,9 +192,11 @@ def generative_half(found: Contender) -> Iterator[str]:
         yield said + (f"; by the nearest class mean of codes {nearest:.3f} of all" if nearest is not None else "")
     if {"mse", "mse_class_mean"} <= mean.keys():
         yield f"squared error of the decoder {mean['mse']:.3f}, of the class's mean image {mean['mse_class_mean']:.3f}"
-    if {f"recognised_{what}" for what in RECOGNISED} <= mean.keys():
-        images, blurred, reconstructions, samples = (f"{mean[f'recognised_{what}']:.2f}" for what in RECOGNISED)
-        yield (
-            f"another classifier recognises {images} of images ({blurred} blurred), {reconstructions} of "
-            f"reconstructions, {samples} of samples (by chance 0.10)"
-        )
+    for judge in JUDGES:
+        shares = [mean.get(f"recognised_{what}_by_{judge}") for what in RECOGNISED]
+        if None not in shares:
+            images, blurred, reconstructions, samples = (f"{share:.2f}" for share in shares)
+            yield (
+                f"a {judge} trained on 18,000 other images recognises {images} of images ({blurred} blurred), "
+                f"{reconstructions} of reconstructions, {samples} of samples (by chance 0.10)"
+            )

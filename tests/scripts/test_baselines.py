@@ -73,7 +73,10 @@ def test_methods_agree_with_the_scripts_of_both_cases(script, run):
     del older["args"]["loss"]  # which was none of its flags
     save_checkpoint(judge / "checkpoint.pth", older)
     methods = ["--methods", "logit-adjustment", "crt", "case-1", "--fixed", "crt=0.01"]
-    done = script("scripts.robustness", run, *methods, f"--judge={judge}/checkpoint.pth")
+    judges = [f"--judge={judge}/checkpoint.pth"]
+    refused = script("scripts.robustness", run, *methods, *judges, *judges)
+    assert "checkpoint.pth is a second resnet18: name one of each architecture" in refused.error
+    done = script("scripts.robustness", run, *methods, *judges)
     assert done.status == 0, done.err
     rows = {(row["classifier"], row["condition"]): row for row in rows_of(run / "metrics_robustness.csv")}
     measured = {"trained", "logit-adjustment", "crt", "case-1", "aug_ftl", "adjusted/aug"}
@@ -89,8 +92,8 @@ def test_methods_agree_with_the_scripts_of_both_cases(script, run):
     health = json.loads((run / "generative_half.json").read_text())
     assert 0 < health["mse_class_mean"] < health["mse_constant"] < 0.25
     assert 0 <= health["acsa_reconstruction"] <= 1
-    assert 0 <= health["recognised_images"] <= 1
-    assert health["recognised_samples"] is None  # components get their codes, not their classes, by default
+    assert 0 <= health["recognised_images_by_resnet18"] <= 1
+    assert health["recognised_samples_by_resnet18"] is None  # components get their codes, not their classes, by default
 
 
 def test_generative_run_is_refused(script, tmp_path, monkeypatch):

@@ -39,7 +39,7 @@ def test_errors_are_those_of_reconstructions_and_of_images_without_a_decoder(dat
     model = trained_like(SIZE, assign="label")
     images, labels = tensors(test)
     judge = PlainClassifier("resnet18", K).eval()
-    health = measure_generative_half(model, train, test, judge)
+    health = measure_generative_half(model, train, test, {"one": judge})
     with torch.no_grad():
         rebuilt = model.reconstructions(images, labels)
         shown = (images, blurred(images), rebuilt)
@@ -51,7 +51,7 @@ def test_errors_are_those_of_reconstructions_and_of_images_without_a_decoder(dat
     assert health["mse"] == pytest.approx((rebuilt - images).square().mean().item(), rel=1e-5)
     assert health["mse_constant"] == pytest.approx((images - known.mean()).square().mean().item(), rel=1e-4)
     assert health["mse_class_mean"] == pytest.approx((images - means[labels]).square().mean().item(), rel=1e-4)
-    recognised = [health[f"recognised_{what}"] for what in ("images", "blurred", "reconstructions")]
+    recognised = [health[f"recognised_{what}_by_one"] for what in ("images", "blurred", "reconstructions")]
     assert recognised == pytest.approx([by_class(part, labels) for part in hits])
     assert health["acsa_reconstruction"] == pytest.approx(by_class(errors.argmin(dim=1) == labels, labels))
     assert torch.allclose(class_mean_images(train, torch.device("cpu")), means, atol=1e-6)
@@ -62,15 +62,23 @@ def test_component_of_no_class_recognises_and_shows_none(assign, started, data):
     """Those that no label has, and those that no training has moved."""
     model, judge = trained_like(SIZE, assign=assign), PlainClassifier("resnet18", K).eval()
     model.prior.logits.data.mul_(started)
-    health = measure_generative_half(model, data, data, judge)
+    health = measure_generative_half(model, data, data, {"one": judge})
     assert health["acsa_mixture"] is None
-    assert health["recognised_samples"] is None
+    assert health["recognised_samples_by_one"] is None
 
 
-def test_without_a_judge_nothing_is_recognised(data):
-    health = measure_generative_half(trained_like(SIZE, assign="label"), data, data, None)
-    assert {value for name, value in health.items() if name.startswith("recognised")} == {None}
-    assert health["acsa_mixture"] is not None
+def test_each_judge_says_what_it_recognises(data):
+    """Of two judges that always name the same class each, every one recognises what is of its class."""
+    model, always = trained_like(SIZE, assign="label"), {}
+    for label in (2, 5):
+        judge = PlainClassifier("resnet18", K).eval()
+        judge.classifier.bias.data[label] = 1e6
+        always[f"class {label}"] = judge
+    health = measure_generative_half(model, data.subset(np.arange(6)), data.subset(np.arange(6)), always)
+    for name in always:
+        assert health[f"recognised_images_by_{name}"] == pytest.approx(1 / 6)
+        assert health[f"recognised_samples_by_{name}"] == pytest.approx(1 / K)
+    assert not any("recognised" in name for name in measure_generative_half(model, data, data, {}))
 
 
 def test_samples_are_drawn_from_each_component(data):
@@ -97,4 +105,4 @@ def test_mixture_alone_takes_the_component_that_the_code_lies_in(data):
         mu, _ = model.posterior(model.features(images), labels)
         model.prior.means.copy_(torch.stack([mu[labels == c].mean(dim=0) for c in range(K)]))
         model.prior.log_vars.fill_(-3.0)
-    assert measure_generative_half(model, data, data, None)["acsa_mixture"] == 1.0
+    assert measure_generative_half(model, data, data, {})["acsa_mixture"] == 1.0

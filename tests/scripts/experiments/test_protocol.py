@@ -14,7 +14,7 @@ from helpers.results import write_csv, write_run
 from models.encoder import PLAIN_ARCHITECTURES, feature_dim
 from scripts import protocol as script
 from scripts.experiments import protocol
-from scripts.experiments.choices import best, choose_methods, read_choices, write_choices
+from scripts.experiments.choices import best, choose_methods, first_best, read_choices, write_choices
 from scripts.experiments.jobs import Job
 from scripts.experiments.protocol import BY_NAME, CHOSEN, MADE, ROWS, STAGES, TUNED, Places, Selection
 from utils.cli.rules import check_start, check_training, complete, parse
@@ -31,7 +31,7 @@ def made(stage: str, rows: Sequence[str] = tuple(BY_NAME), subsets: Sequence[int
 
 def all_jobs() -> list[Job]:
     """Every job of every stage, with all settings of the tuning."""
-    jobs = [protocol.judge_job(PLACES)]
+    jobs = protocol.judge_jobs(PLACES)
     for stage in STAGES:
         if stage not in TUNED:
             jobs += made(stage)
@@ -198,6 +198,12 @@ def test_best_setting_has_the_best_mean_of_all_subsets(tmp_path):
     assert best(settings, (5, 6)) == (0.02, 1.0)
 
 
+def test_of_equal_settings_the_first_is_the_best():
+    """Though a mean may differ from an equal one in its last bits."""
+    assert first_best({"first": 0.8, "equal": 0.8 + 2e-16, "worse": 0.7999}) == "first"
+    assert first_best({"first": 0.8, "better": 0.8001}) == "better"
+
+
 def test_a_model_without_methods_on_its_codes_is_chosen_as_trained(tmp_path):
     """So it is with a generative one. Of its epochs the last counts, not the one before nor the test."""
     settings = {(rate, 10.0): tmp_path / str(rate) for rate in (0.015, 0.03)}
@@ -260,7 +266,7 @@ def test_what_is_measured_under_noise_is_what_was_chosen():
     assert flags("dgcmm-generative", "trained") == []
 
 
-def test_the_judge_is_trained_beside_what_does_not_wait_for_it(tmp_path, monkeypatch):
+def test_judges_are_trained_beside_what_does_not_wait_for_it(tmp_path, monkeypatch):
     write_choices(tmp_path / "chosen.json", CHOICES)
     asked = []
 
@@ -272,7 +278,7 @@ def test_the_judge_is_trained_beside_what_does_not_wait_for_it(tmp_path, monkeyp
     places = ["--subsets", "0", "1", f"--results={tmp_path}"]
     assert script.main(["tenth", "--rows", "dgcmm", "ce", *places]) == 0
     assert asked == [
-        ["judge", "tenth/ce/subset0", "tenth/ce/subset1"],
+        ["judge-resnet18", "judge-resnet32", "tenth/ce/subset0", "tenth/ce/subset1"],
         ["tenth/dgcmm/subset0", "tenth/dgcmm/subset1"],
     ]
     asked.clear()
