@@ -1,10 +1,11 @@
 """The protocol of the Fashion-MNIST tables as data: which trainings there are, and by which commands they are made.
 
 A row is a way to train, a regime how many images there are and for how long, a stage a list of jobs. Each row has the
-same small grid: the learning rates of its regime, then three values of one parameter of its own at the best of them.
-It is chosen on 500 validation images a class, which the drawn subset leaves over, on the subsets `TUNING`; the tables
-are made on the subsets `TABLE`, whose runs have no validation set and are measured on the test set once, after their
-last epoch. With a validation set train.py would report the best epoch on it, and what is compared is the last.
+same small grid: the learning rates of its regime, then three values of one parameter of its own at the best of them,
+and one value beyond where the best is the smallest or the largest of the three. It is chosen on 500 validation images a
+class, which the drawn subset leaves over, on the subsets `TUNING`; the tables are made on the subsets `TABLE`, whose
+runs have no validation set and are measured on the test set once, after their last epoch. With a validation set
+train.py would report the best epoch on it, and what is compared is the last.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -31,7 +32,7 @@ class Row(NamedTuple):
         kind: `PLAIN` or `DGCMM`.
         flags: of train.py that the row consists of.
         own: the flag that is tuned beside the learning rate.
-        values: its three.
+        values: its five, in ascending order; an outer one is tried where its neighbour is the best of the inner three.
         default: the one that the learning rate is tuned with.
     """
 
@@ -47,6 +48,16 @@ class Row(NamedTuple):
     def plain(self) -> bool:
         """Tell whether it is a baseline, a classifier without a generative half."""
         return self.kind == PLAIN
+
+    @property
+    def inner(self) -> tuple[float, ...]:
+        """Values of its own parameter that are tried in any case."""
+        return self.values[1:-1]
+
+    def beyond(self, best: float) -> tuple[float, ...]:
+        """Give the value beyond the best of the inner ones, if that is the smallest or the largest of them."""
+        smallest, *_, largest = self.inner
+        return {smallest: self.values[:1], largest: self.values[-1:]}.get(best, ())
 
     @property
     def codes_are_free(self) -> bool:
@@ -73,11 +84,12 @@ class Regime(NamedTuple):
     rates: tuple[float, ...] = (0.015, 0.03, 0.06)
 
 
-SCALES = (1.0, 3.0, 10.0)  # of the loss: with a clipped gradient not the same as a learning rate
-DECAYS = (1e-4, 3e-4, 1e-3)
-DECODER = ("--weight-reconst", (40.0, 100.0, 200.0), 100.0)
-DECODER_OF_LABEL = ("--weight-reconst", (1.0, 10.0, 100.0), 10.0)  # its error scores the candidate labels too
-MIXUP = ("--mixup", (0.2, 0.5, 1.0), 0.2)
+SCALES = (0.3, 1.0, 3.0, 10.0, 30.0)  # of the loss: with a clipped gradient not the same as a learning rate
+DECAYS = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
+DECODER = ("--weight-reconst", (16.0, 40.0, 100.0, 200.0, 400.0), 100.0)
+# the error of a generative model's decoder scores the candidate labels too
+DECODER_OF_LABEL = ("--weight-reconst", (0.1, 1.0, 10.0, 100.0, 400.0), 10.0)
+MIXUP = ("--mixup", (0.1, 0.2, 0.5, 1.0, 2.0), 0.2)
 LABEL, NARROW, ALIVE = "--gmm-assign=label", "--initial-sigma=0.135", "--weight-reconst=100"
 
 ROWS = (
