@@ -45,7 +45,14 @@ from utils.logs import progress, start_logging
 from utils.metrics import LOWER_OWN_RATES, Measurement, Predictions, Row, require_finite
 from utils.randomness import standard_normal
 from utils.streams import print_result
-from utils.training.checkpoint import Checkpoint, digest, load_model_state, read_verified, save_checkpoint
+from utils.training.checkpoint import (
+    Checkpoint,
+    digest,
+    forget_weights,
+    load_model_state,
+    read_verified,
+    save_checkpoint,
+)
 from utils.training.folder import RunFolder
 from utils.training.headline import finish
 from utils.training.optimisation import build_sgd, log_rates
@@ -118,8 +125,7 @@ def retrain(
     preprocessing = DATASETS[args.dataset].preprocessing(args)
     about = description(args, splits.train.classes, splits.train.class_counts, data_sha256, preprocessing)
     weights = digest(trained["state_dict"])
-    for entry in ("state_dict", "optimizer"):  # each as large as the model
-        del trained[entry]
+    forget_weights(trained)
     if args.max_steps:
         splits = splits.spread(args.max_steps * args.batch_size)
     with folder.open(overwrite=args.overwrite), memory_watched("the same command"):

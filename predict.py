@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 require_finite([found.probabilities.cpu().numpy()], NO_REDUCTION)
                 yield from outcome.rows(list(itertools.islice(left, len(errors))), errors, found)
                 bar.update(len(errors))
-            if args.codes:  # before the table gets its name: both files are there, or none is
+            if args.codes:  # before the table gets its name: who finds the table finds its codes
                 outcome.write_codes(Path(args.codes))
 
         write_table(Path(args.out), header, rows())

@@ -69,7 +69,7 @@ from utils.figures.make import report
 from utils.logs import said_so_far, share_warnings, start_logging
 from utils.metrics import LOWER_RATES, NO_REDUCTION, Measurement, Predictions, Row, require_finite
 from utils.randomness import mixing_share, standard_normal
-from utils.training.checkpoint import Checkpoint, changed_splits, load_checkpoint, load_model_state
+from utils.training.checkpoint import Checkpoint, changed_splits, forget_weights, load_checkpoint, load_model_state
 from utils.training.facts import log_facts
 from utils.training.folder import RunFolder
 from utils.training.headline import finish
@@ -201,6 +201,7 @@ def train(
         if checkpoint:
             require_same_data(checkpoint["data_sha256"], data_sha256, args.resume)
             run.restore(checkpoint, Path(args.resume))
+            forget_weights(checkpoint)
         if goes_back(args, checkpoint):
             run.go_back_to(args.start_epoch)
         if world.is_main:
@@ -218,6 +219,7 @@ def train(
             log_facts(run, len(splits.train), len(loaders["train"]), before and before["epochs"], BALANCING)
         if start:
             take_weights(run, start)
+            forget_weights(start)
         if args.initial_sigma and not checkpoint:
             model.start_spread(args.initial_sigma)
         if args.prior_variance:
@@ -271,7 +273,6 @@ def train_epochs(run: Run, loaders: dict[str, BatchLoader]) -> Row:
         if decodes:
             examine_decoder(run, loaders)
         examine = partial(examine_codes, run, loaders["train"].dataset)
-        run.about |= examine()
         result = finish(run, lambda: measure("test"), measurement, examine)
         if world.is_main and decodes:
             keep_pictures(run, loaders["test"].dataset)

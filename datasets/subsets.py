@@ -13,7 +13,15 @@ def exponential_counts(largest: int, num_classes: int, factor: float) -> tuple[i
 
     n_i = int(n_max mu^(i/(K-1))) with mu = 1 / factor, cut and not rounded (Cao et al., NeurIPS 2019, LDAM-DRW's
     imbalance_cifar.py).
+
+    Raises:
+        UserError: the smallest class would have no image.
     """
+    if factor > largest:
+        raise UserError(
+            f"--imbalance-factor {factor:g} leaves no image of the smallest class, as the largest has {largest}: give "
+            f"{largest} or less"
+        )
     return tuple(int(largest * (1 / factor) ** (label / (num_classes - 1))) for label in range(num_classes))
 
 

@@ -134,7 +134,7 @@ class TrainedModel(nn.Module):
 
         Args:
             images: (B,C,S,S) in [0,1], as `transform` gives them.
-            amp: precision of encoder and decoder, a key of `utils.device.PRECISIONS`.
+            amp: precision of the encoder, a key of `utils.device.PRECISIONS`.
             correction: log of what the probability of each class is multiplied by, (K,); None for no correction.
         """
         with torch.no_grad():

@@ -33,7 +33,8 @@ class PosteriorSampler:
 
     def __init__(self, mu: Tensor, sigma: Tensor, targets: Tensor, num_classes: int, seed: int) -> None:
         self.mu, self.sigma, self.targets, self.seed = mu, sigma, targets, seed
-        self.members = [torch.nonzero(targets.cpu() == c).flatten() for c in range(num_classes)]
+        labels = targets.cpu()
+        self.members = [torch.nonzero(labels == c).flatten() for c in range(num_classes)]
         self.counts = [len(members) for members in self.members]
         for c, number in enumerate(self.counts):
             if number == 0:

@@ -26,6 +26,7 @@ sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]
 import torch  # noqa: E402
 from packaging.requirements import Requirement  # noqa: E402
 
+from scripts.benchmarks import MISSED  # noqa: E402
 from utils.cli.common import Parser  # noqa: E402
 from utils.errors import UserError, run_script  # noqa: E402
 from utils.versions import installed_version  # noqa: E402
@@ -75,7 +76,7 @@ class End:
         """The end in words; a missed target is no failure of the benchmark."""
         if self.status is None:
             return f"ENDED after {self.part.seconds} s"
-        if self.status == 1 and self.part.name in ("benchmark", "compile") and rows_of(self.output):
+        if self.status == MISSED and self.part.name in ("benchmark", "compile") and rows_of(self.output):
             return "a target is missed"
         return "good" if self.status == 0 else f"FAILED with status {self.status}"
 

@@ -32,7 +32,7 @@ class Sink(Protocol):
 def write_atomically(path: Path, write: Callable[[Sink], object]) -> None:
     """Have `write` fill a file beside `path`, flush it to disk and rename it to `path`.
 
-    What processes that were killed in the middle of this have left beside `path` is removed first.
+    What processes of this machine that were killed in the middle of this have left beside `path` is removed first.
 
     Raises:
         UserError: the disk is full or the folder cannot be written; `path` is what it was.

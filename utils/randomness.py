@@ -28,7 +28,10 @@ class Stream(IntEnum):
 
 
 def derive_seed(seed: int, stream: Stream, *keys: int) -> int:
-    """Derive a 63-bit seed by numpy's `SeedSequence`: equal keys give equal seeds, and (1,) is not (1, 0)."""
+    """Derive a 63-bit seed by numpy's `SeedSequence`: equal keys give equal seeds, and (1,) is not (1, 0).
+
+    A generator of torch on a CPU reads the lower 32 bits, so among many thousands some draws are the same.
+    """
     low, high = np.random.SeedSequence(seed, spawn_key=(int(stream), *keys)).generate_state(2)
     return (int(high) << 32 | int(low)) & (2**63 - 1)
 

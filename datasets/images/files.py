@@ -1,7 +1,6 @@
 """Data sets whose images lie in files, and how each one is read."""
 
 import copy
-import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from datasets.base import ImageDataset
+from datasets.images.finder import by_folder
 from datasets.images.opening import open_image
 from datasets.images.source import ImageSource, SourceCache, whole
 from datasets.transforms import RandomCropAndFlip
@@ -42,13 +42,13 @@ def images_root(datadir: str | Path, remedy: str = "name the folder that holds t
 def missing_files(root: Path, paths: Sequence[str]) -> list[str]:
     """List the paths within `root` at which no file is, sorted; each folder is listed once, quick on a network too."""
     missing = []
-    for folder, inside in itertools.groupby(sorted(paths), key=lambda path: path.rpartition("/")[0]):
+    for folder, inside in by_folder(paths):
         try:
             there = set(os.listdir(root / folder))
         except OSError:
             there = set()
         missing += [path for path in inside if path.rpartition("/")[2] not in there]
-    return missing
+    return sorted(missing)
 
 
 def _require_utf8(root: Path, names: Sequence[str]) -> None:

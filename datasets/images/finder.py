@@ -73,6 +73,12 @@ def _scan(root: Path, folder: str, seen: set[tuple[int, int]]) -> Iterator[Files
         yield from _scan(root, f"{folder}{name}/", seen)
 
 
+def by_folder(paths: Iterable[str]) -> Iterator[tuple[str, Iterator[str]]]:
+    """Group paths by their folders, each of which comes once, also where it has files and folders."""
+    ordered = sorted(paths, key=lambda path: path.rpartition("/"))
+    return itertools.groupby(ordered, key=lambda path: path.rpartition("/")[0])
+
+
 def real_places(root: Path, paths: Iterable[str]) -> dict[str, str]:
     """Follow links: path within `root` -> where the file really is. Each folder is listed once, no file is looked at.
 
@@ -80,7 +86,7 @@ def real_places(root: Path, paths: Iterable[str]) -> dict[str, str]:
         UserError: a folder cannot be listed.
     """
     places = {}
-    for folder, inside in itertools.groupby(sorted(paths), key=lambda path: path.rpartition("/")[0]):
+    for folder, inside in by_folder(paths):
         with listed(root / folder) as entries:
             links = {entry.name for entry in entries if entry.is_symlink()}
         real = os.path.realpath(root / folder)

@@ -51,7 +51,7 @@ def sample_components(model: DGCMM, seed: int) -> Iterator[tuple[Tensor, Tensor]
     """Draw `SAMPLES` codes of each component and decode them under its label: yields images (B,3,S,S), labels (B,)."""
     device = model.classifier.weight.device
     labels = torch.arange(model.num_classes, device=device).repeat_interleave(SAMPLES)
-    noise = torch.randn(len(labels), model.z_dim, generator=generator(seed, Stream.CORRUPTION, 1)).to(device)
+    noise = torch.randn(len(labels), model.z_dim, generator=generator(seed, Stream.SAMPLES, 1)).to(device)
     for some, own in zip(labels.split(IMAGES), noise.split(IMAGES), strict=True):
         yield model.samples(some, own), some
 

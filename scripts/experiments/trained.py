@@ -20,7 +20,8 @@ from utils.distributed.world import World
 from utils.errors import UserError
 from utils.training.checkpoint import Checkpoint, digest, load_checkpoint
 from utils.training.folder import RunFolder
-from utils.training.resume import find_trained, warn_of_unfinished
+from utils.training.layout import LAST
+from utils.training.resume import find_trained
 
 log = logging.getLogger("dgcmm")
 
@@ -86,7 +87,7 @@ def open_run(folder: RunFolder, datadir: str | None, result: str, overwrite: boo
         raise UserError(f"{folder.file(result)} exists: --overwrite replaces it")
     if folder.path.is_dir() and not os.access(folder.path, os.W_OK | os.X_OK):
         raise UserError(f"{folder.path} cannot be written (no permission): copy the run, and name the copy")
-    last = load_checkpoint(folder.path / "checkpoint.pth")
+    last = load_checkpoint(folder.path / LAST)
     if best and not folder.best.exists():
         raise UserError(f"--best: there is no {folder.best}, as without a hold-out: leave --best out")
     place = [f"--datadir={datadir}"] if datadir else []
@@ -101,8 +102,6 @@ def open_run(folder: RunFolder, datadir: str | None, result: str, overwrite: boo
     ]
     args, given = parse(build_parser(), words)
     checkpoint = find_trained(args, given, folder)
-    if best:  # its own checkpoint does not know whether more epochs followed
-        warn_of_unfinished(last, str(folder.best))
     found = last["best"]
     if found and not best and found["epoch"] != last["epoch"]:
         log.info(

@@ -127,6 +127,12 @@ def test_published_totals_of_the_exponential_profile(factor, total_10, total_100
     assert DATASETS["CIFAR100_LT"].long_tail(factor) == hundred
 
 
+def test_imbalance_that_leaves_a_class_without_an_image_is_refused():
+    assert min(exponential_counts(500, 100, 500)) == 1
+    with pytest.raises(UserError, match="--imbalance-factor 1000 leaves no image of .*, as the largest has 500: give"):
+        exponential_counts(500, 100, 1000)
+
+
 @pytest.mark.parametrize("by_hand", [False, True], ids=["from a server", "archive put there by hand"])
 def test_archive_is_downloaded_or_found_and_unpacked_beside(by_hand, published, monkeypatch, tmp_path):
     archive = packed(CIFAR10.base_folder, published["CIFAR10"])

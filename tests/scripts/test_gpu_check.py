@@ -98,7 +98,8 @@ def test_table_has_parts_ratios_and_what_a_training_takes():
     )
     ends = [
         End(Part("tests", []), 0, 3.0, "fine"),
-        End(Part("benchmark", []), 1, 60.4, f"commit 1; a card\n{rows}\n"),
+        End(Part("benchmark", []), 3, 60.4, f"commit 1; a card\n{rows}\n"),
+        End(Part("compile", []), 1, 60.4, f"{rows}\n"),  # an error, after some rows
         End(Part("profile", []), None, 60.0, ""),
     ]
     lines = summary("2 x card", ends).splitlines()
@@ -106,7 +107,7 @@ def test_table_has_parts_ratios_and_what_a_training_takes():
     assert "| benchmark | a target is missed | 60 |" in lines
     assert "| step: model / bare, 180 images, --amp bf16 | 1.200 | <= 1.1 | missed |" in lines
     assert "| 180 images, --amp bf16 | 2,000 | 3.0 GiB | 1.0 h |" in lines  # 7.3 million images
-    assert lines[-1] == "failed: profile"
+    assert lines[-1] == "failed: compile, profile"
 
 
 def test_it_starts_where_packages_are_missing():

@@ -276,7 +276,7 @@ def predict_parser(**kwargs: str | None) -> argparse.ArgumentParser:
     add(
         "--amp",
         choices=("off", "bf16", "fp16"),
-        help="precision of encoder and decoder (default: that of the training, or off where fp16 needs a GPU)",
+        help="precision of the encoder (default: that of the training, or off where fp16 needs a GPU)",
     )
     return parser
 

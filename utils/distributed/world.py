@@ -276,7 +276,7 @@ class Member(World):
 
     def on_each_node_first(self, call: Callable[[], T]) -> T:
         made: list[T] = []
-        if self.nodes > 1:
+        if self.size > 1:
             self.on_each_node(lambda: made.append(call()))
         with self.errors_together():
             return made[0] if made else call()

@@ -62,11 +62,11 @@ def make_figures(folder: RunFolder, anew: bool = False) -> dict[str, Path]:
 
 
 def show_figures(made: dict[str, Path], folder: RunFolder, epoch: int) -> None:
-    """Show figures in TensorBoard, as pictures of the last epoch, and with the codes' figure the codes themselves."""
+    """Show figures in TensorBoard, as pictures of an epoch, and with the codes' figure the codes themselves."""
     if not made:
         return
     try:
-        with contextlib.closing(Board(folder.board, folder.suffix or ".train", epoch)) as board:
+        with contextlib.closing(Board(folder.board, folder.suffix or ".train", None)) as board:
             for name, path in made.items():
                 board.picture(epoch, f"figures/{FIGURES.index(name) + 1} {name.replace('_', ' ')}", path)
             if "codes" in made:

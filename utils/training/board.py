@@ -25,14 +25,15 @@ class Board:
     Args:
         folder: the run folder.
         suffix: of the file's name, which tells the scripts' files apart.
-        epochs_done: a resumed run hides what an interrupted one wrote after these epochs.
+        epochs_done: a resumed run hides what an interrupted one wrote after these epochs; None hides nothing.
     """
 
-    def __init__(self, folder: Path, suffix: str, epochs_done: int) -> None:
+    def __init__(self, folder: Path, suffix: str, epochs_done: int | None) -> None:
         self.folder = folder
         self._hook, threading.excepthook = threading.excepthook, self._in_a_thread
         with self._writing():
-            self.writer = SummaryWriter(str(folder), filename_suffix=suffix, purge_step=epochs_done + 1)
+            purge_step = None if epochs_done is None else epochs_done + 1
+            self.writer = SummaryWriter(str(folder), filename_suffix=suffix, purge_step=purge_step)
 
     def scalars(self, epoch: int, row: Row) -> None:
         """Every number of a row of metrics.csv; undefined ones leave a gap."""

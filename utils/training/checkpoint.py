@@ -81,6 +81,12 @@ def save_checkpoint(path: Path, content: Checkpoint, previous: Path | None = Non
     write_atomically(path, lambda file: torch.save(content, file))
 
 
+def forget_weights(content: Checkpoint) -> None:
+    """Drop from a loaded checkpoint what is as large as the model."""
+    for entry in ("state_dict", "optimizer"):
+        content.pop(entry, None)
+
+
 def _on_cpu(value: Any) -> Any:
     """Copy a GPU's tensors to the CPU, in all that a checkpoint may hold: a machine without a GPU shall load it."""
     if isinstance(value, torch.Tensor):

@@ -25,8 +25,10 @@ from utils.logs import end_log_file, log_to_file
 from utils.metrics import Measurement, Row, exact, per_class_metrics
 from utils.training.checkpoint import plain
 from utils.training.layout import (
+    BEST,
     CODES,
     FIGURES,
+    LAST,
     MEASURED,
     NAMES,
     PICTURES,
@@ -67,7 +69,7 @@ class RunFolder:
     @property
     def checkpoint(self) -> Path:
         """This script's own checkpoint."""
-        return self.file("checkpoint.pth")
+        return self.file(LAST)
 
     @property
     def previous(self) -> Path:
@@ -77,7 +79,7 @@ class RunFolder:
     @property
     def best(self) -> Path:
         """The best epoch's checkpoint, with a hold-out."""
-        return self.file("model_best.pth")
+        return self.file(BEST)
 
     @property
     def board(self) -> Path:

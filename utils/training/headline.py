@@ -24,12 +24,12 @@ def finish(
         run: with all its epochs.
         measure_test: measures the model as it is; gives None in all processes but the main one.
         last: the last epoch's measurement on `run.split`, if it was made in this process.
-        examine: gives what else a checkpoint says of the model as it is. It is called here for the best epoch; for the
-            last one the caller has done so.
+        examine: gives what else a checkpoint says of the model as it is; called for the last epoch, and for the best.
 
     Returns:
         The final JSON object in the main process, an empty one in the others.
     """
+    run.about |= examine()
     epoch, blank = run.epoch, {}
     if run.split == "val":
         epoch, last = _measure_best(run, measure_test, examine)

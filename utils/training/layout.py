@@ -7,6 +7,7 @@ from typing import Any
 from utils.errors import UserError
 
 SUFFIXES = ("", "_eval", "_aug", "_aug_ftl")  # of the scripts' files
+LAST, BEST = "checkpoint.pth", "model_best.pth"  # of a training: its last epoch, and with a hold-out its best one
 NAMES = (
     *("args.json", "health.json", "log.txt", "metrics.csv", "metrics_per_class.csv", "predictions.csv", "subset.txt"),
     "pictures.npz",

@@ -32,6 +32,7 @@ from utils.training.checkpoint import (
     plain,
 )
 from utils.training.folder import RunFolder
+from utils.training.layout import BEST, LAST
 
 log = logging.getLogger("dgcmm")
 
@@ -86,7 +87,7 @@ def _load_named(args: argparse.Namespace, folder: RunFolder) -> Checkpoint | Non
                 "name another --logdir"
             )
     elif args.resume == "auto":
-        args.resume = str(folder.path / "checkpoint.pth")
+        args.resume = str(folder.path / LAST)
     own = bool(args.resume) and Path(args.resume).resolve().parent == folder.path.resolve()
     if own and args.overwrite and not args.evaluate:
         raise UserError("--overwrite would delete the run that --resume continues: give one of the two")
@@ -189,14 +190,16 @@ def find_trained(args: argparse.Namespace, given: set[str], folder: RunFolder) -
         UserError: it is missing, damaged, of another data set, or itself the result of an augmentation.
     """
     if args.resume == "auto":
-        args.resume = str(folder.path / "checkpoint.pth")
+        args.resume = str(folder.path / LAST)
     checkpoint = load_checkpoint(Path(args.resume))
     if checkpoint["kind"] != "train":
         raise UserError(f"{args.resume} comes from an augmentation: name the checkpoint of train.py")
     require_same_dataset(args, checkpoint)
-    best = checkpoint["best"]
-    if not (best and best["epoch"] == checkpoint["epoch"]):
+    last = Path(args.resume).with_name(LAST)
+    if Path(args.resume).name != BEST:
         warn_of_unfinished(checkpoint, args.resume)
+    elif last.exists():  # the best epoch does not know how many followed
+        warn_of_unfinished(load_checkpoint(last), args.resume)
     _adopt_places(args, given, checkpoint["args"], args.resume)
     adopt(args, given, BEFORE | checkpoint["args"], MODEL_FLAGS + DATA_FLAGS + SCORING_FLAGS, args.resume)
     return checkpoint

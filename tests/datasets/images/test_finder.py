@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from datasets.images.finder import find_images, locate
+from datasets.images.finder import by_folder, find_images, locate
 from utils.errors import UserError
 
 
@@ -44,6 +44,13 @@ def test_links_are_followed_and_a_folder_is_listed_once(tmp_path):
     (root / "d.png").symlink_to("../elsewhere/a.png")
     (root / "broken").symlink_to("nowhere")
     assert find_images(root) == ["b.png", "d.png", "linked/a.png", "linked/deep/c.png"]
+
+
+def test_folder_of_files_and_folders_comes_once():
+    """Where the names of its files lie on both sides of that of a folder."""
+    paths = ["a/1.jpg", "a/2.jpg", "a/10/x.jpg", "b.jpg", "a/10/y.jpg"]
+    grouped = [(folder, list(inside)) for folder, inside in by_folder(paths)]
+    assert grouped == [("", ["b.jpg"]), ("a", ["a/1.jpg", "a/2.jpg"]), ("a/10", ["a/10/x.jpg", "a/10/y.jpg"])]
 
 
 def test_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):

@@ -102,9 +102,14 @@ def test_first_of_each_node_makes_a_call_alone_and_then_all_make_it(monkeypatch)
     for rank in (0, 2):
         beside.store.set(f"node call 1/{rank}", "")
     assert beside.on_each_node_first(lambda: calls.append(1) or len(calls)) == 2
-    alone = Member(Launch(2, local_size=2, spawns=True), 0, None, dist.HashStore())
-    assert alone.on_each_node_first(lambda: "once") == "once"
-    assert len(calls) == 2
+    one_node = Launch(2, local_size=2, spawns=True)
+    first = Member(one_node, 0, None, dist.HashStore())
+    assert first.on_each_node_first(lambda: calls.append(1) or len(calls)) == 3
+    second = Member(one_node, 1, None, first.store)
+    second.store.set("node call 1/0", "no space")
+    with pytest.raises(SystemExit):  # the first, which says why, has not made it
+        second.on_each_node_first(lambda: calls.append(1))
+    assert len(calls) == 3
 
 
 def test_process_that_prepares_ends_when_the_store_is_gone(monkeypatch):

@@ -1,6 +1,7 @@
 """Figures of whole run folders: that they come, that nothing in them is cut off, and that none can end a run."""
 
 import builtins
+import contextlib
 import json
 import logging
 import os
@@ -19,6 +20,7 @@ from utils.figures import codes, drawing
 from utils.figures.make import make_figures, report, show_figures
 from utils.figures.reading import read_codes
 from utils.figures.style import LOOK, fit
+from utils.training.board import Board
 from utils.training.checkpoint import digest, save_checkpoint
 from utils.training.folder import RunFolder
 from utils.training.layout import FIGURES
@@ -217,10 +219,14 @@ def test_tensorboard_shows_the_figures_in_order_and_the_codes(drawn, tmp_path, c
     path, made = drawn
     folder = RunFolder(str(shutil.copytree(path, tmp_path / "run")), "_aug_ftl")
     pictures = {name: drawing.path_of(name, folder) for name in made["_aug_ftl"]}
+    with contextlib.closing(Board(folder.board, "_aug_ftl", 0)) as board:
+        for epoch in range(1, 9):  # of which the fifth was the best
+            board.scalars(epoch, {"epoch": epoch, "split": "val", "acsa": 0.5})
     for _ in range(2):  # the second time with figures that were made anew
         show_figures(pictures, folder, 5)
     assert capsys.readouterr().out == ""
     events = EventAccumulator(str(folder.board)).Reload()
+    assert [scalar.step for scalar in events.Scalars("val/acsa")] == list(range(1, 9))
     names = ["1 learning curves", "3 confusion", "4 reliability", "5 codes"]
     assert events.Tags()["images"] == [f"figures/{name}" for name in names]
     assert {image.step for image in events.Images("figures/5 codes")} == {5}

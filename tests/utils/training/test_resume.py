@@ -93,15 +93,30 @@ def test_run_whose_checkpoint_is_gone_is_not_told_to_resume(tmp_path):
         find_checkpoint(args, given, RunFolder(str(tmp_path)))
 
 
-@pytest.mark.parametrize(("epochs", "best", "told"), [(2, None, False), (9, None, True), (9, {"epoch": 2}, False)])
-def test_training_that_has_not_ended_is_told_before_a_retraining(epochs, best, told, tmp_path, trained_digits, caplog):
-    """The best of several epochs may be any."""
+@pytest.mark.parametrize("best", [None, {"epoch": 2}])
+@pytest.mark.parametrize(
+    ("name", "epochs", "told"),
+    [
+        ("checkpoint.pth", 2, ""),
+        ("checkpoint.pth", 9, "checkpoint.pth is of a training that has not ended: 2 of 9 epochs"),
+        ("model_best.pth", 2, ""),
+        ("model_best.pth", 9, "model_best.pth is of a training that has not ended: 2 of 9 epochs"),
+    ],
+)
+def test_training_that_has_not_ended_is_told_before_a_retraining(
+    name, epochs, told, best, tmp_path, trained_digits, caplog
+):
+    """Also where its last epoch so far is the best; of the best one the last tells."""
     checkpoint = load_checkpoint(trained_digits / "checkpoint.pth")
     checkpoint["args"]["epochs"] = epochs
     save_checkpoint(tmp_path / "checkpoint.pth", checkpoint | {"best": best})
-    args, given = parse(augment.build_parser(), ["Digits_LT", "--resume=auto", f"--logdir={tmp_path}"])
+    save_checkpoint(tmp_path / "model_best.pth", checkpoint | {"epoch": 1, "best": {"epoch": 1}})
+    argv = ["Digits_LT", f"--resume={tmp_path / name}", f"--logdir={tmp_path}"]
+    args, given = parse(augment.build_parser(), argv)
     find_trained(args, given, RunFolder(str(tmp_path), "_aug"))
-    assert ("checkpoint.pth is of a training that has not ended: 2 of 9 epochs" in caplog.text) == told
+    assert [record.getMessage() for record in caplog.records if "has not ended" in record.getMessage()] == (
+        [f"{tmp_path}/{told}"] if told else []
+    )
 
 
 def test_validation_images_that_have_changed_are_named():
