@@ -339,8 +339,12 @@ def take_training_codes(codes: dict[str, Codes], device: torch.device) -> Codes:
 
     Codes may fill most of the memory: sigma takes the place of log_var, and the other splits' log_var, which nothing
     reads, goes.
+
+    Raises:
+        UserError: the device has no room for them.
     """
-    training = {name: value.to(device) for name, value in codes.pop("train").items()}
+    with memory_watched(remedy="a GPU that holds the codes of all training images, or none (CUDA_VISIBLE_DEVICES=)"):
+        training = {name: value.to(device) for name, value in codes.pop("train").items()}
     training["sigma"] = training.pop("log_var").mul_(0.5).exp_()
     for split in codes.values():
         split.pop("log_var", None)

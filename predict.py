@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     loader = BatchLoader(data, batches, args.workers, pin_memory=device.type == "cuda")
     outcome = Outcome(model.class_names, keep_codes=bool(args.codes))
     header = ["file", "prediction", "confidence", *outcome.columns, "atypicality", "error"]
-    with memory_watched(""), progress("prediction", total=len(images), unit="img", quiet=args.quiet) as bar:
+    with memory_watched(), progress("prediction", total=len(images), unit="img", quiet=args.quiet) as bar:
 
         def rows() -> Iterator[dict[str, str]]:
             """Classify batch by batch, and give the row of each image."""

@@ -138,6 +138,17 @@ def test_classifier_by_the_cosine_has_nothing_to_adjust():
         augment.check_adjusted_start(argparse.Namespace(start="adjusted", loss="ldam-drw"), {"args": {}})
 
 
+def test_device_without_room_for_the_training_codes_is_told(monkeypatch):
+    """The batch size would not help."""
+
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB. GPU 0 has 9 GiB.")
+
+    monkeypatch.setattr(torch.Tensor, "to", full)
+    with pytest.raises(UserError, match="Tried to allocate 20 GiB.*: give a GPU that holds the codes of all training"):
+        augment.take_training_codes({"train": {"mu": torch.zeros(2, 3)}}, torch.device("cuda"))
+
+
 def test_training_codes_are_taken_without_a_copy():
     mu, log_var = torch.randn(4, 2), torch.tensor([[0.0, 2.0]]).repeat(4, 1)
     test = {"targets": torch.zeros(1), "mu": torch.zeros(1, 2), "log_var": torch.zeros(1, 2)}

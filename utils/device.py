@@ -104,11 +104,12 @@ def check_device(device: torch.device, amp: str, sync_bn: bool = False) -> None:
 
 
 @contextlib.contextmanager
-def memory_watched(continuation: str) -> Iterator[None]:
+def memory_watched(continuation: str = "", remedy: str = "a smaller --batch-size") -> Iterator[None]:
     """Raise as a `UserError` that the memory of the GPU or of the machine is used up.
 
     Args:
         continuation: how to go on after that, if there is a checkpoint yet; '' if there is nothing to go on with.
+        remedy: what to give.
     """
     try:
         yield
@@ -118,7 +119,7 @@ def memory_watched(continuation: str) -> Iterator[None]:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         reason = ". ".join(first.split(". ")[:2])  # what happened, and how much was asked for
         then = f"; {continuation} goes on from the last checkpoint with it, if there is one" if continuation else ""
-        raise UserError(f"the memory is used up ({reason}): give a smaller --batch-size{then}") from error
+        raise UserError(f"the memory is used up ({reason}): give {remedy}{then}") from error
 
 
 def _is_out_of_memory(error: Exception) -> bool:

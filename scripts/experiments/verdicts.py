@@ -197,6 +197,6 @@ def generative_half(found: Contender) -> Iterator[str]:
         if None not in shares:
             images, blurred, reconstructions, samples = (f"{share:.2f}" for share in shares)
             yield (
-                f"a {judge} trained on 18,000 other images recognises {images} of images ({blurred} blurred), "
+                f"a {judge} trained on 18,000 images recognises {images} of images ({blurred} blurred), "
                 f"{reconstructions} of reconstructions, {samples} of samples (by chance 0.10)"
             )

@@ -96,7 +96,7 @@ def test_memory_that_is_used_up_is_one_line_that_names_the_batch_size(error):
     then = "--resume=auto goes on from the last checkpoint with it, if there is one"
     assert line.endswith(f"): give a smaller --batch-size; {then}")
     assert "\n" not in line
-    with pytest.raises(UserError, match="smaller --batch-size$"), memory_watched(""):
+    with pytest.raises(UserError, match="smaller --batch-size$"), memory_watched():
         raise error
 
 

@@ -146,7 +146,7 @@ def test_what_else_was_measured_is_said_good_or_bad(results):
         "calibration error as trained 0.080; the lowest of a baseline (cross-entropy) is 0.120: -4.00 points (95 % "
         "-5.96 to -2.04) ",
         "by the mixture alone: ACSA 0.720 of 2,000 images; by the nearest class mean of codes 0.600 of all ",
-        "a resnet18 trained on 18,000 other images recognises 0.10 of images (0.20 blurred), 0.30 of reconstructions, "
+        "a resnet18 trained on 18,000 images recognises 0.10 of images (0.20 blurred), 0.30 of reconstructions, "
         "0.40 of samples (by chance 0.10) ",
         "against cross-entropy times 10 (control), then case-2, in points: clean +2.00 (95 % +0.04 to +3.96), noise "
         "0.2 +2.00 (95 % +0.04 to +3.96)",
