@@ -108,16 +108,18 @@ def best_baseline(rows: Sequence[Contender]) -> Contender | None:
     return max((one for one in plain if len(one.values) == most), key=lambda one: one.mean, default=None)
 
 
+def difference_between(values: dict[int, float], others: dict[int, float]) -> Difference | None:
+    """Compare two measurements (subset -> value) on the subsets that both have; None where they share none."""
+    common = sorted(values.keys() & others.keys())
+    return paired_difference(*([side[subset] for subset in common] for side in (values, others))) if common else None
+
+
 def compare(rows: Sequence[Contender]) -> tuple[Contender | None, list[Comparison]]:
     """Compare every row of DGCMM with the best baseline; Holm's correction is over these rows."""
     baseline = best_baseline(rows)
     if baseline is None:
         return None, []
-    differences = []
-    for one in rows:
-        common = sorted(one.values.keys() & baseline.values.keys())
-        if not one.row.plain and common:
-            pairs = ([side.values[subset] for subset in common] for side in (one, baseline))
-            differences.append((one, paired_difference(*pairs)))
+    ours = [one for one in rows if not one.row.plain]
+    differences = [(one, found) for one in ours if (found := difference_between(one.values, baseline.values))]
     adjusted = iter(holm([found.p for _, found in differences if found.p is not None]))
     return baseline, [Comparison(one, found, None if found.p is None else next(adjusted)) for one, found in differences]

@@ -13,6 +13,7 @@ from scripts.experiments.comparison import (
     best_baseline,
     compare,
     contenders,
+    difference_between,
 )
 from scripts.experiments.corruption import CORRUPTIONS, NOISE
 from scripts.experiments.posthoc import RATES
@@ -137,9 +138,7 @@ def under_conditions(found: Contender, rows: Sequence[Contender]) -> Iterator[st
     said = []
     for condition in CORRUPTIONS:
         ours, theirs = (values_under(one.runs, one.method, condition, "acsa") for one in (found, baseline))
-        common = sorted(ours.keys() & theirs.keys())
-        if common:
-            difference = paired_difference(*([side[subset] for subset in common] for side in (ours, theirs)))
+        if difference := difference_between(ours, theirs):
             said.append(f"{condition} {points(difference.mean)}{interval(difference)}")
     if said:
         yield f"against {baseline.title}, in points: {', '.join(said)}"
