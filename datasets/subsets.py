@@ -12,7 +12,7 @@ def exponential_counts(largest: int, num_classes: int, factor: float) -> tuple[i
     """Give the images per class of an exponential profile, from `largest` down to `largest / factor`.
 
     n_i = int(n_max mu^(i/(K-1))) with mu = 1 / factor, cut and not rounded (Cao et al., NeurIPS 2019, LDAM-DRW's
-    imbalance_cifar.py).
+    imbalance_cifar.py), but never to 0.
 
     Raises:
         UserError: the smallest class would have no image.
@@ -22,7 +22,8 @@ def exponential_counts(largest: int, num_classes: int, factor: float) -> tuple[i
             f"--imbalance-factor {factor:g} leaves no image of the smallest class, as the largest has {largest}: give "
             f"{largest} or less"
         )
-    return tuple(int(largest * (1 / factor) ** (label / (num_classes - 1))) for label in range(num_classes))
+    shares = ((1 / factor) ** (label / (num_classes - 1)) for label in range(num_classes))
+    return tuple(max(int(largest * share), 1) for share in shares)
 
 
 def scaled_counts(counts: Sequence[int], scale: float) -> tuple[int, ...]:

@@ -127,7 +127,7 @@ def write_table(path: Path, header: Sequence[str], rows: Iterable[Mapping[str, o
 
 def read_rows(path: Path) -> list[dict[str, str]]:
     """Read the rows of a CSV file as `write_table` writes it: name of the column -> text of the cell."""
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         return list(csv.DictReader(file))
 
 

@@ -129,6 +129,7 @@ def test_published_totals_of_the_exponential_profile(factor, total_10, total_100
 
 def test_imbalance_that_leaves_a_class_without_an_image_is_refused():
     assert min(exponential_counts(500, 100, 500)) == 1
+    assert min(exponential_counts(49, 10, 49)) == 1  # 49 * (1 / 49) is less than 1 in floating point
     with pytest.raises(UserError, match="--imbalance-factor 1000 leaves no image of .*, as the largest has 500: give"):
         exponential_counts(500, 100, 1000)
 

@@ -154,11 +154,12 @@ def test_evaluation_gives_each_image_once_and_what_one_process_gives(together, m
 
 
 @pytest.mark.usefixtures("_double")
-def test_health_of_two_processes_is_that_of_one(together):
-    model = ranks.small_model()
+def test_health_and_distances_of_two_processes_are_those_of_one(together):
+    model, data = ranks.small_model(), ranks.images()
     state, prior = (together["frozen"][part] for part in ("state", "prior"))
     model.load_state_dict(state | {f"prior.{name}": value for name, value in prior.items()})
-    assert together["health"] == pytest.approx(ranks.measured_health(World(), model, ranks.images()), rel=1e-9)
+    assert together["health"] == pytest.approx(ranks.measured_health(World(), model, data), rel=1e-9)
+    torch.testing.assert_close(together["distances"], ranks.measured_distances(World(), model, data))
 
 
 def test_every_loss_term_can_be_left_out_and_come_back(together):

@@ -244,7 +244,7 @@ def test_gpu_that_cuda_does_not_have(script, tmp_path, monkeypatch):
     assert not (tmp_path / "log").exists()
 
 
-@pytest.mark.parametrize("left", ["metrics.csv", "checkpoint.pth"])
+@pytest.mark.parametrize("left", ["metrics.csv", "checkpoint.pth", "checkpoint_prev.pth"])
 def test_run_folder_that_holds_a_run(left, script, tmp_path):
     (tmp_path / left).write_text("precious")
     done = script("train", *DIGITS, f"--logdir={tmp_path}")

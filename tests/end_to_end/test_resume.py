@@ -489,6 +489,7 @@ def test_time_of_an_epoch_has_what_passed_before_its_interruption(script, tmp_pa
     with (tmp_path / "metrics.csv").open(newline="") as file:
         times = [float(row["time"]) for row in csv.DictReader(file) if row["loss"]]
     assert times[0] > 1000 > max(times[1:])
+    assert done.result["time"] == pytest.approx(sum(times))
     assert load_checkpoint(path)["elapsed_time"] == 0
 
 

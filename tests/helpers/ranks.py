@@ -11,8 +11,9 @@ from torch import nn
 
 import train
 from datasets.base import ArrayDataset
-from datasets.loading import BatchLoader, ClassPairs, EvaluationBatches, TrainBatches
+from datasets.loading import BatchLoader, ClassPairs, EvaluationBatches, TrainBatches, shared_batches
 from helpers.runs import run_without_folder
+from models.atypicality import measure_distances
 from models.dgcmm import DGCMM
 from models.health import measure_health
 from models.losses import LossWeights
@@ -98,7 +99,12 @@ def equalities(world, folder):
         if world.is_main:
             columns = [torch.from_numpy(column) for column in measured.predictions]
             found["generative" if generative else "plain"] = columns
+    if world.rank:
+        run.model.encoder.resnet.bn1.running_mean.add_(1.0)
     found["health"] = measured_health(world, run.model, data)
+    if world.rank:
+        run.model.encoder.resnet.bn1.running_mean.add_(1.0)
+    found["distances"] = measured_distances(world, run.model, data)
     if world.is_main:
         torch.save(found, Path(folder) / "found.pth")
 
@@ -108,6 +114,12 @@ def measured_health(world, model, data):
     pairs = ClassPairs(data, data, 10, world.rank, world.size, 0, False)
     health = measure_health(model, pairs, pairs.rounds, argparse.Namespace(**vars(ARGS), batch_size=BATCH), world)
     return health and health._asdict()
+
+
+def measured_distances(world, model, data):
+    """Quantiles of the distances of all codes from their components."""
+    loader = BatchLoader(data, EvaluationBatches(len(data), BATCH, world.rank, world.size), 0, False)
+    return measure_distances(model, shared_batches(loader, ARGS, world, "codes"), "off", world)
 
 
 def on_a_device(world, folder):

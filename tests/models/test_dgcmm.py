@@ -200,3 +200,11 @@ def test_pretrained_and_architecture_reach_the_encoder(monkeypatch, pretrained):
     monkeypatch.setattr("models.classifier.ResNetEncoder", build)
     DGCMM("resnet34_vae3", K, D, S, pretrained=pretrained)
     assert asked == [("resnet34", pretrained)]
+
+
+@torch.no_grad()
+def test_sample_of_a_component_lies_its_standard_deviations_from_the_mean():
+    model, components, noise = make_model(gmm_assign="label").eval(), torch.tensor([4, 0, 4]), torch.randn(3, D)
+    prior = model.prior
+    codes = prior.means[components] + prior.log_vars[components].exp().sqrt() * noise
+    torch.testing.assert_close(model.samples(components, noise), model.decoder(codes, components))

@@ -54,7 +54,7 @@ def terms_of(model: DGCMM, features: Tensor, images: Tensor) -> LossWeights:
     return LossWeights(*torch.stack(found, dim=2))
 
 
-@pytest.mark.parametrize("pairs", [4, 1000], ids=["in parts", "at once"])
+@pytest.mark.parametrize("pairs", [B - 1, 4, 1000], ids=["a label at a time", "in parts", "at once"])
 @pytest.mark.parametrize("model", ["posterior", "label"], indirect=True)
 @pytest.mark.parametrize("term", LossWeights._fields)
 @torch.no_grad()

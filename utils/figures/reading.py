@@ -81,7 +81,7 @@ def read_answers(path: Path) -> Answers:
 @functools.lru_cache(maxsize=1)
 def _read_answers(path: Path, _changed: int) -> Answers:
     found = []
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         reader = csv.reader(file)
         first = next(reader).index("prediction") + 1
         for row in reader:

@@ -122,7 +122,10 @@ class RunFolder:
         place = next(path for path in (self.path, *self.path.absolute().parents) if os.path.exists(path))
         if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
             reason = "no permission" if place.is_dir() else f"{place} is no folder"
-            raise UserError(f"--logdir {self.path} cannot be written ({reason}): name another")
+            raise self._unwritable(reason)
+
+    def _unwritable(self, reason: str) -> UserError:
+        return UserError(f"--logdir {self.path} cannot be written ({reason}): name another")
 
     def open(self, overwrite: bool = False) -> "RunFolder":
         """Create the folder, lock it for this script, delete earlier results if asked to, and start the log file.
@@ -155,7 +158,7 @@ class RunFolder:
         except Timeout as error:
             raise UserError(f"--logdir {self.path}: another process is at work there; wait, or name another") from error
         except OSError as error:
-            raise UserError(f"--logdir {self.path} cannot be written ({error.strerror}): name another") from error
+            raise self._unwritable(error.strerror) from error
 
     def make_way(self, overwrite: bool) -> None:
         """Delete an earlier result that `open` has left where it was, just before the new one is written.
@@ -177,7 +180,7 @@ class RunFolder:
                 self._clear(keep=path)
                 self._log = log_to_file(path)
         except OSError as error:
-            raise UserError(f"--logdir {self.path} cannot be written ({error.strerror}): name another") from error
+            raise self._unwritable(error.strerror) from error
 
     def close(self) -> None:
         """Release the lock and end the log file."""

@@ -86,8 +86,10 @@ def test_finished_cache_makes_nothing_again(built, tmp_path):
         lambda folder: ImageCache(folder, ["0.png1.png", *NAMES[2:]], SIZE),
         lambda folder: ImageCache(folder, NAMES, SIZE + 1),
         lambda folder: ImageCache(folder, NAMES, 0),
+        lambda folder: ImageCache(folder, NAMES, SIZE, resize="centre"),
+        lambda folder: ImageCache(folder, NAMES, SIZE, colour=True),
     ],
-    ids=["order", "shorter", "joined", "size", "check"],
+    ids=["order", "shorter", "joined", "size", "check", "resize", "colour"],
 )
 def test_another_list_or_size_is_another_cache(other, built, tmp_path):
     cache = other(tmp_path)

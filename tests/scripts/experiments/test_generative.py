@@ -1,8 +1,11 @@
 """The generative half, of a model that is as if trained, on a few images."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from datasets.base import ArrayDataset
 from datasets.transforms import make_transform
@@ -29,6 +32,15 @@ def tensors(data: ArrayDataset) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(data.images[data.rows][:, None] / 255).float(), torch.from_numpy(data.targets)
 
 
+def judge_of_outlines() -> SimpleNamespace:
+    """A classifier that answers by where an image is bright, so that each picture of a scene may get another answer."""
+    torch.manual_seed(4)
+    layer = nn.Linear(3 * SIZE**2, K, bias=False)
+    judge = SimpleNamespace(classifier=layer, posterior=lambda features, _labels: (features, None))
+    judge.features = lambda images: (images.expand(-1, 3, -1, -1) - images.mean(dim=(1, 2, 3), keepdim=True)).flatten(1)
+    return judge
+
+
 def by_class(hits: torch.Tensor, labels: torch.Tensor) -> float:
     return float(np.mean([hits[labels == c].double().mean() for c in range(K)]))
 
@@ -38,7 +50,7 @@ def test_errors_are_those_of_reconstructions_and_of_images_without_a_decoder(dat
     train, test = data.subset(np.arange(11)), data.subset(np.arange(4, 14))
     model = trained_like(SIZE, assign="label")
     images, labels = tensors(test)
-    judge = PlainClassifier("resnet18", K).eval()
+    judge = judge_of_outlines()
     health = measure_generative_half(model, train, test, {"one": judge})
     with torch.no_grad():
         rebuilt = model.reconstructions(images, labels)
@@ -53,6 +65,7 @@ def test_errors_are_those_of_reconstructions_and_of_images_without_a_decoder(dat
     assert health["mse_class_mean"] == pytest.approx((images - means[labels]).square().mean().item(), rel=1e-4)
     recognised = [health[f"recognised_{what}_by_one"] for what in ("images", "blurred", "reconstructions")]
     assert recognised == pytest.approx([by_class(part, labels) for part in hits])
+    assert len(set(recognised)) == 3
     assert health["acsa_reconstruction"] == pytest.approx(by_class(errors.argmin(dim=1) == labels, labels))
     assert torch.allclose(class_mean_images(train, torch.device("cpu")), means, atol=1e-6)
 

@@ -26,7 +26,7 @@ def test_interval_that_excludes_0_has_a_small_p():
     assert found.p < 0.05
 
 
-@pytest.mark.parametrize(("values", "others"), [([0.5], [0.4]), ([0.5, 0.5], [0.5, 0.5])])
+@pytest.mark.parametrize(("values", "others"), [([0.5], [0.4]), ([0.5, 0.5], [0.5, 0.5]), ([0.9, 0.8], [0.8, 0.7])])
 def test_without_spread_there_is_no_test(values, others):
     found = paired_difference(values, others)
     assert (found.low, found.high, found.p) == (None, None, None)

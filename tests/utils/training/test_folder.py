@@ -33,7 +33,8 @@ def test_names_carry_the_suffix(tmp_path, suffix, names):
 
 
 def test_overwriting_deletes_the_scripts_own_files_alone(tmp_path):
-    own = ["metrics_aug.csv", "checkpoint_aug.pth", "log_aug.txt", "aug/events.out.tfevents.1.host.2.0_aug"]
+    own = ["metrics_aug.csv", "checkpoint_aug.pth", "checkpoint_aug_prev.pth", "model_best_aug.pth", "log_aug.txt"]
+    own += [ "aug/events.out.tfevents.1.host.2.0_aug"]
     others = ["metrics.csv", "checkpoint.pth", "mine.txt", "events.out.tfevents.1.host.2.0.train"]
     (tmp_path / "aug").mkdir()
     for name in own + others:
@@ -44,7 +45,8 @@ def test_overwriting_deletes_the_scripts_own_files_alone(tmp_path):
 
 
 def test_overwriting_a_training_deletes_what_was_made_from_it(tmp_path):
-    results = ["checkpoint.pth", "metrics_aug.csv", "checkpoint_aug_ftl.pth", "predictions_eval.csv"]
+    results = ["checkpoint.pth", "checkpoint_prev.pth", "model_best.pth", "predictions_eval.csv"]
+    results += ["metrics_aug.csv", "checkpoint_aug_ftl.pth", "checkpoint_aug_ftl_prev.pth", "model_best_aug.pth"]
     results += ["metrics_baselines.csv", "metrics_robustness.csv", "generative_half.json", "args_baselines.json"]
     results += ["checkpoint_codes.pth", "aug/projector_config.pbtxt", "aug_ftl/00000/codes/tensors.tsv"]
     for folder in ("aug", "aug_ftl/00000/codes"):
