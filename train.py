@@ -405,6 +405,8 @@ def evaluate_only(world: World, args: argparse.Namespace, checkpoint: Checkpoint
         measurement = evaluate(model, loader, args, world, checkpoint["class_counts"])
         if measurement is None:
             return {}
+        if (measured := len(measurement.predictions.targets)) < len(data):
+            log.warning("--max-steps %d: %d of %d test images are measured", args.max_steps, measured, len(data))
         folder.make_way(args.overwrite)
         folder.write_args(args, data_sha256, processes=world.size)
         folder.write_measurement(measurement, checkpoint["epoch"], "test")

@@ -101,10 +101,8 @@ def load_splits(args: argparse.Namespace, augment: bool = True) -> Splits:
     spec = DATASETS[args.dataset]
     found = _found(spec, args)
     if spec.takes_names and not len(found.train):
-        raise UserError(
-            f"{args.dataset} has no training image in {args.datadir}: put some into train/CLASS/, or name their "
-            "part train"
-        )
+        remedy = "give some rows the split train" if spec.table else "put some into train/CLASS/"
+        raise UserError(f"{args.dataset} has no training image in {args.datadir}: {remedy}")
     parts = {"training": found.train, "validation": found.val, "test": found.test}
     resize = resize_under(args.train_transform, spec.resize)
     parts = _prepared(spec, {name: part for name, part in parts.items() if part is not None}, args, resize)
@@ -226,6 +224,7 @@ def warn_of_overlap(train: ImageDataset, test: ImageDataset, split: str = "test"
 def _dummy(spec: DatasetSpec, args: argparse.Namespace) -> Splits:
     counts = spec.long_tail(args.imbalance_factor) if spec.long_tail else spec.train_counts
     counts = scaled_counts(counts, args.subset_scale)
+    log.info("--dummy: all images are random")
     train, test = (DummyDataset(spec.classes, split, spec.colour) for split in (counts, spec.test_counts))
     balanced = (args.val_per_class,) * len(spec.classes)
     return Splits(train, DummyDataset(spec.classes, balanced, spec.colour) if args.val_per_class else None, test)

@@ -44,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--datadir", default="/usr/share/datasets/fashion-mnist", metavar="PATH")
     args = parser.parse_args(argv)
     model = load_model(args.checkpoint)
+    if model.class_names != DATASETS["FashionMNIST_LT"].classes:
+        raise UserError(f"{args.checkpoint} has other classes than FashionMNIST_LT: name a checkpoint of that data set")
     if model.distance_quantiles is None:
         raise UserError(f"{args.checkpoint} has no distances of training codes: name one of this version of train.py")
     where = {"datadir": args.datadir, "subset_seed": 0, "imbalance_factor": None, "subset_scale": 1.0}

@@ -198,7 +198,7 @@ def read_args(path: Path) -> Started:
         changes = [change for resumption in content["resumed"] for change in resumption["changed"].items()]
         arguments = content["arguments"] | {name: now for name, (_, now) in changes}
         started = start_times(content)
-        return Started(arguments, dict(content.get("data") or {}), started[0], started[-1])
+        return Started(arguments, dict(content.get("data") or {}), started[0], max(started))
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({error}): leave this run out") from error
 
@@ -222,9 +222,18 @@ def read_metrics(path: Path) -> list[dict[str, str]]:
         rows = read_rows(path)
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"{path} cannot be read ({error}): leave this run out") from error
-    if not all(row.get("epoch", "").isdigit() and "split" in row for row in rows):
+    if not rows or not all(_is_measurement(row) for row in rows):
         raise UserError(f"{path} is not a table of this project's scripts: name run folders")
     return rows
+
+
+def _is_measurement(row: dict[str, str]) -> bool:
+    """Tell whether a row has an epoch, a split and otherwise numbers, or nothing, in its cells."""
+    try:
+        numbers = {name: float(text) for name, text in row.items() if name != "split" and text}
+    except (TypeError, ValueError):  # more cells than the header, or no number
+        return False
+    return "split" in row and numbers.get("epoch", 0.5).is_integer()
 
 
 def group(results: Iterable[Result]) -> list[Row]:

@@ -7,8 +7,10 @@
 # interruption.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-: "${NODES:?set NODES to the number of nodes}" "${GPUS:?set GPUS to the processes of a node}"
-: "${MASTER:?set MASTER to HOST:PORT of the first node}"
+if [[ -z ${NODES:-} || -z ${GPUS:-} || -z ${MASTER:-} ]]; then
+  echo "error: set NODES to the number of nodes, GPUS to the processes of each, MASTER to HOST:PORT of the first" >&2
+  exit 2
+fi
 
 torchrun --nnodes="$NODES" --nproc-per-node="$GPUS" --rdzv-backend=c10d --rdzv-endpoint="$MASTER" --rdzv-id=dgcmm \
   train.py "$@" --resume=auto

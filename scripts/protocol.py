@@ -73,6 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError("--quick: its numbers mean nothing, name other folders for them (--runs and --results)")
     for stage in options.stages:
         check_subsets(stage, options.subsets or ())
+    if not options.list and not (ROOT / options.data).is_dir():
+        raise UserError(
+            f"--data {options.data} does not exist: name Fashion-MNIST's folder, or create one to download it"
+        )
     deadline = time.monotonic() + options.until if options.until else None
     runner = Runner(ROOT, ROOT / options.runs, ROOT / options.results, options.jobs, deadline)
     failed = 0

@@ -28,7 +28,18 @@ cifar() {
 # (CUDA_VISIBLE_DEVICES), whatever --gpu says.
 recipe() {
   local name=$1 data=${2:-./datasets/$1} runs=${3:-./logs/$1} start=${START:-adjusted} rate=1e-3 seed script
-  [[ $start == adjusted ]] || rate=1e-2
+  if [[ ${2:-} == -* || ${3:-} == -* ]]; then
+    echo "error: flags of train.py come after the folder of the data and that of the runs" >&2
+    exit 2
+  fi
+  case $start in
+  adjusted) ;;
+  trained) rate=1e-2 ;;
+  *)
+    echo "error: START is adjusted or trained, not $start" >&2
+    exit 2
+    ;;
+  esac
   shift $(($# < 3 ? $# : 3))
   local folders=()
   for seed in ${SEEDS:-$seeds}; do

@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"{row['classifier']}, {row['condition']}": {name: row[name] for name in ("acsa", "calibration_error")}
         for row in rows
     }
-    if run.model.prior is not None and run.args.weight_reconst:
+    if _decodes(run):
         test = run.splits.test
         looked_at = test.subset(spread(test.targets, LOOKED_AT))
         health = measure_generative_half(run.model, run.splits.train, looked_at, judges)
@@ -101,18 +101,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(json.dumps(result))
 
 
+def _decodes(run: TrainedRun) -> bool:
+    return run.model.prior is not None and bool(run.args.weight_reconst)
+
+
 def load_judges(checkpoints: Sequence[str], run: TrainedRun) -> dict[str, ImageClassifier]:
     """Load the classifiers that look at decoded images, by their architecture.
 
     Raises:
-        UserError: one is no plain classifier of such images, or two are of one architecture.
+        UserError: one is no plain classifier of such images, or two are of one architecture, or the run has no decoder.
     """
+    if checkpoints and not _decodes(run):
+        raise UserError("--judge: this run has no decoder, so there is nothing to judge: leave it out")
     judges: dict[str, ImageClassifier] = {}
     for checkpoint in checkpoints:
         stored = load_checkpoint(Path(checkpoint))
         args = argparse.Namespace(**BEFORE | stored["args"])
-        if args.arch not in PLAIN_ARCHITECTURES or stored["class_names"] != run.checkpoint["class_names"]:
-            raise UserError(f"--judge {checkpoint}: name a plain classifier of the same classes, {args.arch} is none")
+        if args.arch not in PLAIN_ARCHITECTURES:
+            raise UserError(f"--judge {checkpoint}: name a plain classifier, {args.arch} is none")
+        if stored["class_names"] != run.checkpoint["class_names"]:
+            raise UserError(f"--judge {checkpoint} has other classes than the run: name one of the same")
         if args.crop_size != run.args.crop_size:
             raise UserError(
                 f"--judge {checkpoint} looks at {args.crop_size} pixels a side, the run at {run.args.crop_size}: name "

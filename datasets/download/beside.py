@@ -78,6 +78,8 @@ def _download(root: Path, collection: Collection) -> Path:
     try:
         collection.download(str(beside))
     except (OSError, RuntimeError, HTTPException, EOFError) as error:
+        if not any(path.is_file() for path in beside.rglob("*")):
+            shutil.rmtree(beside)
         place = max((root, folder), key=lambda place: len(collection.files) - len(collection.lacking(place)))
         lacking = ", ".join(collection.lacking(place))
         raise UserError(

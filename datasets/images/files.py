@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from datasets.base import ImageDataset
-from datasets.images.finder import by_folder
+from datasets.images.finder import by_folder, is_folder
 from datasets.images.opening import open_image
 from datasets.images.source import ImageSource, SourceCache, whole
 from datasets.transforms import RandomCropAndFlip
@@ -44,7 +44,8 @@ def missing_files(root: Path, paths: Sequence[str]) -> list[str]:
     missing = []
     for folder, inside in by_folder(paths):
         try:
-            there = set(os.listdir(root / folder))
+            with os.scandir(root / folder) as entries:
+                there = {entry.name for entry in entries if not is_folder(entry)}
         except OSError:
             there = set()
         missing += [path for path in inside if path.rpartition("/")[2] not in there]

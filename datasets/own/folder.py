@@ -12,7 +12,16 @@ from pathlib import Path
 
 from datasets.base import DatasetSpec, Splits
 from datasets.images.files import images_root
-from datasets.images.finder import KINDS, NOT_OURS, find_files, is_folder, is_image_name, listed, shown_endings
+from datasets.images.finder import (
+    KINDS,
+    NOT_OURS,
+    Files,
+    find_files,
+    is_folder,
+    is_image_name,
+    listed,
+    shown_endings,
+)
 from datasets.own.splitting import PARTS, Listed, part_of, split_images
 from datasets.tables import count_of
 from utils.errors import UserError
@@ -31,9 +40,10 @@ def load_folder(args: argparse.Namespace, parts: Sequence[str] = PARTS) -> Split
         parts: names of the folders that hold class folders; where none is there, `--datadir` itself holds those.
     """
     root = images_root(args.datadir)
+    _check_logdir(root, args.logdir)
     folders = _folders(root)
     if of_run := [folder for folder in folders if _is_of_run(root / folder, args.logdir)]:
-        log.info("left out: %s, of --logdir %s", ", ".join(of_run), args.logdir)
+        log.info("left out: %s, of a run", ", ".join(of_run))
         folders = [folder for folder in folders if folder not in of_run]
     place_of: dict[str, str] = {}
     for folder in folders:
@@ -49,10 +59,35 @@ def load_folder(args: argparse.Namespace, parts: Sequence[str] = PARTS) -> Split
     return split_images(root, images, args)
 
 
+def _check_logdir(root: Path, logdir: str) -> None:
+    """Raise a `UserError` if the folder of a run that begins has images of the data in it."""
+    run = Path(logdir).resolve()
+    if root.resolve() in run.parents and run.is_dir() and not _is_locked(run) and find_files(run).images:
+        raise UserError(f"--logdir {logdir} has images of --datadir {root} in it: name a folder outside of them")
+
+
 def _is_of_run(folder: Path, logdir: str) -> bool:
-    """Tell whether a folder holds a run, or what a run has drawn, and so no class."""
+    """Tell whether a folder has nothing but the run in it, or is what a run has drawn, and so no class."""
     place, run = folder.resolve(), Path(logdir).resolve()
-    return place in (run, *run.parents) or (place.parent == run and place.name in FOLDERS)
+    if place.name in FOLDERS and (place.parent == run or _is_locked(place.parent)):
+        return True
+    return place in (run, *run.parents) and (_is_locked(place) or not _find_outside_runs(place)[0].images)
+
+
+def _find_outside_runs(folder: Path) -> tuple[Files, list[str]]:
+    """List the files below a folder but those of runs, which have pictures too; and these runs, which are named."""
+    found = find_files(folder)
+    inside = {path.rpartition("/")[0] for path in (*found.images, *found.others)}
+    above = {"/".join(parts[:depth]) for parts in map(_parts, inside) for depth in range(1, len(parts) + 1)}
+    runs = sorted(place for place in above if _is_locked(folder / place))
+    if runs:
+        log.info("%s: left out %s, of a run", folder, ", ".join(runs))
+    starts = tuple(f"{run}/" for run in runs)
+    return Files(*([path for path in paths if not path.startswith(starts)] for paths in found)), runs
+
+
+def _parts(path: str) -> list[str]:
+    return path.split("/") if path else []
 
 
 def _class_folders(
@@ -89,7 +124,9 @@ def _class_folders(
                 f"{root / place} has train and test in it: the parts stand above the classes, as train/{label}/ and "
                 f"test/{label}/"
             )
-        found, others_here = find_files(root / place)
+        (found, others_here), runs = _find_outside_runs(root / place)
+        if runs and not found:
+            continue
         if not found:
             what = f"it has {shown_endings(others_here)}; {KINDS}" if others_here else "it is empty"
             if part in ("val", "test"):
@@ -101,7 +138,8 @@ def _class_folders(
         images += [Listed(f"{place}/{path}", label, part) for path in found]
         others += others_here
     if not images:
-        raise UserError(f"--datadir {root}: {folder} has no image: put some there, or delete it ({KINDS})")
+        where, remedy = (f": {folder}", ", or delete it") if folder else ("", "")
+        raise UserError(f"--datadir {root}{where} has no image: put some there{remedy} ({KINDS})")
     if others:
         text = "%s: left out %d files that are no images: %s (%s)"
         log.info(text, root / folder, len(others), shown_endings(others), KINDS)

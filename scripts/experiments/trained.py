@@ -83,6 +83,8 @@ def open_run(folder: RunFolder, datadir: str | None, result: str, overwrite: boo
         UserError: there is no such run or, for `best`, no hold-out in it, or its data is not to be had, or the result
             is there or cannot be written.
     """
+    if folder.path.is_file():
+        raise UserError(f"{folder.path} is a file: name the folder of the run")
     if folder.file(result).exists() and not overwrite:
         raise UserError(f"{folder.file(result)} exists: --overwrite replaces it")
     if folder.path.is_dir() and not os.access(folder.path, os.W_OK | os.X_OK):

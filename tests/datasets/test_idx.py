@@ -209,6 +209,7 @@ def test_missing_file_is_named_when_nothing_can_be_downloaded(name, place, files
     with pytest.raises(UserError, match=rf"{name}.* and the download failed \(.+\): put the four IDX files") as caught:
         load(tmp_path, True)
     assert "\n" not in str(caught.value)
+    assert not list(tmp_path.glob("*.part"))
 
 
 def test_files_are_downloaded_once_into_the_folder(mirror, packed, tmp_path, capsys):

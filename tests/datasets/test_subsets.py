@@ -28,6 +28,13 @@ def test_subset_repeats_with_its_seed_and_differs_between_seeds():
     assert len(set(map(tuple, chosen))) == 5
 
 
+def test_what_a_seed_draws_never_changes():
+    """A published number must stay reproducible."""
+    targets = np.arange(30) % 3
+    assert draw_long_tailed(targets, (5, 3, 1), seed=7).tolist() == [4, 6, 8, 9, 12, 21, 22, 25, 27]
+    assert hold_out(targets, 3, 0.2, seed=7)[1].tolist() == [3, 5, 13, 19, 20, 27]
+
+
 def test_classes_are_drawn_independently():
     chosen = draw_long_tailed(TARGETS, (9, 9, 9), seed=0)
     ranks = [np.flatnonzero(np.isin(np.flatnonzero(label == TARGETS), chosen)) for label in (0, 1)]

@@ -86,6 +86,32 @@ def test_recipe_trains_and_re_trains_by_commands_that_parse(name, tmp_path):
         assert given[3:] == [["scripts/compare.py", "./logs/ChestXray/TAG"]]
 
 
+@pytest.mark.parametrize(
+    ("words", "environment", "says"),
+    [
+        (["--epochs=1"], {}, "error: flags of train.py come after the folder of the data and that of the runs"),
+        (["./data", "--epochs=1"], {}, "error: flags of train.py come after"),
+        (["./data", "./runs"], {"START": "ajusted"}, "error: START is adjusted or trained, not ajusted"),
+    ],
+)
+def test_recipe_refuses_what_it_would_misunderstand(words, environment, says, tmp_path):
+    (tmp_path / "python").write_text("#!/bin/sh\necho ran\n")
+    (tmp_path / "python").chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", **environment}
+    command = ["bash", ROOT / "scripts" / "mnist_lt.sh", *words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(says)
+
+
+def test_several_nodes_need_to_know_of_each_other():
+    done = subprocess.run(
+        ["bash", ROOT / "scripts/multi_node.sh"], env={"PATH": os.environ["PATH"]}, capture_output=True
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"error: set NODES to the number of nodes, GPUS to")
+
+
 PUBLISHED = (
     *("CIFAR10", "CIFAR10_LT", "CIFAR100", "CIFAR100_LT", "CelebA", "ChestXray", "Digits_LT", "FashionMNIST_LT"),
     *("ImageNet", "ImageNet_LT", "MNIST_LT", "Places_LT", "SVHN", "SVHN_LT", "iNaturalist2017"),
@@ -242,9 +268,11 @@ def test_every_way_to_train_and_augment(flags, name, script, tmp_path):
         some = ["--max-steps=1"] * (name == "bf16")  # slow on processors that have no bfloat16
         scored = script("train", "Digits_LT", *run, "--evaluate", f"--resume={path}", "--quiet", "--overwrite", *some)
         assert scored.status == 0, scored.err
+        assert ("test images are measured" in scored.err) == bool(some)
         if name != "bf16":  # codes are extracted in the precision that augment.py is given
-            expected = {name: made.result[name] for name in METRIC_NAMES}
-            assert {name: scored.result[name] for name in METRIC_NAMES} == pytest.approx(expected, nan_ok=False)
+            names = (*METRIC_NAMES, "live_components", "mutual_information")
+            expected = {name: made.result[name] for name in names}
+            assert {name: scored.result[name] for name in names} == pytest.approx(expected, nan_ok=False)
 
 
 @pytest.mark.parametrize("name", [name for name, spec in DATASETS.items() if spec.classes])

@@ -73,7 +73,8 @@ CASES = {
     "generative where it is not": ("train", [*DIGITS, "--evaluate", "--resume=RUN", "--generative"], "--generative"),
     "augment without a model": ("augment", DIGITS, "--resume"),
     "augment_ftl without a model": ("augment_ftl", DIGITS, "--resume"),
-    "augment a missing model": ("augment", [*DIGITS, "--resume=auto"], "checkpoint.pth"),
+    "augment a missing model": ("augment", [*DIGITS, "--resume=auto"], "holds no training: run train.py first"),
+    "augment a damaged model": ("augment", [*DIGITS, "--resume=TMP/damaged.pth"], "use an older copy"),
     "augment another data set": ("augment", ["ChestXray", "--resume=RUN"], "Digits_LT"),
     "augment another architecture": (
         "augment",

@@ -474,6 +474,11 @@ def test_best_epoch_is_kept_and_it_alone_is_measured_on_the_test_images(script, 
     assert seen == [codes[split]["targets"].tolist() for split in ("val", "val", "test")]
     said = "is the last epoch, which --resume=auto of a re-training takes"
     assert [said in (tmp_path / name).read_text() for name in ("log.txt", "log_aug.txt")] == [True, False]
+    save_checkpoint(tmp_path / "model_best.pth", best | {"best": {"epoch": 2, "acsa": 0.5}})
+    measure_as(monkeypatch, 0.1)
+    refused = script("train", "Digits_LT", "--epochs=4", f"--logdir={tmp_path}", "--resume=auto")
+    assert refused.status == 2
+    assert "the best one was 1: it belongs to another run; put the right one back" in refused.error
 
 
 def test_time_of_an_epoch_has_what_passed_before_its_interruption(script, tmp_path, monkeypatch):

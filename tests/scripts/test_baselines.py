@@ -76,6 +76,14 @@ def test_methods_agree_with_the_scripts_of_both_cases(script, run):
     judges = [f"--judge={judge}/checkpoint.pth"]
     refused = script("scripts.robustness", run, *methods, *judges, *judges)
     assert "checkpoint.pth is a second resnet18: name one of each architecture" in refused.error
+    refused = script("scripts.robustness", run, *methods, f"--judge={run}/checkpoint.pth")
+    assert "name a plain classifier, resnet32_vae3 is none" in refused.error
+    save_checkpoint(
+        run / "checkpoint_aug.pth", load_checkpoint(run / "checkpoint_aug_ftl.pth") | {"trained_sha256": ""}
+    )
+    refused = script("scripts.robustness", run, *methods)
+    assert "checkpoint_aug.pth was made from another model than" in refused.error
+    (run / "checkpoint_aug.pth").unlink()
     done = script("scripts.robustness", run, *methods, *judges)
     assert done.status == 0, done.err
     rows = {(row["classifier"], row["condition"]): row for row in rows_of(run / "metrics_robustness.csv")}

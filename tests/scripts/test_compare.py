@@ -246,6 +246,8 @@ def test_epochs_that_were_not_measured_are_passed_over(tmp_path, capsys):
         ("args.json", "{", "args.json is damaged"),
         ("metrics.csv", "a,b\n1,2\n", "metrics.csv is not a table of this project"),
         ("metrics.csv", "\0\xff", "metrics.csv"),
+        ("metrics.csv", "epoch,split,acc\n1,test,abc\n", "metrics.csv is not a table of this project"),
+        ("metrics.csv", "epoch,split,acc\n1,test,0.5,0.5\n", "metrics.csv is not a table of this project"),
     ],
 )
 def test_bad_input_is_one_line(name, content, said, tmp_path):

@@ -131,4 +131,4 @@ def is_outdated(folder: RunFolder) -> bool:
     if not all(path.exists() for path in files):
         return False
     own, training = (start_times(json.loads(path.read_text())) for path in files)
-    return "" < own[0] < training[-1]
+    return "" < own[0] < max(training)

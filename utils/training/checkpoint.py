@@ -112,13 +112,22 @@ def read_verified(path: Path) -> Checkpoint:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a foreign file's pickle protocol
             content = torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): make it readable, or name another") from error
     except Exception as error:  # a damaged pickle can raise anything
-        raise UserError(f"{path} cannot be loaded ({type(error).__name__}): it is damaged or no checkpoint") from error
+        what = f"{path} cannot be loaded ({type(error).__name__}): it is damaged or no checkpoint"
+        raise UserError(f"{what}; {_remedy(path)}") from error
     if not isinstance(content, dict) or "sha256" not in content:
         raise UserError(f"{path} was not written by this project: name one of its checkpoints")
     if digest({key: value for key, value in content.items() if key != "sha256"}) != content["sha256"]:
-        raise UserError(f"{path} is damaged (its SHA-256 does not match): use an older copy")
+        raise UserError(f"{path} is damaged (its SHA-256 does not match): {_remedy(path)}")
     return content
+
+
+def _remedy(path: Path) -> str:
+    """Say what to take in place of a damaged file."""
+    previous = path.with_name(f"{path.stem}_prev.pth")
+    return f"name the one before it, {previous}" if previous.exists() else "use an older copy"
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

@@ -1,5 +1,6 @@
 """What lies in a run folder, by name; nothing here imports torch."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -43,9 +44,12 @@ def find_runs(place: Path) -> list[Path]:
         UserError: there are none.
     """
     marks = [with_suffix(name, suffix) for name in ("args.json", "metrics.csv") for suffix in SUFFIXES]
-    if any((place / mark).is_file() for mark in marks):
+    if any(os.path.isfile(place / mark) for mark in marks):
         return [place]
-    runs = sorted({path.parent for mark in marks for path in place.rglob(mark)})
+    try:
+        runs = sorted({path.parent for mark in marks for path in place.rglob(mark)})
+    except OSError as error:
+        raise UserError(f"{place} cannot be read ({error.strerror}): name another folder") from error
     if not runs:
         raise UserError(f"{place} is no run folder, and none is below it: name the --logdir of a run")
     return runs

@@ -191,6 +191,10 @@ def find_trained(args: argparse.Namespace, given: set[str], folder: RunFolder) -
     """
     if args.resume == "auto":
         args.resume = str(folder.path / LAST)
+        if not os.path.exists(args.resume):
+            raise UserError(
+                f"--resume=auto: {folder.path} holds no training: run train.py first, or name another --logdir"
+            )
     checkpoint = load_checkpoint(Path(args.resume))
     if checkpoint["kind"] != "train":
         raise UserError(f"{args.resume} comes from an augmentation: name the checkpoint of train.py")

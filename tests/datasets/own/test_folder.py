@@ -269,6 +269,28 @@ def test_folder_of_another_run_is_no_class(suffix, tmp_path):
     assert load(root).train.classes == ("cat", "dog")
 
 
+@pytest.mark.parametrize("place", ["", "logs/first/", "logs/deeper/second/", "cat/third/"])
+def test_pictures_of_an_earlier_run_are_no_class_and_of_none(place, tmp_path, caplog):
+    caplog.set_level("INFO", "dgcmm")
+    root = write(tmp_path, *(f"{label}/{number}.png" for label in ("cat", "dog") for number in range(3)))
+    write(root, f"{place}figures/recall.png")
+    (root / f"{place}.lock").touch()
+    (root / f"{place}args.json").touch()
+    splits = load(root, logdir=str(root / "logs/new"))
+    assert splits.train.classes == ("cat", "dog")
+    assert {name.count("/") for name in (*splits.train.ids, *splits.test.ids)} == {1}
+    assert "left out" in caplog.text
+
+
+@pytest.mark.parametrize("place", ["train", "train/cat", "train/cat/old"])
+def test_folder_of_a_run_among_the_images_is_refused(place, tmp_path):
+    root = write(tmp_path, "train/cat/1.png", "train/cat/old/2.png", "train/dog/1.png", "test/cat/1.png")
+    with pytest.raises(UserError, match=f"--logdir {root}/{place} has images of --datadir {root} in it: name a folder"):
+        load(root, logdir=str(root / place))
+    (root / "train/cat/run").mkdir()
+    assert load(root, logdir=str(root / "train/cat/run")).train.ids.tolist()[0] == "train/cat/1.png"
+
+
 def test_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
     root, scan = write(tmp_path, *TREE), os.scandir
 
@@ -287,6 +309,7 @@ def test_folders_of_the_run_are_no_classes(logdir, tmp_path, monkeypatch):
     root = write(tmp_path, *(f"{label}/{number}.png" for label in ("cat", "dog") for number in range(3)))
     write(root, f"{logdir}/figures/recall.png".lstrip("/"))
     (root / logdir / "aug").mkdir()
+    (root / logdir / ".lock").touch()
     monkeypatch.chdir(root)
     assert load(root, logdir=logdir).train.classes == ("cat", "dog")
 

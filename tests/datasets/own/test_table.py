@@ -114,6 +114,12 @@ def test_what_is_odd_is_told(data, caplog):
         (table(*SPLIT, header="path,class,split"), "has no column label, but path, class, split"),
         (table(*SPLIT, header="x,label,split"), "has no column path or file or image, but x, label, split"),
         (table(*SPLIT, ("sub/3.png", "a", "train")), "gives sub/3.png two labels, 'b' and 'a': keep one row"),
+        (table(*SPLIT, header="path,label,split,Label"), "has two columns label: rename one of them"),
+        (
+            table(*((name, label, "test") for name, label, _ in SPLIT)),
+            "no training image in .*: give some rows the split",
+        ),
+        (table(*SPLIT, ("sub", "a", "train")), r"1 image \(sub\) of [0-9]+ listed not found"),
         (table(*SPLIT, ("sub/3.png", "b", "test")), "gives sub/3.png two splits, 'train' and 'test'"),
         (table(*SPLIT, ("../x.png", "a", "train")), r"row 14: ../x.png lies outside of --datadir"),
         (table(*SPLIT, ("/etc/x.png", "a", "train")), r"row 14: /etc/x.png lies outside of --datadir"),

@@ -84,19 +84,30 @@ def test_rows_are_tuned_alike_and_the_tables_have_no_validation_set():
     assert {arguments(job).arch for job in made("tenth", ["dgcmm", "ce"])} == {"resnet32_vae3", "resnet32"}
     assert {arguments(job).arch for job in made("tenth-resnet18", ["dgcmm", "ce"])} == {"resnet18_vae3", "resnet18"}
     assert [arguments(job).subset_scale for job in made("third", ["dgcmm"])] == [0.3333] * 2
+    assert {(arguments(job).gmm_assign, arguments(job).prior_lr) for job in made("table", ["dgcmm-posterior"])} == {
+        ("posterior", None)
+    }
+    assert {arguments(job).weight_reconst for job in made("table", ["dgcmm-recipe"])} == {0.1}
+    judges = {arguments(job).subset_seed for job in protocol.judge_jobs(PLACES)}
+    assert judges.isdisjoint((*protocol.TABLE, *protocol.TUNING))  # they have seen none of the images that are left out
     weights = made("weights", ["dgcmm"], [0])
     assert [arguments(job).weight_reconst for job in weights[:6]] == [0.1, 1, 10, 40, 100, 392]
 
 
 def test_what_was_not_chosen_is_not_made_up(tmp_path):
     with pytest.raises(UserError, match="table: nothing is chosen for ce, ce-control, .*: run the stage that tunes"):
-        script.main(["table", f"--results={tmp_path}"])
+        script.main(["table", f"--results={tmp_path}", f"--data={tmp_path}"])
+
+
+def test_data_that_is_not_there_is_told_once():
+    with pytest.raises(UserError, match="--data nowhere does not exist: name Fashion-MNIST's folder, or create one"):
+        script.main(["table", "--data=nowhere"])
 
 
 def test_row_that_was_not_chosen_keeps_no_other_from_being_made(tmp_path, monkeypatch, capsys):
     write_choices(tmp_path / "chosen.json", {"tenth": {"ce": CHOICES["tenth"]["ce"]}})
     monkeypatch.setattr(script.Runner, "run", lambda self, jobs: script.Report([job.folder for job in jobs], [], []))
-    assert script.main(["tenth", "--rows", "focal", "ce", f"--results={tmp_path}"]) == 0
+    assert script.main(["tenth", "--rows", "focal", "ce", f"--results={tmp_path}", f"--data={tmp_path}"]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "tenth: nothing is chosen for focal: run the stage that tunes first; the other rows are made",
         "tenth: 5 runs are there, 0 failed, 0 are left",
@@ -139,8 +150,9 @@ def test_best_setting_and_methods_are_those_of_validation(tmp_path, monkeypatch,
             write_csv(folder / "metrics_baselines.csv", rows)
         return script.Report([job.folder for job in jobs], [], [])
 
+    places = [f"--results={tmp_path}", f"--data={tmp_path}"]
     monkeypatch.setattr(script.Runner, "run", run)
-    assert script.main(["tune", "--rows", "dgcmm", f"--results={tmp_path}"]) == 0
+    assert script.main(["tune", "--rows", "dgcmm", *places]) == 0
     first = [(rate, 100.0, subset) for subset in (5, 6) for rate in (0.015, 0.03, 0.06)]
     second = [(0.06, value, subset) for subset in (5, 6) for value in (40.0, 100.0, 200.0)]
     third = [(0.06, 400.0, subset) for subset in (5, 6)]
@@ -148,10 +160,10 @@ def test_best_setting_and_methods_are_those_of_validation(tmp_path, monkeypatch,
     choice = read_choices(tmp_path / "chosen.json")["all"]["dgcmm"]
     assert choice == (0.06, 400.0, {"crt": 0.001, "ncm": "unit"}, "crt", 6, [5, 6])
     assert "dgcmm: lr 0.06, --weight-reconst 400" in capsys.readouterr().out
-    assert script.main(["tune", "--rows", "dgcmm", "--rates-only", f"--results={tmp_path}"]) == 0
+    assert script.main(["tune", "--rows", "dgcmm", "--rates-only", *places]) == 0
     assert read_choices(tmp_path / "chosen.json")["all"]["dgcmm"] == choice  # what is there counts
     tried.clear()
-    assert script.main(["tune", "--rows", "dgcmm", "--subsets", "5", f"--results={tmp_path}"]) == 0
+    assert script.main(["tune", "--rows", "dgcmm", "--subsets", "5", *places]) == 0
     assert {subset for *_, subset in tried[:-2]} == {5}
     assert tried[-2:] == third  # the methods on its codes are chosen on both
     assert read_choices(tmp_path / "chosen.json")["all"]["dgcmm"] == choice._replace(subsets=[5])

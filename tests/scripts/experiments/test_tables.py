@@ -362,3 +362,22 @@ def test_unknown_table_is_refused(tmp_path):
 def test_tables_of_this_repository_say_what_its_results_say():
     assert claim.documents(ROOT, ROOT / "results/fashion_mnist_lt")[-1].name == "TABLES.md"
     assert claim.main(["--check"]) == 0
+
+
+def test_further_tables_have_a_column_for_each_imbalance_and_a_line_for_each_weight(tmp_path):
+    """Of runs whose accuracy tells which they are."""
+    chosen = Choice(0.03, 1, {}, "crt", 6, [5, 6])
+    write_choices(tmp_path / FILE, {"all": {"dgcmm": chosen}})
+    for number, factor in enumerate((10, 20, 50, 100, 200)):
+        for subset in (0, 1):
+            write_run(tmp_path / f"imbalance/{factor}/dgcmm/subset{subset}", 0.1, {"crt": 0.9 - number / 10})
+    assert cells(TABLES["imbalance"](tmp_path))["DGCMM, learned mixture"] == [
+        f"0.{9 - number}000 ±0.0000 (2)" for number in range(5)
+    ]
+    for weight, acsa in ((0.1, 0.6), (100, 0.8)):
+        for subset in (0, 1):
+            folder = tmp_path / f"weights/weight-reconst{weight:g}/subset{subset}"
+            write_run(folder, acsa, {"logit-adjustment": acsa + 0.05})
+    found = cells(TABLES["weights"](tmp_path))
+    assert found["`--weight-reconst=0.1`"] == ["0.6000 ±0.0000", "0.6500 ±0.0000"]
+    assert found["`--weight-reconst=100`"] == ["0.8000 ±0.0000", "0.8500 ±0.0000"]

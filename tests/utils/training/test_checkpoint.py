@@ -1,6 +1,7 @@
 """Checkpoints: readable by plain torch, damage found, nothing torn, nothing run."""
 
 import copy
+import errno
 import os
 import pickle
 import random
@@ -68,7 +69,20 @@ def test_changed_weight_is_found(path):
     content = path.read_bytes()
     at = content.index(torch.tensor([431.0]).numpy().tobytes())
     path.write_bytes(content[: at + 2] + bytes([content[at + 2] ^ 1]) + content[at + 3 :])
-    with pytest.raises(UserError, match="damaged|cannot be loaded"):
+    with pytest.raises(UserError, match=r"(damaged|cannot be loaded).*[:;] use an older copy"):
+        load_checkpoint(path)
+    previous = path.with_name(f"{path.stem}_prev.pth")
+    previous.touch()
+    with pytest.raises(UserError, match=f": name the one before it, {previous}"):
+        load_checkpoint(path)
+
+
+def test_checkpoint_that_may_not_be_read_is_told_from_a_damaged_one(path, monkeypatch):
+    def refused(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(torch, "load", refused)
+    with pytest.raises(UserError, match=r"cannot be read \(Permission denied\): make it readable"):
         load_checkpoint(path)
 
 

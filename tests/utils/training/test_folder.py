@@ -34,7 +34,7 @@ def test_names_carry_the_suffix(tmp_path, suffix, names):
 
 def test_overwriting_deletes_the_scripts_own_files_alone(tmp_path):
     own = ["metrics_aug.csv", "checkpoint_aug.pth", "checkpoint_aug_prev.pth", "model_best_aug.pth", "log_aug.txt"]
-    own += [ "aug/events.out.tfevents.1.host.2.0_aug"]
+    own += ["aug/events.out.tfevents.1.host.2.0_aug"]
     others = ["metrics.csv", "checkpoint.pth", "mine.txt", "events.out.tfevents.1.host.2.0.train"]
     (tmp_path / "aug").mkdir()
     for name in own + others:
