@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Re-train the classifier of a trained DGCMM on codes drawn from the posterior (Case 2).
+"""Re-train the classifier of a trained model on codes drawn from the posterior (Case 2).
 
 Every class gets as many codes as the largest one has images, each a fresh draw from its image's posterior:
     python augment.py Digits_LT --logdir=./logs/digits --resume=auto --epochs=20 --lr=1e-2 --T-max=20

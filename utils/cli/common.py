@@ -56,14 +56,14 @@ def common_parser(
         type=path,
         default=".",
         metavar="PATH",
-        help="folder of the data set's files (default: this one)",
+        help="folder of the data set's files (default: the current one)",
     )
     add(
         "--logdir",
         type=path,
         default=".",
         metavar="PATH",
-        help="run folder, created if need be (default: this one)",
+        help="run folder, created if need be (default: the current one)",
     )
     add("--dummy", action="store_true", help="random images with the data set's class counts; needs no data")
     add(
@@ -129,15 +129,15 @@ def _add_reading(parser: argparse.ArgumentParser, transforms: Collection[str]) -
         type=path,
         metavar="FILE",
         help="names of the classes of ImageFolder, CSV, ImageNet, ImageNet_LT and Places_LT: on each line a label "
-        "(folder, wnid) and its name, in the order that the classes get; but the lists of ImageNet_LT and Places_LT "
-        "number the classes themselves (default: the labels are the names)",
+        "(folder, wnid) and its name; the order of the lines is that of the classes, but for ImageNet_LT and Places_LT "
+        "(default: the labels are the names)",
     )
     add(
         "--imbalance-factor",
         type=number(float, 1),
         metavar="F",
-        help="largest over smallest class of CIFAR10_LT and CIFAR100_LT (default: 100), and of MNIST_LT and "
-        "FashionMNIST_LT, as many images in an exponential profile (default: the DGC paper's counts)",
+        help="images of the largest class over those of the smallest, in an exponential profile (default: CIFAR10_LT, "
+        "CIFAR100_LT 100; MNIST_LT, FashionMNIST_LT the DGC paper's counts)",
     )
     add(
         "--subset-scale",
@@ -174,7 +174,7 @@ def _add_cache(group: argparse._ArgumentGroup) -> None:
         "--cache-dir",
         type=path,
         metavar="PATH",
-        help="folder that --cache-size and --bad-images keep what they read in (default: <datadir>/cache; "
+        help="folder of the cache of --cache-size and of the list of --bad-images (default: <datadir>/cache; "
         "<logdir>/cache where that cannot be written)",
     )
     add(
@@ -312,7 +312,7 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
         type=count_or_zero,
         default=4,
         metavar="N",
-        help="processes of a node that load, so many for each split; they are divided among its processes, rounded up "
+        help="loading processes of a node for each split, divided among its training processes, rounded up "
         "(default: %(default)s)",
     )
     add("--gpu", type=count_or_zero, metavar="N", help="number of the GPU (default: the first; without CUDA the CPU)")
