@@ -115,26 +115,23 @@ def joined(first: Report, second: Report) -> Report:
 def run_tuning(stage: str, options: argparse.Namespace, runner: Runner) -> Report:
     """Try the learning rates of each row, then its own parameter at the best of them, and write what is best.
 
-    Where the best value of that parameter is at an end of its grid, the one beyond is tried too. With fewer `--subsets`
-    the best setting is run on the others too: what the methods on its codes are given is always chosen on all, as one
-    run is a poor judge of it. A row whose first part is not complete waits with the next for another call.
+    With fewer `--subsets` the best setting is run on the others too: what the methods on its codes are given is always
+    chosen on all, as one run is a poor judge of it. A row whose first part is not complete waits with the next for
+    another call.
     """
     regime, subsets = TUNED[stage], options.subsets or protocol.TUNING
     rows = [protocol.BY_NAME[name] for name in options.rows if regime is protocol.ALL or name in protocol.IN_TENTH]
-    rates = {row: [(rate, row.default) for rate in regime.rates] for row in rows}
-    report = try_settings(stage, rates, subsets, options, runner)
+    grids = {row: [(rate, row.default) for rate in regime.rates] for row in rows}
+    rates, report = try_grids(stage, grids, subsets, options, runner)
     best_rates = {row: rate for row, (rate, _) in best_of(stage, rates, subsets, runner).items()}
     if options.rates_only:  # but other values may be there from before
         own = {row: [(rate, value) for value in row.values] for row, rate in best_rates.items()}
         for row, pairs in own.items():
             own[row] = [pair for pair in pairs if validated(folder_of(stage, row, pair, runner), subsets)]
     else:
-        own = {row: [(rate, value) for value in row.inner] for row, rate in best_rates.items()}
-        report = joined(report, try_settings(stage, own, subsets, options, runner))
-        best_inner = best_of(stage, own, subsets, runner)
-        beyond = {row: [(rate, value) for value in row.beyond(inner)] for row, (rate, inner) in best_inner.items()}
-        report = joined(report, try_settings(stage, beyond, subsets, options, runner))
-        own = {row: [*pairs, *beyond.get(row, ())] for row, pairs in own.items()}
+        grids = {row: [(rate, value) for value in row.values] for row, rate in best_rates.items()}
+        own, more = try_grids(stage, grids, subsets, options, runner)
+        report = joined(report, more)
     found = best_of(stage, own, subsets, runner)
     alone = {row: [pair] for row, pair in found.items()}
     report = joined(report, try_settings(stage, alone, protocol.TUNING, options, runner))
@@ -142,6 +139,17 @@ def run_tuning(stage: str, options: argparse.Namespace, runner: Runner) -> Repor
         numbers = {row: len({*rates[row], *own[row]}) for row in found}
         write_best(stage, found, numbers, subsets, runner)
     return report
+
+
+def try_grids(
+    stage: str, grids: Settings, subsets: Sequence[int], options: argparse.Namespace, runner: Runner
+) -> tuple[Settings, Report]:
+    """Try the inner settings of a grid for each row, then an outer one beside the best; returns what was tried."""
+    inner = {row: pairs[1:-1] for row, pairs in grids.items()}
+    report = try_settings(stage, inner, subsets, options, runner)
+    outer = {row: protocol.beyond(grids[row], pair) for row, pair in best_of(stage, inner, subsets, runner).items()}
+    report = joined(report, try_settings(stage, outer, subsets, options, runner))
+    return {row: [*pairs, *outer.get(row, ())] for row, pairs in inner.items()}, report
 
 
 def try_settings(

@@ -1,16 +1,16 @@
 """The protocol of the Fashion-MNIST tables as data: which trainings there are, and by which commands they are made.
 
 A row is a way to train, a regime how many images there are and for how long, a stage a list of jobs. Each row has the
-same small grid: the learning rates of its regime, then three values of one parameter of its own at the best of them,
-and one value beyond where the best is the smallest or the largest of the three. It is chosen on 500 validation images a
-class, which the drawn subset leaves over, on the subsets `TUNING`; the tables are made on the subsets `TABLE`, whose
-runs have no validation set and are measured on the test set once, after their last epoch. With a validation set
-train.py would report the best epoch on it, and what is compared is the last.
+same small grid: the learning rates of its regime, then three values of one parameter of its own at the best of them;
+of both one value beyond where the best is the smallest or the largest. It is chosen on 500 validation images a class,
+which the drawn subset leaves over, on the subsets `TUNING`; the tables are made on the subsets `TABLE`, whose runs have
+no validation set and are measured on the test set once, after their last epoch. With a validation set train.py would
+report the best epoch on it, and what is compared is the last.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from scripts.experiments.choices import Choice
 from scripts.experiments.jobs import Job, Step
@@ -21,6 +21,15 @@ VALIDATION = 500  # images a class: of 100, balanced accuracy has a standard err
 RETRAINING_EPOCHS = 10
 LOOKED_AT = 2_000  # test images, spread over the classes, that every label is tried on by the decoder
 PLAIN, DGCMM = "", "_vae3"  # what follows the encoder in --arch
+
+
+Value = TypeVar("Value")
+
+
+def beyond(grid: Sequence[Value], best: Value) -> Sequence[Value]:
+    """Give the outer value of a grid, if its neighbour is the best of the inner ones."""
+    smallest, *_, largest = grid[1:-1]
+    return {smallest: grid[:1], largest: grid[-1:]}.get(best, ())
 
 
 class Row(NamedTuple):
@@ -50,16 +59,6 @@ class Row(NamedTuple):
         return self.kind == PLAIN
 
     @property
-    def inner(self) -> tuple[float, ...]:
-        """Values of its own parameter that are tried in any case."""
-        return self.values[1:-1]
-
-    def beyond(self, best: float) -> tuple[float, ...]:
-        """Give the value beyond the best of the inner ones, if that is the smallest or the largest of them."""
-        smallest, *_, largest = self.inner
-        return {smallest: self.values[:1], largest: self.values[-1:]}.get(best, ())
-
-    @property
     def codes_are_free(self) -> bool:
         """Tell whether the code of a test image does not depend on a label."""
         return "--generative" not in self.flags
@@ -73,7 +72,7 @@ class Regime(NamedTuple):
         flags: of train.py that choose the images.
         epochs, batch: how long they are trained on.
         encoder: the ResNet.
-        rates: learning rates that are tried; the best of most rows shall not be at an end.
+        rates: learning rates, in ascending order, the outer two as of `Row.values`.
     """
 
     name: str
@@ -81,7 +80,7 @@ class Regime(NamedTuple):
     epochs: int
     batch: int
     encoder: str = "resnet32"
-    rates: tuple[float, ...] = (0.015, 0.03, 0.06)
+    rates: tuple[float, ...] = (0.0075, 0.015, 0.03, 0.06, 0.12)
 
 
 SCALES = (0.3, 1.0, 3.0, 10.0, 30.0)  # of the loss: with a clipped gradient not the same as a learning rate
@@ -118,7 +117,8 @@ IN_TENTH = (*(row.name for row in ROWS if row.plain), "dgcmm", "dgcmm-frozen", "
 ALL = Regime("all", (), 20, 100)
 THIRD = Regime("third", ("--subset-scale=0.3333",), 40, 100)
 TENTH = Regime("tenth", ("--subset-scale=0.1",), 60, 50)
-TENTH_18 = TENTH._replace(name="tenth-resnet18", encoder="resnet18", rates=(0.00375, 0.0075, 0.015, 0.03, 0.06))
+RATES_18 = (0.001875, 0.00375, 0.0075, 0.015, 0.03, 0.06, 0.12)
+TENTH_18 = TENTH._replace(name="tenth-resnet18", encoder="resnet18", rates=RATES_18)
 FACTORS = (10, 20, 50, 100, 200)
 VARIED = {  # of the row "dgcmm", one flag at a time
     "--weight-reconst": (0.1, 1, 10, 40, 100, 392),

@@ -16,7 +16,7 @@ from scripts import protocol as script
 from scripts.experiments import protocol
 from scripts.experiments.choices import best, choose_methods, first_best, read_choices, write_choices
 from scripts.experiments.jobs import Job
-from scripts.experiments.protocol import BY_NAME, CHOSEN, MADE, ROWS, STAGES, TUNED, Places, Selection
+from scripts.experiments.protocol import BY_NAME, CHOSEN, MADE, ROWS, STAGES, TUNED, Places, Selection, beyond
 from utils.cli.rules import check_start, check_training, complete, parse
 from utils.errors import UserError
 
@@ -72,9 +72,9 @@ def arguments(job: Job, step: int = 0) -> argparse.Namespace:
 def test_rows_are_tuned_alike_and_the_tables_have_no_validation_set():
     for row in ROWS:
         assert list(row.values) == sorted(row.values)
-        assert len(row.inner) == 3
-        assert row.default in row.inner
-        assert [row.beyond(value) for value in row.inner] == [row.values[:1], (), row.values[-1:]]
+        assert len(row.values) == 5
+        assert row.default in row.values[1:-1]
+    assert protocol.ALL.rates == protocol.TENTH.rates == (0.0075, 0.015, 0.03, 0.06, 0.12)
     jobs = protocol.tuning_jobs("tune", BY_NAME["ce-control"], [(0.03, 1e-4)], PLACES, (5,))
     assert (arguments(jobs[0]).val_per_class, arguments(jobs[0]).weight_cls) == (500, 10)
     for job in made("table"):
@@ -92,6 +92,10 @@ def test_rows_are_tuned_alike_and_the_tables_have_no_validation_set():
     assert judges.isdisjoint((*protocol.TABLE, *protocol.TUNING))  # they have seen none of the images that are left out
     weights = made("weights", ["dgcmm"], [0])
     assert [arguments(job).weight_reconst for job in weights[:6]] == [0.1, 1, 10, 40, 100, 392]
+
+
+def test_outer_setting_of_a_grid_is_tried_beside_the_best_alone():
+    assert [beyond((1, 2, 3, 4, 5), best) for best in (2, 3, 4)] == [(1,), (), (5,)]
 
 
 def test_what_was_not_chosen_is_not_made_up(tmp_path):
@@ -127,9 +131,9 @@ def test_subsets_of_choices_and_of_tables_are_kept_apart(words):
 
 
 def test_best_setting_and_methods_are_those_of_validation(tmp_path, monkeypatch, capsys):
-    """A stand-in for the runner leaves results in which 0.06 and 400 are best by the best method.
+    """A stand-in for the runner leaves results in which 0.12 and 400 are best by the best method.
 
-    That is beyond the three that are tried first. As trained, and on the test set, all is the reverse.
+    Both are beyond the three that are tried first. As trained, and on the test set, all is the reverse.
     """
     tried = []
 
@@ -153,19 +157,20 @@ def test_best_setting_and_methods_are_those_of_validation(tmp_path, monkeypatch,
     places = [f"--results={tmp_path}", f"--data={tmp_path}"]
     monkeypatch.setattr(script.Runner, "run", run)
     assert script.main(["tune", "--rows", "dgcmm", *places]) == 0
-    first = [(rate, 100.0, subset) for subset in (5, 6) for rate in (0.015, 0.03, 0.06)]
-    second = [(0.06, value, subset) for subset in (5, 6) for value in (40.0, 100.0, 200.0)]
-    third = [(0.06, 400.0, subset) for subset in (5, 6)]
-    assert tried == first + second + third + third  # the best one is asked for again
+    rates = [(rate, 100.0, subset) for subset in (5, 6) for rate in (0.015, 0.03, 0.06)]
+    rates += [(0.12, 100.0, subset) for subset in (5, 6)]
+    values = [(0.12, value, subset) for subset in (5, 6) for value in (40.0, 100.0, 200.0)]
+    last = [(0.12, 400.0, subset) for subset in (5, 6)]
+    assert tried == rates + values + last + last  # the best one is asked for again
     choice = read_choices(tmp_path / "chosen.json")["all"]["dgcmm"]
-    assert choice == (0.06, 400.0, {"crt": 0.001, "ncm": "unit"}, "crt", 6, [5, 6])
-    assert "dgcmm: lr 0.06, --weight-reconst 400" in capsys.readouterr().out
+    assert choice == (0.12, 400.0, {"crt": 0.001, "ncm": "unit"}, "crt", 7, [5, 6])
+    assert "dgcmm: lr 0.12, --weight-reconst 400" in capsys.readouterr().out
     assert script.main(["tune", "--rows", "dgcmm", "--rates-only", *places]) == 0
     assert read_choices(tmp_path / "chosen.json")["all"]["dgcmm"] == choice  # what is there counts
     tried.clear()
     assert script.main(["tune", "--rows", "dgcmm", "--subsets", "5", *places]) == 0
     assert {subset for *_, subset in tried[:-2]} == {5}
-    assert tried[-2:] == third  # the methods on its codes are chosen on both
+    assert tried[-2:] == last  # the methods on its codes are chosen on both
     assert read_choices(tmp_path / "chosen.json")["all"]["dgcmm"] == choice._replace(subsets=[5])
 
 
