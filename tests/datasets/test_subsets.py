@@ -118,6 +118,15 @@ def test_hold_out_cuts_no_patient_and_stays_stratified(fraction, seed):
     assert np.all(np.abs(taken - fraction * counts)[:3] <= 3)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_hold_out_lets_rare_classes_choose_their_groups_first(seed):
+    """Each image of class 1 has two of class 0 beside it, which are the share of that class."""
+    targets = np.array([0] * 10 + [1] * 2)
+    groups = np.array([0, 0, 1, 1, *range(2, 8), 0, 1])
+    _, held = hold_out(targets, 2, 0.2, seed, groups)
+    assert np.bincount(targets[held]).tolist() == [2, 1]
+
+
 def test_hold_out_empties_no_class_through_another_class_of_a_patient():
     targets = np.array([0] * 10 + [1, 1])
     groups = np.array([0, *range(1, 10), 0, 0])  # patient 0 has all images of class 1

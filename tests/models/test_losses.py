@@ -9,6 +9,8 @@ import torch.nn.functional as F
 
 from models.classifier import CosineClassifier, PlainClassifier
 from models.losses import (
+    BALANCING,
+    LIKELIHOODS,
     LOSSES,
     FocalLoss,
     build_loss,
@@ -166,3 +168,21 @@ def test_probabilities_that_minimise_a_loss_imply_its_shares(name, power):
     optimizer.step(expected_loss)
     found = logits.detach().softmax(dim=0)
     torch.testing.assert_close(found, implied_shares(name, counts, power), rtol=1e-4, atol=1e-6)
+
+
+def test_guessing_by_class_shares_costs_their_entropy_where_the_loss_is_a_likelihood():
+    """Of images that say nothing, as many of each class as there are."""
+    counts = (50, 30, 20, 5)
+    labels = torch.arange(4).repeat_interleave(torch.tensor(counts))
+    entropy = torch.special.entr(torch.tensor(counts).double() / sum(counts)).sum().item()
+    costs = {}
+    for name in LOSSES:
+        logits = implied_shares(name, counts, 1.0).log().expand(len(labels), -1)
+        costs[name] = build_loss(name, counts).double()(logits, labels).item()
+    assert {name for name, cost in costs.items() if cost == pytest.approx(entropy)} == set(LIKELIHOODS)
+
+
+def test_losses_that_balance_the_classes_are_those_that_learn_other_shares_than_the_images():
+    natural = torch.tensor(COUNTS).double() / sum(COUNTS)
+    learnt = {name: implied_shares(name, COUNTS, 1.0, reweighted=True) for name in LOSSES}
+    assert {name for name, shares in learnt.items() if not torch.allclose(shares, natural)} == set(BALANCING)

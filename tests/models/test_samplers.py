@@ -285,6 +285,10 @@ def test_basis_is_orthonormal_and_leading(rank, expected):
     assert kept[widest].min() > 0.9
 
 
+def test_codes_of_length_1_have_a_basis_too():
+    assert basis_of(torch.randn(50, 1), None).abs().tolist() == [[1.0]]
+
+
 def test_rank_does_not_fall_with_the_number_of_codes():
     """A direction of a ten-thousandth of the largest spread is above what float32 rounds, of however many codes."""
     widths = torch.logspace(0, -4, 8)

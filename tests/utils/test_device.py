@@ -16,6 +16,7 @@ from utils.device import (
     has_fast_bfloat16,
     memory_watched,
     require_compiler,
+    share_cores,
     usable_cores,
 )
 from utils.errors import UserError
@@ -112,6 +113,26 @@ def test_other_faults_keep_their_traceback(error):
 def test_system_that_does_not_tell_the_usable_cores_has_all(monkeypatch):
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)  # as on macOS
     assert usable_cores() == os.cpu_count()
+
+
+@pytest.mark.parametrize(
+    ("processes", "environ", "cuda", "threads"),
+    [
+        (3, {}, False, [2]),
+        (16, {}, False, [1]),
+        (1, {}, False, []),
+        (3, {"OMP_NUM_THREADS": "5"}, False, []),
+        (3, {}, True, []),
+    ],
+    ids=["shared", "more processes than cores", "one process", "told", "GPU"],
+)
+def test_processes_of_a_cpu_share_its_cores_unless_they_are_told(processes, environ, cuda, threads, monkeypatch):
+    found = []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    monkeypatch.setattr(torch, "set_num_threads", found.append)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    share_cores(processes, environ)
+    assert found == threads
 
 
 def test_what_was_trained_in_float16_is_measured_in_float32_on_a_cpu(caplog):

@@ -51,7 +51,16 @@ def test_signal_that_torch_save_makes_a_fault_of_is_still_a_signal(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_what_killed_processes_left_is_removed_and_what_others_write_is_not(tmp_path):
+def keep(path):
+    """Give the content to `path` as `keep_as` does, from a file that lies elsewhere."""
+    other = path.parent / "other"
+    other.mkdir()
+    (other / "new.txt").write_text("content")
+    keep_as(other / "new.txt", path)
+
+
+@pytest.mark.parametrize("bring", [lambda path: write_text(path, "content"), keep], ids=["written", "kept"])
+def test_what_killed_processes_left_is_removed_and_what_others_write_is_not(bring, tmp_path):
     host, gone = socket.gethostname(), 2**22 + 1  # beyond the largest number of a process
     rests = {
         f".a.txt.{host}-{gone}.part": False,
@@ -61,9 +70,20 @@ def test_what_killed_processes_left_is_removed_and_what_others_write_is_not(tmp_
     }
     for name in rests:
         (tmp_path / name).touch()
-    write_text(tmp_path / "a.txt", "content")
+    bring(tmp_path / "a.txt")
     assert {name: (tmp_path / name).exists() for name in rests} == rests
     assert (tmp_path / "a.txt").read_text() == "content"
+
+
+def test_file_that_another_users_process_writes_stays(tmp_path, monkeypatch):
+    def refused(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(files.os, "kill", refused)
+    rest = tmp_path / f".a.txt.{socket.gethostname()}-{os.getppid()}.part"
+    rest.touch()
+    write_text(tmp_path / "a.txt", "content")
+    assert rest.exists()
 
 
 @pytest.mark.parametrize("links", [True, False])

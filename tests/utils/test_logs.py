@@ -9,7 +9,15 @@ import pytest
 from tqdm import tqdm
 
 from utils.errors import UserError
-from utils.logs import MOST_KEPT, end_log_file, log_to_file, said_so_far, show_left_of_run, start_logging
+from utils.logs import (
+    MOST_KEPT,
+    end_log_file,
+    log_to_file,
+    said_so_far,
+    share_warnings,
+    show_left_of_run,
+    start_logging,
+)
 
 log = logging.getLogger("dgcmm")
 
@@ -45,6 +53,24 @@ def test_another_run_in_the_same_process_has_its_own_lines_alone(tmp_path):
     start_logging(quiet=True)
     end_log_file(log_to_file(tmp_path / "log.txt"))
     assert (tmp_path / "log.txt").read_text() == ""
+
+
+def test_warnings_that_only_other_processes_have_are_printed_once_with_their_rank(capsys):
+    start_logging(quiet=True)
+    log.warning("of all")
+    share_warnings(lambda own: [own, ["of all", "of one"], ["of all"]], is_main=True)
+    log.warning("later")
+    assert capsys.readouterr().err.splitlines() == ["warning: of all", "warning: rank 1: of one", "warning: later"]
+
+
+def test_other_process_prints_its_warnings_itself_once_they_have_been_shared(capsys):
+    start_logging(quiet=True, rank=2)
+    log.warning("of all")
+    told = []
+    share_warnings(lambda own: told.append(own) or [own, [], own], is_main=False)
+    assert (told, capsys.readouterr().err) == ([["of all"]], "")
+    log.warning("later")
+    assert capsys.readouterr().err == "warning: rank 2: later\n"
 
 
 def test_lines_that_wait_for_a_file_are_bounded_and_can_be_sent_to_a_process(tmp_path):

@@ -11,7 +11,15 @@ import torch
 
 from utils import files
 from utils.errors import UserError
-from utils.training.checkpoint import ENTRIES, FORMAT, digest, load_checkpoint, read_verified, save_checkpoint
+from utils.training.checkpoint import (
+    ENTRIES,
+    FORMAT,
+    digest,
+    is_made_from,
+    load_checkpoint,
+    read_verified,
+    save_checkpoint,
+)
 
 CONTENT = dict.fromkeys(ENTRIES) | {
     "kind": "train",
@@ -135,6 +143,12 @@ def test_predecessor_is_kept(path):
     assert (load_checkpoint(path)["epoch"], load_checkpoint(previous)["epoch"]) == (4, 3)
     save_checkpoint(path, {**CONTENT, "epoch": 5}, previous)
     assert (load_checkpoint(path)["epoch"], load_checkpoint(previous)["epoch"]) == (5, 4)
+
+
+def test_retraining_knows_its_model_by_the_weights_and_an_older_one_by_the_whole_file(path):
+    trained = load_checkpoint(path)
+    known = [digest(trained["state_dict"]), trained["sha256"], digest({}), None]
+    assert [is_made_from({"trained_sha256": sha256}, trained) for sha256 in known] == [True, True, False, False]
 
 
 def test_failed_write_leaves_the_good_file_and_no_rest(path, monkeypatch):

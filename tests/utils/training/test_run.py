@@ -44,6 +44,15 @@ def test_hold_out_of_which_no_epoch_was_measured_has_no_best():
         finish(run, lambda: None, None)
 
 
+def test_line_between_two_steps_has_the_mean_loss_of_the_images_so_far(caplog):
+    caplog.set_level("INFO", "dgcmm")
+    run = some_run()
+    run.args.print_freq, losses = 1, iter([1.0, 5.0])
+    for count in run.steps(iter([3, 1]), [3, 1]):
+        run.step([run.model.weight.sum() * 0 + next(losses)], torch.arange(count))
+    assert caplog.messages == ["epoch 1, step 1/2: loss 1.0000", "epoch 1, step 2/2: loss 2.0000"]
+
+
 def test_more_processes_that_leave_out_the_last_batch_take_no_step_more():
     run = some_run()
     run.position = Position(11, 2563, (1.0,))
