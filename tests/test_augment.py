@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 import augment
 import augment_ftl
-from datasets.base import ArrayDataset
+from datasets.base import ArrayDataset, Splits
 from datasets.loading import BatchLoader, EvaluationBatches
 from datasets.splits import complete_data, load_splits
 from helpers.runs import run_without_folder
@@ -23,6 +23,7 @@ from utils.device import to_device
 from utils.distributed.world import World
 from utils.errors import UserError
 from utils.randomness import standard_normal
+from utils.training.checkpoint import read_verified
 from utils.training.folder import RunFolder
 from utils.training.position import Position
 from utils.training.resume import find_trained
@@ -63,6 +64,30 @@ def test_extracted_codes_are_those_of_each_image_in_order(generative, labelled):
     for name, expected in zip(names, pair, strict=True):
         torch.testing.assert_close(codes[name], expected, rtol=1e-4, atol=1e-5)
         codes[name].mul_(2)  # an inference tensor would refuse
+
+
+def codes_beside(checkpoint):
+    """The codes of eleven images for training and for the test, from the file beside a checkpoint or written to it."""
+    data = loader_of(11, 4).dataset
+    changes = {"resume": str(checkpoint), "max_steps": None, "workers": 0}
+    sizes = {"new_size": 32, "crop_size": 32, "train_transform": "none", "cache_size": 0}
+    args = argparse.Namespace(**vars(ARGS) | changes | sizes)
+    return augment.load_or_extract(model_of(), Splits(data, None, data), "of the weights", args, World())
+
+
+def test_damaged_file_of_codes_is_told_and_made_anew(tmp_path, caplog):
+    codes, path = codes_beside(tmp_path / "checkpoint.pth"), tmp_path / "checkpoint_codes.pth"
+    path.write_bytes(path.read_bytes()[:-100])
+    again = codes_beside(tmp_path / "checkpoint.pth")
+    assert f"{path} is not used: {path} cannot be loaded" in caplog.text
+    for found in (again, read_verified(path)):
+        assert torch.equal(found["test"]["mu"], codes["test"]["mu"])
+
+
+def test_codes_that_cannot_be_kept_are_used_all_the_same(tmp_path, caplog):
+    codes = codes_beside(tmp_path / "gone" / "checkpoint.pth")
+    assert {name: len(part["mu"]) for name, part in codes.items()} == {"train": 11, "test": 11}
+    assert f"the codes are not kept: {tmp_path}/gone/checkpoint_codes.pth cannot be written" in caplog.text
 
 
 def sampler_of(sampler_class):

@@ -1,10 +1,12 @@
 """The registry of data sets: what every entry promises."""
 
 import contextlib
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -77,6 +79,16 @@ def test_a_folder_that_is_not_there_or_is_none_is_named(name, train, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=rf"--datadir {tmp_path}/file is no folder: name the folder"):
         load_part(name, tmp_path / "file", train)
+
+
+@pytest.mark.parametrize("name", ["ImageFolder", "CSV", "CelebA", "iNaturalist2017", "ImageNet_LT"])
+def test_folder_on_a_disk_that_does_not_answer_is_named(name, tmp_path, monkeypatch):
+    def stale(place: str | Path) -> NoReturn:
+        raise OSError(errno.ESTALE, "Stale file handle", str(place))
+
+    monkeypatch.setattr(os, "scandir", stale)
+    with pytest.raises(UserError, match=rf"--datadir {tmp_path} cannot be read \(Stale file handle\): see its perm"):
+        load_splits(data_args(name, tmp_path, csv="labels.csv" if DATASETS[name].table else None))
 
 
 @contextlib.contextmanager

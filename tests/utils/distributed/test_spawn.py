@@ -64,3 +64,8 @@ def test_cause_counts_before_what_others_saw_of_it(tmp_path):
     report(tmp_path, 3, "user", 2.0, "the image is damaged")
     with pytest.raises(UserError, match="the image is damaged"):
         judge([1, 2], tmp_path)
+
+
+def test_process_that_leaves_the_word_to_the_first_node_points_there(tmp_path):
+    with pytest.raises(UserError, match="an error in another process ended the run: see the output of node 0"):
+        judge([2, 2], tmp_path)

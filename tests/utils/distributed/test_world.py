@@ -46,6 +46,13 @@ def test_node_that_is_gone_while_it_prepares_is_not_waited_for():
         first.on_each_node(lambda: None)
 
 
+def test_node_that_has_failed_is_named_at_once_with_what_it_said():
+    first, second = two_nodes(timeout=2)
+    second.store.set("failed/1", "ZeroDivisionError: division by zero")
+    with pytest.raises(LostRank, match="^rank 1 failed: ZeroDivisionError: division by zero$"):
+        first.on_each_node(lambda: None)
+
+
 def test_node_that_prepares_for_longer_than_the_time_limit_is_waited_for():
     (first, second), prepared = two_nodes(timeout=2), []
 
