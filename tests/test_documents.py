@@ -3,6 +3,8 @@
 import argparse
 import ast
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -95,6 +97,31 @@ def test_code_page_names_what_is_there():
     names = {part for quoted in re.findall(r"`([A-Za-z_.]+)`", text) for part in quoted.split(".")}
     names -= {"py", "csv", "metrics"}
     assert {name for name in names if not re.search(rf"\b{name}\b", code)} <= {path.stem for path in CODE}
+
+
+def imported_packages(path):
+    """The packages of the project that a module imports, within its functions too."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        yield from {name.partition(".")[0] for name in names} & {"models", "datasets", "utils"}
+
+
+@pytest.mark.parametrize(
+    ("package", "imports"), [("models", {"models", "utils"}), ("datasets", {"datasets", "utils"}), ("utils", {"utils"})]
+)
+def test_packages_import_what_the_code_page_lets_them(package, imports):
+    found = {(path.name, name) for path in (ROOT / package).rglob("*.py") for name in imported_packages(path)}
+    assert {name for _, name in found} == imports, found
+
+
+def test_modules_that_say_that_they_do_not_import_torch_can_do_without():
+    says = [path.relative_to(ROOT) for path in CODE if "othing here imports torch" in path.read_text()]
+    names = [".".join(path.with_suffix("").parts) for path in says]
+    assert {"utils.cli.rules", "utils.distributed.plan", "utils.training.layout"} <= set(names)
+    code = f"import sys; sys.modules['torch'] = None; import {', '.join(names)}"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def listed_options():

@@ -249,6 +249,13 @@ def test_batches_are_of_all_nodes_by_the_flags():
     assert (batches.batch_size, list(batches.indices)) == (7, list(range(1, 90, 2)))
 
 
+@pytest.mark.parametrize(("workers", "own"), [(0, 0), (1, 1), (3, 2), (4, 2)])
+def test_workers_are_divided_among_the_processes_of_a_node_and_rounded_up(workers, own):
+    world = SimpleNamespace(rank=3, size=4, local_size=2, nodes=2, device=torch.device("cpu"))
+    args = argparse.Namespace(batch_size=8, workers=workers)
+    assert make_loader(world, args, noise(90)).workers == own
+
+
 def test_batch_is_images_labels_and_indices():
     data = noise(6)
     images, labels, indices = next(iter(BatchLoader(data, EvaluationBatches(6, 4), 0, pin_memory=False)))

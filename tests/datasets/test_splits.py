@@ -15,7 +15,15 @@ from datasets.base import ArrayDataset
 from datasets.images.files import FileDataset
 from datasets.images.inspection import warn_of_grey_levels
 from datasets.images.unlabelled import UnlabelledImages
-from datasets.splits import Splits, absent, load_splits, load_test, prepare_data, warn_of_overlap
+from datasets.splits import (
+    Splits,
+    absent,
+    load_splits,
+    load_test,
+    log_images,
+    prepare_data,
+    warn_of_overlap,
+)
 from helpers.data import data_args
 from utils.errors import UserError
 from utils.preprocessing import Preprocessing
@@ -213,6 +221,38 @@ def test_many_classes_without_an_image_are_named_in_one_line(caplog):
     names = [f"kind {number}" for number in range(50)]
     data = ArrayDataset(np.zeros((25, 1, 1), np.uint8), names, np.arange(25), range(25))
     assert absent(data) == ", ".join(names[25:45]) + ", ... (25 in all)"
+
+
+@pytest.mark.parametrize(
+    ("counts", "classes", "imbalance"),
+    [
+        (
+            [20, 404, 19, 101, 100, 50],
+            "c0 20, c1 404, c2 19, c3 101, c4 100, c5 50",
+            "6 classes, largest c1 404, smallest c2 19, ratio 21.26; 2 many, 3 median, 1 low",
+        ),
+        (
+            [*range(1, 13), 300, *range(13, 25)],
+            "c12 300, c24 24, c23 23, c22 22, c21 21, c20 20, c19 19, c18 18, c17 17, "
+            "c16 16, ..., c9 10, c8 9, c7 8, c6 7, c5 6, c4 5, c3 4, c2 3, c1 2, "
+            "c0 1",
+            "25 classes, largest c12 300, smallest c0 1, ratio 300; 1 many, 5 median, 19 low",
+        ),
+    ],
+    ids=["few", "many"],
+)
+def test_log_says_how_many_images_each_class_has_and_how_unequal_they_are(counts, classes, imbalance, caplog):
+    targets = np.repeat(np.arange(len(counts)), counts)
+    data = ArrayDataset(
+        np.zeros((len(targets), 1, 1), np.uint8), [f"c{n}" for n in range(len(counts))], targets, targets
+    )
+    caplog.set_level("INFO", "dgcmm")
+    log_images(Splits(data, data.subset([0, 1]), data.subset([0, 1, 2])), "Mine")
+    assert caplog.messages == [
+        f"Mine: {len(data)} training images, 2 held out, 3 test images",
+        f"images per class: {classes}",
+        f"imbalance: {imbalance}",
+    ]
 
 
 @pytest.mark.parametrize(

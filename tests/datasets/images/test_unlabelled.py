@@ -51,6 +51,15 @@ def test_lists_and_tables_name_images_from_their_own_folder_or_the_current_one(n
         assert errors == [False, False, True]
 
 
+def test_file_in_the_folder_of_a_list_comes_before_one_in_the_current_folder(folder, tmp_path, monkeypatch):
+    (tmp_path / "list.txt").write_text("photos/b.png\nphotos/new.png")
+    (tmp_path / "current/photos").mkdir(parents=True)
+    for name in ("b.png", "new.png"):
+        GREY.save(tmp_path / "current/photos" / name)
+    monkeypatch.chdir(tmp_path / "current")
+    assert [image.path for image in find_named([f"{tmp_path}/list.txt"])] == [f"{folder}/b.png", "photos/new.png"]
+
+
 SMALL = Preprocessing(colour=True, resize="centre", cache_size=0, new_size=8, crop_size=6)
 
 

@@ -78,6 +78,17 @@ def test_parts_that_are_there(parts, val, test, tmp_path):
     assert not set(splits.train.ids) & set(splits.test.ids)
 
 
+@pytest.mark.parametrize(
+    ("word", "part"),
+    [("training", "train"), ("valid", "val"), ("validation", "val"), ("dev", "val"), ("testing", "test")],
+)
+def test_other_words_for_the_parts_are_understood(word, part, tmp_path):
+    folders = {name: word if name == part else name for name in ("train", "val", "test")}
+    splits = load(write(tmp_path, *(f"{folder}/{label}/1.png" for folder in folders.values() for label in "ab")))
+    found = {name: {path.partition("/")[0] for path in data.ids} for name, data in splits._asdict().items()}
+    assert found == {name: {folder} for name, folder in folders.items()}
+
+
 def test_drawn_test_set_is_another_for_another_seed_and_apart_from_the_hold_out(tmp_path):
     root = write(tmp_path, *(f"{label}/{number}.png" for label in "ab" for number in range(20)))
     first, again, other = (load(root, subset_seed=seed, val_fraction=0.25) for seed in (0, 0, 1))
@@ -355,8 +366,12 @@ def test_thousands_of_classes(tmp_path):
 
 def test_imagenet_is_train_and_val_and_says_what_lacks(tmp_path, caplog):
     root = write(tmp_path, *(f"{part}/{wnid}/{part}.JPEG" for part in ("train", "val") for wnid in ("n02", "n01")))
+    write(root, "train/n01/train2.JPEG")
     (root / "test").mkdir()  # ILSVRC's, without labels
     splits = load(root, "ImageNet")
     assert splits.train.classes == ("n01", "n02")
     assert splits.test.ids.tolist() == ["val/n01/val.JPEG", "val/n02/val.JPEG"]
-    assert any("train has 2 images, 1281167 are published" in message for message in caplog.messages)
+    assert [message.partition(": ")[2] for message in caplog.messages if "published" in message] == [
+        "train has 3 images, 1281167 are published: is it unpacked?",
+        "val has 2 images, 50000 are published: is it unpacked?",
+    ]

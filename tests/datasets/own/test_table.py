@@ -64,6 +64,29 @@ def test_doubtful_labels_are_said(data, caplog):
     ]
 
 
+@pytest.mark.parametrize("label", ["nan", "NA", "N/A", "#N/A", "NULL", "None"])
+def test_label_that_a_program_writes_for_a_missing_one_is_doubted(label, data, caplog):
+    load(data, table(*((path, label if own == "b" else own, part) for path, own, part in SPLIT)))
+    (told,) = (message for message in caplog.messages if "leave the cell empty" in message)
+    assert f"label {label!r} is a class of 6 images" in told
+
+
+@pytest.mark.parametrize("sign", ["|", ";", ","])
+def test_labels_that_are_joined_are_doubted(sign, data, caplog):
+    labels = ["a", "b", f'"a{sign} b"']
+    load(data, table(*((path, labels[number % 3], part) for number, (path, _, part) in enumerate(SPLIT))))
+    assert f"1 label (a{sign} b): other labels joined by {sign!r}?" in caplog.text
+
+
+def test_labels_whose_accents_are_stored_in_two_forms_are_told(data, caplog):
+    labels = ["caf\u00e9", "cafe\u0301"]
+    rows = [(path, labels[number % 2], part) for number, (path, _, part) in enumerate(SPLIT)]
+    load(data, table(*rows))
+    assert f"classes whose names differ in case only: {labels[1]}, {labels[0]}; is one of them misspelt?" in caplog.text
+    with pytest.raises(UserError, match=f"occurs in test only, .*, train has '{labels[0]}': put training images"):
+        load(data, table(*((path, labels[0] if n < 8 else own, part) for n, (path, own, part) in enumerate(rows))))
+
+
 def test_absolute_paths_and_a_table_elsewhere(data, tmp_path):
     (tmp_path / "table.csv").write_text(table(*((data / path, *rest) for path, *rest in SPLIT)))
     splits = load_splits(data_args("CSV", data, csv=str(tmp_path / "table.csv")))
