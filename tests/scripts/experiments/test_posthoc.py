@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from imblearn.over_sampling import SMOTE
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.neighbors import NearestCentroid
 from torch import nn
 
@@ -91,6 +92,14 @@ def test_linear_discriminants_part_two_equal_spreads_in_the_middle():
     grid = torch.linspace(-1, 4, 501)[:, None]
     border = grid[int(np.argmax(found(grid)[:, 1] > 0.5))].item()
     assert border == pytest.approx(1.5, abs=0.08)
+
+
+@pytest.mark.parametrize("shrinkage", [0.01, 0.9])
+def test_linear_discriminants_are_those_of_scikit_learn_with_the_shrinkage(shrinkage, codes):
+    model = LinearDiscriminantAnalysis(solver="eigen", shrinkage=shrinkage, priors=[1 / 3] * 3)
+    model.fit(codes.mu.double().numpy(), codes.targets.numpy())
+    expected = model.predict_proba(draw((50, 50, 50), 1)[0].double().numpy())
+    np.testing.assert_allclose(probabilities("lda", codes, shrinkage), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["crt", "lws", "smote", "case-1", "case-2", "case-1-adjusted", "case-2-adjusted"])

@@ -70,6 +70,7 @@ def test_differences_are_to_the_best_baseline(results):
     [
         ((0.89, 0.88, 0.88, 0.89, 0.88), "is level with"),
         ((0.92, 0.86, 0.90, 0.87, 0.88), "cannot be told from"),  # the interval is wider than a point
+        ((0.88, 0.87, 0.88, 0.88, 0.88), "cannot be told from"),  # it begins below -1 point and ends below +1
         ((0.84, 0.86, 0.85, 0.86, 0.85), "is behind"),
     ],
 )
