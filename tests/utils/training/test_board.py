@@ -18,6 +18,17 @@ def test_every_epoch_is_on_disk_at_its_end(tmp_path):
     board.close()
 
 
+@pytest.mark.parametrize(("epochs_done", "left"), [(1, [1]), (0, []), (None, [1, 2, 3])])
+def test_resumed_run_hides_what_was_written_after_its_epochs(epochs_done, left, tmp_path):
+    for done, epochs in ((0, (1, 2, 3)), (epochs_done, ())):
+        board = Board(tmp_path, ".train", done)
+        for epoch in epochs:
+            board.scalars(epoch, {"epoch": epoch, "split": "test", "acc": 0.5})
+        board.close()
+    found = EventAccumulator(str(tmp_path)).Reload()
+    assert [scalar.step for scalar in found.Scalars("test/acc")] == left
+
+
 def test_full_disk_is_named_without_a_traceback(tmp_path):
     def write():
         board = Board(tmp_path, ".train", 0)

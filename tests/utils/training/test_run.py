@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train
 from helpers.runs import run_without_folder
 from utils.cli.rules import parse
 from utils.errors import UserError
+from utils.training.board import Board
 from utils.training.folder import RunFolder
 from utils.training.headline import finish
 from utils.training.position import Position
@@ -67,6 +69,24 @@ def test_run_that_goes_back_keeps_the_epochs_until_there_and_the_best_if_it_is_o
     run.go_back_to(epoch)
     assert (run.epoch, run.position, run.best) == (epoch, Position(), best)
     assert [row["epoch"] for row in run.history] == list(range(1, epoch + 1))
+
+
+def test_board_of_a_run_shows_an_epoch_at_its_end_and_hides_those_after_where_it_goes_on(tmp_path, monkeypatch):
+    """At its end what a thread has not written yet is waited for, or a process that is killed then would lose it."""
+    run, flush, flushed = some_run(), Board.flush, []
+    monkeypatch.setattr(Board, "flush", lambda self: flushed.append(run.epoch) or flush(self))
+    run.folder, run.args.step_size = RunFolder(str(tmp_path)), 30
+    with run.open():
+        for epoch in (1, 2):
+            run.end_epoch(None, {"loss": 0.5})
+            found = EventAccumulator(str(run.folder.board)).Reload()
+            assert [scalar.step for scalar in found.Scalars("train/loss")] == list(range(1, epoch + 1))
+    assert flushed == [1, 2]
+    run.go_back_to(1)
+    with run.open():
+        pass
+    found = EventAccumulator(str(run.folder.board)).Reload()
+    assert [scalar.step for scalar in found.Scalars("train/loss")] == [1]
 
 
 def test_board_is_closed_after_an_error_too(tmp_path):
