@@ -4,6 +4,7 @@ import argparse
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -212,9 +213,16 @@ def git(folder, *words):
 
 @pytest.fixture
 def code(tmp_path, monkeypatch):
-    """A copy of the module that asks for the commit, in `outer/code`; gives (outer, code)."""
+    """A copy of the module that asks for the commit, in `outer/code`; gives (outer, code).
+
+    git follows no settings of the user's.
+    """
+    if not shutil.which("git"):
+        pytest.skip("there is no git")
     for name in [name for name in os.environ if name.startswith("GIT_")]:
         monkeypatch.delenv(name)
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
     module = tmp_path / "outer" / "code" / "utils" / "training" / "folder.py"
     module.parent.mkdir(parents=True)
     module.touch()
