@@ -140,9 +140,9 @@ def test_checkpoint_without_distances_leaves_atypicality_empty(script, tmp_path,
     assert (tmp_path / "predictions_eval.csv").read_bytes() == (trained_digits / "predictions.csv").read_bytes()
 
 
-@pytest.mark.parametrize(("sources", "expected"), [([], 0), (["broken"], 2)])
+@pytest.mark.parametrize("exists", [False, True])
 def test_interruption_leaves_no_file_and_an_existing_one_as_it_was(
-    sources, expected, script, tmp_path, trained_digits, digits, monkeypatch
+    exists, script, tmp_path, trained_digits, digits, monkeypatch
 ):
     """In the second batch, when rows are there to be written."""
     out, calls, classify = tmp_path / "out.csv", [], TrainedModel.classify
@@ -154,13 +154,13 @@ def test_interruption_leaves_no_file_and_an_existing_one_as_it_was(
         return classify(self, *arguments)
 
     monkeypatch.setattr(TrainedModel, "classify", stopped)
-    if sources:
+    if exists:
         out.write_text("precious")
     flags = ["--workers=0", "-b=64", f"--out={out}", f"--codes={tmp_path / 'codes.npz'}", "--overwrite"]
     done = script("predict", trained_digits / "checkpoint.pth", digits, *flags)
     assert done.status == 143
-    assert [path.name for path in tmp_path.iterdir()] == (["out.csv"] if sources else [])
-    assert not sources or out.read_text() == "precious"
+    assert [path.name for path in tmp_path.iterdir()] == (["out.csv"] if exists else [])
+    assert not exists or out.read_text() == "precious"
 
 
 COUNTS = [130, 110, 80, 60, 45, 35, 25, 20, 12, 6]
@@ -300,7 +300,7 @@ def test_bad_input_is_one_line_and_writes_nothing(name, script, tmp_path, traine
     assert (tmp_path / "some" / "a.png").read_bytes() == (digits / "000.png").read_bytes()
 
 
-def test_precision_is_that_of_the_training_where_the_machine_has_it(trained_digits, caplog):
+def test_precision_is_that_of_the_training_where_the_machine_has_it(caplog):
     cpu, stored = torch.device("cpu"), {"args": {"amp": "fp16"}}
     assert predict.choose_amp(None, {"args": {"amp": "bf16"}}, cpu) == "bf16"
     assert predict.choose_amp("off", stored, cpu) == "off"

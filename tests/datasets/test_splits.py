@@ -217,7 +217,7 @@ def test_patients_and_images_in_both_lists_are_told(chest, caplog):
     assert caplog.messages[0].startswith(f"2 images ({listed[0]}, {listed[1]}) of 18 in the test split")
 
 
-def test_many_classes_without_an_image_are_named_in_one_line(caplog):
+def test_many_classes_without_an_image_are_named_in_one_line():
     names = [f"kind {number}" for number in range(50)]
     data = ArrayDataset(np.zeros((25, 1, 1), np.uint8), names, np.arange(25), range(25))
     assert absent(data) == ", ".join(names[25:45]) + ", ... (25 in all)"

@@ -268,7 +268,10 @@ def test_finished_run_prints_its_result_and_trains_nothing(script, tmp_path, tra
     assert done.status == 0
     assert done.result == load_checkpoint(tmp_path / "checkpoint.pth")["result"]
 
-    """Its figures may take longer than other processes would wait."""
+
+def test_finished_run_lets_the_others_go_before_its_figures(script, tmp_path, trained_digits, monkeypatch):
+    """Which may take longer than other processes would wait."""
+    shutil.copytree(trained_digits, tmp_path, dirs_exist_ok=True)
     order = []
     monkeypatch.setattr(World, "leave", lambda _: order.append("others leave"))
     monkeypatch.setattr(train, "report", lambda *_: order.append("figures"))
@@ -338,8 +341,8 @@ def test_model_that_went_astray_is_not_saved_over_the_last_checkpoint(script, tm
     assert (last["epoch"], last["step"]) == (1, 0)
 
 
-def test_start_epoch_goes_back(script, tmp_path, trained_digits, monkeypatch):
-    """Of a run that is finished."""
+def test_start_epoch_goes_back_once(script, tmp_path, trained_digits, monkeypatch):
+    """Of a run that is finished; a scheduler gives the same command again, whatever happened."""
     shutil.copytree(trained_digits, tmp_path, dirs_exist_ok=True)
     flags = ["--epochs=2", "--start-epoch=1", "--workers=0", "--resume=auto"]
     with monkeypatch.context() as patch:
@@ -351,8 +354,6 @@ def test_start_epoch_goes_back(script, tmp_path, trained_digits, monkeypatch):
     assert done.status == 0, done.err
     assert "continuing after epoch 1 of 2, step 0" in done.out
     assert [row["epoch"] for row in rows_without_time(tmp_path / "metrics.csv")] == ["1", "2"]
-
-    """Once: a scheduler gives the same command again, whatever happened."""
     again = script("train", "Digits_LT", *flags, f"--logdir={tmp_path}")
     assert "--start-epoch 1: this run has gone back already, and goes on" in again.out
     assert again.result == done.result
@@ -432,10 +433,13 @@ def test_best_epoch_goes_along_into_another_folder_and_takes_the_place_of_a_fore
     assert done.result["epoch"] == 1
     assert load_checkpoint(new / "model_best.pth")["epoch"] == 1
 
-    """Not the best of what the old run did later."""
-    later = load_checkpoint(old / "model_best.pth") | {"best": {"epoch": 2, "acsa": 0.95}}
-    save_checkpoint(old / "model_best.pth", later)
-    refused = script("train", "Digits_LT", f"--resume={old}/checkpoint.pth", "--epochs=2", f"--logdir={tmp_path}/b")
+
+def test_best_epoch_of_what_a_run_did_later_does_not_go_along(script, tmp_path, trained_digits):
+    stored = load_checkpoint(trained_digits / "checkpoint.pth")
+    for name, best in (("checkpoint", {"epoch": 1, "acsa": 0.9}), ("model_best", {"epoch": 2, "acsa": 0.95})):
+        save_checkpoint(tmp_path / f"{name}.pth", stored | {"best": best})
+    flags = [f"--resume={tmp_path}/checkpoint.pth", "--epochs=3", "--workers=0", f"--logdir={tmp_path}/new"]
+    refused = script("train", "Digits_LT", *flags)
     assert refused.status == 2
     assert "model_best.pth has epoch 2, the best one of" in refused.error
 

@@ -27,7 +27,6 @@ TRAIN = [
     "--batch-size=64",
     "--epochs=2",
     "--T-max=2",
-    "--batch-size=64",
     "--max-steps=3",
     "--quiet",
     "--no-figures",

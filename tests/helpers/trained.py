@@ -4,7 +4,7 @@ import torch
 
 from models.dgcmm import DGCMM
 
-K, D, H = 7, 12, 512  # labels, length of a code, features of the encoder
+K, D = 7, 12  # labels, length of a code
 
 
 def trained_like(size: int, assign: str = "posterior", cosine: bool = False) -> DGCMM:

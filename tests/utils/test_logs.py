@@ -73,7 +73,7 @@ def test_other_process_prints_its_warnings_itself_once_they_have_been_shared(cap
     assert capsys.readouterr().err == "warning: rank 2: later\n"
 
 
-def test_lines_that_wait_for_a_file_are_bounded_and_can_be_sent_to_a_process(tmp_path):
+def test_lines_that_wait_for_a_file_are_bounded_and_can_be_sent_to_a_process():
     start_logging(quiet=True)
     for number in range(MOST_KEPT + 7):
         log.info("line %d", number)

@@ -258,7 +258,7 @@ def test_too_little_space_is_said_before_the_first_byte(mirror, bring, tmp_path,
     bring()
 
 
-def test_space_for_archives_that_are_kept(mirror, bring, tmp_path, monkeypatch, files):
+def test_space_for_archives_that_are_kept(mirror, bring, monkeypatch, files):
     need = sum(len(content) for content in files.values()) + sum(len(files[name]) for name in ARCHIVES)
     usage = shutil._ntuple_diskusage(10**9, 10**9 - need, need)
     monkeypatch.setattr(datasets.chestxray.fetch.shutil, "disk_usage", lambda path: usage)

@@ -89,7 +89,8 @@ def test_results_of_the_model_before_its_training_went_on_are_not_shown_as_those
         shown = [path.name for path in drawing.sources("recall", RunFolder(str(own_run), suffix))]
         assert shown == ["metrics_per_class.csv", "metrics_per_class_aug_ftl.csv"]
 
-    """Nor the means of its components beside codes of before."""
+
+def test_means_of_components_are_not_shown_beside_the_codes_of_before_the_training_went_on(own_run):
     path = own_run / "checkpoint_codes.pth"
     assert len(read_codes(path, 3, 10).means) == 3
     trained = torch.load(own_run / "checkpoint.pth", weights_only=True)
