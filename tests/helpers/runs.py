@@ -1,6 +1,7 @@
-"""A run whose loops are tested; it has no folder, so nothing is saved."""
+"""A run whose loops are tested, which has no folder, so nothing is saved; and the age of what others have left."""
 
 import argparse
+from pathlib import Path
 
 from torch import nn
 from torch.optim import Optimizer
@@ -15,3 +16,9 @@ def run_without_folder(
     """Make a run that can take steps, at the start of its first epoch."""
     state = {"warmup_end": 0, "prior_started": False}
     return Run(kind, args, model, optimizer, None, "test", {}, world or World(), state=state)
+
+
+def make_older(folder: Path) -> None:
+    """Let TensorBoard's files in a folder be of an earlier second than the next ones: it reads them in this order."""
+    for path in folder.glob("events.*"):
+        path.rename(path.with_name(path.name.replace("tfevents.", "tfevents.0")))

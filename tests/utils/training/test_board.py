@@ -4,6 +4,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from helpers.limits import with_small_files
+from helpers.runs import make_older
 from utils.errors import UserError
 from utils.training.board import Board
 
@@ -25,6 +26,7 @@ def test_resumed_run_hides_what_was_written_after_its_epochs(epochs_done, left, 
         for epoch in epochs:
             board.scalars(epoch, {"epoch": epoch, "split": "test", "acc": 0.5})
         board.close()
+        make_older(tmp_path)
     found = EventAccumulator(str(tmp_path)).Reload()
     assert [scalar.step for scalar in found.Scalars("test/acc")] == left
 
