@@ -77,17 +77,13 @@ def _is_of_run(folder: Path, logdir: str) -> bool:
 def _find_outside_runs(folder: Path) -> tuple[Files, list[str]]:
     """List the files below a folder but those of runs, which have pictures too; and these runs, which are named."""
     found = find_files(folder)
-    inside = {path.rpartition("/")[0] for path in (*found.images, *found.others)}
-    above = {"/".join(parts[:depth]) for parts in map(_parts, inside) for depth in range(1, len(parts) + 1)}
+    inside = {path.rpartition("/")[0] for path in (*found.images, *found.others)} - {""}
+    above = {str(place) for path in inside for place in (Path(path), *Path(path).parents[:-1])}
     runs = sorted(place for place in above if _is_locked(folder / place))
     if runs:
         log.info("%s: left out %s, of a run", folder, ", ".join(runs))
     starts = tuple(f"{run}/" for run in runs)
     return Files(*([path for path in paths if not path.startswith(starts)] for paths in found)), runs
-
-
-def _parts(path: str) -> list[str]:
-    return path.split("/") if path else []
 
 
 def _class_folders(
