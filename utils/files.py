@@ -10,7 +10,7 @@ import shutil
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO, Protocol, TypeVar
+from typing import BinaryIO, Protocol, TextIO, TypeVar
 
 from utils.errors import UserError
 from utils.stopping import Stopped
@@ -125,9 +125,14 @@ def write_table(path: Path, header: Sequence[str], rows: Iterable[Mapping[str, o
     write_atomically(path, write)
 
 
+def open_table(path: Path) -> TextIO:
+    """Open a CSV file as `write_table` writes it, whatever the locale."""
+    return path.open(newline="", encoding="utf-8", errors="surrogateescape")
+
+
 def read_rows(path: Path) -> list[dict[str, str]]:
     """Read the rows of a CSV file as `write_table` writes it: name of the column -> text of the cell."""
-    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+    with open_table(path) as file:
         return list(csv.DictReader(file))
 
 

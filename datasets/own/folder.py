@@ -71,7 +71,7 @@ def _is_of_run(folder: Path, logdir: str) -> bool:
     place, run = folder.resolve(), Path(logdir).resolve()
     if place.name in FOLDERS and (place.parent == run or _is_locked(place.parent)):
         return True
-    return place in (run, *run.parents) and (_is_locked(place) or not _find_outside_runs(place)[0].images)
+    return place in (run, *run.parents) and not _find_outside_runs(place)[0].images
 
 
 def _find_outside_runs(folder: Path) -> tuple[Files, list[str]]:

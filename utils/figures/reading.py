@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from utils.figures.choice import images_of, some_classes
-from utils.files import read_rows
+from utils.files import open_table, read_rows
 from utils.training.checkpoint import digest
 from utils.training.folder import RunFolder
 from utils.training.layout import start_times
@@ -81,7 +81,7 @@ def read_answers(path: Path) -> Answers:
 @functools.lru_cache(maxsize=1)
 def _read_answers(path: Path, _changed: int) -> Answers:
     found = []
-    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+    with open_table(path) as file:
         reader = csv.reader(file)
         first = next(reader).index("prediction") + 1
         for row in reader:
