@@ -4,6 +4,7 @@ import contextlib
 import errno
 import logging
 import os
+import platform
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -36,6 +37,26 @@ def choose_device(number: int | None = None) -> torch.device:
     device = torch.device("cuda", number or 0)
     torch.cuda.set_device(device)
     return device
+
+
+def machine() -> dict[str, str | int | None]:
+    """Say what this process computes on; where any of it differs, the same run may have other last digits.
+
+    Returns:
+        'processor', 'instructions' (the widest that torch uses: AVX2, AVX512, ...), 'threads', and 'gpu', CUDA's
+        current one or None.
+    """
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    instructions = torch.backends.cpu.get_cpu_capability()
+    return {"processor": _processor(), "instructions": instructions, "threads": torch.get_num_threads(), "gpu": gpu}
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(": ")[2]
+    return platform.processor()
 
 
 def repeat_exactly() -> None:

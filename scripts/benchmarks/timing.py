@@ -5,12 +5,12 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import torchvision
 
+from utils.device import machine
 from utils.training.folder import code_version
 
 
@@ -102,12 +102,8 @@ def seconds(call: Callable[[], object]) -> float:
 def measured_on() -> str:
     """Say what the numbers are measured on: the code's commit, processor, threads, GPU, versions."""
     code = code_version()
-    model = platform.processor()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [line.partition(": ")[2] for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
-        model = names[0] if names else model
-    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ", no GPU"
+    here = machine()
+    computes = f"{here['processor']}, {here['threads']} threads, {here['gpu'] or 'no GPU'}"
     versions = f"torch {torch.__version__}, torchvision {torchvision.__version__}, Python {platform.python_version()}"
     commit = f"commit {code['commit']}{', changed since' if code['dirty'] else ''}" if code["commit"] else "no commit"
-    return f"{commit}; {model}, {torch.get_num_threads()} threads{gpu}; {versions}"
+    return f"{commit}; {computes}; {versions}"

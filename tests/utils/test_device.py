@@ -14,6 +14,7 @@ from utils.device import (
     check_device,
     choose_device,
     has_fast_bfloat16,
+    machine,
     memory_watched,
     require_compiler,
     share_cores,
@@ -76,6 +77,25 @@ def test_a_cpu_that_lists_no_instructions_is_not_warned_of(monkeypatch, caplog):
     monkeypatch.setattr(Path, "read_text", absent)
     check_device(CPU, "bf16")
     assert not caplog.text
+
+
+@pytest.mark.parametrize("gpu", [None, "some GPU"])
+def test_machine_is_told_by_processor_instructions_threads_and_gpu(gpu, monkeypatch):
+    monkeypatch.setattr(Path, "read_text", lambda path: "processor\t: 0\nmodel name\t: some CPU: 2 GHz\n")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(gpu))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: gpu)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX9")
+    assert machine() == {"processor": "some CPU: 2 GHz", "instructions": "AVX9", "threads": 3, "gpu": gpu}
+
+
+def test_processor_is_told_by_the_system_where_there_is_no_list(monkeypatch):
+    def absent(path: Path) -> str:
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(Path, "read_text", absent)
+    monkeypatch.setattr(device.platform, "processor", lambda: "arm")
+    assert machine()["processor"] == "arm"
 
 
 @pytest.mark.parametrize(

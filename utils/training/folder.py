@@ -18,6 +18,7 @@ import numpy as np
 from filelock import BaseFileLock, Timeout
 
 from utils.cli.rules import TRAINING_FLAGS
+from utils.device import machine
 from utils.errors import UserError
 from utils.files import write_atomically, write_table, write_text
 from utils.locks import LOCK_NAME, take_lock
@@ -251,6 +252,7 @@ class RunFolder:
             "started": _now(),
             **code_version(),
             "versions": _versions(),
+            "machine": machine(),
             "processes": processes,
         }
         content = {"arguments": now, "data": data, **launch, "resumed": []}

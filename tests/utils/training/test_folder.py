@@ -15,6 +15,7 @@ import pytest
 
 from helpers.project import ROOT
 from utils import files
+from utils.device import machine
 from utils.errors import UserError
 from utils.metrics import Measurement, Predictions
 from utils.training import folder as folder_module
@@ -183,6 +184,7 @@ def test_arguments_keep_the_first_start_and_list_resumptions(tmp_path):
     assert [(launch["after_epoch"], launch["after_step"]) for launch in content["resumed"]] == [(3, 7)]
     assert (content["processes"], content["resumed"][0]["processes"]) == (1, 2)
     assert {"torch", "python", "scikit-learn"} <= set(content["versions"])
+    assert content["machine"] == content["resumed"][0]["machine"] == machine()
 
 
 def test_what_a_continuation_changes_is_noted(tmp_path):
