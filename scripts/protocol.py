@@ -73,10 +73,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError("--quick: its numbers mean nothing, name other folders for them (--runs and --results)")
     for stage in options.stages:
         check_subsets(stage, options.subsets or ())
-    if not options.list and not (ROOT / options.data).is_dir():
-        raise UserError(
-            f"--data {options.data} does not exist: name Fashion-MNIST's folder, or create one to download it"
-        )
     deadline = time.monotonic() + options.until if options.until else None
     runner = Runner(ROOT, ROOT / options.runs, ROOT / options.results, options.jobs, deadline)
     failed = 0
@@ -97,10 +93,18 @@ def check_subsets(stage: str, asked: Sequence[int]) -> None:
 
 
 def run_all(jobs: list[Job], options: argparse.Namespace, runner: Runner) -> Report:
-    """Run jobs, or list their commands."""
-    if not options.list:
-        return runner.run(jobs)
+    """Run jobs, or list their commands.
+
+    Raises:
+        UserError: there is something to run, and no folder of images.
+    """
     waiting = [job for job in jobs if not finished(job, runner.results)]
+    if not options.list:
+        if waiting and not (ROOT / options.data).is_dir():
+            raise UserError(
+                f"--data {options.data} does not exist: name Fashion-MNIST's folder, or create one to download it"
+            )
+        return runner.run(jobs)
     for job in waiting:
         for step in job.steps:
             print(shlex.join(["python", *step.words]))

@@ -3,12 +3,14 @@
 import argparse
 import importlib
 import os
+import shutil
 import subprocess
 from collections.abc import Sequence
 
 import pytest
 
 from datasets.splits import complete_data
+from helpers import documents
 from helpers.project import ROOT
 from helpers.results import write_csv, write_run
 from models.encoder import PLAIN_ARCHITECTURES, feature_dim
@@ -103,9 +105,21 @@ def test_what_was_not_chosen_is_not_made_up(tmp_path):
         script.main(["table", f"--results={tmp_path}", f"--data={tmp_path}"])
 
 
-def test_data_that_is_not_there_is_told_once():
+def test_data_that_is_not_there_is_told_once(tmp_path):
     with pytest.raises(UserError, match="--data nowhere does not exist: name Fashion-MNIST's folder, or create one"):
-        script.main(["table", "--data=nowhere"])
+        script.main(["tune", "--data=nowhere", f"--results={tmp_path}"])
+
+
+def test_published_commands_find_their_runs_and_need_no_data(tmp_path, capsys):
+    results = shutil.copytree(ROOT / script.RESULTS, tmp_path / "results")
+    choices = (results / "chosen.json").read_text()
+    listed = [words for name, *words in documents.commands("docs/experiments.md") if name == "scripts.protocol"]
+    published = [words for words in listed if not {"--list", "--data=datasets/FashionMNIST"}.intersection(words)]
+    assert len(published) >= 4
+    for words in published:
+        assert script.main([*words, "--data=nowhere", f"--results={results}"]) == 0
+        assert " 0 failed, 0 are left" in capsys.readouterr().out.splitlines()[-1]
+    assert (results / "chosen.json").read_text() == choices
 
 
 def test_row_that_was_not_chosen_keeps_no_other_from_being_made(tmp_path, monkeypatch, capsys):
