@@ -7,8 +7,8 @@
 
 RUN is the folder of a training, whose last epoch is measured (with --best the best one); its classifier, methods of
 scripts/baselines.py (by default logit adjustment; of a generative model none), and the classifiers that augment.py and
-augment_ftl.py re-trained in RUN and in the folders in it are measured on the test images as they are, with Gaussian
-noise of standard deviation 0.1 and 0.2, blurred over 3x3 pixels, and half as bright (pixels in [0,1]). Writes
+augment_ftl.py re-trained of it in RUN and in the folders in it are measured on the test images as they are, with
+Gaussian noise of standard deviation 0.1 and 0.2, blurred over 3x3 pixels, and half as bright (pixels in [0,1]). Writes
 RUN/metrics_robustness.csv: a row per classifier and condition, with the metrics of metrics.csv and the calibration
 error.
 
@@ -22,6 +22,7 @@ last line on standard output is JSON.
 
 import argparse
 import json
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,6 +53,8 @@ from utils.metrics import Row, calibration_error, compute_metrics  # noqa: E402
 from utils.training.checkpoint import is_made_from, load_checkpoint, load_model_state  # noqa: E402
 from utils.training.folder import RunFolder  # noqa: E402
 from utils.training.resume import BEFORE  # noqa: E402
+
+log = logging.getLogger("dgcmm")
 
 FILE, HEALTH_FILE = "metrics_robustness.csv", "generative_half.json"
 DEFAULT = "logit-adjustment"
@@ -137,17 +140,15 @@ def load_judges(checkpoints: Sequence[str], run: TrainedRun) -> dict[str, ImageC
 def classifiers_of(run: TrainedRun, folder: Path) -> dict[str, nn.Module]:
     """Gather the run's classifier and those that were re-trained of it, in its folder and one below.
 
-    Raises:
-        UserError: one was re-trained of another model.
+    One that was re-trained of another epoch, or of another model, is named and left out.
     """
     classifiers: dict[str, nn.Module] = {"trained": run.model.classifier}
     places = [f"{below}{name}" for name in CHECKPOINTS for below in ("", "*/")]
     for checkpoint in sorted(found for place in places for found in folder.glob(place)):
         stored = load_checkpoint(checkpoint)
         if not is_made_from(stored, run.checkpoint):
-            raise UserError(
-                f"{checkpoint} was made from another model than {run.args.resume}: re-train that one, or move the file"
-            )
+            log.warning("%s was made from another model than %s: it is left out", checkpoint, run.args.resume)
+            continue
         state = {name.removeprefix("classifier."): value for name, value in stored["state_dict"].items()}
         classifier = type(run.model.classifier)(run.model.z_dim, run.model.num_classes)
         classifier.load_state_dict({name: state[name] for name in classifier.state_dict()})
