@@ -4,8 +4,8 @@
 A folder of images, or a single one; model, sizes and class names come from the checkpoint:
     python predict.py ./logs/photos/checkpoint_aug.pth ./new_photos --out=predictions.csv
 
-A list or a table, for a place where all classes are equally frequent, and the codes besides:
-    python predict.py ./logs/photos/checkpoint_aug.pth images.txt table.csv --prior=uniform --codes=codes.npz
+A list and a table, without a re-training as if all classes were equally frequent, and the codes besides:
+    python predict.py ./logs/photos/checkpoint.pth images.txt table.csv --prior=uniform --codes=codes.npz
 
 Columns: file, prediction, confidence (its probability), p_CLASS for each class, atypicality (the share of training
 images of the predicted class whose code lies nearer to its component; empty where the checkpoint does not know), and

@@ -187,8 +187,8 @@ def _add_processes(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="GPUs of this node; without CUDA, processes (default: %(default)s)",
     )
-    add("--world-size", type=count, metavar="N", help="number of nodes (default: 1)")
-    add("--rank", type=count_or_zero, metavar="N", help="number of this node, from 0 (default: 0)")
+    add("--world-size", type=count, metavar="N", help="number of nodes, or of processes (default: 1)")
+    add("--rank", type=count_or_zero, metavar="N", help="number of this node, or process, from 0 (default: 0)")
     add(
         "--dist-url",
         metavar="URL",
@@ -242,7 +242,7 @@ def predict_parser(**kwargs: str | None) -> argparse.ArgumentParser:
         nargs="+",
         metavar="SOURCE",
         help="an image; a folder, of which all images are taken, those in sub-folders too; a .txt list with a path on "
-        "each line; a .csv table with a column path, file or image",
+        "each line; a .csv or .tsv table with a column path, file or image",
     )
     add("--out", type=path, default="predictions.csv", metavar="FILE", help="where to write (default: %(default)s)")
     add(
