@@ -212,10 +212,10 @@ class Selection(NamedTuple):
             steps += retraining_steps(self.places, folder, choice.values, subset)
         return Job(folder, (*steps, robustness_step(self.places, folder, row, choice)))
 
-    def short_job(self, folder: str, row: Row, subset: int, flag: str) -> Job:
+    def short_job(self, folder: str, row: Row, regime: Regime, subset: int, flag: str) -> Job:
         """Make the job of a run under another flag of train.py that is measured on its codes alone."""
-        choice = self.choices.get(ALL.name, {})[row.name]
-        train = train_step(self.places, folder, row, ALL, choice.rate, choice.own, subset, flags=[flag])
+        choice = self.choices.get(regime.name, {})[row.name]
+        train = train_step(self.places, folder, row, regime, choice.rate, choice.own, subset, flags=[flag])
         return Job(folder, (train, *baseline_steps(self.places, folder, row, choice.values)))
 
 
@@ -240,23 +240,25 @@ def third_jobs(selection: Selection) -> list[Job]:
 
 
 def imbalance_jobs(selection: Selection) -> list[Job]:
-    """List the runs at other imbalances."""
+    """List the runs at other imbalances, on a tenth of the images, one imbalance after the other."""
     return [
         selection.short_job(
-            f"imbalance/{factor}/{row.name}/subset{subset}", row, subset, f"--imbalance-factor={factor}"
+            f"imbalance/{factor}/{row.name}/subset{subset}", row, TENTH_18, subset, f"--imbalance-factor={factor}"
         )
-        for row, subset in selection.of(FURTHER, FEW)
         for factor in FACTORS
+        for row, subset in selection.of(FURTHER, FEW)
     ]
 
 
 def weights_jobs(selection: Selection) -> list[Job]:
-    """List the runs with one flag of DGCMM at another value."""
+    """List the runs with one flag of DGCMM at another value, on a tenth of the images."""
     return [
-        selection.short_job(f"weights/{flag.strip('-')}{value:g}/subset{subset}", row, subset, f"{flag}={value:g}")
-        for row, subset in selection.of(("dgcmm",), FEW)
+        selection.short_job(
+            f"weights/{flag.strip('-')}{value:g}/subset{subset}", row, TENTH_18, subset, f"{flag}={value:g}"
+        )
         for flag, values in VARIED.items()
         for value in values
+        for row, subset in selection.of(("dgcmm",), FEW)
     ]
 
 
@@ -275,8 +277,8 @@ CHOSEN: dict[str, tuple[Sequence[str], Regime]] = {
     "tenth": (IN_TENTH, TENTH),
     "tenth-resnet18": (IN_TENTH, TENTH_18),
     "third": (FURTHER, ALL),
-    "imbalance": (FURTHER, ALL),
-    "weights": (("dgcmm",), ALL),
+    "imbalance": (FURTHER, TENTH_18),
+    "weights": (("dgcmm",), TENTH_18),
 }
 STAGES = (*TUNED, *MADE)
 

@@ -92,6 +92,14 @@ def test_rows_are_tuned_alike_and_the_tables_have_no_validation_set():
     assert {arguments(job).weight_reconst for job in made("table", ["dgcmm-recipe"])} == {0.1}
     judges = {arguments(job).subset_seed for job in protocol.judge_jobs(PLACES)}
     assert judges.isdisjoint((*protocol.TABLE, *protocol.TUNING))  # they have seen none of the images that are left out
+    assert {
+        (arguments(job).arch, arguments(job).subset_scale) for job in made("imbalance", ["dgcmm", "ce-control"])
+    } == {
+        ("resnet18_vae3", 0.1),
+        ("resnet18", 0.1),
+    }
+    factors = [arguments(job).imbalance_factor for job in made("imbalance", ["dgcmm"])]
+    assert factors == [10, 10, 20, 20, 50, 50, 100, 100, 200, 200]
     weights = made("weights", ["dgcmm"], [0])
     assert [arguments(job).weight_reconst for job in weights[:6]] == [0.1, 1, 10, 40, 100, 392]
 
@@ -192,7 +200,7 @@ def test_runs_have_what_was_chosen_for_their_regime():
     """The methods on their codes, and the four re-trainings, too."""
     values = {"logit-adjustment": 0.75, "case-1": 0.1, "case-2-adjusted": 0.001}
     chosen = protocol.Choice(0.07, 123.0, values, "case-2", 6, [5, 6])
-    choices = {"tenth": {"dgcmm": chosen}, "all": {"dgcmm": chosen._replace(rate=0.05, own=45.0)}}
+    choices = {"tenth": {"dgcmm": chosen}, "tenth-resnet18": {"dgcmm": chosen._replace(rate=0.05, own=45.0)}}
     selection = Selection(choices, PLACES, ["dgcmm"], [3])
     fixed = ("--fixed", "logit-adjustment=0.75", "case-1=0.1", "case-2-adjusted=0.001")
     (job,) = MADE["tenth"](selection)
