@@ -26,7 +26,7 @@ from datasets.own.splitting import PARTS, Listed, part_of, split_images
 from datasets.tables import count_of
 from utils.errors import UserError
 from utils.locks import LOCK_NAME
-from utils.training.layout import FOLDERS, SUFFIXES
+from utils.training.layout import FOLDERS, SUFFIXES, is_run
 
 log = logging.getLogger("dgcmm")
 
@@ -42,6 +42,8 @@ def load_folder(args: argparse.Namespace, parts: Sequence[str] = PARTS) -> Split
     root = images_root(args.datadir)
     _check_logdir(root, args.logdir)
     folders = _folders(root)
+    if locked := [folder for folder in _all_folders(root) if folder not in folders]:
+        log.info("left out: %s, of a run or a cache (%s)", ", ".join(locked), LOCK_NAME)
     if of_run := [folder for folder in folders if _is_of_run(root / folder, args.logdir)]:
         log.info("left out: %s, of a run", ", ".join(of_run))
         folders = [folder for folder in folders if folder not in of_run]
@@ -144,14 +146,23 @@ def _class_folders(
 
 def _folders(folder: Path) -> list[str]:
     """List the folders in a folder that may hold images, by name; a cache of images and a run are none of them."""
+    return [name for name in _all_folders(folder) if not _is_locked(folder / name)]
+
+
+def _all_folders(folder: Path) -> list[str]:
+    """List the folders in a folder, by name, but for those of the system."""
     with listed(folder) as entries:
         names = [entry.name for entry in entries if not entry.name.startswith(".") and is_folder(entry)]
-    return sorted(name for name in names if name not in NOT_OURS and not _is_locked(folder / name))
+    return sorted(name for name in names if name not in NOT_OURS)
 
 
 def _is_locked(folder: Path) -> bool:
-    """Tell whether a script of this project has left its lock in a folder."""
-    return any(os.path.exists(folder / f"{LOCK_NAME}{suffix}") for suffix in SUFFIXES)
+    """Tell whether a folder is that of a run or of a cache: a script of this project has left its lock there.
+
+    One with images in it is no such folder, whoever's lock that is, unless there is more of a run.
+    """
+    locked = any(os.path.exists(folder / f"{LOCK_NAME}{suffix}") for suffix in SUFFIXES)
+    return locked and (is_run(folder) or not _loose_images(folder))
 
 
 def _loose_images(folder: Path) -> list[str]:

@@ -37,17 +37,24 @@ def start_times(content: Mapping[str, Any]) -> list[str]:
     return [str(start.get("started", "")) for start in (content, *content.get("resumed", ()))]
 
 
+MARKS = tuple(with_suffix(name, suffix) for name in ("args.json", "metrics.csv") for suffix in SUFFIXES)
+
+
+def is_run(place: Path) -> bool:
+    """Tell whether a script has begun a run in a folder."""
+    return any(os.path.isfile(place / mark) for mark in MARKS)
+
+
 def find_runs(place: Path) -> list[Path]:
     """Find run folders: `place` itself, or those below it, sorted.
 
     Raises:
         UserError: there are none.
     """
-    marks = [with_suffix(name, suffix) for name in ("args.json", "metrics.csv") for suffix in SUFFIXES]
-    if any(os.path.isfile(place / mark) for mark in marks):
+    if is_run(place):
         return [place]
     try:
-        runs = sorted({path.parent for mark in marks for path in place.rglob(mark)})
+        runs = sorted({path.parent for mark in MARKS for path in place.rglob(mark)})
     except OSError as error:
         raise UserError(f"{place} cannot be read ({error.strerror}): name another folder") from error
     if not runs:

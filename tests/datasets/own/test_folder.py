@@ -280,6 +280,23 @@ def test_folder_of_another_run_is_no_class(suffix, tmp_path):
     assert load(root).train.classes == ("cat", "dog")
 
 
+def test_class_of_the_name_of_the_cache_stays_a_class(tmp_path):
+    root = write(tmp_path, *(f"{label}/{number}.png" for label in ("cache", "cat") for number in range(3)))
+    for _ in range(2):
+        assert load(root, cache_size=16).train.classes == ("cache", "cat")
+    assert (root / "cache/.lock").exists()
+
+
+def test_folder_with_a_lock_that_is_left_out_is_named(tmp_path, caplog):
+    caplog.set_level("INFO", "dgcmm")
+    root = write(tmp_path, *(f"{label}/{number}.png" for label in ("cat", "dog") for number in range(3)))
+    write(root, "owl/sub/1.png")
+    (root / "owl/.lock").touch()
+    (root / "dog/.lock").touch()  # of another program: there are images beside it
+    assert load(root).train.classes == ("cat", "dog")
+    assert "left out: owl, of a run or a cache (.lock)" in caplog.messages
+
+
 @pytest.mark.parametrize("place", ["", "logs/first/", "logs/deeper/second/", "cat/third/"])
 def test_pictures_of_an_earlier_run_are_no_class_and_of_none(place, tmp_path, caplog):
     caplog.set_level("INFO", "dgcmm")
