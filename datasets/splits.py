@@ -189,9 +189,10 @@ def _found(spec: DatasetSpec, args: argparse.Namespace) -> Splits:
     if not len(splits.test):
         raise UserError(f"{args.dataset} has no test image in {args.datadir}: complete its test list")
     if spec.in_files and not args.dummy:
-        for part, data in (("validation", splits.val), ("test", splits.test)):
-            if data is not None:
-                warn_of_overlap(splits.train, data, part)
+        warn_of_overlap(splits.train, splits.test)
+        if splits.val is not None:
+            warn_of_overlap(splits.train, splits.val, "validation")
+            warn_of_overlap(splits.val, splits.test, other="the validation set")
     return splits
 
 
@@ -201,22 +202,28 @@ def _warn_of_absent(data: ImageDataset, split: str) -> None:
         log.warning("no %s image of class %s: left out of auc, recall 0 in the means", split, missing)
 
 
-def warn_of_overlap(train: ImageDataset, test: ImageDataset, split: str = "test") -> None:
+def warn_of_overlap(seen: ImageDataset, measured: ImageDataset, split: str = "test", other: str = "training") -> None:
     """Warn of measured images that training has too, or whose groups it has: they are measured too well.
 
+    So are test images that the validation set has too, on which the best epoch is chosen.
+
     Args:
-        train, test: the splits, before a hold-out, with ids and groups that name the same things in both.
+        seen, measured: the splits, before a hold-out, with ids and groups that name the same things in both.
         split: what messages call the measured one.
+        other: what they call the one that was seen before.
     """
-    same = np.isin(test.ids, train.ids)
-    related = same if train.groups is None or test.groups is None else same | np.isin(test.groups, train.groups)
+    same = np.isin(measured.ids, seen.ids)
+    related = same
+    if seen.groups is not None and measured.groups is not None:
+        related = same | np.isin(measured.groups, seen.groups)
     if related.any():
         log.warning(
-            "%s of %d in the %s split are of groups (patients) that training has too, %d of them are in both lists: "
+            "%s of %d in the %s split are of groups (patients) that %s has too, %d of them are in both lists: "
             "what is measured on them is too good, mend the lists",
-            count_of(test.ids[related], "image"),
-            len(test),
+            count_of(measured.ids[related], "image"),
+            len(measured),
             split,
+            other,
             same.sum(),
         )
 

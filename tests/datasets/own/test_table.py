@@ -130,6 +130,17 @@ def test_what_is_odd_is_told(data, caplog):
     ]
 
 
+def test_patients_of_the_validation_that_the_test_has_too_are_told(data, caplog):
+    parts = ["train"] * 8 + ["val", "val", "test", "test"]
+    rows = [(f"sub/{n}.png", "ab"[n % 2], part, f"g{min(n, 9)}") for n, part in enumerate(parts)]
+    load(data, table(*rows, header="path,label,split,group"))
+    (said,) = (message for message in caplog.messages if "groups" in message)
+    assert said.startswith(
+        "2 images (sub/10.png, sub/11.png) of 2 in the test split are of groups (patients) that the "
+    )
+    assert "that the validation set has too, 0 of them are in both lists" in said
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
