@@ -160,12 +160,19 @@ class Member(World):
 
         Raises:
             UserError: some did not come in time; names them.
-            LostRank: they have met, and cannot connect to each other.
+            LostRank: the process that they meet at is gone, or they have met and cannot connect to each other.
         """
         rank = launch.rank_of(local_rank)
         timeout = datetime.timedelta(seconds=launch.timeout)
         world = cls(launch, local_rank, gpu, reach_store(launch, rank, port, timeout))
-        world._wait_for_all(launch)
+        try:
+            world._wait_for_all(launch)
+        except RuntimeError as error:
+            if not is_connection_error(error):
+                raise
+            raise LostRank(
+                f"rank {rank}: the process that all meet at ended before all had come: see the output of node 0"
+            ) from error
         backend = "nccl" if launch.backend == "nccl" and gpu is not None else "gloo"
         if gpu is not None:
             torch.cuda.set_device(gpu)

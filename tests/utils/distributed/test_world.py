@@ -34,6 +34,18 @@ def test_who_is_lost_or_what_went_wrong(left, said, monkeypatch):
     assert member.who_is_lost(RuntimeError("NCCL error:\nDuplicate GPU detected")) == said
 
 
+def test_meeting_place_that_is_gone_before_all_have_come_is_a_line(monkeypatch):
+    """As for those who came later than node 0, which waits the shortest."""
+
+    def gone(keys: list[str]) -> bool:
+        raise dist.DistNetworkError("Failed to recv, got 0 bytes")
+
+    store = SimpleNamespace(set=lambda key, value: None, check=gone)
+    monkeypatch.setattr(world_module, "reach_store", lambda *_: store)
+    with pytest.raises(LostRank, match="^rank 1: the process that all meet at ended before all had come: see the outp"):
+        Member.join(Launch(3, first_rank=1, url="tcp://127.0.0.1:1"), 0, None, None)
+
+
 def two_nodes(timeout: int) -> list[Member]:
     """Two processes, each the first of its node, that share a store in this process."""
     store = dist.HashStore()
