@@ -112,10 +112,13 @@ def write_table(path: Path, header: Sequence[str], rows: Iterable[Mapping[str, o
 
     def write(file: Sink) -> None:
         buffer = io.StringIO()
-        writer = csv.DictWriter(buffer, header, lineterminator="\n")
-        writer.writeheader()
+        plain = csv.DictWriter(buffer, header, lineterminator="\n")
+        quoted = csv.DictWriter(buffer, header, lineterminator="\n", quoting=csv.QUOTE_ALL)
+        plain.writeheader()
         for row in rows:
-            writer.writerow(row)
+            # a carriage return, as the name of a file may have, is quoted by itself from Python 3.13 on only
+            has_return = any(isinstance(value, str) and "\r" in value for value in row.values())
+            (quoted if has_return else plain).writerow(row)
             if buffer.tell() > TABLE_CHUNK:
                 file.write(encoded(buffer))
                 buffer.seek(0)

@@ -17,6 +17,7 @@ log = logging.getLogger("dgcmm")
 def guarded() -> Iterator[None]:
     """Print inside the block without regard to who reads."""
     _stand_in_for_closed()
+    escape_unprintable()
     try:
         yield
     finally:

@@ -9,7 +9,7 @@ import torch
 from helpers.limits import with_small_files
 from utils import files
 from utils.errors import UserError
-from utils.files import keep_as, write_atomically, write_table, write_text
+from utils.files import keep_as, read_rows, write_atomically, write_table, write_text
 from utils.stopping import Stopped
 
 
@@ -112,6 +112,12 @@ def test_previous_that_cannot_be_kept_is_as_it_was(tmp_path, monkeypatch):
         raise end.error
     assert previous.read_text() == "old"
     assert sorted(os.listdir(tmp_path)) == ["a", "b"]
+
+
+def test_cells_are_read_as_they_were_written(tmp_path):
+    rows = [{"file": name, "a": number} for number, name in enumerate(["a\rb.png", "c\nd", 'e"f', "g,h", "i"])]
+    write_table(tmp_path / "table.csv", ["file", "a"], rows)
+    assert read_rows(tmp_path / "table.csv") == [{"file": row["file"], "a": str(row["a"])} for row in rows]
 
 
 def test_table_is_written_row_by_row_and_whole_or_not_at_all(tmp_path):

@@ -31,6 +31,12 @@ def test_what_is_printed_into_a_closed_stream_reaches_no_file(closed, tmp_path):
     assert path.read_text() == "content"
 
 
+def test_character_that_the_terminal_lacks_is_a_number():
+    words = [sys.executable, "-c", "from utils.errors import run_script; run_script(lambda: print('1 \\xb1 2'))"]
+    done = subprocess.run(words, cwd=ROOT, env=os.environ | {"PYTHONIOENCODING": "ascii"}, capture_output=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"1 \\xb1 2\n", b"")
+
+
 def test_reader_that_is_gone_is_no_fault():
     words = [sys.executable, "-c", "from utils.errors import run_script; run_script(lambda: print('line'))"]
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
