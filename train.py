@@ -51,7 +51,7 @@ from models.scoring import Scorer
 from models.starting import start_prior, take_weights
 from utils.cli.arguments import train_parser
 from utils.cli.common import common_parser
-from utils.cli.rules import check_start, check_training, complete, follow, parse
+from utils.cli.rules import check_start, check_training, complete, default_prior_lr, follow, parse
 from utils.device import (
     autocast,
     available_amp,
@@ -73,7 +73,7 @@ from utils.training.checkpoint import Checkpoint, changed_splits, forget_weights
 from utils.training.facts import log_facts
 from utils.training.folder import RunFolder
 from utils.training.headline import finish
-from utils.training.optimisation import build_optimizer, default_prior_lr
+from utils.training.optimisation import build_optimizer
 from utils.training.resume import (
     description,
     find_checkpoint,

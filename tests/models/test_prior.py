@@ -14,7 +14,8 @@ from torch.utils._pytree import tree_leaves
 
 from datasets import DATASETS
 from models.prior import LOG_VAR_LIMIT, GaussianMixturePrior
-from utils.training.optimisation import build_optimizer, default_prior_lr
+from utils.cli.rules import default_prior_lr
+from utils.training.optimisation import build_optimizer
 
 ASSIGN = pytest.mark.parametrize("by_label", [False, True], ids=["posterior", "label"])
 

@@ -21,6 +21,7 @@ from utils.cli.types import (
     pixels,
     pixels_or_zero,
     positive,
+    scale,
     seed,
     unit_open_high,
 )
@@ -141,7 +142,7 @@ def _add_reading(parser: argparse.ArgumentParser, transforms: Collection[str]) -
     )
     add(
         "--subset-scale",
-        type=positive,
+        type=scale,
         default=1.0,
         metavar="F",
         help="of the data sets drawn from a larger pool (CelebA, and the _LT except ImageNet_LT and Places_LT): "

@@ -195,6 +195,11 @@ def _leave_to_dgcmm(args: argparse.Namespace, given: Collection[str]) -> None:
     args.weight_reconst = args.weight_gmm = 0.0
 
 
+def default_prior_lr(lr: float, weight_gmm: float) -> float:
+    """Undo the weight of the mixture term in its gradient: lr / weight_gmm, or lr where the term is not computed."""
+    return lr / weight_gmm if weight_gmm else lr
+
+
 def check_start(args: argparse.Namespace) -> None:
     """Raise a `UserError` if the flags, as parsed, give a run of train.py two starts."""
     if args.init and args.pretrained:
@@ -213,9 +218,11 @@ def check_training(args: argparse.Namespace) -> None:
         raise UserError("--val-fraction and --val-per-class both make the validation set: give one of the two")
     if args.loss != "ce" and not args.weight_cls:
         raise UserError(f"--loss {args.loss} is the classification term, which --weight-cls 0 switches off")
-    if args.T_max is not None and 0 < (args.prior_lr or 0) < COSINE_FLOOR:
+    prior_lr = default_prior_lr(args.lr, args.weight_gmm) if args.prior_lr is None else args.prior_lr
+    if args.T_max is not None and 0 < prior_lr < COSINE_FLOOR:
+        what = "--prior-lr" if args.prior_lr is not None else "--prior-lr, which is --lr over --weight-gmm,"
         raise UserError(
-            f"--prior-lr {args.prior_lr:g} is below {COSINE_FLOOR:g}, where the cosine of --T-max ends: it would rise "
+            f"{what} {prior_lr:g} is below {COSINE_FLOOR:g}, where the cosine of --T-max ends: it would rise "
             "(0 stays 0)"
         )
     if args.prior_variance and args.prior_variance[0] > args.prior_variance[1]:

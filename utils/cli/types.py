@@ -59,6 +59,7 @@ seconds = number(int, 1, 10**9)  # a socket takes few more
 positive = number(float, 0, open_low=True)
 non_negative = number(float, 0)
 unit_open_high = number(float, 0, 1, open_high=True)
+scale = number(float, 0, MOST, open_low=True)
 variance = number(float, 1e-4, 1e4)
 sigma = number(float, 0.01, 100.0)
 

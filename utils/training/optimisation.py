@@ -19,7 +19,8 @@ def build_optimizer(model: nn.Module, args: argparse.Namespace) -> SGD:
     """Build SGD with two groups: the network, and the prior with its own learning rate and no weight decay.
 
     The mixture term's gradient carries weight_gmm, so at the network's learning rate the prior would hardly move;
-    `args.prior_lr` undoes that weight (see `default_prior_lr`). The group of the prior is empty where a model has none.
+    `args.prior_lr` undoes that weight (see `utils.cli.rules.default_prior_lr`). The group of the prior is empty where a
+    model has none.
     """
     prior = [value for name, value in model.named_parameters() if name.startswith("prior.")]
     network = [value for name, value in model.named_parameters() if not name.startswith("prior.")]
@@ -46,11 +47,6 @@ def _start_momenta(optimizer: SGD, *_: object) -> None:
         for value in group["params"] if group["momentum"] else ():
             if value.grad is not None and optimizer.state[value].get("momentum_buffer") is None:
                 optimizer.state[value]["momentum_buffer"] = torch.zeros_like(value)
-
-
-def default_prior_lr(lr: float, weight_gmm: float) -> float:
-    """lr / weight_gmm; lr where the mixture term is not computed."""
-    return lr / weight_gmm if weight_gmm else lr
 
 
 def build_scheduler(

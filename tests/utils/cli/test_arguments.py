@@ -139,7 +139,7 @@ OUT_OF_RANGE = {
     "--crop-size": ["0", "-1", "nan", "65537"],
     "--cache-size": ["-1", "nan", "65537"],
     "--imbalance-factor": ["0", "0.5", "nan", "inf"],
-    "--subset-scale": ["0", "-1", "nan", "inf"],
+    "--subset-scale": ["0", "-1", "nan", "inf", "1e308"],
     "--val-fraction": ["-0.1", "1", "nan"],
     "--val-per-class": ["-1", "1.5", "nan", "2147483648"],
     "--warmup-epochs": ["-1", "nan", "2147483648"],

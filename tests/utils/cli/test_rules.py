@@ -8,7 +8,7 @@ import augment
 import augment_ftl
 import train
 from utils.cli import rules
-from utils.cli.rules import adopt, adopt_places, check_start, check_training, complete, follow, parse
+from utils.cli.rules import adopt, adopt_places, check_start, check_training, complete, default_prior_lr, follow, parse
 from utils.errors import UserError
 
 NEW_RUN_FLAGS = ("dataset", "evaluate", "start_epoch", "pretrained")  # of a command, which a continuation need not have
@@ -90,6 +90,7 @@ def test_run_has_one_start(argv):
     [
         (["--val-fraction=0.1", "--val-per-class=2"], "--val-fraction and --val-per-class.*give one of the two"),
         (["--prior-lr=1e-6", "--T-max=3"], "--prior-lr 1e-06 is below 1e-05, where the cosine of --T-max ends"),
+        (["--weight-gmm=1000", "--T-max=3"], "--prior-lr, which is --lr over --weight-gmm, 5e-06 is below 1e-05"),
         (["--prior-variance", "2", "0.5"], "--prior-variance 2 0.5: the lower bound comes first"),
     ],
 )
@@ -101,6 +102,11 @@ def test_training_that_cannot_be_meant(argv, says):
 @pytest.mark.parametrize("argv", [["--prior-lr=0", "--T-max=3"], ["--prior-lr=1e-6"], ["--prior-variance", "1", "1"]])
 def test_prior_may_stay_where_it_is(argv):
     check_training(completed(*argv))
+
+
+def test_default_prior_rate_undoes_the_weight():
+    assert default_prior_lr(5e-3, 1e-3) == pytest.approx(5)
+    assert default_prior_lr(5e-3, 0) == 5e-3
 
 
 def test_start_beside_auto_is_for_a_run_that_does_not_exist():

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from utils.training.optimisation import build_optimizer, build_scheduler, default_prior_lr, log_rates, step_schedule
+from utils.training.optimisation import build_optimizer, build_scheduler, log_rates, step_schedule
 
 BASE = argparse.Namespace(
     lr=0.1,
@@ -151,11 +151,6 @@ def test_prior_is_a_group_of_its_own_without_decay():
     assert (network["lr"], network["weight_decay"]) == (0.1, 1e-4)
     assert {id(p) for p in prior["params"]} == {id(p) for p in model.prior.parameters()}
     assert {id(p) for p in network["params"]} == {id(p) for p in model.head.parameters()}
-
-
-def test_default_prior_rate_undoes_the_weight():
-    assert default_prior_lr(5e-3, 1e-3) == pytest.approx(5)
-    assert default_prior_lr(5e-3, 0) == 5e-3
 
 
 def test_no_momentum_and_no_decay_reach_what_has_no_gradient():
