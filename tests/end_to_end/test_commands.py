@@ -20,6 +20,7 @@ import train
 from datasets import DATASETS
 from datasets.splits import complete_data
 from helpers import ranks
+from helpers.data import load_part
 from helpers.documents import DOCUMENTS, TRAINING, commands, program, replaced
 from helpers.project import METRIC_NAMES, ROOT, SMALL_MODEL
 from models.encoder import PLAIN_ARCHITECTURES, feature_dim
@@ -230,7 +231,7 @@ def test_from_a_folder_of_photographs_to_predictions_by_the_commands_of_the_read
         (["--generative", "--gmm-assign=label"], "generative"),
         (["--generative", "--loss=ldam-drw"], "generative, classified by the cosine"),
         (
-            ["--amp=bf16", "--lr-step=1", "--new-size=32", "--crop-size=32", "--max-steps=1"],
+            ["--amp=bf16", "--lr-step=1", "--new-size=32", "--crop-size=32", "--max-steps=1", "--epochs=1"],
             "bf16",
         ),  # torch 2.14 has NaNs at 16 pixels
         (["--weight-reconst=0", "--clip-grad=1"], "no decoder"),
@@ -246,7 +247,7 @@ def test_from_a_folder_of_photographs_to_predictions_by_the_commands_of_the_read
 )
 def test_every_way_to_train_and_augment(flags, name, script, tmp_path):
     run = [f"--logdir={tmp_path}", "--workers=0"]
-    done = script("train", "Digits_LT", *SMALL_MODEL, *run, "--max-steps=3", *flags, "--epochs=2", "--batch-size=64")
+    done = script("train", "Digits_LT", *SMALL_MODEL, *run, "--max-steps=3", "--epochs=2", "--batch-size=64", *flags)
     assert done.status == 0, done.err
     trained = load_checkpoint(tmp_path / "checkpoint.pth")
     unstarted = name in ("no mixture", "warm-up, hold-out")  # of the second the best epoch is one of the warm-up
@@ -315,14 +316,19 @@ def test_files_of_a_run(trained_digits):
     accuracy = sum(row["target"] == row["prediction"] for row in predictions) / 400
     assert float(rows[-1]["acc"]) == accuracy
     assert all(abs(sum(float(row[f"p_{digit}"]) for digit in range(10)) - 1) < 1e-5 for row in predictions[:20])
-    assert len((trained_digits / "subset.txt").read_text().split()) == 523
+    chosen = load_part("Digits_LT", "", train=True).rows
+    assert len(chosen) == 523
+    assert (trained_digits / "subset.txt").read_text() == "".join(f"{row}\n" for row in chosen)
+    components = np.load(trained_digits / "pictures.npz")["components"]
+    assert sorted(components) == [f"{digit} as {digit}" for digit in range(10)]  # by the code, so of no class
     health = json.loads((trained_digits / "health.json").read_text())
     assert {name: health[name] for name in ("epoch", "split", "images")} == {"epoch": 2, "split": "test", "images": 400}
     assert 0 < health["mse_class_mean"] < health["mse_constant"] < health["mse"] < 0.25  # after so few steps
     assert "WARNING the decoder has learned nothing" in (trained_digits / "log.txt").read_text()
     started = json.loads((trained_digits / "args.json").read_text())
     assert started["arguments"]["z_dim"] == 32
-    assert {"command", "commit", "dirty", "versions", "data"} <= set(started)
+    assert {"command", "commit", "dirty", "versions", "machine"} <= set(started)
+    assert started["data"] == load_checkpoint(trained_digits / "checkpoint.pth")["data_sha256"]
 
 
 def test_checkpoint_is_plain_and_says_what_it_is(trained_digits):

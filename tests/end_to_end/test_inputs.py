@@ -115,11 +115,6 @@ CASES = {
     "name that is too long": ("train", [*DIGITS, "--resume=" + 300 * "x"], "there is no file"),
     "number beyond all floats": ("train", [*DIGITS, "--epochs=1" + 320 * "0"], "is out of range"),
     "text for a checkpoint": ("train", ["Digits_LT", "--resume=TMP/text.pth"], "TMP/text.pth cannot be loaded"),
-    "checkpoint's batch that cannot be shared": (
-        "train",
-        ["Digits_LT", "--epochs=3", "--resume=RUN", "--ngpus=3", MP],
-        "--batch-size 64",
-    ),
     "cosine that would rise": ("train", [*DIGITS, "--T-max=3", "--lr=1e-6"], "--lr 1e-06 is below 1e-05"),
     "one GPU for two processes": ("train", [*DIGITS, "--ngpus=2", MP, "--gpu=0"], "--gpu 0"),
     "batch norm over processes without CUDA": ("train", [*DIGITS, "--sync-bn"], "--sync-bn"),
@@ -215,9 +210,10 @@ def test_bad_input_is_one_line_and_changes_nothing(
     Mirror(dict.fromkeys(names, b"content")).manifest(files / "closed.json")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setattr(datasets.chestxray.fetch, "PATIENCE", Patience(pause_s=0.001))
-    content = bytearray((trained_digits / "checkpoint.pth").read_bytes())
-    content[len(content) // 2] ^= 4
-    (files / "damaged.pth").write_bytes(content)
+    if "damaged" in "".join(argv):
+        content = bytearray((trained_digits / "checkpoint.pth").read_bytes())
+        content[len(content) // 2] ^= 4
+        (files / "damaged.pth").write_bytes(content)
     for odd in odd_checkpoints.iterdir():
         if f"TMP/{odd.name}" in "".join(argv):
             shutil.copyfile(odd, files / odd.name)

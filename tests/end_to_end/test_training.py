@@ -20,8 +20,15 @@ def rows(path):
         return list(csv.DictReader(file))
 
 
-def test_each_component_ends_nearest_to_the_codes_of_its_class(script, tmp_path):
+def test_each_component_ends_nearest_to_the_codes_of_its_class(script, tmp_path, monkeypatch):
     """With --gmm-assign=label, on Digits_LT; so short a run needs a faster prior, and as many steps for each class."""
+    start, begun = train.start_prior, []
+
+    def noted(run, *others):
+        start(run, *others)
+        begun.append(run.model.prior.means.detach().clone())
+
+    monkeypatch.setattr(train, "start_prior", noted)
     model = [*SMALL_MODEL, "--arch=resnet18_vae3", "--gmm-assign=label", "--sampler=balanced"]
     flags = ["--batch-size=32", "--epochs=4", "--T-max=4", "--eval-every=4", "--lr=1e-2", "--prior-lr=500"]
     run = [f"--logdir={tmp_path}", "--workers=0", "--no-figures"]
@@ -33,6 +40,8 @@ def test_each_component_ends_nearest_to_the_codes_of_its_class(script, tmp_path)
     trained, retrained = (load_checkpoint(tmp_path / f"checkpoint{suffix}.pth") for suffix in ("", "_aug"))
     means = trained["state_dict"]["prior.means"]
     assert torch.cdist(means, class_means).argmin(dim=1).tolist() == list(range(10))
+    first, last = ((found - class_means).norm(dim=1) for found in (begun[0], means))
+    assert (last < first).all()  # they have followed the codes, which the network has moved on
     assert done.result["live_components"] >= 9
     variances = trained["state_dict"]["prior.log_vars"].exp()
     distances = ((codes["mu"] - means[codes["targets"]]).square() / variances[codes["targets"]]).sum(dim=1)

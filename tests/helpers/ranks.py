@@ -47,7 +47,7 @@ def as_tensor(image):
 
 def small_model(**kwargs):
     torch.manual_seed(0)
-    return DGCMM("resnet18_vae3", 3, 8, 32, **kwargs)
+    return DGCMM("resnet32_vae3", 3, 8, 32, **kwargs)
 
 
 def freeze_batch_norm(model):

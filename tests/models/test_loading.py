@@ -10,6 +10,7 @@ from PIL import Image
 import models
 import train
 from datasets.splits import preprocessing_of
+from models.atypicality import QUANTILES
 from models.classifier import CosineClassifier
 from models.encoder import ResNetEncoder
 from models.loading import TrainedModel, build_model
@@ -33,6 +34,17 @@ def test_checkpoint_alone_gives_the_model_wherever_it_lies(trained_digits, tmp_p
     assert not features.requires_grad
     torch.nn.Linear(64, 2)(features).sum().backward()  # a classifier of one's own can learn from them
     assert probabilities.sum().item() == pytest.approx(1)
+
+
+@torch.no_grad()
+def test_atypicality_is_of_the_code_under_the_predicted_label(trained_digits):
+    """The quantiles of each class are its own, on a straight line from 0."""
+    model, images = models.load_model(trained_digits / "checkpoint.pth"), torch.rand(20, 1, 16, 16)
+    found, prior = model.classify(images), model.network.prior
+    distances = ((found.mu - prior.means[found.labels]).square() / prior.log_vars[found.labels].exp()).sum(dim=1)
+    ends = distances.max() * torch.arange(1.0, 11)
+    model.distance_quantiles = ends[:, None] * torch.linspace(0, 1, QUANTILES)
+    np.testing.assert_allclose(model.classify(images).atypicality, distances / ends[found.labels], rtol=1e-4)
 
 
 def test_older_checkpoint_does_not_say_how_images_are_prepared(trained_digits):

@@ -74,6 +74,9 @@ def test_terms_of_a_generative_model_by_their_definitions(assign):
         own, other = (model.prior.mixture_term(mu, log_var, codes, y) for y in (LABELS, OTHERS))
         gmm = SHARE * own + (1 - SHARE) * other + torch.xlogy(SHARES, SHARES).sum(dim=1)  # KL(gamma || pi)
     torch.testing.assert_close(terms.gmm, gmm.mean(), rtol=1e-4, atol=0)
+    logits = model.classifier(codes)
+    cls = SHARE * F.cross_entropy(logits, LABELS) + (1 - SHARE) * F.cross_entropy(logits, OTHERS)
+    torch.testing.assert_close(terms.cls, cls)
 
 
 @torch.no_grad()

@@ -2,9 +2,14 @@
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
+from models.loading import load_model
+from scripts import atypicality
 from scripts.atypicality import cell, main
 from utils.errors import UserError
+from utils.metrics import shot_group
 
 
 def test_cell_has_the_area_and_the_share_of_others_that_pass():
@@ -13,6 +18,24 @@ def test_cell_has_the_area_and_the_share_of_others_that_pass():
     wins = 10 * 50.5 + 30 * 100  # pairs in which the other image has the larger score; an equal one is a half
     assert cell(usual, other) == f"{wins / 4000:.3f}, 0.25"
     assert cell(usual, other[:19]) == "-"
+
+
+@torch.no_grad()
+def test_scores_are_what_their_names_say(trained_digits, monkeypatch):
+    monkeypatch.setattr(atypicality, "BATCH", 4)
+    model = load_model(trained_digits / "checkpoint.pth")
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 16, 16), dtype=np.uint8)
+    images = list(map(Image.fromarray, pixels))
+    scores, groups = atypicality.score(model, images)
+    batch = torch.stack(list(map(model.transform, images)))
+    found = model.classify(batch)
+    errors = (model.network.reconstructions(batch, found.labels) - batch).square().mean(dim=(1, 2, 3))
+    expected = {"atypicality": found.atypicality, "1 - confidence": 1 - found.probabilities.amax(dim=1)}
+    expected |= {"reconstruction error": errors, "short code": -found.mu.norm(dim=1)}
+    assert list(scores) == list(expected)
+    for name, values in expected.items():
+        np.testing.assert_allclose(scores[name], values, rtol=1e-4, atol=1e-6)
+    assert groups.tolist() == [shot_group(model.class_counts[label]) for label in found.labels.tolist()]
 
 
 def test_checkpoint_of_another_data_set_is_refused(trained_digits):

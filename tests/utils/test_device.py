@@ -16,6 +16,7 @@ from utils.device import (
     has_fast_bfloat16,
     machine,
     memory_watched,
+    repeat_exactly,
     require_compiler,
     share_cores,
     usable_cores,
@@ -77,6 +78,17 @@ def test_a_cpu_that_lists_no_instructions_is_not_warned_of(monkeypatch, caplog):
     monkeypatch.setattr(Path, "read_text", absent)
     check_device(CPU, "bf16")
     assert not caplog.text
+
+
+def test_exact_repetition_restricts_torch(monkeypatch):
+    environ: dict[str, str] = {}
+    monkeypatch.setattr(os, "environ", environ)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    torch.use_deterministic_algorithms(False)
+    repeat_exactly()
+    assert torch.are_deterministic_algorithms_enabled()
+    assert not torch.backends.cudnn.benchmark
+    assert environ == {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
 
 
 @pytest.mark.parametrize("gpu", [None, "some GPU"])

@@ -67,6 +67,11 @@ def test_windows_is_told_where_this_runs():
     assert "WSL" in done.stderr
 
 
+def test_result_is_json():
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        print_result({"acc": float("nan")})
+
+
 def test_result_that_nobody_reads_is_no_fault(monkeypatch, caplog):
     reader, writer = os.pipe()
     os.close(reader)

@@ -1,10 +1,9 @@
 """The cache of resized images: what it holds, resumption, damage, and how little of it travels."""
 
+import multiprocessing
 import os
 import pickle
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -16,14 +15,13 @@ from PIL import Image
 from datasets.images import cache as cache_module
 from datasets.images.cache import BAD, GOOD, UNSEEN, ImageCache
 from datasets.images.source import ArraySource
-from helpers.project import ROOT
-from utils.errors import UserError
+from utils.errors import UserError, run_script
 
 COUNT, SIZE = 40, 16
 IMAGES = np.random.default_rng(0).integers(0, 256, (COUNT, 24, 30), dtype=np.uint8)
 NAMES = [f"{row}.png" for row in range(COUNT)]
 
-PLACES = [str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)]  # for a process of its own
+FORK = multiprocessing.get_context("fork")
 
 
 def resize(pixels: np.ndarray, size: int) -> np.ndarray:
@@ -233,17 +231,19 @@ def test_disk_that_is_full_is_one_clear_error(tmp_path, monkeypatch):
 
 def test_killed_build_is_continued(tmp_path):
     """kill -9 while images are made: what is recorded as good is, and only the rest is made."""
-    code = (
-        f"import sys, threading; sys.path[:0] = {PLACES!r}\n"
-        "from test_cache import *\n"
-        "def open_source(row):\n"
-        "    if row == 23: print('at 23', flush=True); threading.Event().wait()\n"
-        "    return ArraySource(IMAGES[row])\n"
-        f"ImageCache(Path({str(tmp_path)!r}), NAMES, SIZE).build(open_source, ignore)\n"
-    )
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline() == "at 23\n"
-        process.send_signal(signal.SIGKILL)
+    at_23 = FORK.Event()
+
+    def open_source(row: int) -> ArraySource:
+        if row == 23:
+            at_23.set()
+            threading.Event().wait()
+        return ArraySource(IMAGES[row])
+
+    process = FORK.Process(target=lambda: ImageCache(tmp_path, NAMES, SIZE).build(open_source, ignore))
+    process.start()
+    assert at_23.wait(60)
+    process.kill()
+    process.join()
     cache = ImageCache(tmp_path, NAMES, SIZE)
     done = np.flatnonzero(cache.states() == GOOD).tolist()
     assert done
@@ -254,17 +254,15 @@ def test_killed_build_is_continued(tmp_path):
 
 def test_interrupted_process_ends(tmp_path):
     """Ctrl-C while all threads work: status 130, and a process that would not end for its threads runs out of time."""
-    code = (
-        f"import sys; sys.path[:0] = {PLACES!r}\n"
-        "from test_cache import *\n"
-        "from utils.errors import run_script\n"
-        "def main():\n"
-        f"    ImageCache(Path({str(tmp_path)!r}), [str(n) for n in range(70_000)], SIZE).build(\n"
-        "        lambda row: ArraySource(IMAGES[row % COUNT]), lambda count: print('on', flush=True))\n"
-        "run_script(main)\n"
-    )
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
-        assert process.stdout.readline() == b"on\n"
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
-    assert process.returncode == 130
+    at_work = FORK.Event()
+
+    def build() -> None:
+        cache = ImageCache(tmp_path, [str(number) for number in range(70_000)], SIZE)
+        cache.build(lambda row: ArraySource(IMAGES[row % COUNT]), lambda count: at_work.set())
+
+    process = FORK.Process(target=lambda: run_script(build))
+    process.start()
+    assert at_work.wait(60)
+    os.kill(process.pid, signal.SIGINT)
+    process.join(60)
+    assert process.exitcode == 130

@@ -1,10 +1,9 @@
 """Before images are read: who builds the cache, what is left out, and how evaluation stays what it was."""
 
+import multiprocessing
 import os
 import re
 import shutil
-import subprocess
-import sys
 from collections import namedtuple
 from pathlib import Path
 
@@ -18,12 +17,10 @@ from datasets.images.cache import prepare_images
 from datasets.images.files import FileDataset
 from datasets.splits import Splits, load_splits
 from helpers.data import data_args
-from helpers.project import ROOT, SMALL_MODEL
+from helpers.project import SMALL_MODEL
 from utils.errors import UserError
 
 TRAIN, TEST = 200, 100
-
-PLACES = [str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)]  # for a process of its own
 
 
 @pytest.fixture
@@ -266,29 +263,28 @@ def test_splits_drawn_from_one_list_share_a_cache_and_its_space(tmp_path, monkey
     assert len(list((tmp_path / "cache").glob("*/*.npy"))) == 1
 
 
-def test_one_process_builds_however_many_share_the_folder(tmp_path):
-    splits_of(tmp_path)
-    code = (
-        f"import sys; sys.path[:0] = {PLACES!r}\n"
-        "from test_cache_preparation import *\n"
-        "in_file = FileDataset.in_file\n"
-        "def counted(data, row):\n"
-        f"    with open({str(tmp_path / 'opened')!r}, 'a') as file: file.write(f'{{data.names[row]}}\\n')\n"
-        "    return in_file(data, row)\n"
-        "FileDataset.in_file = counted\n"
-        f"splits = splits_of(Path({str(tmp_path)!r}))\n"
-        "print('ready', flush=True); input()\n"
-        "prepared = prepare_images(splits, 16, 'error', quiet=True)\n"
-        "print(prepared['test'][99][0].size)\n"
-    )
-    command = [sys.executable, "-c", code]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    processes = [subprocess.Popen(command, **pipes) for _ in range(2)]
-    assert [process.stdout.readline() for process in processes] == ["ready\n"] * 2
+def test_one_process_builds_however_many_share_the_folder(tmp_path, monkeypatch):
+    in_file = FileDataset.in_file
+
+    def counted(data: FileDataset, row: int) -> object:
+        with (tmp_path / "opened").open("a") as file:
+            file.write(f"{data.names[row]}\n")
+        return in_file(data, row)
+
+    def build() -> None:
+        together.wait(60)
+        assert prepare_images(splits, 16, "error", quiet=True)["test"][99][0].size == (16, 16)
+
+    monkeypatch.setattr(FileDataset, "in_file", counted)
+    splits = splits_of(tmp_path)
+    fork = multiprocessing.get_context("fork")
+    together = fork.Barrier(2)
+    processes = [fork.Process(target=build) for _ in range(2)]
     for process in processes:
-        process.stdin.write("\n")
-        process.stdin.flush()
-    assert [process.communicate(timeout=60)[0] for process in processes] == ["(16, 16)\n"] * 2
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0]
     opened = (tmp_path / "opened").read_text().split()
     assert len(opened) == len(set(opened)) == TRAIN + TEST
 

@@ -1,6 +1,7 @@
 """A checkpoint found for a command is that of its run, or the user hears what differs."""
 
 import shutil
+from types import SimpleNamespace
 
 import pytest
 
@@ -8,12 +9,24 @@ import augment
 import train
 from utils.cli.rules import adopt, parse
 from utils.errors import UserError
+from utils.preprocessing import Preprocessing
 from utils.training.checkpoint import load_checkpoint, save_checkpoint
 from utils.training.folder import RunFolder
-from utils.training.resume import find_checkpoint, find_trained, require_same_data, terms_of_change
+from utils.training.resume import description, find_checkpoint, find_trained, require_same_data, terms_of_change
 
 SCHEDULES = {"T_max": 2, "lr_step": None, "step_size": None, "milestones": None}
 STORED = {"epochs": 2, "batch_size": 50, "gamma": 0.1, **SCHEDULES}
+
+
+@pytest.mark.parametrize("lies_here", [True, False])
+def test_table_is_kept_by_its_place_unless_it_lies_in_the_folder_of_the_data(lies_here, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if lies_here:
+        (tmp_path / "t.csv").touch()
+    args, _ = parse(train.build_parser(), ["CSV", "--csv=t.csv", "--datadir=data"])
+    kept = description(args, ("a", "b"), [2, 1], {}, Preprocessing(True, "centre", 0, 16, 16))["args"]
+    assert kept["csv"] == (str(tmp_path / "t.csv") if lies_here else "t.csv")
+    assert kept["datadir"] == str(tmp_path / "data")
 
 
 @pytest.mark.parametrize(("nodes", "batch_size"), [(1, 64), (2, 32), (64, 1)])
@@ -40,6 +53,13 @@ def test_steps_that_nodes_cannot_share_are_named(tmp_path, trained_digits):
     args, given = parse(train.build_parser(), ["Digits_LT", "--resume=auto", f"--logdir={tmp_path}"])
     with pytest.raises(UserError, match="64 images a step, which 3 nodes cannot share"):
         find_checkpoint(args, given, RunFolder(str(tmp_path)), nodes=3)
+
+
+def test_batch_of_the_checkpoint_that_processes_cannot_share_is_named(tmp_path, trained_digits):
+    words = ["Digits_LT", "--epochs=3", f"--resume={trained_digits}/checkpoint.pth"]
+    args, given = parse(train.build_parser(), words)
+    with pytest.raises(UserError, match="--batch-size 64 is the node's and cannot be shared by its 3 processes"):
+        train.resolve(args, given, RunFolder(str(tmp_path)), SimpleNamespace(nodes=1, local_size=3))
 
 
 def test_steps_that_nodes_cannot_share_may_be_of_another_size(tmp_path, trained_digits):

@@ -12,6 +12,8 @@ from helpers.runs import make_older, run_without_folder
 from utils.cli.rules import parse
 from utils.errors import UserError
 from utils.training.board import Board
+from utils.training.checkpoint import ENTRIES, FORMAT, save_checkpoint
+from utils.training.facts import log_facts
 from utils.training.folder import RunFolder
 from utils.training.headline import finish
 from utils.training.position import Position
@@ -44,6 +46,38 @@ def test_hold_out_of_which_no_epoch_was_measured_has_no_best():
     run.split, run.about["data_sha256"] = "val", {}
     with pytest.raises(UserError, match="no epoch has been measured on the held-out images yet: give more --epochs"):
         finish(run, lambda: None, None)
+
+
+def test_best_epoch_of_other_images_is_refused(tmp_path):
+    run = some_run()
+    run.folder, run.split, run.best = RunFolder(str(tmp_path)), "val", {"epoch": 1, "acsa": 0.5}
+    run.about["data_sha256"] = {"train": "a", "val": "b", "test": "c"}
+    content = {"format": FORMAT, "epoch": 1, "state_dict": run.model.state_dict(), "best": run.best}
+    content["data_sha256"] = {"train": "a", "val": "other", "test": "c"}
+    save_checkpoint(run.folder.best, dict.fromkeys(ENTRIES) | content)
+    with pytest.raises(UserError, match=r"model_best.pth holds epoch 1, .* it belongs to another run"):
+        finish(run, lambda: None, None)
+
+
+@pytest.mark.parametrize(
+    ("images", "flags", "told"),
+    [
+        (255, {}, ["--batch-size 256: only 255 training images, all in one batch"]),
+        (256, {}, []),
+        (
+            256,
+            {"freeze_encoder": True},
+            ["--freeze-encoder: the encoder stays as it was drawn at random: give --init or --pretrained"],
+        ),
+        (256, {"freeze_encoder": True, "init": "x.pth"}, []),
+    ],
+)
+def test_what_is_hardly_meant_is_told_at_the_start(images, flags, told, caplog):
+    run = some_run()
+    run.model.prior = None
+    vars(run.args).update({"batch_size": 256, "step_size": 30} | flags)
+    log_facts(run, images, 1, None, ())
+    assert caplog.messages == told
 
 
 def test_line_between_two_steps_has_the_mean_loss_of_the_images_so_far(caplog):
