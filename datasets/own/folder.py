@@ -41,9 +41,10 @@ def load_folder(args: argparse.Namespace, parts: Sequence[str] = PARTS) -> Split
     """
     root = images_root(args.datadir)
     _check_logdir(root, args.logdir)
-    folders = _folders(root)
-    if locked := [folder for folder in _all_folders(root) if folder not in folders]:
+    folders = _all_folders(root)
+    if locked := [folder for folder in folders if _is_locked(root / folder)]:
         log.info("left out: %s, of a run or a cache (%s)", ", ".join(locked), LOCK_NAME)
+        folders = [folder for folder in folders if folder not in locked]
     if of_run := [folder for folder in folders if _is_of_run(root / folder, args.logdir)]:
         log.info("left out: %s, of a run", ", ".join(of_run))
         folders = [folder for folder in folders if folder not in of_run]

@@ -26,6 +26,11 @@ from utils.errors import UserError
 CPU = torch.device("cpu")
 
 
+def absent(path: Path) -> str:
+    """Stand for `Path.read_text` where there is no such file."""
+    raise FileNotFoundError(path)
+
+
 def test_chosen_gpu_becomes_the_current_one(monkeypatch):
     current = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -72,9 +77,6 @@ def test_bfloat16_without_instructions_for_it_is_warned_of(flags, fast, monkeypa
 
 
 def test_a_cpu_that_lists_no_instructions_is_not_warned_of(monkeypatch, caplog):
-    def absent(path: Path) -> str:
-        raise FileNotFoundError(path)
-
     monkeypatch.setattr(Path, "read_text", absent)
     check_device(CPU, "bf16")
     assert not caplog.text
@@ -102,9 +104,6 @@ def test_machine_is_told_by_processor_instructions_threads_and_gpu(gpu, monkeypa
 
 
 def test_processor_is_told_by_the_system_where_there_is_no_list(monkeypatch):
-    def absent(path: Path) -> str:
-        raise FileNotFoundError(path)
-
     monkeypatch.setattr(Path, "read_text", absent)
     monkeypatch.setattr(device.platform, "processor", lambda: "arm")
     assert machine()["processor"] == "arm"
