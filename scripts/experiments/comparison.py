@@ -64,12 +64,9 @@ def contenders(results: Path, stage: str, regime: str, condition: str | None = N
     jobs = jobs_of(stage, regime, chosen)
     found = []
     for row in protocol.ROWS:
-        runs = read_runs(results / stage / row.name)
+        runs = read_runs_of(jobs, results, f"{stage}/{row.name}")
         method = chosen.get(row.name, AS_TRAINED).method
         for run in runs:
-            job = jobs.get(f"{stage}/{row.name}/subset{run.subset}")
-            for step in job.steps if job else ():
-                require_same_settings(step, run.folder)
             require_measured(run, method, condition)
         if runs:
             found.append(Contender(row, runs, method, acsa_of(runs, method, condition)))
@@ -80,6 +77,16 @@ def jobs_of(stage: str, regime: str, chosen: dict[str, Choice]) -> dict[str, Job
     """Make the jobs of a stage, such as 'table' or 'imbalance/50', of rows with a choice: folder -> job."""
     selection = Selection({regime: chosen}, Places("", ""), list(chosen))
     return {job.folder: job for job in MADE[stage.partition("/")[0]](selection)}
+
+
+def read_runs_of(jobs: dict[str, Job], results: Path, folder: str) -> list[Run]:
+    """Read the runs in a folder of the results; a `UserError` if one was made by other commands than its job's."""
+    runs = read_runs(results / folder)
+    for run in runs:
+        job = jobs.get(f"{folder}/subset{run.subset}")
+        for step in job.steps if job else ():
+            require_same_settings(step, run.folder)
+    return runs
 
 
 def acsa_of(runs: Sequence[Run], method: str, condition: str | None) -> dict[int, float]:

@@ -119,10 +119,10 @@ THIRD = Regime("third", ("--subset-scale=0.3333",), 40, 100)
 TENTH = Regime("tenth", ("--subset-scale=0.1",), 60, 50)
 RATES_18 = (0.001875, 0.00375, 0.0075, 0.015, 0.03, 0.06, 0.12)
 TENTH_18 = TENTH._replace(name="tenth-resnet18", encoder="resnet18", rates=RATES_18)
-FACTORS = (10, 20, 50, 100, 200)
-VARIED = {  # of the row "dgcmm", one flag at a time
-    "--weight-reconst": (0.1, 1, 10, 40, 100, 392),
-    "--weight-gmm": (0.0001, 0.001, 0.01, 0.1),
+FACTORS = (10, 20, 50, 100, 200)  # of an exponential profile: 100 has other counts than the other stages
+VARIED = {  # of the row "dgcmm", one flag at a time; what it has itself is in the stage on a tenth
+    "--weight-reconst": (0.1, 1, 10, 40, 392),
+    "--weight-gmm": (0.0001, 0.01, 0.1),
     "--z-dim": (16, 64, 256),
 }
 JUDGES = {"resnet18": 10, "resnet32": 20}  # encoder of a classifier that looks at decoded images -> epochs
@@ -250,12 +250,15 @@ def imbalance_jobs(selection: Selection) -> list[Job]:
     ]
 
 
+def varied_folder(flag: str, value: float) -> str:
+    """Name the folder of DGCMM's row under another value of a flag, below which its subsets lie."""
+    return f"weights/{flag.strip('-')}{value:g}"
+
+
 def weights_jobs(selection: Selection) -> list[Job]:
     """List the runs with one flag of DGCMM at another value, on a tenth of the images."""
     return [
-        selection.short_job(
-            f"weights/{flag.strip('-')}{value:g}/subset{subset}", row, TENTH_18, subset, f"{flag}={value:g}"
-        )
+        selection.short_job(f"{varied_folder(flag, value)}/subset{subset}", row, TENTH_18, subset, f"{flag}={value:g}")
         for flag, values in VARIED.items()
         for value in values
         for row, subset in selection.of(("dgcmm",), FEW)

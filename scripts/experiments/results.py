@@ -89,9 +89,17 @@ def read_generative_half(run: Run) -> Numbers:
 
     Its errors are means over the images: not those of health.json, which are means over the classes.
     """
-    path = run.folder / "generative_half.json"
+    return _numbers_in(run.folder / "generative_half.json")
+
+
+def read_decoder(run: Run) -> Numbers:
+    """Read what train.py says of the decoder after the last epoch; nothing where there is none."""
+    return _numbers_in(run.folder / "health.json")
+
+
+def _numbers_in(path: Path) -> Numbers:
     content = json.loads(path.read_text()) if path.exists() else {}
-    return {name: value for name, value in content.items() if value is not None}
+    return {name: value for name, value in content.items() if isinstance(value, int | float)}
 
 
 def values_under(runs: Sequence[Run], method: str, condition: str, metric: str) -> dict[int, float]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from scripts.experiments import protocol
 from scripts.experiments.choices import FILE, Choice, read_choices
-from scripts.experiments.comparison import compare, contenders
+from scripts.experiments.comparison import DGCMM_ROW, compare, contenders, jobs_of, read_runs_of
 from scripts.experiments.corruption import CORRUPTIONS, NOISE
 from scripts.experiments.posthoc import METHODS
 from scripts.experiments.protocol import (
@@ -25,8 +25,15 @@ from scripts.experiments.protocol import (
     VARIED,
     Regime,
     Row,
+    varied_folder,
 )
-from scripts.experiments.results import mean_and_deviation, read_generative_half, read_runs, values_of, values_under
+from scripts.experiments.results import (
+    mean_and_deviation,
+    read_decoder,
+    read_generative_half,
+    values_of,
+    values_under,
+)
 from scripts.experiments.verdicts import NOTHING, RECOGNISED, besides, marked, points, verdict
 
 HEADLINE = {"acsa": "ACSA", "f_ma": "F-macro", "g_ma": "G-macro", "many": "many", "median": "median", "low": "low"}
@@ -177,18 +184,19 @@ def _counted(values: list[float]) -> str:
 
 
 def weights_table(results: Path) -> str:
-    """Write what a flag of DGCMM's row does, the others as they were chosen."""
+    """Write what a flag of DGCMM's row does, the others as they were chosen, and what the decoder learns then."""
+    chosen = read_choices(results / FILE).get(TENTH_18.name, {})
+    jobs = jobs_of(TENTH_18.name, TENTH_18.name, chosen) | jobs_of("weights", TENTH_18.name, chosen)
+    varied = {f"`{flag}={value:g}`": varied_folder(flag, value) for flag, values in VARIED.items() for value in values}
     lines = []
-    for flag, values in VARIED.items():
-        for value in values:
-            runs = read_runs(results / "weights" / f"{flag.strip('-')}{value:g}")
-            cells = [
-                mean_and_deviation(list(values_of(runs, method, "acsa").values()))
-                for method in ("trained", "logit-adjustment")
-            ]
-            if runs:
-                lines.append([marked(f"`{flag}={value:g}`", len(runs), len(FEW)), *cells])
-    return markdown(["", "ACSA as trained", "after logit adjustment"], lines)
+    for title, folder in {"as chosen": f"{TENTH_18.name}/{DGCMM_ROW}", **varied}.items():
+        runs = [run for run in read_runs_of(jobs, results, folder) if run.subset in FEW]
+        methods = [values_of(runs, method, "acsa") for method in ("trained", "logit-adjustment")]
+        cells = [mean_and_deviation(list(values.values())) for values in methods]
+        errors = [health["mse"] / health["mse_class_mean"] for health in map(read_decoder, runs) if health]
+        if runs:
+            lines.append([marked(title, len(runs), len(FEW)), *cells, mean_and_deviation(errors, 2)])
+    return markdown(["flag", "ACSA as trained", "after logit adjustment", "error, by the class mean's"], lines)
 
 
 def of_few(regime: Regime, prefix: str) -> dict[str, Callable[[Path], str]]:

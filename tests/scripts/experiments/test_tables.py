@@ -375,10 +375,16 @@ def test_further_tables_have_a_column_for_each_imbalance_and_a_line_for_each_wei
     assert cells(TABLES["imbalance"](tmp_path))["DGCMM, learned mixture"] == [
         f"0.{9 - number}000 ±0.0000 (2)" for number in range(5)
     ]
-    for weight, acsa in ((0.1, 0.6), (100, 0.8)):
+    for folder, acsa, error in (("weights/weight-reconst0.1", 0.6, 0.12), ("tenth-resnet18/dgcmm", 0.8, 0.01)):
         for subset in (0, 1):
-            folder = tmp_path / f"weights/weight-reconst{weight:g}/subset{subset}"
-            write_run(folder, acsa, {"logit-adjustment": acsa + 0.05})
+            run = tmp_path / folder / f"subset{subset}"
+            write_run(run, acsa, {"logit-adjustment": acsa + 0.05})
+            health = {"epoch": 2, "split": "test", "mse": error, "mse_class_mean": 0.04}
+            (run / "health.json").write_text(json.dumps(health))
+    write_run(tmp_path / "tenth-resnet18/dgcmm/subset2", 0.1, {"logit-adjustment": 0.1})  # the others do not have it
     found = cells(TABLES["weights"](tmp_path))
-    assert found["`--weight-reconst=0.1`"] == ["0.6000 ±0.0000", "0.6500 ±0.0000"]
-    assert found["`--weight-reconst=100`"] == ["0.8000 ±0.0000", "0.8500 ±0.0000"]
+    assert found["`--weight-reconst=0.1`"] == ["0.6000 ±0.0000", "0.6500 ±0.0000", "3.00 ±0.00"]
+    assert found["as chosen"] == ["0.8000 ±0.0000", "0.8500 ±0.0000", "0.25 ±0.00"]
+    (run / "args.json").write_text(json.dumps({"command": ["train.py", "--lr=1"]}))
+    with pytest.raises(UserError, match="tenth-resnet18/dgcmm/subset1 was made by .* with --lr=1"):
+        TABLES["weights"](tmp_path)
