@@ -165,7 +165,7 @@ def check_adjusted_start(args: argparse.Namespace, trained: Checkpoint) -> None:
         raise UserError(
             f"--start adjusted: the classifier of --loss {args.loss} is by the cosine and has no bias: leave it out"
         )
-    sampler = trained["args"].get("sampler", "instance")
+    sampler = trained["args"]["sampler"]
     counts = trained["class_counts"]
     implied, natural = implied_shares(args.loss, counts, SAMPLERS[sampler]), implied_shares("ce", counts, 1.0)
     if not torch.allclose(implied, natural):

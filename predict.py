@@ -14,7 +14,6 @@ The last line on standard output is a JSON object: images, errors, and how many 
 """
 
 import argparse
-import itertools
 import logging
 import os
 import zipfile
@@ -41,7 +40,6 @@ from utils.logs import progress, start_logging
 from utils.metrics import NO_REDUCTION, exact, require_finite
 from utils.streams import print_result
 from utils.training.checkpoint import Checkpoint, load_checkpoint
-from utils.training.resume import BEFORE
 
 log = logging.getLogger("dgcmm")
 
@@ -84,11 +82,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         def rows() -> Iterator[dict[str, str]]:
             """Classify batch by batch, and give the row of each image."""
-            left = iter(images)
+            done = 0
             for pixels, errors in loader:
                 found = model.classify(to_device(pixels, device), amp, correction)
                 require_finite([found.probabilities.cpu().numpy()], NO_REDUCTION)
-                yield from outcome.rows(list(itertools.islice(left, len(errors))), errors, found)
+                yield from outcome.rows(images[done : done + len(errors)], errors, found)
+                done += len(errors)
                 bar.update(len(errors))
             if args.codes:  # before the table gets its name: who finds the table finds its codes
                 outcome.write_codes(Path(args.codes))
@@ -152,15 +151,16 @@ def choose_amp(given: str | None, checkpoint: Checkpoint, device: torch.device) 
 def trained_shares(checkpoint: Checkpoint) -> tuple[Tensor, bool]:
     """Tell the class shares (K,) that a checkpoint's probabilities imply, and whether they do so only about.
 
-    After train.py they follow from sampler and loss. After augment.py they are about uniform, after augment_ftl.py
-    about those of the codes that `--rep-method` makes: few epochs at a small rate leave much of what the classifier
-    started with. A generative model scores labels by a weighted sum, whose softmax is no probability of the training.
+    After train.py they follow from sampler and loss; under mixup the labels of mixed images make them less sure. After
+    augment.py they are about uniform, after augment_ftl.py about those of the codes that `--rep-method` makes: few
+    epochs at a small rate leave much of what the classifier started with. A generative model scores labels by a
+    weighted sum, whose softmax is no probability of the training.
     """
-    args, counts = argparse.Namespace(**BEFORE | checkpoint["args"]), checkpoint["class_counts"]
+    args, counts = argparse.Namespace(**checkpoint["args"]), checkpoint["class_counts"]
     if checkpoint["kind"] == "train":
         reweighted = checkpoint["epoch"] > checkpoint.get("reweighted_from", checkpoint["epoch"])
         shares = implied_shares(args.loss, counts, SAMPLERS[args.sampler], reweighted)
-        return shares, args.generative or args.loss not in PROBABILITIES
+        return shares, args.generative or args.mixup > 0 or args.loss not in PROBABILITIES
     codes = [max(counts)] * len(counts) if checkpoint["kind"] == "aug" else REP_METHODS[args.rep_method](counts)
     return torch.tensor(codes, dtype=torch.float64) / sum(codes), True
 

@@ -183,12 +183,13 @@ def train(
         if checkpoint:
             require_same_classes(checkpoint, splits.train.classes, args.resume)
         model = build_model(world, args, len(splits.train.classes), args.pretrained and checkpoint is None)
-        split, measured = splits.measured
         loaders = {
             "train": make_loader(world, args, splits.train, train=True),
-            split: make_loader(world, args, measured),
             "test": make_loader(world, args, splits.test),
         }
+        if splits.val is not None:
+            loaders["val"] = make_loader(world, args, splits.val)
+        split, _ = splits.measured
         data_sha256 = splits.fingerprints()
         preprocessing = DATASETS[args.dataset].preprocessing(args)
         about = description(args, splits.train.classes, splits.train.class_counts, data_sha256, preprocessing)

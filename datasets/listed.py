@@ -143,6 +143,10 @@ LAYOUTS = {
 }
 
 
+def _place(layout: str, line: Line) -> str:
+    return layout.format(folder=line.folder, parts=line.folder.replace("-", "/"), name=line.name)
+
+
 def _find(root: Path, lines: Sequence[Line], remedy: str) -> list[str]:
     """Find the images of a list, paths within `root`, in whichever of the layouts they lie.
 
@@ -154,11 +158,7 @@ def _find(root: Path, lines: Sequence[Line], remedy: str) -> list[str]:
     for layout in [layout for layouts in LAYOUTS.values() for layout in layouts]:
         top = layout.partition("/")[0]
         here = [row for row in left if layout in LAYOUTS[lines[row].part]] if (root / top).is_dir() else []
-        paths = {
-            row: layout.format(folder=line.folder, parts=line.folder.replace("-", "/"), name=line.name)
-            for row in here
-            for line in [lines[row]]
-        }
+        paths = {row: _place(layout, lines[row]) for row in here}
         missing = set(missing_files(root, list(paths.values())))
         found |= {row: path for row, path in paths.items() if path not in missing}
         left = [row for row in left if row not in found]

@@ -1,7 +1,6 @@
 """From data sets to batches: which images make a batch, in which order, and who loads them."""
 
 import argparse
-import itertools
 import multiprocessing
 import multiprocessing.util
 import signal
@@ -113,22 +112,22 @@ class EvaluationBatches(Sampler[list[int]]):
         rank, world: this process and the number of processes.
 
     Attributes:
-        batch_size: of this process.
+        at_once: images of a batch of this process.
         rounds: batches of the process that has the most.
     """
 
     def __init__(self, count: int, batch_size: int, rank: int = 0, world: int = 1) -> None:
         self.count = count
         self.indices = range(rank, count, world)
-        self.batch_size = max(batch_size // world, 1)
-        self.rounds = -(-len(range(0, count, world)) // self.batch_size)
+        self.at_once = max(batch_size // world, 1)
+        self.rounds = -(-len(range(0, count, world)) // self.at_once)
 
     def __len__(self) -> int:
-        return -(-len(self.indices) // self.batch_size)
+        return -(-len(self.indices) // self.at_once)
 
     def __iter__(self) -> Iterator[list[int]]:
-        for start in range(0, len(self.indices), self.batch_size):
-            yield list(self.indices[start : start + self.batch_size])
+        for start in range(0, len(self.indices), self.at_once):
+            yield list(self.indices[start : start + self.at_once])
 
 
 class BatchLoader:
@@ -246,13 +245,10 @@ def shared_batches(loader: BatchLoader, args: argparse.Namespace, world: World, 
         Stopped: by a signal.
     """
     steps = min(loader.batches.rounds, args.max_steps or loader.batches.rounds)
-    batches = itertools.chain(loader, itertools.repeat(None))  # a process may have a batch less than another
     with progress(what, total=loader.batches.count, unit="img", quiet=args.quiet) as bar:
-        for batch in itertools.islice(batches, steps):
-            world.check_stop()
-            if batch is not None:
-                yield batch
-                bar.update(len(batch[0]) * world.size)
+        for batch in world.in_rounds(loader, steps):
+            yield batch
+            bar.update(len(batch[0]) * world.size)
 
 
 def make_loader(world: World, args: argparse.Namespace, dataset: ImageDataset, train: bool = False) -> BatchLoader:

@@ -103,6 +103,8 @@ def load_splits(args: argparse.Namespace, augment: bool = True) -> Splits:
     if spec.takes_names and not len(found.train):
         remedy = "give some rows the split train" if spec.table else "put some into train/CLASS/"
         raise UserError(f"{args.dataset} has no training image in {args.datadir}: {remedy}")
+    if args.val_fraction and found.val is not None:
+        raise UserError(f"--val-fraction {args.val_fraction}: the data has a validation set of its own, leave it out")
     parts = {"training": found.train, "validation": found.val, "test": found.test}
     resize = resize_under(args.train_transform, spec.resize)
     parts = _prepared(spec, {name: part for name, part in parts.items() if part is not None}, args, resize)
@@ -110,8 +112,6 @@ def load_splits(args: argparse.Namespace, augment: bool = True) -> Splits:
     empty = absent(train)  # a hold-out leaves each class at least one, so this is looked at once
     if empty:
         raise UserError(f"no training image of class {empty} in {args.datadir}: every class needs at least one")
-    if args.val_fraction and val is not None:
-        raise UserError(f"--val-fraction {args.val_fraction}: the data has a validation set of its own, leave it out")
     if args.val_fraction:
         kept, held = hold_out(train.targets, len(train.classes), args.val_fraction, args.subset_seed, train.groups)
         if not len(held):
@@ -250,8 +250,8 @@ def _prepared(
         return parts
     part, data = next(iter(parts.items()))
     if not spec.in_files:
-        mode = data.read(0).mode
-        if (mode == "RGB") != spec.colour:
+        mode = data.read(0).mode if len(data) else None
+        if mode and (mode == "RGB") != spec.colour:
             raise UserError(
                 f"{args.dataset}: its images are of mode {mode}, and its DatasetSpec says colour={spec.colour}"
             )

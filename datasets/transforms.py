@@ -42,7 +42,9 @@ def make_transform(kind: str, train: bool, own: str, new_size: int, crop_size: i
         return RandomCropAndFlip(crop_size, JITTER if kind == "resized-crop-jitter" else 0)
     random: list[Callable] = []
     if train and kind.startswith("shift"):
-        random = [small_shift(crop_size, shift)] + [T.RandomHorizontalFlip()] * (kind == "shift-flip")
+        random.append(small_shift(crop_size, shift))
+    if train and kind == "shift-flip":
+        random.append(T.RandomHorizontalFlip())
     return evaluation(RESIZES[resize_under(kind, own)](new_size), crop_size, *random)
 
 

@@ -4,7 +4,6 @@ Shapes: B images of one class, C their channels, S side of the image.
 """
 
 import argparse
-import itertools
 import logging
 import math
 from collections.abc import Iterable
@@ -72,12 +71,9 @@ def measure_health(
     rounds = min(rounds, args.max_steps or rounds)
     at_once = max(args.batch_size // world.local_size, 1)
     found = []
-    classes = itertools.chain(classes, itertools.repeat(None))  # a process may have a class less than another
     with progress("reconstructions", total=rounds, unit="class", quiet=args.quiet) as bar:
-        for part in itertools.islice(classes, rounds):
-            world.check_stop()
-            if part is not None:
-                found.append(class_errors(model, part, world.device, args.amp, at_once))
+        for part in world.in_rounds(classes, rounds):
+            found.append(class_errors(model, part, world.device, args.amp, at_once))
             bar.update()
     parts = world.gather_main(found)
     return None if parts is None else summary([part for rank in parts for part in rank])
@@ -101,11 +97,13 @@ def class_errors(model: DGCMM, part: ClassImages, device: torch.device, amp: str
 
 def summary(parts: list[ClassErrors]) -> Health:
     """Average over the classes, in whatever order they come."""
-    rebuilt, class_mean, value, square = (
-        math.fsum(column) / len(parts) for column in list(zip(*parts, strict=True))[:4]
-    )
+
+    def mean(name: str) -> float:
+        return math.fsum(getattr(part, name) for part in parts) / len(parts)
+
     # the best constant is the mean value, and what it leaves is the variance
-    return Health(rebuilt, max(square - value**2, 0.0), class_mean, sum(part.images for part in parts))
+    constant = max(mean("square") - mean("value") ** 2, 0.0)
+    return Health(mean("reconstructions"), constant, mean("class_mean"), sum(part.images for part in parts))
 
 
 def say_health(health: Health, split: str, args: argparse.Namespace) -> None:

@@ -21,7 +21,6 @@ from utils.errors import UserError
 from utils.preprocessing import Preprocessing
 from utils.randomness import Stream, global_seed
 from utils.training.checkpoint import Checkpoint, load_checkpoint, load_model_state
-from utils.training.resume import BEFORE
 
 
 def create_model(args: argparse.Namespace, num_classes: int, pretrained: bool = False) -> ImageClassifier:
@@ -99,8 +98,8 @@ class TrainedModel(nn.Module):
         transform: from a PIL image of any kind to a tensor (C,S,S) in [0,1], as in the evaluation of the training; None
             where the checkpoint does not say, which is older than that.
         network: the model itself.
-        distance_quantiles: of training codes from their components, (K,Q), see `models.atypicality`; None where the
-            model has no prior that started, or the checkpoint is older than that.
+        distance_quantiles: of training codes from their components, (K,Q), see `models.atypicality`; None before the
+            training has ended, where the model has no prior that started, and in older checkpoints.
         weights: of the loss terms, by which a generative model scores candidate labels.
 
     Raises:
@@ -109,7 +108,7 @@ class TrainedModel(nn.Module):
 
     def __init__(self, checkpoint: Checkpoint, source: str) -> None:
         super().__init__()
-        args = argparse.Namespace(**BEFORE | checkpoint["args"])
+        args = argparse.Namespace(**checkpoint["args"])
         self.class_names, self.class_counts = tuple(checkpoint["class_names"]), tuple(checkpoint["class_counts"])
         self.image_size: int = args.crop_size
         facts = checkpoint.get("preprocessing")

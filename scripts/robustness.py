@@ -52,7 +52,6 @@ from utils.logs import start_logging  # noqa: E402
 from utils.metrics import Row, calibration_error, compute_metrics  # noqa: E402
 from utils.training.checkpoint import is_made_from, load_checkpoint, load_model_state  # noqa: E402
 from utils.training.folder import RunFolder  # noqa: E402
-from utils.training.resume import BEFORE  # noqa: E402
 
 log = logging.getLogger("dgcmm")
 
@@ -119,7 +118,7 @@ def load_judges(checkpoints: Sequence[str], run: TrainedRun) -> dict[str, ImageC
     judges: dict[str, ImageClassifier] = {}
     for checkpoint in checkpoints:
         stored = load_checkpoint(Path(checkpoint))
-        args = argparse.Namespace(**BEFORE | stored["args"])
+        args = argparse.Namespace(**stored["args"])
         if args.arch not in PLAIN_ARCHITECTURES:
             raise UserError(f"--judge {checkpoint}: name a plain classifier, {args.arch} is none")
         if stored["class_names"] != run.checkpoint["class_names"]:

@@ -176,6 +176,7 @@ COUNTS = [130, 110, 80, 60, 45, 35, 25, 20, 12, 6]
         ("train", {"loss": "logit-adjust", "sampler": "balanced"}, 1 / np.array(COUNTS), False),
         ("train", {"loss": "class-balanced"}, [n / (1 - 0.9999**n) for n in COUNTS], False),
         ("train", {"loss": "focal"}, COUNTS, True),
+        ("train", {"mixup": 0.2}, COUNTS, True),
         ("train", {"generative": True}, COUNTS, True),
         ("aug", {}, np.ones(10), True),
         ("aug", {"generative": True}, np.ones(10), True),
@@ -184,7 +185,7 @@ COUNTS = [130, 110, 80, 60, 45, 35, 25, 20, 12, 6]
     ],
 )
 def test_shares_that_the_classifier_was_trained_under(kind, changes, shares, approximate, caplog):
-    args = {"loss": "ce", "sampler": "instance", "generative": False} | changes
+    args = {"loss": "ce", "sampler": "instance", "mixup": 0.0, "generative": False} | changes
     checkpoint = {"kind": kind, "epoch": 5, "class_counts": COUNTS, "args": args}
     found, about = predict.trained_shares(checkpoint)
     np.testing.assert_allclose(found, np.array(shares) / np.sum(shares))
@@ -195,7 +196,7 @@ def test_shares_that_the_classifier_was_trained_under(kind, changes, shares, app
 
 @pytest.mark.parametrize(("epoch", "weighted"), [(4, False), (5, True)])
 def test_shares_of_ldam_count_class_weights_once_they_are_there(epoch, weighted):
-    args = {"loss": "ldam-drw", "sampler": "instance", "generative": False}
+    args = {"loss": "ldam-drw", "sampler": "instance", "mixup": 0.0, "generative": False}
     checkpoint = {"kind": "train", "epoch": epoch, "class_counts": COUNTS, "args": args, "reweighted_from": 4}
     found, about = predict.trained_shares(checkpoint)
     expected = np.array([n / (1 - 0.9999**n) if weighted else n for n in COUNTS])

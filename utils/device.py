@@ -111,9 +111,9 @@ def check_device(device: torch.device, amp: str, sync_bn: bool = False) -> None:
     """
     if amp == "bf16" and not has_fast_bfloat16(device):
         slow = (
-            "this GPU (compute capability below 8.0) has no bfloat16 instructions: give --amp fp16"
+            "this GPU (compute capability below 8.0) has no bfloat16 instructions: start a run with --amp fp16"
             if device.type == "cuda"
-            else "no bfloat16 instructions here, it may take 8 times as long as float32: give --amp=off"
+            else "no bfloat16 instructions here, it may take 8 times as long as float32: start a run with --amp=off"
         )
         log.warning("--amp bf16: %s", slow)
     if device.type == "cuda":
@@ -121,7 +121,7 @@ def check_device(device: torch.device, amp: str, sync_bn: bool = False) -> None:
     if amp == "fp16":
         raise UserError("--amp fp16 needs CUDA, also to continue what was trained with it")
     if sync_bn:
-        raise UserError("--sync-bn needs CUDA, the CPU has no such batch norm: leave it out")
+        raise UserError("--sync-bn needs CUDA, also to continue what was trained with it")
 
 
 @contextlib.contextmanager
@@ -156,7 +156,7 @@ def require_compiler(device: torch.device) -> None:
         language, compilers = "C", [os.environ["CC"]] if "CC" in os.environ else ["gcc", "clang"]
     if not any(map(shutil.which, compilers)):
         names = " or ".join(compilers)
-        raise UserError(f"--compile: there is no {language} compiler {names} here: install one, or leave --compile out")
+        raise UserError(f"--compile: there is no {language} compiler {names} here: install one, or start without it")
 
 
 def to_device(images: Tensor, device: torch.device) -> Tensor:

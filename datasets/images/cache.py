@@ -195,7 +195,8 @@ class ImageCache:
     def __init__(
         self, parent: Path, names: Sequence[str], size: int, resize: str = "stretch", colour: bool = False
     ) -> None:
-        kind = f" {resize}" * (resize != "stretch" and size > 0) + " colour" * colour
+        kind = f" {resize}" if size and resize != "stretch" else ""
+        kind += " colour" if colour else ""
         key = hashlib.sha256(f"{FORMAT} {size}{kind}\n".encode() + "\n".join(names).encode()).hexdigest()[:16]
         self.resize = resize
         self.shape = (size, size, 3) if colour else (size, size)

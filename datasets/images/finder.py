@@ -118,7 +118,7 @@ def shown_endings(paths: Iterable[str]) -> str:
     """Say how files end, the most frequent first: '4 .heic, 1 .gif'; one without an ending by its name."""
     endings = Counter(os.path.splitext(path)[1].lower() or os.path.basename(path) for path in paths)
     kinds = sorted(endings.items(), key=lambda kind: (-kind[1], kind[0]))
-    return ", ".join(f"{count} {ending}" for ending, count in kinds[:3]) + ", ..." * (len(kinds) > 3)
+    return ", ".join(f"{count} {ending}" for ending, count in kinds[:3]) + (", ..." if len(kinds) > 3 else "")
 
 
 def is_image_name(name: str) -> bool:

@@ -70,7 +70,7 @@ def _mean_curve(found: list[dict[str, tuple[int, float]]]) -> Curve:
 def image_curves(results: Path) -> dict[str, Curve]:
     """Gather ACSA against the number of images, clean and under noise; means, and over how many subsets.
 
-    None while the rows have been run on one number of images alone.
+    Nothing while the rows have been run on one number of images alone.
     """
     curves: dict[str, Curve] = {}
     for condition in ("clean", NOISE):

@@ -22,8 +22,6 @@ from utils.randomness import Stream, generator
 
 SAMPLES = 100  # of each component
 
-Health = dict[str, float | None]
-
 
 def batches(data: ImageDataset) -> BatchLoader:
     """Load the images of a split in its order, in this process."""
@@ -59,7 +57,7 @@ def sample_components(model: DGCMM, seed: int) -> Iterator[tuple[Tensor, Tensor]
 @torch.inference_mode()
 def measure_generative_half(
     model: DGCMM, train: ImageDataset, test: ImageDataset, judges: Mapping[str, ImageClassifier]
-) -> Health:
+) -> dict[str, float | None]:
     """Measure the generative half on the test images.
 
     Its errors are means over the images, and its grey level is that of the training images. Those of
@@ -96,18 +94,20 @@ def measure_generative_half(
             columns.setdefault(name, []).append(values.cpu())
     joined = {name: torch.cat(parts) for name, parts in columns.items()}
     targets = torch.from_numpy(test.targets)
-    health: Health = {name: joined[name].mean().item() for name in ("mse", "mse_constant", "mse_class_mean")}
+    half: dict[str, float | None] = {
+        name: joined[name].mean().item() for name in ("mse", "mse_constant", "mse_class_mean")
+    }
     own = model.gmm_assign == "label" and model.prior.started
     for judge in judges:
         for name in ("images", "blurred", "reconstructions"):
-            health[f"recognised_{name}_by_{judge}"] = _mean_by_class(joined[f"{name}_by_{judge}"], targets)
-        health[f"recognised_samples_by_{judge}"] = _recognised_samples(model, judges[judge]) if own else None
+            half[f"recognised_{name}_by_{judge}"] = _mean_by_class(joined[f"{name}_by_{judge}"], targets)
+        half[f"recognised_samples_by_{judge}"] = _recognised_samples(model, judges[judge]) if own else None
     for name in ("reconstruction", "mixture"):
         scores = F.softmax(-joined[name].double(), dim=1).numpy()
         usable = name == "reconstruction" or own
         numbers = compute_metrics(test.targets, scores, train.class_counts)
-        health[f"acsa_{name}"] = numbers["acsa"] if usable else None
-    return health
+        half[f"acsa_{name}"] = numbers["acsa"] if usable else None
+    return half
 
 
 def _measure_batch(

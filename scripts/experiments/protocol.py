@@ -28,8 +28,9 @@ Value = TypeVar("Value")
 
 def beyond(grid: Sequence[Value], best: Value) -> Sequence[Value]:
     """Give the outer value of a grid, if its neighbour is the best of the inner ones."""
-    smallest, *_, largest = grid[1:-1]
-    return {smallest: grid[:1], largest: grid[-1:]}.get(best, ())
+    if best == grid[1]:
+        return grid[:1]
+    return grid[-1:] if best == grid[-2] else ()
 
 
 class Row(NamedTuple):
@@ -127,6 +128,15 @@ VARIED = {  # of the row "dgcmm", one flag at a time; what it has itself is in t
 }
 JUDGES = {"resnet18": 10, "resnet32": 20}  # encoder of a classifier that looks at decoded images -> epochs
 CASES = ("case-1", "case-1-adjusted", "case-2", "case-2-adjusted")
+# stage -> the rows that it has, and the regime for which their settings were chosen
+CHOSEN: dict[str, tuple[Sequence[str], Regime]] = {
+    "table": (tuple(BY_NAME), ALL),
+    "tenth": (IN_TENTH, TENTH),
+    "tenth-resnet18": (IN_TENTH, TENTH_18),
+    "third": (FURTHER, ALL),
+    "imbalance": (FURTHER, TENTH_18),
+    "weights": (("dgcmm",), TENTH_18),
+}
 
 
 class Places(NamedTuple):
@@ -194,8 +204,9 @@ class Selection(NamedTuple):
     rows: Sequence[str]
     subsets: Sequence[int] | None = None
 
-    def of(self, names: Sequence[str], subsets: Sequence[int]) -> Iterator[tuple[Row, int]]:
-        """Go through rows and subsets, subset by subset."""
+    def of(self, stage: str, subsets: Sequence[int]) -> Iterator[tuple[Row, int]]:
+        """Go through the rows of a stage and subsets, subset by subset."""
+        names, _ = CHOSEN[stage]
         for subset in subsets if self.subsets is None else self.subsets:
             yield from ((BY_NAME[name], subset) for name in names if name in self.rows)
 
@@ -205,7 +216,7 @@ class Selection(NamedTuple):
         A DGCMM is re-trained by augment.py and augment_ftl.py themselves; what they do to a plain classifier is in
         baselines.py, in one process.
         """
-        choice = self.choices.get(chosen_for.name, {})[row.name]
+        choice = self.choices[chosen_for.name][row.name]
         train = train_step(self.places, folder, row, regime, choice.rate, choice.own, subset)
         steps = [train, *baseline_steps(self.places, folder, row, choice.values)]
         if not row.plain:
@@ -214,14 +225,14 @@ class Selection(NamedTuple):
 
     def short_job(self, folder: str, row: Row, regime: Regime, subset: int, flag: str) -> Job:
         """Make the job of a run under another flag of train.py that is measured on its codes alone."""
-        choice = self.choices.get(regime.name, {})[row.name]
+        choice = self.choices[regime.name][row.name]
         train = train_step(self.places, folder, row, regime, choice.rate, choice.own, subset, flags=[flag])
         return Job(folder, (train, *baseline_steps(self.places, folder, row, choice.values)))
 
 
 def table_jobs(selection: Selection) -> list[Job]:
     """List the runs of the main table."""
-    pairs = selection.of(tuple(BY_NAME), TABLE)
+    pairs = selection.of("table", TABLE)
     return [selection.full_job(f"table/{row.name}/subset{subset}", row, ALL, ALL, subset) for row, subset in pairs]
 
 
@@ -229,13 +240,13 @@ def tenth_jobs(selection: Selection, regime: Regime) -> list[Job]:
     """List the runs on a tenth of the images, by the encoder of a regime."""
     return [
         selection.full_job(f"{regime.name}/{row.name}/subset{subset}", row, regime, regime, subset)
-        for row, subset in selection.of(IN_TENTH, TABLE)
+        for row, subset in selection.of(regime.name, TABLE)
     ]
 
 
 def third_jobs(selection: Selection) -> list[Job]:
     """List the runs on a third of the images, with what was chosen for all of them."""
-    pairs = selection.of(FURTHER, FEW)
+    pairs = selection.of("third", FEW)
     return [selection.full_job(f"third/{row.name}/subset{subset}", row, THIRD, ALL, subset) for row, subset in pairs]
 
 
@@ -246,7 +257,7 @@ def imbalance_jobs(selection: Selection) -> list[Job]:
             f"imbalance/{factor}/{row.name}/subset{subset}", row, TENTH_18, subset, f"--imbalance-factor={factor}"
         )
         for factor in FACTORS
-        for row, subset in selection.of(FURTHER, FEW)
+        for row, subset in selection.of("imbalance", FEW)
     ]
 
 
@@ -261,7 +272,7 @@ def weights_jobs(selection: Selection) -> list[Job]:
         selection.short_job(f"{varied_folder(flag, value)}/subset{subset}", row, TENTH_18, subset, f"{flag}={value:g}")
         for flag, values in VARIED.items()
         for value in values
-        for row, subset in selection.of(("dgcmm",), FEW)
+        for row, subset in selection.of("weights", FEW)
     ]
 
 
@@ -273,15 +284,6 @@ MADE: dict[str, Callable[[Selection], list[Job]]] = {
     "third": third_jobs,
     "imbalance": imbalance_jobs,
     "weights": weights_jobs,
-}
-# stage -> the rows that it has, and the regime for which their settings were chosen
-CHOSEN: dict[str, tuple[Sequence[str], Regime]] = {
-    "table": (tuple(BY_NAME), ALL),
-    "tenth": (IN_TENTH, TENTH),
-    "tenth-resnet18": (IN_TENTH, TENTH_18),
-    "third": (FURTHER, ALL),
-    "imbalance": (FURTHER, TENTH_18),
-    "weights": (("dgcmm",), TENTH_18),
 }
 STAGES = (*TUNED, *MADE)
 

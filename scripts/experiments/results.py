@@ -73,7 +73,8 @@ def read_run(folder: Path) -> Run:
 
 def read_runs(folder: Path) -> list[Run]:
     """Read the runs of a row or a setting, one a subset, in their order."""
-    folders = [path for path in folder.glob("subset*") if (path / "metrics.csv").exists()]
+    files = folder.glob("subset*/metrics.csv")
+    folders = [path.parent for path in files if path.parent.name.removeprefix("subset").isdecimal()]
     return sorted(map(read_run, folders), key=lambda run: run.subset)
 
 

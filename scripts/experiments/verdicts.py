@@ -126,8 +126,9 @@ def retraining(found: Contender, values: dict[str, float | str]) -> Iterator[str
 
 def _if_at_an_end(rates: Sequence[float]) -> str:
     """Say that learning rates are all the smallest or the largest that was tried: another one may be better."""
-    ends = {(RATES[0],): ", the smallest tried", (RATES[-1],): ", the largest tried"}
-    return ends.get(tuple({*rates}), "")
+    if set(rates) == {RATES[0]}:
+        return ", the smallest tried"
+    return ", the largest tried" if set(rates) == {RATES[-1]} else ""
 
 
 def under_conditions(found: Contender, rows: Sequence[Contender]) -> Iterator[str]:

@@ -246,7 +246,7 @@ def test_batches_are_of_all_nodes_by_the_flags():
     batches = make_loader(world, args, noise(90), train=True).batches
     assert (batches.sizes, batches.power) == ([14] * 6 + [6], 1.0)
     batches = make_loader(world, args, noise(90)).batches
-    assert (batches.batch_size, list(batches.indices)) == (7, list(range(1, 90, 2)))
+    assert (batches.at_once, list(batches.indices)) == (7, list(range(1, 90, 2)))
 
 
 @pytest.mark.parametrize(("workers", "own"), [(0, 0), (1, 1), (3, 2), (4, 2)])

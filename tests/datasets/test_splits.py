@@ -329,6 +329,14 @@ def test_data_set_whose_entry_has_other_channels_than_its_images_is_named(colour
         digits()
 
 
+def test_data_set_without_a_training_image_is_named(monkeypatch):
+    data = ArrayDataset(np.zeros((2, 8, 8), np.uint8), ("0", "1"), np.arange(2), ["i0", "i1"])
+    entry = dataclasses.replace(DATASETS["Digits_LT"], load=lambda args: Splits(data.subset([]), None, data))
+    monkeypatch.setitem(DATASETS, "Digits_LT", entry)
+    with pytest.raises(UserError, match="no training image of class 0"):
+        digits()
+
+
 def test_file_that_a_data_set_misses_is_named(tmp_path, monkeypatch):
     spec = dataclasses.replace(DATASETS["Digits_LT"], load=lambda args: np.load(f"{args.datadir}/train_images.npy"))
     monkeypatch.setitem(DATASETS, "Digits_LT", spec)

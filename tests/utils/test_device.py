@@ -176,5 +176,5 @@ def test_gpu_without_bfloat16_is_told_of_float16(monkeypatch, caplog):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     check_device(torch.device("cuda"), "bf16")
     assert caplog.messages == [
-        "--amp bf16: this GPU (compute capability below 8.0) has no bfloat16 instructions: give --amp fp16"
+        "--amp bf16: this GPU (compute capability below 8.0) has no bfloat16 instructions: start a run with --amp fp16"
     ]

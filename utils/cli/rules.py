@@ -87,11 +87,9 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> tuple[
     Returns:
         The arguments, and the names of those that the user gave: only they can contradict a checkpoint.
     """
-    defaults = {action.dest: action.default for action in parser._actions if action.dest != "help"}
-    args = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(defaults, _UNSET)))
-    given = {name for name, value in vars(args).items() if value is not _UNSET}
-    for name in defaults.keys() - given:
-        setattr(args, name, defaults[name])
+    args = parser.parse_args(argv)
+    unset = argparse.Namespace(**dict.fromkeys(vars(args), _UNSET))  # argparse fills in defaults where there is nothing
+    given = {name for name, value in vars(parser.parse_args(argv, unset)).items() if value is not _UNSET}
     return args, given
 
 

@@ -2,11 +2,12 @@
 
 import contextlib
 import datetime
+import itertools
 import logging
 import socket
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 import torch
@@ -96,7 +97,7 @@ class World:
         call()
 
     def on_each_node_first(self, call: Callable[[], T]) -> T:
-        """Return what `call` returns in this process; on several nodes the first process of each makes it alone before.
+        """Return what `call` returns in this process; of several the first process of each node makes it alone before.
 
         So what it leaves on the disk of a node, a cache or a download, may take as long as it takes. Its `UserError` in
         any process ends all.
@@ -115,6 +116,17 @@ class World:
         signum, _ = self.vote(bad=False).result()
         if signum:
             raise Stopped(signum)
+
+    def in_rounds(self, items: Iterable[T], rounds: int) -> Iterator[T]:
+        """Yield at most `rounds` of this process's items, in step with the others, which may have one more or less.
+
+        Raises:
+            Stopped: in all processes, if any has received a signal.
+        """
+        items = iter(items)
+        for _ in range(rounds):
+            self.check_stop()
+            yield from itertools.islice(items, 1)
 
 
 class Vote:
@@ -283,8 +295,7 @@ class Member(World):
 
     def on_each_node_first(self, call: Callable[[], T]) -> T:
         made: list[T] = []
-        if self.size > 1:
-            self.on_each_node(lambda: made.append(call()))
+        self.on_each_node(lambda: made.append(call()))
         with self.errors_together():
             return made[0] if made else call()
 

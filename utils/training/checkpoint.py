@@ -24,6 +24,12 @@ log = logging.getLogger("dgcmm")
 
 Checkpoint = dict[str, Any]  # tensors and plain containers
 FORMAT = 2  # of the entries that a run needs to continue
+# what flags that older checkpoints of this format do not have stood for, before there was a choice
+BEFORE = {
+    **{"loss": "ce", "sampler": "instance", "mixup": 0.0, "init": None, "freeze_encoder": False, "compile": False},
+    **{"lr_warmup_epochs": 0, "eval_every": 1, "prior_variance": None, "initial_sigma": None, "start": "trained"},
+    **{"val_per_class": 0, "subset_scale": 1.0, "imbalance_factor": None},
+}
 ENTRIES = (  # of any checkpoint; some runs have more
     *("kind", "epoch", "step", "sums", "nodes", "arch", "dataset", "class_names", "class_counts", "args"),
     *("data_sha256", "result", "state_dict", "optimizer", "history", "best"),
@@ -131,14 +137,18 @@ def _remedy(path: Path) -> str:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint of train.py or an augmentation; raises a `UserError` as `read_verified` does."""
+    """Read a checkpoint of train.py or an augmentation, its arguments completed by `BEFORE`.
+
+    Raises:
+        UserError: as `read_verified` does, or it is of another format.
+    """
     content = read_verified(path)
     if "state_dict" not in content:
         raise UserError(f"{path} is no checkpoint: it has no weights")
     if content.get("format") != FORMAT:
         raise UserError(f"{path} was written by another version of this code: use that version, or train anew")
     require_entries(content, ENTRIES, path)
-    return content
+    return content | {"args": BEFORE | content["args"]}
 
 
 def require_entries(content: Checkpoint, names: Iterable[str], path: Path) -> None:

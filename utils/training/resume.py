@@ -37,11 +37,6 @@ from utils.training.layout import BEST, LAST
 log = logging.getLogger("dgcmm")
 
 MORE_EPOCHS = "more --epochs"
-# what flags that older checkpoints do not have stood for, before there was a choice
-BEFORE = {
-    **{"loss": "ce", "sampler": "instance", "lr_warmup_epochs": 0},
-    **{"val_per_class": 0, "start": "trained", "prior_variance": None, "initial_sigma": None},
-}
 
 
 def find_checkpoint(args: argparse.Namespace, given: set[str], folder: RunFolder, nodes: int = 1) -> Checkpoint | None:
@@ -91,6 +86,8 @@ def _load_named(args: argparse.Namespace, folder: RunFolder) -> Checkpoint | Non
     own = bool(args.resume) and Path(args.resume).resolve().parent == folder.path.resolve()
     if own and args.overwrite and not args.evaluate:
         raise UserError("--overwrite would delete the run that --resume continues: give one of the two")
+    if args.init and args.overwrite and Path(args.init).resolve().parent == folder.path.resolve():
+        raise UserError("--overwrite would delete the run that --init starts from: name another --logdir")
     if folder.holds_run() and not (args.overwrite or own or args.evaluate):
         raise UserError(
             f"--logdir {folder.path} holds a run: continue it (--resume=auto), --overwrite it, or name another"
@@ -106,7 +103,7 @@ def _adopt_for_evaluation(args: argparse.Namespace, given: set[str], checkpoint:
     if same:
         _adopt_places(args, given, checkpoint["args"], args.resume)
     flags = MODEL_FLAGS + (DATA_FLAGS if same else SHAPE_FLAGS) + SCORING_FLAGS + tuple({"amp"} - given)
-    adopt(args, given, BEFORE | checkpoint["args"], flags, args.resume, terms={"bad_images": ""})
+    adopt(args, given, checkpoint["args"], flags, args.resume, terms={"bad_images": ""})
 
 
 def _adopt_for_training(args: argparse.Namespace, given: set[str], checkpoint: Checkpoint, nodes: int) -> None:
@@ -116,7 +113,7 @@ def _adopt_for_training(args: argparse.Namespace, given: set[str], checkpoint: C
     terms = terms_of_change(args, given, checkpoint)
     stored = _for_nodes(checkpoint, nodes, args.resume, "batch_size" in given and terms["batch_size"] == "")
     flags = MODEL_FLAGS + DATA_FLAGS + SCORING_FLAGS + TRAINING_FLAGS
-    adopt(args, given - {"init"}, BEFORE | stored, flags, args.resume, terms=terms)  # --init is for a new run
+    adopt(args, given - {"init"}, stored, flags, args.resume, terms=terms)  # --init is for a new run
     back = goes_back(args, checkpoint)
     if not back:
         _require_whole_epochs(checkpoint, args.epochs, args.resume)
@@ -165,7 +162,6 @@ def _warn_of_changes(args: argparse.Namespace, stored: Checkpoint, source: str, 
         source: the checkpoint.
         epoch: after which it goes on.
     """
-    stored = BEFORE | stored
     changed = [name for name in ("batch_size", *SCHEDULE_FLAGS) if getattr(args, name) != stored.get(name)]
     if changed:
         what = ", ".join(f"{flag_of(name)} is {getattr(args, name)} now, {stored.get(name)} before" for name in changed)
@@ -205,7 +201,7 @@ def find_trained(args: argparse.Namespace, given: set[str], folder: RunFolder) -
     elif last.exists():  # the best epoch does not know how many followed
         warn_of_unfinished(load_checkpoint(last), args.resume)
     _adopt_places(args, given, checkpoint["args"], args.resume)
-    adopt(args, given, BEFORE | checkpoint["args"], MODEL_FLAGS + DATA_FLAGS + SCORING_FLAGS, args.resume)
+    adopt(args, given, checkpoint["args"], MODEL_FLAGS + DATA_FLAGS + SCORING_FLAGS, args.resume)
     return checkpoint
 
 
@@ -246,7 +242,7 @@ def find_unfinished(
         raise UserError(f"{path} was made from another model than {args.resume}: --overwrite replaces it")
     remedy = "--overwrite it, or give another --logdir"
     terms = terms_of_change(args, given, checkpoint)
-    adopt(args, given, BEFORE | checkpoint["args"], RETRAINING_FLAGS + flags, str(path), remedy, terms)
+    adopt(args, given, checkpoint["args"], RETRAINING_FLAGS + flags, str(path), remedy, terms)
     _require_whole_epochs(checkpoint, args.epochs, str(path))
     _warn_of_changes(args, checkpoint["args"], str(path), checkpoint["epoch"])
     return found

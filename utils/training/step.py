@@ -133,8 +133,8 @@ class Stepper:
         """Say where it happened; all processes come here in the same step."""
         told = self.world.gather((flag.read(), flag.ids.tolist()[:SHOWN_IDS]))
         # a process whose own loss is bad comes first: the gradient is averaged, so it is bad in all of them
-        bad, rank = max((bad, -rank) for rank, (bad, _) in enumerate(told))
-        rank, ids = -rank, told[-rank][1] if any(bad) else []
+        rank = max(range(len(told)), key=lambda rank: told[rank][0])  # of equals the first
+        _, ids = told[rank]
         if not self.world.is_main:
             raise SystemExit(2)
         raise UserError(

@@ -83,6 +83,7 @@ def test_image_that_cannot_be_read_is_black_and_says_why(colour, folder):
         ("none.csv", "name,label\na.png,1\n", "has no column path or file or image, but name, label"),
         ("hole.csv", "path,label\na.png,1\n\n,2\n", "row 4: the column path is empty"),
         ("torn.csv", 'path\na.png\n"b.png\nc.png"\n', "row 3: the column path has several lines"),
+        ("comma.csv", "path,label\na.png,1\nphoto, of cat.jpg,0\n", "row 3: more cells than the header has"),
         ("empty.csv", "path\n", "names no image"),
         ("empty.txt", "\n", "names no image"),
         ("model.pth", "x", "is no image by the ending of its name"),
@@ -94,7 +95,7 @@ def test_bad_source_is_named_with_a_remedy(name, text, expected, tmp_path):
         (tmp_path / name).write_text(text)
     with pytest.raises(UserError, match=f"{name}.*{expected}|{expected}.*{name}") as raised:
         find_named([str(tmp_path / name)])
-    assert "name an image (JPEG" in str(raised.value) or "the column" in str(raised.value)
+    assert any(words in str(raised.value) for words in ("name an image (JPEG", "the column", "quote a name"))
 
 
 def test_folder_without_an_image(tmp_path):

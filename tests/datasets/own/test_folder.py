@@ -235,7 +235,8 @@ def test_one_class_cannot_be_told_from_others(tmp_path):
 def test_hold_out_beside_a_validation_set_is_refused(tmp_path):
     root = write(tmp_path, *(f"{part}/{label}/1.png" for part in ("train", "val", "test") for label in "ab"))
     with pytest.raises(UserError, match="--val-fraction 0.5: the data has a validation set of its own"):
-        load(root, val_fraction=0.5)
+        load(root, val_fraction=0.5, cache_size=30)
+    assert not list(tmp_path.rglob("pixels.u8"))  # told before the images are read
 
 
 @pytest.mark.parametrize("cache_size", [0, 30])

@@ -14,6 +14,7 @@ from scripts import claim
 from scripts.experiments.choices import FILE, Choice, read_choices, write_choices
 from scripts.experiments.comparison import jobs_of
 from scripts.experiments.drawing import FIGURES, draw
+from scripts.experiments.results import read_runs
 from scripts.experiments.tables import NOTHING, RECOGNISED, TABLES
 from utils.errors import UserError
 from utils.files import read_rows
@@ -288,6 +289,11 @@ def test_short_table_has_accuracy_alone(results):
     trained, chosen, noisy = "0.8860 ±0.0055", "0.9060 ±0.0055", "0.8060 ±0.0055"
     assert found["DGCMM, learned mixture"] == [trained, "case-2", chosen, noisy]
     assert found["cross-entropy"] == ["0.8340 ±0.0055", "-", "0.8340 ±0.0055", "0.7340 ±0.0055"]
+
+
+def test_run_that_was_moved_away_beside_the_others_does_not_count(results):
+    shutil.copytree(results / "table/dgcmm/subset0", results / "table/dgcmm/subset0.old")
+    assert [run.subset for run in read_runs(results / "table/dgcmm")] == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("name", TABLES)

@@ -10,7 +10,7 @@ import train
 from utils.cli.rules import adopt, parse
 from utils.errors import UserError
 from utils.preprocessing import Preprocessing
-from utils.training.checkpoint import load_checkpoint, save_checkpoint
+from utils.training.checkpoint import BEFORE, load_checkpoint, save_checkpoint
 from utils.training.folder import RunFolder
 from utils.training.resume import description, find_checkpoint, find_trained, require_same_data, terms_of_change
 
@@ -104,6 +104,26 @@ def test_batch_size_may_change_where_an_epoch_begins():
 def test_what_may_not_change_is_named_with_what_would_allow_it(argv, where, says):
     with pytest.raises(UserError, match=says):
         going_on(*argv, **where)
+
+
+def test_checkpoint_from_before_a_flag_does_not_take_it_now(trained_digits, tmp_path):
+    content = load_checkpoint(trained_digits / "checkpoint.pth")
+    content["args"] = {name: value for name, value in content["args"].items() if name not in BEFORE}
+    save_checkpoint(tmp_path / "checkpoint.pth", content)
+    assert load_checkpoint(tmp_path / "checkpoint.pth")["args"].items() >= BEFORE.items()
+    args, given = parse(train.build_parser(), ["Digits_LT", f"--logdir={tmp_path}", "--resume=auto", "--mixup=0.2"])
+    with pytest.raises(UserError, match="--mixup is 0.2 here but 0.0 in .*: leave --mixup out"):
+        find_checkpoint(args, given, RunFolder(args.logdir))
+
+
+def test_run_that_another_starts_from_is_not_overwritten_by_it(tmp_path):
+    (tmp_path / "metrics.csv").touch()
+    argv = ["Digits_LT", f"--init={tmp_path}/checkpoint.pth", f"--logdir={tmp_path}", "--overwrite"]
+    args, given = parse(train.build_parser(), argv)
+    with pytest.raises(UserError, match="--overwrite would delete the run that --init starts from: name another --log"):
+        find_checkpoint(args, given, RunFolder(args.logdir))
+    args.logdir = str(tmp_path / "another")
+    assert find_checkpoint(args, given, RunFolder(args.logdir)) is None
 
 
 def test_run_whose_checkpoint_is_gone_is_not_told_to_resume(tmp_path):
