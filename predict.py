@@ -4,7 +4,7 @@
 A folder of images, or a single one; model, sizes and class names come from the checkpoint:
     python predict.py ./logs/photos/checkpoint_aug.pth ./new_photos --out=predictions.csv
 
-A list and a table, without a re-training as if all classes were equally frequent, and the codes besides:
+A list and a table, as if all classes were equally frequent (of a model that was not re-trained), and the codes:
     python predict.py ./logs/photos/checkpoint.pth images.txt table.csv --prior=uniform --codes=codes.npz
 
 Columns: file, prediction, confidence (its probability), p_CLASS for each class, atypicality (the share of training

@@ -10,7 +10,7 @@ Stages: tune (subsets 5 and 6: learning rates, then the own parameter of each ro
 in RESULTS/chosen.json), table (subsets 0 to 4), tune-tenth and tenth (a tenth of the images), tune-tenth-resnet18 and
 tenth-resnet18 (the same with ResNet-18), third (a third of the images), imbalance (10 to 200 at the same number of
 images), weights (weights of the loss terms, length of the code). The last two are on a tenth of the images too, with
-ResNet-18; all else has ResNet-32.
+ResNet-18; the stages before them that do not name it have ResNet-32.
 
 The same command goes on where it was: runs whose results lie in RESULTS are skipped at once, unfinished ones continued
 from their checkpoints in RUNS. At the end of a run its small files are copied to RESULTS, from which scripts/claim.py

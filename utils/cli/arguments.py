@@ -39,7 +39,12 @@ def _add_start(parser: argparse.ArgumentParser) -> None:
         "(default: start)",
     )
     add("-e", "--evaluate", action="store_true", help="measure the resumed model on the test set, and train nothing")
-    add("--start-epoch", type=count_or_zero, metavar="N", help="first epoch (default: the checkpoint's, else 0)")
+    add(
+        "--start-epoch",
+        type=count_or_zero,
+        metavar="N",
+        help="epochs to take as done, with the weights as they are (default: the checkpoint's, else 0)",
+    )
     add("--pretrained", action="store_true", help="start the encoder from torchvision's IMAGENET1K_V1 weights")
     add(
         "--init",
