@@ -50,13 +50,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"{args.checkpoint} has no distances of training codes: name one of this version of train.py")
     where = {"datadir": args.datadir, "subset_seed": 0, "imbalance_factor": None, "subset_scale": 1.0}
     test = DATASETS["FashionMNIST_LT"].load(argparse.Namespace(**where, val_per_class=0)).test
-    usual = score(model, [test.read(int(row)) for row in test.rows])
+    usual, usual_groups = score(model, [test.read(int(row)) for row in test.rows])
     print("| images | score |", " | ".join(GROUPS), "|")
     print("|---|---|" + "---|" * len(GROUPS))
     for name, images in {"digits": digits(), "noise": noise()}.items():
-        other = score(model, images)
+        other, other_groups = score(model, images)
         for kind in KINDS:
-            cells = [cell(*(part[0][kind][belongs(part[1], group)] for part in (usual, other))) for group in GROUPS]
+            cells = [
+                cell(usual[kind][belongs(usual_groups, group)], other[kind][belongs(other_groups, group)])
+                for group in GROUPS
+            ]
             print(f"| {name} | {kind} |", " | ".join(cells), "|")
 
 

@@ -17,7 +17,7 @@ one core for 9,000 images. The last line on standard output is JSON: the test me
 """
 
 import argparse
-import json
+import logging
 import sys
 import time
 from collections.abc import Sequence
@@ -31,13 +31,16 @@ import numpy as np  # noqa: E402
 
 from augment import Codes  # noqa: E402
 from scripts.experiments.choices import first_best  # noqa: E402
-from scripts.experiments.posthoc import METHODS, Classify, Method, TrainedCodes, method_value  # noqa: E402
+from scripts.experiments.posthoc import METHODS, Classify, Method, TrainedCodes, fixed_of, method_value  # noqa: E402
 from scripts.experiments.trained import open_run, run_parser  # noqa: E402
 from utils.errors import UserError, run_script  # noqa: E402
 from utils.logs import start_logging  # noqa: E402
 from utils.metrics import Row, calibration_error, compute_metrics, per_class_metrics  # noqa: E402
+from utils.streams import print_result  # noqa: E402
 from utils.training.checkpoint import Checkpoint  # noqa: E402
 from utils.training.folder import RunFolder  # noqa: E402
+
+log = logging.getLogger("dgcmm")
 
 FILE, PER_CLASS_FILE = "metrics_baselines.csv", "metrics_per_class_baselines.csv"
 SHOWN = ("acc", "acsa", "f_ma", "g_ma", "many", "median", "low", "calibration_error")
@@ -71,13 +74,16 @@ def main(argv: Sequence[str] | None = None) -> None:
             "have nothing to start from; augment.py re-trains its classifier"
         )
     trained, codes = run.codes()
-    rows, per_class = measure(trained, codes, run.checkpoint, options.methods, dict(options.fixed))
+    fixed = fixed_of(options.fixed, options.methods)
+    rows, per_class = measure(trained, codes, run.checkpoint, options.methods, fixed)
+    if not rows:
+        raise UserError(f"--methods: all these need a linear classifier, that of {options.run} is by the cosine")
     RunFolder(options.run, "_baselines").write_args(options, run.checkpoint["data_sha256"])
     folder.write_rows(PER_CLASS_FILE, per_class)
     folder.write_rows(FILE, rows)
     tested = [row for row in rows if row["split"] == "test"]
     print(table(tested))
-    print(json.dumps({row["method"]: {name: row[name] for name in ("value", *SHOWN)} for row in tested}))
+    print_result({row["method"]: {name: row[name] for name in ("value", *SHOWN)} for row in tested})
 
 
 def measure(
@@ -105,7 +111,7 @@ def measure(
     for name in names:
         method = METHODS[name]
         if method.linear and not trained.linear:
-            print(f"{name} is left out: it needs a linear classifier, this one is by the cosine", file=sys.stderr)
+            log.warning("%s is left out: it needs a linear classifier, this one is by the cosine", name)
             continue
         grid = [fixed[name]] if name in fixed else method.grid if "val" in measured else [method.default]
         fitted = [Fitted.of(name, method, value, trained) for value in grid]

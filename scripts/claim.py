@@ -55,10 +55,10 @@ def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
         if options.check:
             wrong.append(tables)
         else:
-            write_text(tables, (published / TABLES_FILE).read_text())
+            write_text(tables, (published / TABLES_FILE).read_text(encoding="utf-8"))
     figures = root / "fig" if results == published else results
     for document in documents(root, results):
-        text = document.read_text()
+        text = document.read_text(encoding="utf-8")
         written = filled_in(text, document, results)
         if written != text:
             wrong.append(document)

@@ -62,7 +62,8 @@ class Started(NamedTuple):
 
     def retraining(self) -> str:
         """Tell the suffix of the re-training that made this checkpoint, '' for a training."""
-        return next((suffix for suffix in RESULTS if suffix and suffix in self.checkpoint()), "")
+        stem = self.checkpoint().removesuffix(".pth").removesuffix("_prev")
+        return next((suffix for suffix in ("_aug_ftl", "_aug") if stem.endswith(suffix)), "")
 
 
 NOT_THERE = Started({}, {}, "", "")
@@ -113,8 +114,9 @@ class Row(NamedTuple):
             done, asked = first.epochs
             split = f" {first.row['split']}" if first.row.get("split", "test") != "test" else ""
             return f"{done}/{'?' if asked is None else asked}{split}"
-        epochs = sorted({int(result.row["epoch"]) for result in self.results})
-        return "-".join(map(str, epochs[:1] + epochs[1:][-1:]))
+        epochs = [int(result.row["epoch"]) for result in self.results]
+        first, last = min(epochs), max(epochs)
+        return str(first) if first == last else f"{first}-{last}"
 
     def differs_by(self) -> str:
         """Write the flags by which this script differs from that of other rows; the training's stand in its own row."""
@@ -233,7 +235,7 @@ def _is_measurement(row: dict[str, str]) -> bool:
         numbers = {name: float(text) for name, text in row.items() if name != "split" and text}
     except (TypeError, ValueError):  # more cells than the header, or no number
         return False
-    return "split" in row and numbers.get("epoch", 0.5).is_integer()
+    return "split" in row and "epoch" in numbers and row["epoch"].isdecimal()
 
 
 def group(results: Iterable[Result]) -> list[Row]:

@@ -3,7 +3,7 @@
 # An active virtual or conda environment is used as it is; else .venv is made beside the code.
 prepare_environment() { # requirements file
   if [ -z "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ]; then
-    if [ ! -x .venv/bin/python ]; then
+    if [ ! -x .venv/bin/python ] || [ ! -f .venv/bin/activate ]; then # the second comes last
       local python
       python=$(find_python) || { echo "error: Python 3.11 or newer with its venv module is needed" >&2; exit 2; }
       echo "making .venv with $("$python" --version)" >&2

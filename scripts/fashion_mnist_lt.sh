@@ -11,12 +11,11 @@ data=${1:-/usr/share/datasets/fashion-mnist}
 runs=${2:-./logs/fashion_mnist_lt}
 results=${RESULTS:-results/fashion_mnist_lt}
 read -ra stages <<<"${STAGES:-tune table}"
-set +e # a run that fails keeps the others out of no table
+status=0
 python scripts/protocol.py "${stages[@]}" --data="$data" --runs="$runs" --results="$results" --jobs="${JOBS:-2}" \
-  "${@:3}"
-status=$?
-set -e
-if [[ -d $results ]]; then # else no run has ended yet
+  "${@:3}" || status=$?
+# after 1, a run that failed, the tables take the others; more is wrong input or a signal
+if ((status <= 1)) && [[ -d $results && " ${*:3} " != *" --list "* ]]; then
   python scripts/claim.py --results="$results"
 fi
 exit "$status"

@@ -9,6 +9,7 @@ this draws those of training, both re-trainings and evaluation into <RUN>/figure
 
 import argparse
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     start_logging(quiet=False)
     runs = [run for place in places for run in find_runs(place)]
     folders = [RunFolder(str(run), suffix) for run in runs for suffix in SUFFIXES]
-    drawn = dict.fromkeys(path for folder in folders for path in make_figures(folder, anew=True).values())
+    since = time.time()  # a figure that shows several scripts' results is drawn once
+    drawn = dict.fromkeys(path for folder in folders for path in make_figures(folder, since).values())
     if not drawn:
         raise UserError(f"nothing to draw in {', '.join(map(str, runs))}: no epoch has ended there")
     print("\n".join(map(str, drawn)))

@@ -8,8 +8,9 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 find_python() {
-  local name
-  for name in ${PYTHON:-python3 python}; do
+  local name names=(python3 python)
+  if [[ -n ${PYTHON:-} ]]; then names=("$PYTHON"); fi
+  for name in "${names[@]}"; do
     if "$name" -c 'import importlib.util as u, sys; sys.exit(u.find_spec("torch") is None)' 2>/dev/null; then
       echo "$name"
       return

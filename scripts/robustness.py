@@ -41,7 +41,7 @@ from models.loading import all_weights, create_model  # noqa: E402
 from models.scoring import Scorer  # noqa: E402
 from scripts.experiments.corruption import CORRUPTIONS, Corrupt  # noqa: E402
 from scripts.experiments.generative import batches, measure_generative_half  # noqa: E402
-from scripts.experiments.posthoc import METHODS, Classify, method_value  # noqa: E402
+from scripts.experiments.posthoc import METHODS, Classify, fixed_of, method_value  # noqa: E402
 from scripts.experiments.protocol import LOOKED_AT  # noqa: E402
 from scripts.experiments.trained import TrainedRun, open_run, run_parser  # noqa: E402
 from utils.cli.types import path  # noqa: E402
@@ -50,6 +50,7 @@ from utils.errors import UserError, run_script  # noqa: E402
 from utils.files import write_text  # noqa: E402
 from utils.logs import start_logging  # noqa: E402
 from utils.metrics import Row, calibration_error, compute_metrics  # noqa: E402
+from utils.streams import print_result  # noqa: E402
 from utils.training.checkpoint import is_made_from, load_checkpoint, load_model_state  # noqa: E402
 from utils.training.folder import RunFolder  # noqa: E402
 
@@ -84,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if run.model.generative and options.methods:
         raise UserError(f"{options.run} is generative: it has no code of an image alone, leave --methods out")
     names = [] if run.model.generative else options.methods or [DEFAULT]
-    rows = measure(run, classifiers, fit(run, names, dict(options.fixed)))
+    rows = measure(run, classifiers, fit(run, names, fixed_of(options.fixed, names)))
     print(table(rows))
     result: dict[str, object] = {
         f"{row['classifier']}, {row['condition']}": {name: row[name] for name in ("acsa", "calibration_error")}
@@ -100,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_text(folder.file(HEALTH_FILE), json.dumps(health, indent=2) + "\n")
     RunFolder(options.run, "_robustness").write_args(options, run.checkpoint["data_sha256"])
     folder.write_rows(FILE, rows)
-    print(json.dumps(result))
+    print_result(result)
 
 
 def _decodes(run: TrainedRun) -> bool:

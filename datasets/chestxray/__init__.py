@@ -47,7 +47,7 @@ def prepare(
     contents = fetch_missing(
         folder, manifest, jobs, keep_archives=keep_archives, quiet=quiet, download_only=download_only
     )
-    for remark in contents.remarks if contents else ():
+    for remark in contents.remarks:
         log.warning("%s", remark)
     for train, name in LISTS.items():
         path = folder / name

@@ -42,7 +42,7 @@ PATIENCE = Patience()
 
 def fetch_missing(
     folder: Path, manifest: str | None, jobs: int, *, keep_archives: bool, quiet: bool, download_only: bool = False
-) -> Contents | None:
+) -> Contents:
     """Download and unpack what a folder lacks; nothing, and without a lock, if all needed images are there.
 
     An interruption at any moment loses no complete file, and the same call goes on from there: parts of downloads are
@@ -57,7 +57,7 @@ def fetch_missing(
         download_only: download and verify the archives, and unpack none.
 
     Returns:
-        What the folder holds then; None where lists are not there (`download_only`).
+        What the folder holds then.
 
     Raises:
         UserError: what a user can mend; nothing that was good is lost.
@@ -113,8 +113,10 @@ class _Fetch:
         all_may_be_there = contents is None and bool(find_images(self.folder))  # which only the lists can tell
         self._require_space(texts, () if all_may_be_there else self._lacking(contents and contents.missing))
         self._bring(texts, ())
-        contents = self._announce(read_contents(self.folder))
-        missing = contents and contents.missing
+        contents = read_contents(self.folder)
+        missing = contents.missing
+        if missing:
+            self._announce(contents)
         for only_likely in (True, False):
             archives = self._lacking(missing if only_likely else None)
             if missing and archives:
@@ -129,10 +131,8 @@ class _Fetch:
                 "of the archives: the lists and the archives do not belong together"
             )
 
-    def _announce(self, contents: Contents | None) -> Contents | None:
+    def _announce(self, contents: Contents) -> None:
         """Before the first archive is fetched, say how many images are missing, and what lies there in their place."""
-        if contents is None or not contents.missing:
-            return contents
         lack = f"{self.folder}: {len(contents.missing)} of {len(contents.needed)} listed images are missing"
         known = {archive.name for archive in self.source.archives}
         archives = sorted(path.name for path in self.folder.glob("[!.]*") if path.name.endswith(EXTENSIONS))
@@ -145,7 +145,6 @@ class _Fetch:
             log.warning("%s, and %s: if they hold the same, stop here and rename them", lack, what)
         else:
             log.info("%s", lack)
-        return contents
 
     def _tidy(self) -> None:
         """Complete or remove what a killed process left half done."""
@@ -253,6 +252,7 @@ class _Fetch:
             return
         aside = self.folder / f".{images_folder(archive.name)}.unpacking"
         images = unpack(path, aside, IMAGE_NAME, self.cancel, unpacked)
+        os.sync()  # a power cut finds the images on the disk before their marker, and before the archive goes
         write_text(aside / MARKER, json.dumps({"archive": _identity(archive), "images": images}))
         self._publish(path, aside, images)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from datasets.download.remote import RemoteFile
 from datasets.download.unpack import EXTENSIONS
-from datasets.tables import count_of, read_text
+from datasets.tables import count_of, read_text, repeated
 from utils.errors import UserError
 
 log = logging.getLogger("dgcmm")
@@ -165,8 +165,7 @@ def _remote_file(number: int, entry: object) -> RemoteFile:
 
 def _source(files: list[RemoteFile]) -> Source:
     names = [file.name for file in files]
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
+    if twice := repeated(names):
         raise _Malformed(f"{twice[0]} is there twice")
     archives = tuple(file for file in files if file.name.endswith(EXTENSIONS))
     texts = tuple(file for file in files if file.name in (*LABEL_FILES, *LISTS.values()))

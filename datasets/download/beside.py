@@ -71,15 +71,15 @@ def _download(root: Path, collection: Collection) -> Path:
     if len(collection.forms) > 1:
         for part in parts:
             part.unlink(missing_ok=True)  # torchvision takes any unpacked file for a whole one
-    beside.mkdir(exist_ok=True)
-    for name in collection.archives:
-        if (root / name).is_file():
-            shutil.copyfile(root / name, beside / name)  # torchvision overwrites a damaged one
     try:
+        beside.mkdir(exist_ok=True)
+        for name in collection.archives:
+            if (root / name).is_file():
+                shutil.copyfile(root / name, beside / name)  # torchvision overwrites a damaged one
         collection.download(str(beside))
     except (OSError, RuntimeError, HTTPException, EOFError) as error:
         if not any(path.is_file() for path in beside.rglob("*")):
-            shutil.rmtree(beside)
+            shutil.rmtree(beside, ignore_errors=True)
         place = max((root, folder), key=lambda place: len(collection.files) - len(collection.lacking(place)))
         lacking = ", ".join(collection.lacking(place))
         raise UserError(

@@ -6,6 +6,7 @@ Three ways, each through a DataLoader without workers, up to a batch:
     cache      the same from the cache at 256x256
 """
 
+import contextlib
 import csv
 import itertools
 import os
@@ -36,9 +37,7 @@ NOISE = 2.3  # standard deviation in grey levels, with which a PNG of 1024x1024 
 
 def reading(sizes: Sizes, repeats: int) -> Iterator[Ratio]:
     """Compare both of the project's ways with the release's, on one thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
+    with one_thread(), tempfile.TemporaryDirectory() as folder:
         write_chestxray(Path(folder), sizes)
         flags = (f"--datadir={folder}", "--workers=0", f"--batch-size={sizes.batch}")
         ways = (("files", 0, FILES_BATCHES, FILES_TARGET), ("cache", sizes.resized, CACHE_BATCHES, CACHE_TARGET))
@@ -50,7 +49,17 @@ def reading(sizes: Sizes, repeats: int) -> Iterator[Ratio]:
             release = itertools.chain.from_iterable(itertools.repeat(plain))
             sides = take(ours, batches, sizes.batch), take(release, FILES_BATCHES, sizes.batch)
             yield speedup(f"reading: {way} / release's way, one core", *sides, target, repeats)
-    torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one thread within the block."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def endless(loader: BatchLoader) -> Iterator[list[Tensor]]:

@@ -23,8 +23,9 @@ from scripts.benchmarks.setup import CPU, Sizes, next_epoch
 from scripts.benchmarks.timing import measured_on, turns
 from scripts.benchmarks.training import mixture_term
 from utils.cli.common import Parser
-from utils.cli.types import count
+from utils.cli.types import count, positive
 from utils.errors import run_script
+from utils.files import unwritable, write_text
 
 COMPONENTS = (10, 30, 100, 300, 1000)
 CODES = (10_000, 40_000, 160_000, 640_000, 1_280_000)
@@ -39,20 +40,24 @@ def build_parser() -> argparse.ArgumentParser:
     add("--json", required=True, metavar="FILE", help="what was measured is written there")
     add("--repeats", type=count, default=3, metavar="N", help="timed calls of each (default: %(default)s)")
     text = "memory that codes may take, in bytes; larger sets are left out (default: %(default)g)"
-    add("--most-bytes", type=float, default=3e9, metavar="B", help=text)
+    add("--most-bytes", type=positive, default=3e9, metavar="B", help=text)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure all points and write them."""
     options = build_parser().parse_args(argv)
+    file = Path(options.json)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(file, error) from error
     found = {
         "measured_on": measured_on(),
         "mixture": [mixture_point(number, options.repeats) for number in COMPONENTS],
         "codes": [codes_point(*size, options.repeats) for size in sizes(options.most_bytes)],
     }
-    Path(options.json).parent.mkdir(parents=True, exist_ok=True)
-    Path(options.json).write_text(json.dumps(found, indent=1) + "\n")
+    write_text(file, json.dumps(found, indent=1) + "\n")
 
 
 def sizes(most_bytes: float) -> Iterable[tuple[int, int]]:

@@ -2,7 +2,6 @@
 
 import argparse
 import itertools
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -17,7 +16,7 @@ from datasets.loading import TrainBatches
 from datasets.splits import complete_data
 from models.encoder import ARCHITECTURES, feature_dim
 from utils.cli.rules import complete, parse
-from utils.device import autocast, choose_device, has_fast_bfloat16
+from utils.device import autocast, choose_device, has_fast_bfloat16, usable_cores
 from utils.training.position import Position
 from utils.training.run import Run
 
@@ -80,7 +79,7 @@ def default_sizes() -> Sizes:
     device = choose_device()
     if device.type == "cpu":
         return Sizes()
-    targets, workers = ((180, 1.05, 1.10), (64, 1.10, 1.25), (60, 1.10, 1.25)), os.cpu_count()
+    targets, workers = ((180, 1.05, 1.10), (64, 1.10, 1.25), (60, 1.10, 1.25)), usable_cores()
     return Sizes(device, step_targets=targets, steps=20, batches=20, batch=64, files=1920, workers=workers)
 
 

@@ -9,7 +9,7 @@ Shapes: N training codes, M codes to classify, K classes, D length of a code.
 import argparse
 import copy
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from models.classifier import CosineClassifier, build_classifier, subtract_class_shares
 from models.samplers import FeatureTransferSampler, PosteriorSampler
+from utils.errors import UserError
 from utils.randomness import Stream, derive_seed, global_seed, standard_normal
 from utils.training.optimisation import build_scheduler, build_sgd, step_schedule
 
@@ -206,6 +207,14 @@ METHODS = {
     "case-2": Method(case_2, "lr", RATES, 1e-2),
     "case-2-adjusted": Method(case_2_adjusted, "lr", RATES, 1e-2, linear=True),
 }
+
+
+def fixed_of(pairs: Sequence[tuple[str, float | str]], names: Sequence[str]) -> dict[str, float | str]:
+    """Gather what `--fixed` gives: name of a method -> value; a `UserError` if one is not measured, none of `names`."""
+    fixed = dict(pairs)
+    if unused := sorted(fixed.keys() - set(names)):
+        raise UserError(f"--fixed {unused[0]}: this method is not measured, leave it out")
+    return fixed
 
 
 def method_value(text: str) -> tuple[str, float | str]:

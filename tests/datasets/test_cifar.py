@@ -1,10 +1,12 @@
 """CIFAR10 and CIFAR100: pickles in torchvision's layout, here with a tenth of the images."""
 
+import errno
 import hashlib
 import io
 import pickle
 import tarfile
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -149,6 +151,14 @@ def test_archive_is_downloaded_or_found_and_unpacked_beside(by_hand, published, 
         assert bool(server.asked) is not by_hand
     there = {path.name for path in tmp_path.iterdir() if not path.name.startswith(".")}
     assert there == {CIFAR10.base_folder} | ({CIFAR10.filename} if by_hand else set())
+
+
+def test_full_disk_at_the_copy_of_an_archive_is_said(published, monkeypatch, tmp_path):
+    (tmp_path / CIFAR10.filename).write_bytes(b"whole")
+    full = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr("datasets.download.beside.shutil.copyfile", Mock(side_effect=full))
+    with pytest.raises(UserError, match=r"the download failed \(.*No space left on device\): put .* there"):
+        load_splits(data_args("CIFAR10", tmp_path))
 
 
 def test_what_lacks_and_where_it_comes_from_is_said(published, tmp_path):

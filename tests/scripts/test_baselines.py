@@ -64,6 +64,8 @@ def test_methods_agree_with_the_scripts_of_both_cases(script, run):
     assert "metrics_baselines.csv exists: --overwrite replaces it" in refused.error
     chosen = script("scripts.baselines", run, "--overwrite", "--methods", "ncm", "lws", "--fixed", "lws=0.5")
     assert {name: row["value"] for name, row in chosen.result.items()} == {"ncm": "unit", "lws": 0.5}
+    refused = script("scripts.baselines", run, "--overwrite", "--methods", "ncm", "--fixed", "lws=0.5")
+    assert refused.error == "error: --fixed lws: this method is not measured, leave it out"
 
     judge = run.parent / "judge"
     small = [*SMALL_MODEL[1:3], "--arch=resnet18", "--epochs=1", "--max-steps=1", "--workers=0", "--quiet"]
@@ -113,6 +115,14 @@ def test_generative_run_is_refused(script, tmp_path, monkeypatch):
     done = script("scripts.robustness", tmp_path)
     assert done.status == 0, done.err
     assert {row["classifier"] for row in rows_of(tmp_path / "metrics_robustness.csv")} == {"trained"}
+
+
+def test_methods_none_of_which_fits_the_classifier_are_refused(script, tmp_path):
+    words = [*SMALL_MODEL[1:3], "--arch=resnet32", "--loss=ldam-drw", "--epochs=1", "--max-steps=1", "--workers=0"]
+    assert script("train", "Digits_LT", *words, f"--logdir={tmp_path}").status == 0
+    refused = script("scripts.baselines", tmp_path, "--methods", "tau-normalisation")
+    assert refused.error.startswith("error: --methods: all these need a linear classifier, that of")
+    assert not list(tmp_path.glob("*_baselines.*"))
 
 
 def test_last_epoch_is_measured_and_told_where_another_was_the_best(run, tmp_path, caplog):

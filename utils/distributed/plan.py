@@ -77,7 +77,11 @@ def plan_launch(args: argparse.Namespace, environ: Mapping[str, str]) -> Launch:
                 f"--ngpus {args.ngpus} needs --multiprocessing-distributed, which starts that many processes"
             )
         launch = _from_environment(args, environ) if args.dist_url == ENVIRONMENT else _by_hand(args)
-    _check_together(args, launch)
+    if launch.size > 1 and args.gpu is not None:
+        raise UserError(
+            f"--gpu {args.gpu} is for one process: {launch.size} processes take a GPU each, leave it out (one that "
+            "knows no LOCAL_RANK takes the first that CUDA_VISIBLE_DEVICES shows it)"
+        )
     return launch
 
 
@@ -120,20 +124,12 @@ def check_batch_size(args: argparse.Namespace, processes: int) -> None:
         )
 
 
-def _check_together(args: argparse.Namespace, launch: Launch) -> None:
-    if launch.size > 1 and args.gpu is not None:
-        raise UserError(
-            f"--gpu {args.gpu} is for one process: {launch.size} processes take a GPU each, leave it out (one that "
-            "knows no LOCAL_RANK takes the first that CUDA_VISIBLE_DEVICES shows it)"
-        )
-
-
 def _spawning(args: argparse.Namespace, environ: Mapping[str, str]) -> Launch:
     """`--multiprocessing-distributed`: world size and rank count nodes."""
     url, nodes, node = args.dist_url, args.world_size, args.rank
     if url == ENVIRONMENT:
         host, port = _address(environ)
-        url = f"tcp://{host}:{port}"
+        url = f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"  # the first is of IPv6
         nodes = _agreed("--world-size", nodes, environ, "WORLD_SIZE")
         node = _agreed("--rank", node, environ, "RANK") if nodes > 1 else node
     nodes, node = nodes or 1, node or 0

@@ -96,7 +96,7 @@ def _place(launch: Launch) -> _Place:
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         return _Place(host, port, f"the environment's MASTER_ADDR={host} and MASTER_PORT={port}")
     parts = urlsplit(launch.url)
-    return _Place(parts.hostname, parts.port, f"--dist-url tcp://{parts.hostname}:{parts.port}")
+    return _Place(parts.hostname, parts.port, f"--dist-url {launch.url}")
 
 
 def _open(place: _Place, hosting: bool, timeout: datetime.timedelta) -> dist.TCPStore:

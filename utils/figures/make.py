@@ -33,12 +33,12 @@ def report(result: Row, folder: RunFolder, figures: bool) -> None:
             log.warning("no figures: %s", error)
 
 
-def make_figures(folder: RunFolder, anew: bool = False) -> dict[str, Path]:
+def make_figures(folder: RunFolder, since: float = 0.0) -> dict[str, Path]:
     """Draw the figures of one script's results from the files of its run folder.
 
     Args:
         folder: with the script's suffix.
-        anew: draw those too that are newer than the files they show.
+        since: draw those too that are newer than the files they show, but older than this time.
 
     Returns:
         What was drawn: a name of `FIGURES` -> its PNG.
@@ -54,7 +54,7 @@ def make_figures(folder: RunFolder, anew: bool = False) -> dict[str, Path]:
         try:
             if needs := drawing.sources(name, folder):
                 path = drawing.path_of(name, folder)
-                if anew or not _newer(path, needs):
+                if not _newer(path, needs) or path.stat().st_mtime < since:
                     made[name] = drawing.save(name, folder)
         except Exception as error:  # whatever it is, the run is complete without this figure
             log.warning("figure %s is left out: %s", name, _line(error))

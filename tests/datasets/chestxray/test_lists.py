@@ -147,6 +147,9 @@ def test_of_what_is_there_twice_the_first_counts_and_it_is_told_where_they_diffe
     listed, twice = read_contents(chest).remarks
     assert listed == f"{chest / TRAIN_LIST} names 1 image ({names[1]}) twice: each counts once"
     assert twice.endswith(f"there twice and not the same, images/{names[0]} and backup/{names[0]}: the first is read")
+    (chest / "backup" / names[0]).unlink()
+    (chest / "backup" / names[0]).symlink_to("gone")
+    assert read_contents(chest).remarks == [listed, twice]
 
 
 @pytest.mark.parametrize(

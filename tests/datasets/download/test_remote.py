@@ -99,6 +99,12 @@ def test_server_that_ignores_ranges_and_cuts_is_given_up(mirror, tmp_path):
         download(tmp_path, remote(mirror)).run()
 
 
+def test_object_that_has_changed_may_be_cut_as_often_while_bytes_arrive(mirror, tmp_path):
+    """After it is begun anew, less is there than there was before."""
+    mirror.answers[NAME] = [Answer(cut=90_000, body=OTHER), *[Answer(cut=4_999) for _ in range(20)]]
+    assert download(tmp_path, remote(mirror)).run().read_bytes() == CONTENT
+
+
 @pytest.mark.parametrize(
     "span",
     ["bytes 7-99999/100000", "bytes 60001-99999/100000", "100", ""],

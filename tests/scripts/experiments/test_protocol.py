@@ -290,6 +290,21 @@ def test_entry_script_runs_its_stages_and_then_writes_the_tables(tmp_path):
     assert second == ["scripts/claim.py", f"--results={tmp_path}"]
 
 
+@pytest.mark.parametrize(
+    ("status", "flags", "tables"),
+    [(0, [], True), (1, [], True), (2, [], False), (130, [], False), (0, ["--list"], False)],
+)
+def test_entry_script_writes_tables_of_runs_that_have_ended_alone(status, flags, tables, tmp_path):
+    """Not after wrong input, a signal or a list of commands."""
+    python, told = tmp_path / "python", tmp_path / "told"
+    python.write_text(f"#!/bin/sh\necho $1 >>{told}; [ $1 != scripts/protocol.py ] || exit {status}\n")
+    python.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "RESULTS": str(tmp_path)}
+    done = subprocess.run(["bash", ROOT / "scripts/fashion_mnist_lt.sh", "./data", "./runs", *flags], env=environment)
+    assert done.returncode == status
+    assert told.read_text().split() == ["scripts/protocol.py"] + ["scripts/claim.py"] * tables
+
+
 def test_what_is_measured_under_noise_is_what_was_chosen():
     """Both cases of a DGCMM are re-trained by their scripts, and not a second time on its codes."""
     values = {"logit-adjustment": 0.75, "crt": 0.01, "case-2": 0.1}

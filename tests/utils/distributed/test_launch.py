@@ -53,7 +53,9 @@ def test_processes(flags, environ, size, first, local_size, spawns):
 
 def test_environment_of_a_launcher_becomes_an_address():
     environ = {name: value for name, value in TORCHRUN.items() if name != "LOCAL_RANK"}
-    assert planned(MP, "--ngpus=2", "--dist-url=env://", environ=environ).url == "tcp://127.0.0.1:2345"
+    flags = (MP, "--ngpus=2", "--dist-url=env://")
+    assert planned(*flags, environ=environ).url == "tcp://127.0.0.1:2345"
+    assert planned(*flags, environ=environ | {"MASTER_ADDR": "fd00::1"}).url == "tcp://[fd00::1]:2345"
 
 
 @pytest.mark.parametrize(

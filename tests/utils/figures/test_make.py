@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 from itertools import pairwise
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -16,6 +17,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from helpers.made_up import made_up_run
+from scripts import figures
 from utils.figures import codes, drawing
 from utils.figures.make import make_figures, report, show_figures
 from utils.figures.reading import read_codes
@@ -235,6 +237,23 @@ def test_tensorboard_shows_the_figures_in_order_and_the_codes(drawn, tmp_path, c
     labels = (folder.board / "00000/codes/metadata.tsv").read_text().splitlines()
     assert labels[:2] == ["class\ttraining images", "class 0 with $a long name\t4"]
     assert len((folder.board / "00000/codes/tensors.tsv").read_text().splitlines()) == len(labels) - 1 == 20
+
+
+def test_figures_drawn_anew_are_drawn_once_each(own_run, capsys, monkeypatch):
+    (own_run / "figures").mkdir(exist_ok=True)
+    for name in ("recall.png", "codes.png", "confusion.png"):
+        (own_run / "figures" / name).write_bytes(b"newer than its files")
+    save, drawn = drawing.save, []
+
+    def saved(name: str, folder: RunFolder) -> Path:
+        drawn.append(drawing.path_of(name, folder))
+        return save(name, folder)
+
+    monkeypatch.setattr(drawing, "save", saved)
+    figures.main([str(own_run)])
+    assert {path.name for path in drawn} >= {"recall.png", "codes.png", "confusion.png"}
+    assert len(set(drawn)) == len(drawn)
+    assert capsys.readouterr().out.splitlines() == list(map(str, drawn))
 
 
 def test_overwriting_deletes_a_scripts_figures(drawn, tmp_path):
