@@ -104,7 +104,7 @@ def write_table(path: Path, header: Sequence[str], rows: Iterable[Mapping[str, o
     The rows are taken one by one, as all of them may not fit into memory.
 
     Raises:
-        UserError: as `write_atomically`; what taking a row raises passes through, and `path` is what it was.
+        UserError: as `write_atomically`; what else taking a row raises passes through, and `path` is what it was.
     """
 
     def encoded(buffer: io.StringIO) -> bytes:
