@@ -65,6 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure the methods on a run, and write and print what was found."""
     options = build_parser().parse_args(argv)
+    fixed = fixed_of(options.fixed, options.methods)
     start_logging(quiet=False)
     folder = RunFolder(options.run)
     run = open_run(folder, options.datadir, FILE, options.overwrite, best=options.best)
@@ -74,7 +75,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             "have nothing to start from; augment.py re-trains its classifier"
         )
     trained, codes = run.codes()
-    fixed = fixed_of(options.fixed, options.methods)
     rows, per_class = measure(trained, codes, run.checkpoint, options.methods, fixed)
     if not rows:
         raise UserError(f"--methods: all these need a linear classifier, that of {options.run} is by the cosine")
