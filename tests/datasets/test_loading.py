@@ -30,6 +30,7 @@ from datasets.loading import (
 from datasets.workers import kill_workers
 from helpers.project import ROOT
 from utils import stopping
+from utils.distributed.world import World
 from utils.errors import LostWorker, UserError
 
 TRANSFORM = T.Compose([T.RandomCrop(8), T.RandomHorizontalFlip(), T.PILToTensor()])
@@ -213,7 +214,8 @@ def test_processes_evaluate_each_image_exactly_once(count, world, batch_size):
 def test_process_with_a_batch_less_takes_part_in_every_round(rank, own):
     """It would keep the others waiting, who agree in each on whether to stop."""
     votes = []
-    world = SimpleNamespace(size=2, check_stop=lambda: votes.append(1))
+    world = World()
+    world.size, world.check_stop = 2, lambda: votes.append(1)
     args = SimpleNamespace(max_steps=None, quiet=True)
     loader = BatchLoader(noise(9, T.PILToTensor()), EvaluationBatches(9, 4, rank, 2), 0, pin_memory=False)
     assert len(list(shared_batches(loader, args, world, "evaluation"))) == own

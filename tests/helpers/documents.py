@@ -48,7 +48,8 @@ def commands(document: str) -> list[list[str]]:
     found = re.findall(rf"{start}((?:train|augment|augment_ftl|predict|scripts|datasets|fig)\b\S*)(.*)$", text, re.M)
     lines = []
     for path, rest in found:
-        name, words = path.removesuffix(".py").replace("/", "."), shlex.split(rest, comments=True)
+        words = shlex.split(rest.partition(" || ")[0], comments=True)
+        name = path.removesuffix(".py").replace("/", ".")
         if name in TRAINING and (not words or words[0] not in DATASETS):
             words = ["Digits_LT", *words]  # a script that leaves the data set to its caller
         lines.append([name, *words])

@@ -53,7 +53,7 @@ def test_best_epoch_of_other_images_is_refused(tmp_path):
     run.folder, run.split, run.best = RunFolder(str(tmp_path)), "val", {"epoch": 1, "acsa": 0.5}
     run.about["data_sha256"] = {"train": "a", "val": "b", "test": "c"}
     content = {"format": FORMAT, "epoch": 1, "state_dict": run.model.state_dict(), "best": run.best}
-    content["data_sha256"] = {"train": "a", "val": "other", "test": "c"}
+    content |= {"args": {}, "data_sha256": {"train": "a", "val": "other", "test": "c"}}
     save_checkpoint(run.folder.best, dict.fromkeys(ENTRIES) | content)
     with pytest.raises(UserError, match=r"model_best.pth holds epoch 1, .* it belongs to another run"):
         finish(run, lambda: None, None)
