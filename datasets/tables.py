@@ -91,6 +91,11 @@ def read_table(path: Path, remedy: str) -> Table:
     return Table(rows[0][1], rows[1:]) if rows else Table([], [])
 
 
+def has_more_cells(header: Sequence[str], row: Sequence[str]) -> bool:
+    """Tell whether something stands in a row beyond the columns, as after a comma that is not quoted."""
+    return any(cell.strip() for cell in row[len(header) :])
+
+
 def column_numbers(header: Sequence[str]) -> dict[str, int]:
     """Give the number of each column by its name in small letters; of two columns of one name that of the first."""
     return {name.strip().lower(): number for number, name in reversed(list(enumerate(header)))}

@@ -107,7 +107,7 @@ def read_contents(folder: Path) -> Contents | None:
     return Contents(needed, missing, others, remarks + _remarks(folder, located))
 
 
-def _size(path: Path) -> int | None:
+def _file_size(path: Path) -> int | None:
     """Tell the size of a file; None for a link that leads nowhere."""
     try:
         return path.stat().st_size
@@ -117,7 +117,7 @@ def _size(path: Path) -> int | None:
 
 def _remarks(folder: Path, located: Located) -> list[str]:
     remarks = []
-    sizes = ([_size(folder / path) for path in pair] for pair in located.twice[:COMPARED])
+    sizes = ([_file_size(folder / path) for path in pair] for pair in located.twice[:COMPARED])
     if any(size != other for size, other in sizes):
         what, (kept, other) = count_of([kept for kept, _ in located.twice], "listed image"), located.twice[0]
         remarks.append(f"{folder}: {what} there twice and not the same, {kept} and {other}: the first is read")

@@ -122,7 +122,6 @@ class Download:
         self.part_of = folder / f".{remote.name}.part.json"
         self.contacted = False
         self.in_one_piece = False  # all of the part came in one response of this process
-        self.continued = False  # the last attempt went on from what was here
 
     @property
     def have(self) -> int:
@@ -189,14 +188,14 @@ class Download:
         """Ask again until all is here, or patience ends."""
         failures, most = 0, self.have
         while self.have < self.remote.size:
-            before, self.continued = self.have, False
+            before = self.have
             fault = _Fault("the connection broke off")
             try:
                 self._attempt(min(self.patience.stall_s * 2**failures, self.patience.longest_stall_s))
             except _Fault as error:
                 fault = error
             # a server that gives the whole file each time has to come further than ever
-            failures = 0 if self.have > (before if self.continued else most) else failures + 1
+            failures = 0 if self.have > (most if self.in_one_piece else before) else failures + 1
             most = max(most, self.have)
             if self.have == self.remote.size:
                 return
@@ -253,7 +252,6 @@ class Download:
         found |= {"etag": response.headers["ETag"], "last_modified": response.headers["Last-Modified"]}
         if response.status == 206:
             self._require_continuation(response.headers, found)
-            self.continued = True
         chunk = response.read1(CHUNK)
         if response.status != 206:
             if not chunk:  # nothing that what is here should be given up for

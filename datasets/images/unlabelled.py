@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from datasets.images.finder import KINDS, find_files, is_image_name, shown_endings
 from datasets.images.opening import open_image
 from datasets.images.source import whole
-from datasets.tables import PATH_COLUMNS, column_numbers, read_names, read_table, require_column
+from datasets.tables import PATH_COLUMNS, column_numbers, has_more_cells, read_names, read_table, require_column
 from utils.errors import UserError
 from utils.preprocessing import Preprocessing
 
@@ -76,7 +76,7 @@ def _path_column(table: str) -> list[str]:
     header, rows = read_table(Path(table), REMEDY)
     name = require_column(header, PATH_COLUMNS, Path(table))
     at = column_numbers(header)[name]
-    if long := [number for number, row in rows if any(cell.strip() for cell in row[len(header) :])]:
+    if long := [number for number, row in rows if has_more_cells(header, row)]:
         raise UserError(f"{table}, row {long[0]}: more cells than the header has: quote a name that has a comma")
     if empty := [number for number, row in rows if at >= len(row) or not row[at].strip()]:
         raise UserError(f"{table}, row {empty[0]}: the column {name} is empty: fill it in, or delete the row")

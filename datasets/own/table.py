@@ -12,7 +12,7 @@ from pathlib import Path
 from datasets.base import DatasetSpec, Splits
 from datasets.images.files import images_root, missing_files
 from datasets.own.splitting import PARTS, Listed, part_of, split_images
-from datasets.tables import PATH_COLUMNS, column_numbers, count_of, read_table, repeated, require_column
+from datasets.tables import PATH_COLUMNS, column_numbers, count_of, has_more_cells, read_table, repeated, require_column
 from utils.errors import UserError
 
 log = logging.getLogger("dgcmm")
@@ -35,7 +35,7 @@ def load_table(args: argparse.Namespace) -> Splits:
         raise UserError(f"{table} has two columns {known[0]}: rename one of them")
     images, lacking = [], []
     for number, row in rows:
-        if any(cell.strip() for cell in row[len(header) :]):
+        if has_more_cells(header, row):
             raise UserError(
                 f"{table}, row {number}: it has more cells than the header: quote what has a comma in it; an image has "
                 "one label"

@@ -83,10 +83,10 @@ def _load_named(args: argparse.Namespace, folder: RunFolder) -> Checkpoint | Non
             )
     elif args.resume == "auto":
         args.resume = str(folder.path / LAST)
-    own = bool(args.resume) and Path(args.resume).resolve().parent == folder.path.resolve()
+    own, started_from = (_lies_in(path, folder) for path in (args.resume, args.init))
     if own and args.overwrite and not args.evaluate:
         raise UserError("--overwrite would delete the run that --resume continues: give one of the two")
-    if args.init and args.overwrite and Path(args.init).resolve().parent == folder.path.resolve():
+    if started_from and args.overwrite:
         raise UserError("--overwrite would delete the run that --init starts from: name another --logdir")
     if folder.holds_run() and not (args.overwrite or own or args.evaluate):
         raise UserError(
@@ -95,6 +95,11 @@ def _load_named(args: argparse.Namespace, folder: RunFolder) -> Checkpoint | Non
     if not args.resume:
         return None
     return checkpoint or load_checkpoint(Path(args.resume))
+
+
+def _lies_in(path: str | None, folder: RunFolder) -> bool:
+    """Tell whether a checkpoint, if one is named, is in a run folder."""
+    return bool(path) and Path(path).resolve().parent == folder.path.resolve()
 
 
 def _adopt_for_evaluation(args: argparse.Namespace, given: set[str], checkpoint: Checkpoint) -> None:
