@@ -35,7 +35,7 @@ from utils.cli.arguments import predict_parser
 from utils.cli.rules import parse
 from utils.device import available_amp, check_device, choose_device, memory_watched, to_device
 from utils.errors import UserError, run_script
-from utils.files import Sink, write_atomically, write_table
+from utils.files import Sink, write_rows, write_together
 from utils.logs import progress, start_logging
 from utils.metrics import NO_REDUCTION, exact, require_finite
 from utils.streams import print_result
@@ -89,10 +89,11 @@ def main(argv: Sequence[str] | None = None) -> None:
                 yield from outcome.rows(images[done : done + len(errors)], errors, found)
                 done += len(errors)
                 bar.update(len(errors))
-            if args.codes:  # before the table gets its name: who finds the table finds its codes
-                outcome.write_codes(Path(args.codes))
 
-        write_table(Path(args.out), header, rows())
+        writes = {Path(args.out): lambda file: write_rows(file, header, rows())}
+        if args.codes:  # filled after the table, whose rows bring them
+            writes[Path(args.codes)] = outcome.write_codes
+        write_together(writes)
     log.info("%d images: written to %s", len(images), args.out)
     if outcome.errors == len(images):
         raise UserError(f"none of {len(images)} images can be read: see the column error of {args.out}")
@@ -267,24 +268,19 @@ class Outcome:
                 "atypicality": "" if np.isnan(atypicality) else f"{atypicality:.4f}",
             }
 
-    def write_codes(self, path: Path) -> None:
-        """Write files (N), mu and log_var (N,D) of the images that could be read."""
-
-        def write(file: Sink) -> None:
-            """Write what `np.savez` would."""
-            with zipfile.ZipFile(file, "w") as archive:  # np.savez wants a file that can be read too
-                for name in ("mu", "log_var"):
-                    parts = self._codes[name]
-                    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                        facts = {"descr": np.lib.format.dtype_to_descr(parts[0].dtype), "fortran_order": False}
-                        shape = (sum(map(len, parts)), *parts[0].shape[1:])
-                        np.lib.format.write_array_header_1_0(member, facts | {"shape": shape})
-                        for part in parts:  # joined, they would fill as much memory again
-                            member.write(part.data)
-                with archive.open("files.npy", "w", force_zip64=True) as member:
-                    np.lib.format.write_array(member, np.array(self._files), allow_pickle=False)
-
-        write_atomically(path, write)
+    def write_codes(self, file: Sink) -> None:
+        """Write files (N), mu and log_var (N,D) of the images that could be read, as `np.savez` would."""
+        with zipfile.ZipFile(file, "w") as archive:  # np.savez wants a file that can be read too
+            for name in ("mu", "log_var"):
+                parts = self._codes[name]
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    facts = {"descr": np.lib.format.dtype_to_descr(parts[0].dtype), "fortran_order": False}
+                    shape = (sum(map(len, parts)), *parts[0].shape[1:])
+                    np.lib.format.write_array_header_1_0(member, facts | {"shape": shape})
+                    for part in parts:  # joined, they would fill as much memory again
+                        member.write(part.data)
+            with archive.open("files.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.array(self._files), allow_pickle=False)
 
     def summary(self) -> dict[str, int | dict[str, int]]:
         """Sum up for the last line."""

@@ -165,7 +165,7 @@ class GaussianMixturePrior(nn.Module):
             terms = labels * (kl - self.log_weights()) + torch.xlogy(labels, labels)
             return terms.sum(dim=1).to(log_var.dtype)
         if labels is not None:
-            return self._kl_to_own(mu, log_var, labels) - self.log_weights()[labels]
+            return self._kl_to_own(mu, log_var, labels) - rows_of(self.log_weights()[:, None], labels)[:, 0]
         components = self.components()
         at_codes = components.energies(codes)
         at_mu = at_codes if codes is mu else components.energies(mu)
@@ -189,6 +189,14 @@ class GaussianMixturePrior(nn.Module):
 
     def _kl_to_own(self, mu: Tensor, log_var: Tensor, labels: Tensor) -> Tensor:
         """Compute KL( N(mu, sigma^2) || N(m_y, v_y) ), summed over D: (B,D), (B,D), labels y (B,) -> (B,)."""
-        means, log_vars = self.means[labels], self.clamped_log_vars()[labels]
+        means, log_vars = rows_of(self.means, labels), rows_of(self.clamped_log_vars(), labels)
         squares = (log_var.exp() + (mu - means).square()) * (-log_vars).exp()
         return 0.5 * (log_vars - log_var + squares - 1).sum(dim=1)
+
+
+def rows_of(table: Tensor, rows: Tensor) -> Tensor:
+    """Look up rows (B,) of a table (K,D): -> (B,D), as `table[rows]`.
+
+    The gradient of that form is added up by threads in an order that changes from run to run; this one's is not.
+    """
+    return F.embedding(rows, table)

@@ -59,11 +59,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _deterministic() -> Iterator[None]:
-    torch.use_deterministic_algorithms(True)
+def _as_a_new_process() -> Iterator[None]:
+    """Let scripts choose the algorithms, and their default be what users have."""
     torch.manual_seed(0)
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def several_threads() -> Iterator[None]:
+    """Compute with more threads than the one of other tests, as most users do."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)

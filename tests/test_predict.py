@@ -1,6 +1,6 @@
 """predict.py: the same numbers as the evaluation, a row for every image, and nothing half written."""
 
-import csv
+import errno
 import json
 import os
 import re
@@ -18,20 +18,16 @@ from datasets import DATASETS
 from helpers.data import load_part
 from helpers.project import ROOT, SMALL_MODEL
 from models.loading import TrainedModel, load_model
+from utils.files import read_rows
 from utils.stopping import Stopped
 from utils.training.checkpoint import load_checkpoint, save_checkpoint
 
 PAGE = (ROOT / "docs" / "predicting.md").read_text()
 
 
-def rows(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def assert_equal_to_the_evaluation(predicted: Path, evaluated: Path) -> None:
     """To the last digit: probabilities, and the class that has the largest."""
-    found, expected = rows(predicted), rows(evaluated)
+    found, expected = read_rows(predicted), read_rows(evaluated)
     columns = [name for name in expected[0] if name.startswith("p_")]
     assert len(found) == len(expected)
     for row, other in zip(found, expected, strict=True):
@@ -56,10 +52,11 @@ def test_images_in_memory_written_out_have_the_predictions_of_the_run(
     checkpoint, out = tmp_path / "moved.pth", tmp_path / "out.csv"
     shutil.copyfile(trained_digits / "checkpoint.pth", checkpoint)
     codes = tmp_path / "codes.npz"
-    done = script("predict", checkpoint, digits, f"--out={out}", f"--workers={workers}", f"--codes={codes}")
+    flags = [f"--out={out}", f"--workers={workers}", f"--codes={codes}", "--batch-size=64"]  # that of the run
+    done = script("predict", checkpoint, digits, *flags)
     assert done.status == 0, done.err
     assert_equal_to_the_evaluation(out, trained_digits / "predictions.csv")
-    found = rows(out)
+    found = read_rows(out)
     assert (done.result["images"], done.result["errors"]) == (400, 0)
     counted = {name: sum(row["prediction"] == name for row in found) for name in "0123456789"}
     assert done.result["counts"] == counted
@@ -80,12 +77,12 @@ def test_x_rays_that_were_read_from_a_cache_have_the_predictions_of_the_run(scri
     shutil.copytree(chest_folder, folder)
     flags = [*SMALL_MODEL, "--cache-size=24", "--epochs=1", "--max-steps=1", "--batch-size=32", "--generative"]
     assert script("train", "ChestXray", *flags, f"--datadir={folder}", f"--logdir={log}").status == 0
-    names = [row["id"] for row in rows(log / "predictions.csv")]
+    names = [row["id"] for row in read_rows(log / "predictions.csv")]
     (folder / "list.txt").write_text("\n".join(f"images/{name}" for name in names))
     done = script("predict", log / "checkpoint.pth", folder / "list.txt", f"--out={tmp_path / 'out.csv'}", "-b=32")
     assert done.status == 0, done.err
     assert_equal_to_the_evaluation(tmp_path / "out.csv", log / "predictions.csv")
-    assert [row["file"] for row in rows(tmp_path / "out.csv")] == [f"images/{name}" for name in names]
+    assert [row["file"] for row in read_rows(tmp_path / "out.csv")] == [f"images/{name}" for name in names]
 
 
 def test_image_that_cannot_be_read_has_its_row_and_the_others_theirs(script, tmp_path, trained_digits, digits):
@@ -99,7 +96,7 @@ def test_image_that_cannot_be_read_has_its_row_and_the_others_theirs(script, tmp
     assert done.err == f"warning: 2 of 4 images cannot be read: column error of {out}\n"
     assert done.result == {"images": 4, "errors": 2, "counts": done.result["counts"]}
     assert sum(done.result["counts"].values()) == 2
-    good, gone, cut, last = rows(out)
+    good, gone, cut, last = read_rows(out)
     assert [row["file"] for row in (good, gone, cut, last)] == lines
     assert good["prediction"]
     assert not good["error"]
@@ -129,13 +126,13 @@ def test_checkpoint_without_distances_leaves_atypicality_empty(script, tmp_path,
         del old[entry]
     del old["args"]["train_transform"]
     save_checkpoint(tmp_path / "old.pth", old)
-    done = script("predict", tmp_path / "old.pth", digits, f"--out={tmp_path / 'out.csv'}", "--workers=0", "--quiet")
+    batch = ["--workers=0", "--batch-size=64"]  # that of the run
+    done = script("predict", tmp_path / "old.pth", digits, f"--out={tmp_path / 'out.csv'}", *batch, "--quiet")
     assert done.status == 0, done.err
     assert done.err.count("atypicality stays empty") == 1
     assert_equal_to_the_evaluation(tmp_path / "out.csv", trained_digits / "predictions.csv")
-    assert {row["atypicality"] for row in rows(tmp_path / "out.csv")} == {""}
-    flags = ["-e", f"--resume={tmp_path}/old.pth", f"--logdir={tmp_path}", "--workers=0"]
-    measured = script("train", "Digits_LT", *flags)
+    assert {row["atypicality"] for row in read_rows(tmp_path / "out.csv")} == {""}
+    measured = script("train", "Digits_LT", "-e", f"--resume={tmp_path}/old.pth", f"--logdir={tmp_path}", *batch)
     assert measured.status == 0, measured.err
     assert (tmp_path / "predictions_eval.csv").read_bytes() == (trained_digits / "predictions.csv").read_bytes()
 
@@ -161,6 +158,30 @@ def test_interruption_leaves_no_file_and_an_existing_one_as_it_was(
     assert done.status == 143
     assert [path.name for path in tmp_path.iterdir()] == (["out.csv"] if exists else [])
     assert not exists or out.read_text() == "precious"
+
+
+@pytest.mark.parametrize("name", ["out.csv", "codes.npz"])
+def test_full_disk_at_either_file_leaves_both_as_they_were(name, script, tmp_path, trained_digits, digits, monkeypatch):
+    for existing in ("out.csv", "codes.npz"):
+        (tmp_path / existing).write_text("precious")
+    synced, original = [], os.fsync
+
+    def full(number: int) -> None:
+        path = os.readlink(f"/proc/self/fd/{number}")
+        if f"/.{name}." in path:
+            synced.append(path)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        original(number)
+
+    monkeypatch.setattr(os, "fsync", full)
+    flags = [f"--out={tmp_path / 'out.csv'}", f"--codes={tmp_path / 'codes.npz'}", "--overwrite", "--workers=0"]
+    done = script("predict", trained_digits / "checkpoint.pth", digits / "000.png", *flags)
+    assert done.status == 2
+    assert f"the disk is full: {tmp_path / name} cannot be written" in done.error
+    assert len(synced) == 1
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(
+        ("out.csv", "codes.npz"), "precious"
+    )
 
 
 COUNTS = [130, 110, 80, 60, 45, 35, 25, 20, 12, 6]
@@ -214,7 +235,7 @@ def test_prior_corrects_the_probabilities_by_bayes_rule(script, tmp_path, traine
         sources = [digits / f"{number:03d}.png" for number in range(0, 400, 50)]
         done = script("predict", trained_digits / "checkpoint.pth", *sources, f"--out={out}", "--workers=0", *flags)
         assert done.status == 0, done.err
-        found[str(prior)] = rows(out)
+        found[str(prior)] = read_rows(out)
     probabilities = {
         prior: np.array([[float(row[f"p_{c}"]) for c in range(10)] for row in table]) for prior, table in found.items()
     }

@@ -37,7 +37,29 @@ def write_atomically(path: Path, write: Callable[[Sink], object]) -> None:
     Raises:
         UserError: the disk is full or the folder cannot be written; `path` is what it was.
     """
-    aside = _aside(path)
+    write_together({path: write})
+
+
+def write_together(writes: Mapping[Path, Callable[[Sink], object]]) -> None:
+    """As `write_atomically`, of several files: none is renamed before all are filled, in the order of `writes`."""
+    asides = {path: _aside(path) for path in writes}
+    try:
+        for path, write in writes.items():
+            _fill(path, asides[path], write)
+        for path, aside in asides.items():
+            try:
+                os.replace(aside, path)
+            except OSError as error:
+                raise unwritable(path, error) from error
+            _flush_names(path.parent)
+    finally:
+        for aside in asides.values():
+            with contextlib.suppress(OSError):
+                aside.unlink()
+
+
+def _fill(path: Path, aside: Path, write: Callable[[Sink], object]) -> None:
+    """Have `write` fill the file `aside`, which will be `path`, and flush it to disk."""
     noted: list[OSError] = []
     try:
         _remove_rests(path)
@@ -45,8 +67,6 @@ def write_atomically(path: Path, write: Callable[[Sink], object]) -> None:
             write(_Noting(file, noted))
             file.flush()
             os.fsync(file.fileno())
-        os.replace(aside, path)
-        _flush_names(path.parent)
     except OSError as error:
         raise unwritable(path, error) from error
     except RuntimeError as error:  # what torch.save makes of a full disk
@@ -55,9 +75,6 @@ def write_atomically(path: Path, write: Callable[[Sink], object]) -> None:
         if not noted:
             raise
         raise unwritable(path, noted[0]) from error
-    finally:
-        with contextlib.suppress(OSError):
-            aside.unlink()
 
 
 class _Noting:
@@ -99,33 +116,36 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_table(path: Path, header: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
-    """Write a CSV file in one piece; None and a column that a row lacks are empty cells.
-
-    The rows are taken one by one, as all of them may not fit into memory.
+    """Write a CSV file in one piece, of what `write_rows` takes.
 
     Raises:
         UserError: as `write_atomically`; what else taking a row raises passes through, and `path` is what it was.
+    """
+    write_atomically(path, lambda file: write_rows(file, header, rows))
+
+
+def write_rows(file: Sink, header: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
+    """Write a CSV file; None and a column that a row lacks are empty cells.
+
+    The rows are taken one by one, as all of them may not fit into memory.
     """
 
     def encoded(buffer: io.StringIO) -> bytes:
         return buffer.getvalue().encode(errors="surrogateescape")  # a file's name need not be UTF-8
 
-    def write(file: Sink) -> None:
-        buffer = io.StringIO()
-        plain = csv.DictWriter(buffer, header, lineterminator="\n")
-        quoted = csv.DictWriter(buffer, header, lineterminator="\n", quoting=csv.QUOTE_ALL)
-        plain.writeheader()
-        for row in rows:
-            # a carriage return, as the name of a file may have, is quoted by itself from Python 3.13 on only
-            has_return = any(isinstance(value, str) and "\r" in value for value in row.values())
-            (quoted if has_return else plain).writerow(row)
-            if buffer.tell() > TABLE_CHUNK:
-                file.write(encoded(buffer))
-                buffer.seek(0)
-                buffer.truncate()
-        file.write(encoded(buffer))
-
-    write_atomically(path, write)
+    buffer = io.StringIO()
+    plain = csv.DictWriter(buffer, header, lineterminator="\n")
+    quoted = csv.DictWriter(buffer, header, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    plain.writeheader()
+    for row in rows:
+        # a carriage return, as the name of a file may have, is quoted by itself from Python 3.13 on only
+        has_return = any(isinstance(value, str) and "\r" in value for value in row.values())
+        (quoted if has_return else plain).writerow(row)
+        if buffer.tell() > TABLE_CHUNK:
+            file.write(encoded(buffer))
+            buffer.seek(0)
+            buffer.truncate()
+    file.write(encoded(buffer))
 
 
 def open_table(path: Path) -> TextIO:

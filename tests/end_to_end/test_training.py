@@ -1,23 +1,21 @@
 """Training end to end: the prior finds its classes, warm-up, hold-out, evaluation."""
 
-import csv
 import json
 import math
 import shutil
 
+import numpy as np
 import pytest
 import torch
 
 import train
+from helpers.data import load_part
 from helpers.project import SMALL_MODEL
 from models.losses import ClassificationLoss, FocalLoss, LDAMLoss, LogitAdjustedLoss
+from scripts.compare_runs import differences
+from utils.files import read_rows
 from utils.stopping import Stopped
 from utils.training.checkpoint import load_checkpoint, save_checkpoint
-
-
-def rows(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def test_each_component_ends_nearest_to_the_codes_of_its_class(script, tmp_path, monkeypatch):
@@ -50,6 +48,15 @@ def test_each_component_ends_nearest_to_the_codes_of_its_class(script, tmp_path,
         torch.testing.assert_close(checkpoint["distance_quantiles"][:, -1], torch.stack(largest), rtol=1e-4, atol=0)
 
 
+@pytest.mark.usefixtures("several_threads")
+def test_training_with_several_threads_can_be_repeated(script, tmp_path):
+    flags = [*SMALL_MODEL, "--z-dim=2048", "--epochs=1", "--batch-size=256", "--max-steps=2", "--gmm-assign=label"]
+    for name in ("one", "other"):
+        done = script("train", "Digits_LT", *flags, f"--logdir={tmp_path / name}")
+        assert done.status == 0, done.err
+    assert differences(tmp_path / "one", tmp_path / "other") == []
+
+
 def test_plain_classifier_in_the_same_harness(script, tmp_path):
     """Trained, resumed, re-trained both ways, evaluated; what it has not is an empty cell."""
     run = ["Digits_LT", f"--logdir={tmp_path}", "--workers=0"]
@@ -57,11 +64,11 @@ def test_plain_classifier_in_the_same_harness(script, tmp_path):
     assert script("train", *run, *small, "--epochs=1").status == 0
     done = script("train", *run, "--resume=auto", "--epochs=2")
     assert done.status == 0, done.err
-    found = rows(tmp_path / "metrics.csv")
+    found = read_rows(tmp_path / "metrics.csv")
     assert all(row["loss"] == row["loss_cls"] for row in found)
     for name in ("loss_reconst", "loss_gmm", "lr_prior", "live_components", "mutual_information"):
         assert [row[name] for row in found] == ["", ""]
-        assert done.result.get(name) is None
+    assert done.result["live_components"] is done.result["mutual_information"] is None
     for kind in ("augment", "augment_ftl"):
         made = script(kind, *run, "--resume=auto", "--epochs=1", "--max-steps=20", "--batch-size=64")
         assert made.status == 0, made.err
@@ -69,6 +76,14 @@ def test_plain_classifier_in_the_same_harness(script, tmp_path):
         scored = script("train", *run, "--evaluate", f"--resume={path}", "--overwrite")
         assert scored.status == 0, scored.err
         assert scored.result["acsa"] == pytest.approx(made.result["acsa"])
+    load_part("Digits_LT", "", train=False).read(0).save(tmp_path / "0.png")
+    out, codes = tmp_path / "out.csv", tmp_path / "codes.npz"
+    flags = ["--workers=0", f"--out={out}", f"--codes={codes}"]
+    assert script("predict", tmp_path / "checkpoint.pth", tmp_path / "0.png", *flags).status == 0
+    assert [(row["atypicality"], row["error"]) for row in read_rows(out)] == [("", "")]
+    stored = np.load(codes)
+    assert stored["mu"].shape == (1, 64)
+    assert np.isneginf(stored["log_var"]).all()
 
 
 def test_start_from_another_models_encoder_which_stays_frozen(script, tmp_path, trained_digits):
@@ -85,7 +100,7 @@ def test_start_from_another_models_encoder_which_stays_frozen(script, tmp_path, 
     assert all(torch.equal(states[0][name], states[1][name]) for name in encoder)
     flags = ["--epochs=3", "--eval-every=2", "--resume=auto", f"--logdir={tmp_path / 'plain'}"]
     assert script("augment", *run, *flags).status == 0
-    found = rows(tmp_path / "plain" / "metrics_aug.csv")
+    found = read_rows(tmp_path / "plain" / "metrics_aug.csv")
     assert [bool(row["acsa"]) for row in found] == [False, True, True]
     assert all(row["loss"] for row in found)
     flags = [f"--init={tmp_path / 'plain' / 'checkpoint.pth'}", f"--logdir={tmp_path / 'more'}", "--arch=resnet32_vae3"]
@@ -121,14 +136,16 @@ def test_warm_up_has_the_classification_term_alone(threshold, warm, script, tmp_
     monkeypatch.setattr(train, "start_prior", lambda run, *others: started.append(run.epoch) or original(run, *others))
     flags = ["--batch-size=24", "--epochs=3", "--max-steps=2", "--warmup-epochs=2", *threshold]
     assert script("train", "Digits_LT", *SMALL_MODEL, *flags, f"--logdir={tmp_path}").status == 0
-    alone = [int(row["epoch"]) for row in rows(tmp_path / "metrics.csv") if not row["loss_gmm"] + row["loss_reconst"]]
+    alone = [
+        int(row["epoch"]) for row in read_rows(tmp_path / "metrics.csv") if not row["loss_gmm"] + row["loss_reconst"]
+    ]
     assert alone == warm
     assert started == [len(warm)]
 
 
 def test_evaluation_of_a_checkpoint_repeats_its_result(script, tmp_path, trained_digits):
     path = trained_digits / "checkpoint.pth"
-    flags = ["-e", f"--resume={path}", f"--logdir={tmp_path}", "--workers=0", "--gpu=0"]
+    flags = ["-e", f"--resume={path}", f"--logdir={tmp_path}", "--workers=0", "--gpu=0", "--batch-size=64"]
     done = script("train", "Digits_LT", *flags)
     assert done.status == 0, done.err
     assert (tmp_path / "log_eval.txt").read_text().count("WARNING --gpu 0: there is no CUDA here") == 1
@@ -181,7 +198,7 @@ def test_class_counts_are_those_after_the_hold_out(script, tmp_path):
     assert script("train", "Digits_LT", *SMALL_MODEL, *flags, f"--logdir={tmp_path}").status == 0
     counts = load_checkpoint(tmp_path / "checkpoint.pth")["class_counts"]
     assert counts == [65, 55, 40, 30, 23, 17, 13, 10, 6, 3]
-    per_class = rows(tmp_path / "metrics_per_class.csv")
+    per_class = read_rows(tmp_path / "metrics_per_class.csv")
     assert [int(row["train_images"]) for row in per_class] == counts
     assert {row["group"] for row in per_class} == {"median", "low"}
 
@@ -240,7 +257,7 @@ def test_published_recipe_trains_a_resnet50(script, tmp_path):
     done = script("train", "Digits_LT", *recipe, *weights, *small, f"--logdir={tmp_path}")
     assert done.status == 0, done.err
     assert "diverged" not in done.err
-    (row,) = rows(tmp_path / "metrics.csv")  # of 5 steps; without clipping their mean is above 10
+    (row,) = read_rows(tmp_path / "metrics.csv")  # of 5 steps; without clipping their mean is above 10
     assert float(row["loss_cls"]) < 1.1 * math.log(10)
 
 
@@ -257,7 +274,7 @@ def test_epoch_that_diverges_is_said_with_both_numbers_and_a_remedy(script, tmp_
     done = script("train", "Digits_LT", *flags, f"--logdir={tmp_path}")
     assert done.status == 0, done.err
     (line,) = (line for line in done.err.splitlines() if "diverged" in line)
-    (row,) = rows(tmp_path / "metrics.csv")
+    (row,) = read_rows(tmp_path / "metrics.csv")
     counts = load_checkpoint(tmp_path / "checkpoint.pth")["class_counts"]
     assert f"cross-entropy is {float(row['loss_cls']):.2f}, guessing by class shares has {guessing(counts):.2f}" in line
     assert "give --clip-grad=5" in line

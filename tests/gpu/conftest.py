@@ -5,7 +5,6 @@ GPU_TESTS=cpu python -m pytest tests/gpu      tries on the CPU what of them can 
 """
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,14 +28,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if WANTED:
         config.hook.pytest_deselected(items=[item for item in items if item not in ours])
         items[:] = ours
-
-
-@pytest.fixture(autouse=True)
-def _deterministic() -> Iterator[None]:
-    """Leave the choice of algorithms to the scripts, whose default is what users have."""
-    torch.manual_seed(0)
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture

@@ -114,6 +114,7 @@ def test_codes_start_short_and_equally_wide(images, labels, generative):
     mu, log_var = model.posterior(model.features(images), labels)
     assert mu.abs().max() < 0.5
     assert (log_var == INITIAL_LOG_VAR).all()
+    assert (0.5 * log_var[0, 0]).exp().item() == pytest.approx(0.61, abs=0.005)
 
 
 @GENERATIVE

@@ -118,7 +118,8 @@ def test_network_sees_imagenet_normalised_images():
     encoder = ResNetEncoder("resnet18")
     encoder.resnet = nn.Identity()
     images = torch.rand(2, 3, 8, 8)
-    expected = torchvision.transforms.functional.normalize(images, IMAGENET_MEAN, IMAGENET_STD)
+    preset = WEIGHTS.transforms()
+    expected = torchvision.transforms.functional.normalize(images, preset.mean, preset.std)
     torch.testing.assert_close(encoder(images), expected)
 
 

@@ -108,6 +108,17 @@ def test_term_equals_the_definition(k, d, distance, by_label):
     torch.testing.assert_close(term.double(), direct_term(prior, mu, log_var, codes, labels), rtol=1e-6, atol=0)
 
 
+@ASSIGN
+def test_gradient_is_the_same_in_every_run_with_several_threads_too(by_label, several_threads):
+    prior, labels = random_prior(10, 512), torch.arange(4000) % 10
+    mu, log_var = torch.randn(4000, 512), torch.randn(4000, 512)
+    found = []
+    for _ in range(10):
+        term = prior.mixture_term(mu, log_var, mu, labels if by_label else None)
+        found.append(torch.autograd.grad(term.sum(), list(prior.parameters())))
+    assert all(torch.equal(one, first) for grads in found for one, first in zip(grads, found[0], strict=True))
+
+
 @pytest.mark.parametrize("k", [1, 15, 1000])
 def test_responsibilities_equal_the_definition_where_components_overlap(k):
     prior = GaussianMixturePrior(k, 64)

@@ -80,6 +80,11 @@ def test_auc_leaves_out_classes_without_positives():
     assert compute_metrics(targets, probabilities, COUNTS)["auc"] == pytest.approx(0.75)
 
 
+def test_class_without_test_images_counts_with_a_recall_of_0():
+    found = compute_metrics(np.array([0, 0, 1, 1]), one_hot(np.array([0, 0, 1, 0])), COUNTS)
+    assert (found["acsa"], found["low"]) == (pytest.approx((1 + 0.5 + 0) / 3), 0)
+
+
 def test_per_class_rows():
     rows = per_class_metrics(TARGETS, one_hot(PREDICTED), COUNTS, ["a", "b", "c"])
     assert [(row["class"], row["group"], row["images"]) for row in rows] == [
