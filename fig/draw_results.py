@@ -33,12 +33,17 @@ def save(figure: Figure, name: str) -> None:
     figure.savefig(path, dpi=80, metadata={"Software": None}, pil_kwargs={"optimize": True})
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Draw the run folders that the command line names."""
+def build_parser() -> argparse.ArgumentParser:
+    """Build the command line."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run with both re-trainings")
     parser.add_argument("alive", type=Path, metavar="ALIVE", help="folder of a run that has pictures.npz")
-    options = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Draw the run folders that the command line names."""
+    options = build_parser().parse_args(argv)
     matplotlib.rcdefaults()
     matplotlib.rcParams.update(LOOK)
     tables = {

@@ -74,11 +74,16 @@ def draw(found: dict[str, Any]) -> Figure:
     return figure
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Draw the file that the command line names beside this one."""
+def build_parser() -> argparse.ArgumentParser:
+    """Build the command line."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, metavar="FILE", help="what was measured")
-    path = parser.parse_args(argv).file
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Draw the file that the command line names beside this one."""
+    path = build_parser().parse_args(argv).file
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError) as error:

@@ -332,8 +332,8 @@ def metric_names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",")]
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Read the runs that the command line names and print their table."""
+def build_parser() -> argparse.ArgumentParser:
+    """Build the command line."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "places", nargs="+", type=Path, metavar="RUN", help="run folder, or a folder with runs below it"
@@ -348,7 +348,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         metavar="NAME,NAME",
         help="columns of metrics.csv to show (default: %(default)s)",
     )
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Read the runs that the command line names and print their table."""
+    args = build_parser().parse_args(argv)
     runs: dict[Path, Path] = {}
     for run in (run for place in args.places for run in find_runs(place)):
         runs.setdefault(run.resolve(), run)  # each once, however it is named

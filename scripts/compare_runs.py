@@ -68,11 +68,16 @@ def _timeless(value: Any) -> Any:
     return [_timeless(item) for item in value] if isinstance(value, list) else value
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Print what differs; exit status 1 if anything does."""
+def build_parser() -> argparse.ArgumentParser:
+    """Build the command line."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs=2, type=Path, metavar="RUN_FOLDER")
-    differing = differences(*parser.parse_args(argv).folders)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print what differs; exit status 1 if anything does."""
+    differing = differences(*build_parser().parse_args(argv).folders)
     print("\n".join(f"differs: {name}" for name in differing) or "the same run")
     if differing:
         raise SystemExit(1)

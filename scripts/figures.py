@@ -24,13 +24,18 @@ from utils.training.folder import RunFolder  # noqa: E402
 from utils.training.layout import SUFFIXES, find_runs  # noqa: E402
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Draw what the command line names."""
+def build_parser() -> argparse.ArgumentParser:
+    """Build the command line."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "places", nargs="+", type=Path, metavar="RUN", help="run folder, or a folder with runs below it"
     )
-    places = parser.parse_args(argv).places
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Draw what the command line names."""
+    places = build_parser().parse_args(argv).places
     start_logging(quiet=False)
     runs = [run for place in places for run in find_runs(place)]
     folders = [RunFolder(str(run), suffix) for run in runs for suffix in SUFFIXES]

@@ -4,6 +4,7 @@ import csv
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -165,6 +166,12 @@ def chest_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, names in lists.items():
         (folder / name).write_text("\n".join(names))  # no final newline, as in NIH's files
     return folder
+
+
+@pytest.fixture
+def chest(chest_folder: Path, tmp_path: Path) -> Path:
+    """A copy of `chest_folder` to spoil."""
+    return shutil.copytree(chest_folder, tmp_path / "ChestXray")
 
 
 @pytest.fixture(scope="session")

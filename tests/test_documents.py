@@ -16,7 +16,8 @@ from datasets import DATASETS
 from helpers.documents import DOCUMENTS, PAGES, commands, program
 from helpers.project import ROOT, SMALL_MODEL
 
-CODE = [path for path in ROOT.rglob("*.py") if path.relative_to(ROOT).parts[0] not in ("tests", ".venv")]
+FOLDERS = ("models", "datasets", "utils", "scripts", "fig")
+CODE = [*ROOT.glob("*.py"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))]
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)")
 PATH = re.compile(r"`(?:\./)?((?:scripts|results|fig|models|datasets|utils|tests|docs)/[\w./]*)`")
 MADE_BY_USERS = {"results/gpu/", "datasets/mine.py"}

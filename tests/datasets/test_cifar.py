@@ -2,9 +2,7 @@
 
 import errno
 import hashlib
-import io
 import pickle
-import tarfile
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -16,6 +14,7 @@ from datasets import DATASETS
 from datasets.splits import load_splits
 from datasets.subsets import exponential_counts
 from helpers.data import data_args
+from helpers.mirror import tar_gz
 from helpers.served import serving
 from utils.errors import UserError
 
@@ -66,16 +65,6 @@ def write(folder: Path, files: dict[str, bytes]) -> Path:
     for name, content in files.items():
         (folder / name).write_bytes(content)
     return folder
-
-
-def packed(folder: str, files: dict[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz", compresslevel=1) as tar:
-        for name, content in files.items():
-            member = tarfile.TarInfo(f"{folder}/{name}")
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-    return buffer.getvalue()
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -138,7 +127,7 @@ def test_imbalance_that_leaves_a_class_without_an_image_is_refused():
 
 @pytest.mark.parametrize("by_hand", [False, True], ids=["from a server", "archive put there by hand"])
 def test_archive_is_downloaded_or_found_and_unpacked_beside(by_hand, published, monkeypatch, tmp_path):
-    archive = packed(CIFAR10.base_folder, published["CIFAR10"])
+    archive = tar_gz({f"{CIFAR10.base_folder}/{name}": content for name, content in published["CIFAR10"].items()})
     monkeypatch.setattr(CIFAR10, "tgz_md5", md5(archive))
     half = dict(list(published["CIFAR10"].items())[:3])  # an unpacking that was ended
     write(tmp_path / CIFAR10.base_folder, half)

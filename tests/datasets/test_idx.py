@@ -293,6 +293,7 @@ def test_two_processes_download_each_file_once(mirror, packed, tmp_path, capfd):
     mirror.open.clear()
     first.start()
     while not mirror.asked:
+        assert first.is_alive()
         first.join(0.01)
     second.start()
     said = ""

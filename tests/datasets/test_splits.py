@@ -38,12 +38,6 @@ def varies(dataset: object) -> bool:
     return len({dataset[0][0].numpy().tobytes() for _ in range(10)}) > 1
 
 
-@pytest.fixture
-def chest(chest_folder: Path, tmp_path: Path) -> Path:
-    """A copy of `chest_folder` to spoil."""
-    return shutil.copytree(chest_folder, tmp_path / "ChestXray")
-
-
 def relabel(folder: Path, change: dict[str, str]) -> None:
     """Replace labels in the label file."""
     path = folder / "Data_Entry_2017.csv"

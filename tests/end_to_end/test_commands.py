@@ -18,24 +18,19 @@ from PIL import Image
 
 import train
 from datasets import DATASETS
-from datasets.splits import complete_data
 from helpers import ranks
 from helpers.data import load_part
 from helpers.documents import DOCUMENTS, TRAINING, commands, program, replaced
+from helpers.ports import free_port
 from helpers.project import METRIC_NAMES, ROOT, SMALL_MODEL
-from models.encoder import PLAIN_ARCHITECTURES, feature_dim
-from utils.cli.rules import check_start, check_training, complete, parse
+from utils.cli.rules import check_start, parse
 from utils.training.checkpoint import load_checkpoint
 
 RECIPES = sorted(p.name for p in (ROOT / "scripts").glob("*.sh") if ". scripts/recipe.sh" in p.read_text())
 
 
-ALL = [
-    (document, words)
-    for document in DOCUMENTS
-    for words in commands(document)
-    if (path := ROOT / program(words[0])).exists() and "def build_parser() " in path.read_text()
-]
+ALL = [(document, words) for document in DOCUMENTS for words in commands(document)]
+WITHOUT_FLAGS = ("fig.draw_arch", "scripts.soak")  # the second takes three numbers
 
 
 def test_documents_hold_commands():
@@ -50,35 +45,53 @@ def test_documents_hold_commands():
 def test_documented_command_parses(document, words):
     name, *argv = words
     module = importlib.import_module(program(name).removesuffix(".py").replace("/", "."))
+    if name in WITHOUT_FLAGS:
+        assert not any(word.startswith("-") for word in argv)
+        return
     if name not in TRAINING:
         module.build_parser().parse_args(argv)
         return
-    args, _ = parse(module.build_parser(), argv)
+    args, given = parse(module.build_parser(), argv)
     assert args.dataset in DATASETS
-    if name == "train" and not args.resume:
-        complete(args, 2048 if args.arch == "resnet_vae3" else 512, args.arch in PLAIN_ARCHITECTURES)
+    if name == "train" and (not args.resume or (args.resume == "auto" and "arch" in given)):  # the start of a run
+        check_start(args)
+        train.complete_and_check(args, given, args.ngpus or 1)
+
+
+def python_calls(folder: Path, name: str, *words: str, **environ: str) -> list[list[str]]:
+    """List what a shell script gives to Python, as bash makes it of its variables; a stand-in writes it down."""
+    python, told = folder / "python", folder / "told"
+    python.write_text(f'#!/bin/sh\nprintf "%s\\0" "$@" >>{told}; printf "\\n" >>{told}\n')
+    python.chmod(0o755)
+    environment = {"PATH": f"{folder}:{os.environ['PATH']}", **environ}
+    subprocess.run(["bash", ROOT / "scripts" / name, *words], env=environment, check=True)
+    return [line.split("\0")[:-1] for line in told.read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("words", "folder", "overwrites"), [([], "./logs/quickstart", True), (["./my"], "./my", False)]
+)
+def test_quick_start_overwrites_its_own_folder_alone(words, folder, overwrites, tmp_path):
+    calls = python_calls(tmp_path, "quickstart.sh", *words, VIRTUAL_ENV="there")
+    assert [call[0] for call in calls] == ["-m", "train.py", "augment_ftl.py", "augment.py", "scripts/compare.py"]
+    for script, *argv in calls[1:4]:
+        args, _ = parse(importlib.import_module(script.removesuffix(".py")).build_parser(), argv)
+        assert (args.logdir, args.overwrite) == (folder, overwrites)
+    assert calls[4][1:] == [folder]
 
 
 @pytest.mark.parametrize("name", [*RECIPES, "chestxray.sh"])
 def test_recipe_trains_and_re_trains_by_commands_that_parse(name, tmp_path):
-    """As bash makes them of its variables; a stand-in for Python writes down what it is given."""
-    python, told = tmp_path / "python", tmp_path / "told"
-    python.write_text(f'#!/bin/sh\nprintf "%s\\0" "$@" >>{told}; printf "\\n" >>{told}\n')
-    python.chmod(0o755)
     words = ["./data", "./runs", "--print-freq=7"] if name in RECIPES else ["--print-freq=7"]
-    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SEEDS": "3", "INIT": "imagenet.pth"}
-    subprocess.run(["bash", ROOT / "scripts" / name, *words], env=environment, check=True)
-    given = [line.split("\0")[:-1] for line in told.read_text().splitlines()]
+    given = python_calls(tmp_path, name, *words, SEEDS="3", INIT="imagenet.pth")
     assert [words[0] for words in given][:3] == ["train.py", "augment_ftl.py", "augment.py"]
     runs = set()
     for script, *argv in given[:3]:
         args, stated = parse(importlib.import_module(script.removesuffix(".py")).build_parser(), argv)
         runs.add((args.dataset, args.logdir))
         if script == "train.py":
-            complete(args, feature_dim(args.arch), args.arch in PLAIN_ARCHITECTURES, stated)
-            complete_data(args)
-            check_training(args)
             check_start(args)
+            train.complete_and_check(args, stated, 1)
             assert args.print_freq == 7
     assert len(runs) == 1
     if name in RECIPES:
@@ -145,7 +158,9 @@ def test_chestxray_commands_as_they_stand(script, tmp_path, monkeypatch, chest_f
     outcomes = []
     for name, *argv in commands("scripts/chestxray.sh")[:3]:
         own = {"datadir": str(folder), "logdir": str(log), "epoch": "1", "worker": "2"}
-        if name != "train":
+        if name == "train":
+            own["dist-url"] = f"tcp://127.0.0.1:{free_port()}"
+        else:
             own["resume"] = f"{log}/checkpoint.pth"
         outcomes.append(script(name, *replaced(argv, **own)))
     assert [done.status for done in outcomes] == [0, 0, 0], [done.err for done in outcomes]
@@ -362,6 +377,7 @@ def test_events_hold_scalars_and_reconstructions(trained_digits):
     assert {"train/loss", "train/lr", "test/acsa", "test/live_components"} <= scalars
     assert [event.step for event in events.Scalars("test/acsa")] == [1, 2]
     assert events.Tags()["images"] == ["figures/0 images above reconstructions"]
+    assert [image.step for image in events.Images("figures/0 images above reconstructions")] == [1, 2]
 
 
 def test_codes_file_serves_others(script, tmp_path):
@@ -374,7 +390,10 @@ def test_codes_file_serves_others(script, tmp_path):
     assert "Digits_LT: 523 training images, 400 test images" in made.out
     codes = torch.load(tmp_path / "checkpoint_codes.pth", weights_only=True)
     assert codes["train"]["mu"].shape == codes["train"]["log_var"].shape == (523, 32)
-    assert codes["test"]["targets"].shape == (400,)
+    test = load_part("Digits_LT", "", train=False)
+    assert codes["test"]["targets"].tolist() == test.targets.tolist()
+    assert codes["ids"]["test"] == list(test.ids)
+    assert codes["class_names"] == list("0123456789")
     assert "written to" not in script("augment_ftl", "Digits_LT", *run, "--resume=auto", "--epochs=1").out
     trial = ["--resume=auto", "--epochs=1", "--max-steps=1", "--batch-size=20", "--overwrite"]
     tried = script("augment", "Digits_LT", *run, *trial)  # on some images, whose codes are in no file

@@ -20,6 +20,7 @@ import train
 from datasets.loading import BatchLoader, EvaluationBatches, TrainBatches
 from helpers import plain_ranks, ranks
 from helpers.documents import commands, replaced
+from helpers.ports import free_port
 from helpers.project import ROOT, SMALL_MODEL
 from helpers.runs import run_without_folder
 from models.starting import start_prior
@@ -183,12 +184,6 @@ def test_rank_that_is_killed_is_named():
         spawned(plain_ranks.failing, "kill")
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def test_node_that_never_comes_is_named():
     launch = Launch(4, 0, 2, spawns=True, url=f"tcp://127.0.0.1:{free_port()}", timeout=2)
     with pytest.raises(UserError, match=r"rank 2, 3 \(node 1\) did not come"):
@@ -228,11 +223,11 @@ def test_baselines_of_two_processes_continued_after_a_crash_equal_uninterrupted(
 
 
 @contextlib.contextmanager
-def running(*commands, cwd=ROOT, **environ):
+def running(*commands):
     """The commands, each in a session of its own; nothing of a session may be left at the end."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"} | environ
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
-    processes = [subprocess.Popen(words, cwd=cwd, env=environment, **pipes) for words in commands]
+    processes = [subprocess.Popen(words, cwd=ROOT, env=environment, **pipes) for words in commands]
     try:
         yield processes
         for process in processes:

@@ -1,6 +1,5 @@
 """The scripts on a GPU: every way to train, both augmentations, evaluation, resuming, signals."""
 
-import csv
 import math
 import os
 import shutil
@@ -15,6 +14,7 @@ import models.dgcmm
 from helpers.data import load_part
 from helpers.project import METRIC_NAMES, ROOT, SMALL_MODEL
 from scripts.compare_runs import differences
+from utils.files import read_rows
 from utils.training.checkpoint import load_checkpoint
 from utils.training.step import Stepper
 
@@ -32,11 +32,6 @@ TRAIN = [
     "--no-figures",
 ]
 AUGMENT = ["Digits_LT", "--batch-size=50", "--epochs=2", "--T-max=3", "--max-steps=8", "--workers=0", "--quiet"]
-
-
-def rows(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def tensors(value):
@@ -91,7 +86,7 @@ def test_every_way_to_train_augment_and_evaluate(way, script, tmp_path, device):
     run = [f"--logdir={tmp_path}", "--workers=0"]
     done = script("train", *TRAIN, *run, *WAYS[way])
     assert done.status == 0, done.err
-    assert all(math.isfinite(float(row["loss"])) for row in rows(tmp_path / "metrics.csv") if row["loss"])
+    assert all(math.isfinite(float(row["loss"])) for row in read_rows(tmp_path / "metrics.csv") if row["loss"])
     stored = torch.load(tmp_path / "checkpoint.pth", weights_only=True)  # as a machine without a GPU reads it
     assert {tensor.device.type for tensor in tensors(stored)} == {"cpu"}
     assert all(tensor.isfinite().all() for tensor in tensors(stored["state_dict"]))
@@ -150,7 +145,7 @@ def test_other_run_resumes_where_it_was(script, tmp_path, monkeypatch):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert script("train", *TRAIN, f"--logdir={whole}").status == 0
     interrupted(script, "train", [*TRAIN, f"--logdir={broken}", "--resume=auto"], monkeypatch)
-    found = [rows(folder / "metrics.csv") for folder in (whole, broken)]
+    found = [read_rows(folder / "metrics.csv") for folder in (whole, broken)]
     assert [row["epoch"] for row in found[1]] == ["1", "2"]
     # in the epoch that was interrupted; what is rounded otherwise grows in the next one
     for tolerance, one, other in zip((0.02, 0.3), *found, strict=True):
@@ -246,7 +241,9 @@ def test_predictions_are_those_of_the_evaluation(script, tmp_path):
     images = sorted(tmp_path.glob("*.png"))
     done = script("predict", moved, *images, "--batch-size=64", "--workers=2", f"--out={tmp_path / 'out.csv'}")
     assert done.status == 0, done.err
-    for row, other in zip(rows(tmp_path / "out.csv"), rows(tmp_path / "log" / "predictions.csv"), strict=True):
+    for row, other in zip(
+        read_rows(tmp_path / "out.csv"), read_rows(tmp_path / "log" / "predictions.csv"), strict=True
+    ):
         found, expected = ([float(cells[f"p_{c}"]) for c in range(10)] for cells in (row, other))
         assert found == pytest.approx(expected, abs=1e-5)
     corrected = script("predict", moved, images[0], "--prior=uniform", f"--out={tmp_path / 'uniform.csv'}")

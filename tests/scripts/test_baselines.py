@@ -1,6 +1,5 @@
 """scripts/baselines.py and scripts/robustness.py on a trained run: they measure what the other scripts do."""
 
-import csv
 import json
 import os
 import shutil
@@ -17,15 +16,11 @@ from scripts.experiments.corruption import CORRUPTIONS
 from scripts.experiments.posthoc import METHODS, TrainedCodes
 from scripts.experiments.trained import open_run
 from utils.errors import UserError
+from utils.files import read_rows
 from utils.training.checkpoint import load_checkpoint, save_checkpoint
 from utils.training.folder import RunFolder
 
 RETRAIN = ["--epochs=10", "--T-max=10", "--batch-size=100", "--lr=0.01", "--workers=0"]
-
-
-def rows_of(path: Path) -> list[dict[str, str]]:
-    with path.open() as file:
-        return list(csv.DictReader(file))
 
 
 def numbers(row: dict[str, str]) -> dict[str, str]:
@@ -47,16 +42,16 @@ def test_methods_agree_with_the_scripts_of_both_cases(script, run):
         assert done.status == 0, done.err
     done = script("scripts.baselines", run)
     assert done.status == 0, done.err
-    found = {row["method"]: row for row in rows_of(run / "metrics_baselines.csv")}
+    found = {row["method"]: row for row in read_rows(run / "metrics_baselines.csv")}
     assert list(found) == list(METHODS)
     assert {row["split"] for row in found.values()} == {"test"}
-    assert numbers(found["trained"]) == numbers(rows_of(run / "metrics.csv")[-1])
+    assert numbers(found["trained"]) == numbers(read_rows(run / "metrics.csv")[-1])
     for method, file in (("case-1", "metrics_aug_ftl.csv"), ("case-2-adjusted", "adjusted/metrics_aug.csv")):
-        expected = rows_of(run / file)[-1]
+        expected = read_rows(run / file)[-1]
         assert float(found[method]["acsa"]) == pytest.approx(float(expected["acsa"]), abs=0.005)
         assert float(found[method]["auc"]) == pytest.approx(float(expected["auc"]), abs=0.002)
     assert done.result["crt"]["value"] == 0.1
-    per_class = rows_of(run / "metrics_per_class_baselines.csv")
+    per_class = read_rows(run / "metrics_per_class_baselines.csv")
     recalls = [float(row["recall"]) for row in per_class if row["method"] == "lda"]
     assert np.mean(recalls) == pytest.approx(float(found["lda"]["acsa"]))
     refused = script("scripts.baselines", run)
@@ -87,12 +82,12 @@ def test_methods_agree_with_the_scripts_of_both_cases(script, run):
     assert done.status == 0, done.err
     assert "checkpoint_aug.pth was made from another model than" in done.err
     assert "it is left out" in done.err
-    rows = {(row["classifier"], row["condition"]): row for row in rows_of(run / "metrics_robustness.csv")}
+    rows = {(row["classifier"], row["condition"]): row for row in read_rows(run / "metrics_robustness.csv")}
     measured = {"trained", "logit-adjustment", "crt", "case-1", "aug_ftl", "adjusted/aug"}
     assert {name for name, _ in rows} == measured
     assert {condition for _, condition in rows} == set(CORRUPTIONS)
     for name, file in (("trained", "metrics.csv"), ("aug_ftl", "metrics_aug_ftl.csv")):
-        expected = float(rows_of(run / file)[-1]["acsa"])
+        expected = float(read_rows(run / file)[-1]["acsa"])
         assert float(rows[name, "clean"]["acsa"]) == pytest.approx(expected, abs=0.003)
     for name in ("logit-adjustment", "case-1"):
         assert float(rows[name, "clean"]["acsa"]) == pytest.approx(float(found[name]["acsa"]), abs=0.003)
@@ -114,7 +109,7 @@ def test_generative_run_is_refused(script, tmp_path, monkeypatch):
     monkeypatch.setattr(robustness, "CORRUPTIONS", {"clean": CORRUPTIONS["clean"]})
     done = script("scripts.robustness", tmp_path)
     assert done.status == 0, done.err
-    assert {row["classifier"] for row in rows_of(tmp_path / "metrics_robustness.csv")} == {"trained"}
+    assert {row["classifier"] for row in read_rows(tmp_path / "metrics_robustness.csv")} == {"trained"}
 
 
 def test_methods_none_of_which_fits_the_classifier_are_refused(script, tmp_path):
@@ -203,16 +198,3 @@ def test_value_is_chosen_on_the_validation_codes_and_tested_alone():
     assert [row["value"] for row in tested] == [max(validated, key=validated.get)]
     assert 0.5 <= tested[0]["value"] <= 1.5
     assert [row["method"] for row in per_class] == ["logit-adjustment"] * 2
-
-
-def test_conditions_are_what_their_names_say():
-    images = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    noisy = [CORRUPTIONS["noise 0.1"](images * 0.2 + 0.4, batch) for batch in (0, 0, 1)]
-    assert torch.equal(noisy[0], noisy[1])
-    assert not torch.equal(noisy[0], noisy[2])
-    assert (noisy[0] - images * 0.2 - 0.4).std().item() == pytest.approx(0.1, rel=0.15)
-    assert CORRUPTIONS["noise 0.2"](images, 0).min() == 0
-    assert torch.equal(CORRUPTIONS["half brightness"](images, 0), images / 2)
-    blurred = CORRUPTIONS["blur 3x3"](images, 0)
-    assert blurred[0, 0, 4, 4] == pytest.approx(images[0, 0, 3:6, 3:6].mean().item())
-    assert blurred[0, 0, 0, 0] == pytest.approx(images[0, 0, :2, :2].mean().item())

@@ -2,6 +2,9 @@
 
 import os
 import subprocess
+from pathlib import Path
+
+import pytest
 
 from helpers.project import ROOT
 
@@ -13,18 +16,33 @@ fi
 """
 
 
+INSTALL = "-m pip install --quiet --disable-pip-version-check -r wanted.txt"
+
+
+def prepare(folder: Path, **active: str) -> list[str]:
+    """Prepare an environment in a folder; returns the calls of Python that make and fill it."""
+    python, told = folder / "python3", folder / "told"
+    if not python.exists():
+        python.write_text(PYTHON)
+        python.chmod(0o755)
+        (folder / "python").symlink_to(python)
+    environment = {"PATH": f"{folder}:{os.environ['PATH']}", "TOLD": str(told), **active}
+    code = f". {ROOT}/scripts/environment.sh && prepare_environment wanted.txt"
+    subprocess.run(["bash", "-euo", "pipefail", "-c", code], cwd=folder, env=environment, check=True)
+    calls = [line for line in told.read_text().splitlines() if line.startswith("-m")]
+    told.unlink()
+    return calls
+
+
 def test_environment_that_was_interrupted_is_made_again(tmp_path):
     """Python's venv makes its interpreter first, and what activates it last."""
-    told, python, half = tmp_path / "told", tmp_path / "python3", tmp_path / ".venv" / "bin" / "python"
-    python.write_text(PYTHON)
-    python.chmod(0o755)
-    (tmp_path / "python").symlink_to(python)
+    half = tmp_path / ".venv" / "bin" / "python"
     half.parent.mkdir(parents=True)
-    half.symlink_to(python)
-    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "TOLD": str(told)}
-    code = f". {ROOT}/scripts/environment.sh && prepare_environment wanted.txt"
-    for _ in range(2):
-        subprocess.run(["bash", "-euo", "pipefail", "-c", code], cwd=tmp_path, env=environment, check=True)
-    calls = [line for line in told.read_text().splitlines() if line.startswith("-m")]
-    install = "-m pip install --quiet --disable-pip-version-check -r wanted.txt"
-    assert calls == ["-m venv .venv", install, install]
+    half.symlink_to(tmp_path / "python3")
+    assert [prepare(tmp_path), prepare(tmp_path)] == [["-m venv .venv", INSTALL], [INSTALL]]
+
+
+@pytest.mark.parametrize("variable", ["VIRTUAL_ENV", "CONDA_PREFIX"])
+def test_active_environment_is_used_as_it_is(variable, tmp_path):
+    assert prepare(tmp_path, **{variable: "there"}) == [INSTALL]
+    assert not (tmp_path / ".venv").exists()

@@ -1,11 +1,14 @@
-"""The batch script for Slurm, with commands that stand for Slurm's."""
+"""The batch script for Slurm, with commands that stand for Slurm's, and the training that it starts."""
 
 import os
 import subprocess
 
 import pytest
 
+import train
 from helpers.project import ROOT
+from utils.cli.rules import parse
+from utils.distributed.plan import plan_launch
 
 
 def command(path, body):
@@ -15,10 +18,17 @@ def command(path, body):
 
 @pytest.mark.parametrize(("status", "requeued"), [(138, True), (143, False), (2, False), (0, False)])
 def test_job_is_queued_again_when_its_time_was_over_and_only_then(status, requeued, tmp_path):
-    command(tmp_path / "srun", f"exit {status}")
+    told = tmp_path / "told"
+    command(tmp_path / "srun", f'printf "%s\\n" "$@" >{told}; exit {status}')
     command(tmp_path / "scontrol", f'echo "$@" >> {tmp_path}/asked; echo node0')
     job = {"SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "node[0-1]"}
-    job |= {"SLURM_GPUS_ON_NODE": "4", "SLURM_NNODES": "2", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    job |= {"SLURM_GPUS_ON_NODE": "4", "SLURM_NNODES": "2", "SLURM_CPUS_PER_TASK": "32"}
+    job |= {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     done = subprocess.run(["bash", ROOT / "scripts" / "slurm.sbatch", "Digits_LT"], env=os.environ | job)
     assert done.returncode == status
+    words = told.read_text().splitlines()
+    args, _ = parse(train.build_parser(), [*words[words.index("train") + 1 :], "--rank=1"])
+    plan = plan_launch(args, {})
+    assert (plan.size, plan.first_rank, plan.local_size, args.resume) == (8, 4, 4, "auto")
+    assert "--cpus-per-task=32" in words
     assert ("requeue 7" in (tmp_path / "asked").read_text().splitlines()) == requeued

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -18,12 +19,6 @@ from helpers.mirror import Mirror, packed
 from helpers.project import ROOT
 from utils import files
 from utils.errors import UserError, run_script
-
-
-@pytest.fixture
-def chest(chest_folder, tmp_path) -> Path:
-    """A copy of `chest_folder` to spoil."""
-    return shutil.copytree(chest_folder, tmp_path / "data")
 
 
 @pytest.fixture
@@ -121,6 +116,16 @@ def test_module_is_a_command_that_ends_with_one_line_and_status_2(chest):
     assert done.stderr == f"error: {chest / LISTS[True]} is empty: put NIH's list there\n"
 
 
+def when_read(pipe: Path, process: multiprocessing.Process) -> BinaryIO:
+    """Open a pipe for writing when somebody reads it, as a process will that is running."""
+    while True:
+        try:
+            return os.fdopen(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK), "wb")
+        except OSError as error:
+            assert (error.errno, process.is_alive()) == (errno.ENXIO, True)
+            process.join(0.01)
+
+
 def test_interruption_leaves_no_process(chest, manifest, capfd):
     """Ctrl-C reaches the whole group while the images are decoded: 130, and the workers end too."""
     pipe = chest / "images" / "00000000_000.png"
@@ -133,7 +138,7 @@ def test_interruption_leaves_no_process(chest, manifest, capfd):
 
     process = multiprocessing.get_context("fork").Process(target=run)
     process.start()
-    with pipe.open("wb"):  # opens when the worker is there
+    with when_read(pipe, process):
         os.killpg(process.pid, signal.SIGINT)
         process.join(60)
         assert process.exitcode == 130

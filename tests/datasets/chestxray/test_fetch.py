@@ -348,6 +348,7 @@ def test_two_processes_fetch_each_byte_once(mirror, bring, chest_folder, tmp_pat
     mirror.answers["images_001.tar.gz"] = [Answer(cut=100, stall=waiting)]
     first.start()
     while mirror.sent["images_001.tar.gz"] < 100:
+        assert first.is_alive()
         first.join(0.01)
     second.start()
     said = ""
@@ -385,6 +386,7 @@ def test_interruption_ends_all_threads_and_keeps_the_part(number, mirror, bring,
     process.start()
     parts = [tmp_path / "data" / f".{name}.part" for name in ARCHIVES]
     while sum(part.exists() and part.stat().st_size == 3_000 for part in parts) < 2:  # two jobs
+        assert process.is_alive()
         process.join(0.01)
     os.kill(process.pid, number)
     process.join(4 * Patience().stall_s)
@@ -449,9 +451,3 @@ def test_from_nothing_to_a_trained_epoch(mirror, script, tmp_path, chest_folder)
     require_complete(tmp_path / "data", chest_folder, ARCHIVES)
     again = script("augment", "ChestXray", *flags, "--resume=auto", "--quiet")
     assert again.status == 0, again.err
-
-
-def test_manifest_for_another_data_set_is_refused(script, tmp_path):
-    done = script("train", "Digits_LT", *SMALL_MODEL, "--dataset-manifest=x.json", f"--logdir={tmp_path}")
-    assert done.status == 2
-    assert "--dataset-manifest: Digits_LT has no list" in done.error

@@ -23,12 +23,6 @@ HEADER_2020 = (
 LABELS, TRAIN_LIST, TEST_LIST = "Data_Entry_2017.csv", "train_val_list.txt", "test_list.txt"
 
 
-@pytest.fixture
-def chest(chest_folder: Path, tmp_path: Path) -> Path:
-    """A copy of `chest_folder` to spoil."""
-    return shutil.copytree(chest_folder, tmp_path / "ChestXray")
-
-
 def load(folder: Path, train: bool = True):
     splits = CHESTXRAY.load(data_args("ChestXray", folder))
     return splits.train if train else splits.test

@@ -19,7 +19,7 @@ CONTENT = np.random.default_rng(0).bytes(100_000)
 OTHER = np.random.default_rng(1).bytes(100_000)
 NAME = "images_001.tar.gz"
 PAGE = b"\n<!DOCTYPE html><html><body>Too many requests</body></html>"
-SHORT = Patience(attempts=3, first_contact=2, pause_s=0.001, longest_pause_s=0.002, stall_s=0.2)
+SHORT = Patience(attempts=3, first_contact=2, pause_s=0.001, longest_pause_s=0.002, stall_s=30)
 
 
 @pytest.fixture(autouse=True)
@@ -239,7 +239,8 @@ def test_pauses_grow_up_to_the_longest(mirror, tmp_path):
 def test_stall_ends_the_attempt_not_the_download(mirror, tmp_path):
     over = threading.Event()
     mirror.answers[NAME] = [Answer(cut=60_000, stall=over)]
-    assert download(tmp_path, remote(mirror)).run().read_bytes() == CONTENT
+    patience = dataclasses.replace(SHORT, stall_s=0.5)
+    assert download(tmp_path, remote(mirror), patience).run().read_bytes() == CONTENT
     over.set()
     assert mirror.sent[NAME] == len(CONTENT)
 
@@ -282,7 +283,8 @@ def test_next_attempt_waits_longer_for_a_server_that_is_slow_to_answer(mirror, t
 def test_cancelling_ends_a_stalled_download_and_keeps_the_part(mirror, tmp_path):
     over, cancel, arrived = threading.Event(), Cancel(), threading.Event()
     mirror.answers[NAME] = [Answer(cut=60_000, stall=over)]
-    file = download(tmp_path, remote(mirror), SHORT, cancel, lambda count: file.have == 60_000 and arrived.set())
+    patience = dataclasses.replace(SHORT, stall_s=2)
+    file = download(tmp_path, remote(mirror), patience, cancel, lambda count: file.have == 60_000 and arrived.set())
     with ThreadPoolExecutor() as pool:
         job = pool.submit(file.run)
         assert arrived.wait(30)

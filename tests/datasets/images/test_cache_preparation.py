@@ -23,12 +23,6 @@ from utils.errors import UserError
 TRAIN, TEST = 200, 100
 
 
-@pytest.fixture
-def chest(chest_folder: Path, tmp_path: Path) -> Path:
-    """A copy of `chest_folder` to write into."""
-    return shutil.copytree(chest_folder, tmp_path / "ChestXray")
-
-
 def splits_of(folder: Path) -> dict[str, FileDataset]:
     """200 training and 100 test images of noise, made if they are not there."""
     names = [f"{row:08d}_000.png" for row in range(TRAIN + TEST)]

@@ -27,6 +27,11 @@ def test_colour_stays(name, tmp_path):
     assert np.array_equal(saved(tmp_path / name, Image.fromarray(COLOUR), **options), COLOUR)
 
 
+def test_first_page_of_several_is_read(tmp_path):
+    pages = {"save_all": True, "append_images": [Image.fromarray(255 - COLOUR)]}
+    assert np.array_equal(saved(tmp_path / "a.tif", Image.fromarray(COLOUR), **pages), COLOUR)
+
+
 def test_jpeg_is_nearly_what_was_written(tmp_path):
     smooth = np.broadcast_to(np.arange(0, 240, 8, dtype=np.uint8)[None, :, None], (24, 30, 3)).copy()
     assert np.abs(saved(tmp_path / "a.jpg", Image.fromarray(smooth), quality=95).astype(int) - smooth).max() < 6

@@ -248,8 +248,14 @@ def test_unreadable_image_is_named_or_left_out(cache_size, tmp_path, monkeypatch
     splits = load(root, bad_images="skip", cache_size=cache_size, new_size=28)
     assert bad.relative_to(root).as_posix() not in splits.train.ids
     assert len(splits.train) == 4
+
+    def read_all() -> None:
+        part = load(root, cache_size=cache_size, new_size=28).train
+        for index in range(len(part)):
+            part[index]
+
     with pytest.raises(UserError, match=r"2.Jpg.* cannot be read|cannot be read \(train/cat/deep/er/2.Jpg\)"):
-        [part[index] for part in [load(root, cache_size=cache_size, new_size=28).train] for index in range(len(part))]
+        read_all()
 
 
 @pytest.mark.parametrize("kind", [None, "shift"])

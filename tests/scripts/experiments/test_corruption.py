@@ -18,6 +18,11 @@ def test_noise_has_the_deviation_of_its_name_and_ends_at_black_and_white(deviati
     assert not torch.equal(grey, noisy(torch.full((4, 1, 64, 64), 0.5), 4))
 
 
+def test_half_brightness_halves_each_pixel():
+    images = torch.rand(2, 1, 4, 4)
+    assert torch.equal(CORRUPTIONS["half brightness"](images, 0), images / 2)
+
+
 def test_blur_is_the_mean_of_what_lies_around_a_pixel():
     image = torch.zeros(1, 1, 4, 4)
     image[..., 0, 0] = 1

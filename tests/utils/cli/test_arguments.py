@@ -177,7 +177,8 @@ def test_set_of_flags_is_frozen(name):
 def test_every_flag_is_read(name):
     module, _ = SCRIPTS[name]
     sources = [ROOT / f"{script}.py" for script in {name, "augment" if name == "augment_ftl" else name}]
-    sources += [path for folder in ("utils", "models", "datasets") for path in (ROOT / folder).rglob("*.py")]
+    if name != "predict":  # which hands its arguments to nobody
+        sources += [path for folder in ("utils", "models", "datasets") for path in (ROOT / folder).rglob("*.py")]
     code = "\n".join(path.read_text() for path in sources if path.name != "arguments.py")
     assert {action.dest for action in actions(module)} - {"help"} <= set(re.findall(r"args\.(\w+)", code))
 

@@ -160,10 +160,3 @@ def test_fewer_gpus_than_processes(plan, monkeypatch):
     cuda(monkeypatch, [1, 1])
     with pytest.raises(UserError, match="3 processes on this node, but CUDA has 2"):
         choose_gpus(plan, {})
-
-
-def test_sync_bn_needs_cuda(script, tmp_path):
-    done = script("train", "Digits_LT", "--sync-bn", "--arch=resnet18_vae3", f"--logdir={tmp_path / 'log'}")
-    assert done.status == 2
-    assert "--sync-bn needs CUDA" in done.error
-    assert not (tmp_path / "log").exists()

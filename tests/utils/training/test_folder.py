@@ -54,11 +54,13 @@ def test_overwriting_a_training_deletes_what_was_made_from_it(tmp_path):
     results += ["checkpoint_codes.pth", "aug/projector_config.pbtxt", "aug_ftl/00000/codes/tensors.tsv"]
     for folder in ("aug", "aug_ftl/00000/codes"):
         (tmp_path / folder).mkdir(parents=True)
-    for name in [*results, "mine.txt"]:
+    others = ["mine.txt", "adjusted/checkpoint_aug.pth", "adjusted/metrics_aug.csv"]  # a re-training of its own folder
+    (tmp_path / "adjusted").mkdir()
+    for name in [*results, *others]:
         (tmp_path / name).touch()
     with RunFolder(str(tmp_path)).open(overwrite=True):
         assert not any((tmp_path / name).exists() for name in results)
-        assert (tmp_path / "mine.txt").exists()
+        assert all((tmp_path / name).exists() for name in others)
 
 
 def test_results_of_an_earlier_model_are_told_where_a_training_goes_on(tmp_path, caplog):
