@@ -8,6 +8,7 @@ from torchvision import transforms as T
 
 from datasets.base import ArrayDataset, DatasetSpec, SampleKey
 from utils.errors import UserError
+from utils.randomness import Stream, global_seed
 
 TARGETS = np.array([0, 0, 1, 3, 1])
 KEY = SampleKey(index=2, seed=7, epoch=3, position=11)
@@ -113,6 +114,7 @@ def test_fingerprint_is_of_the_list_not_of_the_pixels(dataset):
         ({"images": np.zeros((5, 8, 8), np.uint8)}, "there are 5 images and 4 labels"),
         ({"images": np.zeros((4, 8, 8))}, r"images are float64 \(4, 8, 8\): give uint8"),
         ({"images": np.zeros((4, 3, 8, 8), np.uint8)}, r"images are uint8 \(4, 3, 8, 8\): give uint8, \(N,h,w\)"),
+        ({"images": np.zeros((4, 8, 8, 1), np.uint8)}, r"images are uint8 \(4, 8, 8, 1\)"),
         ({"images": np.zeros((4, 64), np.uint8)}, r"images are uint8 \(4, 64\)"),
     ],
 )
@@ -128,3 +130,11 @@ def test_array_that_is_no_data_set_is_named(changed, says):
 def test_entry_of_the_registry_names_what_there_is(names):
     with pytest.raises(ValueError, match="is none of"):
         DatasetSpec(lambda args: None, *names)
+
+
+def test_draws_of_a_transform_are_of_seed_epoch_and_position():
+    images, targets = np.zeros((8, 4, 4), np.uint8), np.arange(8) % 2
+    data = ArrayDataset(images, "ab", targets, list("abcdefgh"), lambda _: torch.rand(1))
+    with global_seed(7, Stream.TRANSFORM, 2, 3):
+        expected = torch.rand(1)
+    assert data[SampleKey(0, seed=7, epoch=2, position=3)][0] == expected

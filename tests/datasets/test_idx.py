@@ -306,3 +306,14 @@ def test_two_processes_download_each_file_once(mirror, packed, tmp_path, capfd):
         assert process.exitcode == 0
     assert "it downloads Fashion-MNIST" in said
     assert Counter(mirror.asked) == dict.fromkeys(packed, 2)  # torchvision asks for redirections, then for the file
+
+
+def test_last_file_that_was_being_unpacked_is_unpacked_again(mirror, tmp_path):
+    """With it all are there, and torchvision would take them as they are."""
+    lost = mirror.files.pop(f"{TEST_LABELS}.gz")
+    with pytest.raises(UserError, match="the download failed"):
+        load(tmp_path, True)
+    (other,) = tmp_path.rglob(TEST_IMAGES)
+    other.with_name(TEST_LABELS).write_bytes(bytes(3))
+    mirror.files[f"{TEST_LABELS}.gz"] = lost
+    assert tuple(load(tmp_path, False).class_counts) == FASHION.test_counts

@@ -1,6 +1,7 @@
 """Batches: which images, in which order, for which process; and the loader around them."""
 
 import argparse
+import contextlib
 import itertools
 import multiprocessing
 import os
@@ -17,6 +18,7 @@ import torch
 from PIL import Image
 from torchvision import transforms as T
 
+from datasets import loading
 from datasets.base import ArrayDataset, ImageDataset, SampleKey
 from datasets.loading import (
     SAMPLERS,
@@ -430,3 +432,22 @@ def test_pairs_are_of_each_measured_class_once_spread_over_its_list_and_not_augm
             assert images.shape == (len(labels), 1, 4, 4)
             found[label] = examples[:, 0, 0, 0].tolist(), images[:, 0, 0, 0].tolist()
     assert found == {0: ([0], [1, 2]), 1: ([1, 3, 5], [3]), 3: ([8, 9], [0, 4, 5])}
+
+
+def test_workers_stay_from_epoch_to_epoch():
+    loader, seen = BatchLoader(noise(8), EvaluationBatches(8, 4), 2, False), []
+    for _ in range(2):
+        list(loader)
+        seen.append({child.pid for child in multiprocessing.active_children()})
+    assert seen[0] == seen[1] != set()
+
+
+def test_bar_counts_the_images_of_all_processes(monkeypatch):
+    counts: list[int] = []
+    bar = SimpleNamespace(update=counts.append)
+    monkeypatch.setattr(loading, "progress", lambda *_, **__: contextlib.nullcontext(bar))
+    world = World()
+    world.size = 2
+    loader = BatchLoader(noise(8), EvaluationBatches(8, 4, 0, 2), 0, False)
+    list(shared_batches(loader, argparse.Namespace(max_steps=None, quiet=True), world, "evaluation"))
+    assert sum(counts) == 8

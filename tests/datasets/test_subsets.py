@@ -152,3 +152,14 @@ def test_some_of_each_class_are_spread_over_its_list():
     assert {label: len(rows) for label, rows in found.items()} == {0: 100, 1: 1, 2: 3}
     assert found[0].tolist() == list(range(0, 1000, 10))
     assert [*found[2], *found[1]] == [1000, 1001, 1002, 1003]
+
+
+@pytest.mark.parametrize(("count", "expected"), [(8, 2), (7, 1), (13, 3), (19, 4)])
+def test_share_of_a_class_that_is_held_out_is_rounded(count, expected):
+    targets = np.repeat([0, 1], [count, 10])
+    _, held = hold_out(targets, 2, 0.2, seed=0)
+    assert np.bincount(targets[held]).tolist() == [expected, 2]
+
+
+def test_spread_takes_the_first_images_of_each_class():
+    assert spread(np.array([0, 0, 0, 1, 0, 2, 1, 1, 0, 0]), 4).tolist() == [0, 1, 3, 5]

@@ -27,14 +27,14 @@ class Answer:
     """How the server answers one request where it does not just give the file.
 
     Attributes:
-        status, headers, body: in place of the file's.
+        status, headers, body: in place of the file's; a header that is None is not sent.
         cut: the connection ends after so many bytes of the body.
         stall: the server waits for this event after `cut` bytes.
         ignore_range: the whole file, with status 200.
     """
 
     status: int | None = None
-    headers: dict[str, str] = field(default_factory=dict)
+    headers: dict[str, str | None] = field(default_factory=dict)
     body: bytes | None = None
     cut: int | None = None
     stall: threading.Event | None = None
@@ -114,7 +114,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
         self.send_response(status)
         for key, value in (headers | answer.headers).items():
-            self.send_header(key, value)
+            if value is not None:
+                self.send_header(key, value)
         self.end_headers()
         try:
             self._send(name, content[start:], answer)

@@ -13,7 +13,7 @@ from datasets.splits import preprocessing_of
 from models.atypicality import QUANTILES
 from models.classifier import CosineClassifier
 from models.encoder import ResNetEncoder
-from models.loading import TrainedModel, build_model
+from models.loading import TrainedModel, build_model, load_model
 from models.losses import LOSSES
 from utils.cli.rules import parse
 from utils.distributed.world import World
@@ -103,3 +103,16 @@ def test_checkpoint_of_a_later_version_is_named(flag, value, trained_digits, tmp
     save_checkpoint(tmp_path / "checkpoint.pth", stored)
     with pytest.raises(UserError, match=f"--{flag} {value}: this version of the code has no such"):
         models.load_model(tmp_path / "checkpoint.pth")
+
+
+def test_class_that_is_certain_and_has_no_share_leaves_the_others_theirs(trained_digits):
+    model = load_model(trained_digits / "checkpoint.pth")
+    with torch.no_grad():
+        model.network.classifier.bias[0] += 1e4
+    images = torch.zeros(1, 1, model.image_size, model.image_size)
+    found = model.classify(images, correction=torch.tensor([0.0] + [1 / 9] * 9).log())
+    assert found.probabilities.isfinite().all()
+
+
+def test_loaded_model_says_how_many_images_of_each_class_it_has_seen(trained_digits):
+    assert load_model(trained_digits / "checkpoint.pth").class_counts == (130, 110, 80, 60, 45, 35, 25, 20, 12, 6)

@@ -357,3 +357,9 @@ def test_recipe_leads_the_rarest_component_more_than_half_way(separation):
 
 def test_rarest_component_would_stay_at_the_networks_learning_rate():
     assert distance_left(5e-3, 1.0)[14] > 0.99
+
+
+def test_bounds_hold_at_once():
+    prior = GaussianMixturePrior(3, 8)
+    prior.bound_variances(2.0, 3.0)
+    torch.testing.assert_close(prior.log_vars.detach().exp(), torch.full((3, 8), 2.0))

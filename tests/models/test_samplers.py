@@ -327,3 +327,8 @@ def test_sampler_of_many_classes_holds_little_beside_the_codes():
     sampler = make_sampler(FeatureTransferSampler, counts=[101] * 100 + [1] * 900)
     parts = [part for value in vars(sampler).values() for part in (value if isinstance(value, list) else [value])]
     assert sum(part.nbytes for part in parts if isinstance(part, torch.Tensor)) < 1e6
+
+
+def test_codes_that_are_one_in_each_class_have_no_spread_to_transfer():
+    means, targets = torch.randn(3, 8), torch.arange(30) % 3
+    assert scatter_basis(means[targets], means, targets, None).shape == (8, 0)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from helpers.trained import D, K, trained_like
 from models import scoring
+from models.classifier import CosineClassifier
 from models.dgcmm import DGCMM
 from models.losses import LOSSES, LossWeights, build_loss
 from models.scoring import Scorer
@@ -181,3 +182,14 @@ def test_rest_of_the_batch_does_not_matter(model, images):
     whole, one = probabilities(model, images), probabilities(model, images[:1])
     torch.testing.assert_close(whole[:1], one, rtol=1e-4, atol=1e-5)
     assert all(torch.equal(value, buffers[name]) for name, value in model.named_buffers())
+
+
+@torch.no_grad()
+def test_code_of_length_0_has_the_logits_of_the_cosine_classifier():
+    model = trained_like(32, "posterior")
+    model.classifier = CosineClassifier(D, K)
+    for value in model.mu_head.parameters():
+        value.zero_()
+    scorer = Scorer(model, LossWeights(1.0))
+    found = scorer.probabilities(*scorer.evidence(torch.rand(2, 1, 32, 32)))
+    torch.testing.assert_close(found, torch.full((2, K), 1 / K))

@@ -87,8 +87,9 @@ def test_methods_agree_with_the_scripts_of_both_cases(script, run):
     assert {name for name, _ in rows} == measured
     assert {condition for _, condition in rows} == set(CORRUPTIONS)
     for name, file in (("trained", "metrics.csv"), ("aug_ftl", "metrics_aug_ftl.csv")):
-        expected = float(read_rows(run / file)[-1]["acsa"])
-        assert float(rows[name, "clean"]["acsa"]) == pytest.approx(expected, abs=0.003)
+        expected = read_rows(run / file)[-1]
+        for metric in ("acsa", "many", "median", "low"):
+            assert float(rows[name, "clean"][metric]) == pytest.approx(float(expected[metric]), abs=0.003)
     for name in ("logit-adjustment", "case-1"):
         assert float(rows[name, "clean"]["acsa"]) == pytest.approx(float(found[name]["acsa"]), abs=0.003)
     assert rows["crt", "clean"]["acsa"] != found["crt"]["acsa"]  # its value was fixed

@@ -1,5 +1,6 @@
 """Files appear whole or not at all, on a full disk and without hard links too, and nothing is left beside them."""
 
+import errno
 import os
 import socket
 
@@ -136,3 +137,32 @@ def test_table_is_written_row_by_row_and_whole_or_not_at_all(tmp_path):
     with pytest.raises(ZeroDivisionError):
         write_table(path, ["file", "a"], rows(2))
     assert [(found.name, found.read_bytes()) for found in tmp_path.iterdir()] == [("table.csv", before)]
+
+
+def test_file_is_on_the_disk_before_it_has_its_name_and_the_name_after(tmp_path, monkeypatch):
+    done, replace, flush = [], os.replace, os.fsync
+
+    def noted(number: int) -> None:
+        done.append("name" if os.path.isdir(f"/proc/self/fd/{number}") else "content")
+        flush(number)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    monkeypatch.setattr(os, "replace", lambda *paths: done.append("renamed") or replace(*paths))
+    write_text(tmp_path / "a.txt", "content")
+    assert done == ["content", "renamed", "name"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_quota_that_is_used_up_is_a_full_disk(number, tmp_path):
+    said = str(files.unwritable(tmp_path / "a", OSError(number, os.strerror(number))))
+    assert said.startswith("the disk is full: ")
+
+
+def test_second_name_that_a_process_of_this_number_has_left_is_no_hindrance(tmp_path):
+    """As in a container, where numbers come again."""
+    path, previous = tmp_path / "a", tmp_path / "b"
+    path.write_text("new")
+    os.link(path, tmp_path / f".b.{socket.gethostname()}-{os.getpid()}.part")
+    keep_as(path, previous)
+    assert previous.read_text() == "new"
+    assert sorted(os.listdir(tmp_path)) == ["a", "b"]

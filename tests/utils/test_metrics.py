@@ -5,6 +5,8 @@ import pytest
 
 from helpers.project import METRIC_NAMES
 from utils.metrics import (
+    Measurement,
+    Predictions,
     calibration_error,
     class_aucs,
     compute_metrics,
@@ -82,7 +84,8 @@ def test_auc_leaves_out_classes_without_positives():
 
 def test_class_without_test_images_counts_with_a_recall_of_0():
     found = compute_metrics(np.array([0, 0, 1, 1]), one_hot(np.array([0, 0, 1, 0])), COUNTS)
-    assert (found["acsa"], found["low"]) == (pytest.approx((1 + 0.5 + 0) / 3), 0)
+    assert found["acsa"] == found["rec_ma"] == pytest.approx((1 + 0.5 + 0) / 3)
+    assert found["low"] == 0
 
 
 def test_per_class_rows():
@@ -138,3 +141,13 @@ def test_confidence_on_a_border_belongs_to_the_lower_bin():
     targets = np.array([0, 1])  # the first is right, the second wrong
     assert calibration_error(targets, halves, bins=2) == pytest.approx(0.5, abs=1e-5)
     assert calibration_error(targets, halves, bins=1) == pytest.approx(0, abs=1e-5)
+
+
+def test_component_is_live_if_it_is_the_most_responsible_one_of_an_image():
+    def live(components: list[int]) -> int | None:
+        targets = np.array([0, 0, 1, 2])
+        found = Predictions(np.arange(4), targets, one_hot(targets), np.array(components))
+        return Measurement.of(found, np.array(list("abcd")), "xyz", COUNTS).numbers["live_components"]
+
+    assert live([0, 0, 2, 2]) == 2
+    assert live([-1] * 4) is None

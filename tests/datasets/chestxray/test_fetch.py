@@ -451,3 +451,52 @@ def test_from_nothing_to_a_trained_epoch(mirror, script, tmp_path, chest_folder)
     require_complete(tmp_path / "data", chest_folder, ARCHIVES)
     again = script("augment", "ChestXray", *flags, "--resume=auto", "--quiet")
     assert again.status == 0, again.err
+
+
+@pytest.mark.parametrize("moved", [0, 7], ids=["none moved", "some moved"])
+def test_archive_whose_process_was_killed_before_its_folder_got_its_name_is_not_fetched_again(moved, mirror, bring):
+    """The archive had gone; with a folder of that name there, some images had moved into it."""
+    folder = bring()
+    target, aside = folder / "images_001", folder / ".images_001.unpacking"
+    images = sorted(path.name for path in target.glob("*.png"))
+    target.rename(aside)
+    if moved:
+        target.mkdir()
+        for name in images[:moved]:
+            (aside / name).rename(target / name)
+    mirror.asked.clear()
+    bring()
+    assert mirror.asked == []
+    assert sorted(path.name for path in target.glob("*.png")) == images
+    assert not aside.exists()
+
+
+def test_marker_moves_last_into_a_folder_that_is_there(mirror, bring, monkeypatch):
+    """Killed before that, what lies aside still has it, and needs no second download."""
+    folder = bring()
+    next((folder / "images_001").glob("*.png")).unlink()
+    replace, moves = os.replace, []
+
+    def killed(source: Path, target: Path) -> None:
+        if ".unpacking" in str(source) and not str(source).endswith(".part"):
+            moves.append(source)
+            if len(moves) == 3:
+                raise KeyboardInterrupt
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            bring()
+    mirror.asked.clear()
+    bring()
+    assert mirror.asked == []
+
+
+def test_images_are_on_the_disk_before_their_marker(bring, monkeypatch):
+    fetch, done = datasets.chestxray.fetch, []
+    write = fetch.write_text
+    monkeypatch.setattr(fetch.os, "sync", lambda: done.append("sync"))
+    monkeypatch.setattr(fetch, "write_text", lambda *args: done.append("marker") or write(*args))
+    bring(jobs=1)
+    assert done == ["sync", "marker"] * 3

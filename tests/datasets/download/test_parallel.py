@@ -54,5 +54,5 @@ def test_tasks_after_a_failure_are_not_begun():
         raise UserError("no")
 
     with pytest.raises(UserError):
-        run_jobs([fail, lambda: begun.append(1)], 1, Cancel())
+        run_jobs([fail, *[lambda: begun.append(1)] * 1000], 1, Cancel())
     assert not begun

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -165,7 +166,7 @@ def test_complete_part_of_a_killed_process_needs_no_network(mirror, tmp_path):
 def test_wrong_length_is_named(body, announced, mirror, tmp_path):
     mirror.files[NAME] = body
     if not announced:
-        mirror.answers[NAME] = [Answer(headers={"Content-Length": ""}, cut=len(body)) for _ in range(9)]
+        mirror.answers[NAME] = [Answer(headers={"Content-Length": None}, cut=len(body)) for _ in range(9)]
     with pytest.raises(UserError, match=r"100,000 (are published|bytes are here)"):
         download(tmp_path, remote(mirror)).run()
     assert not (tmp_path / NAME).exists()
@@ -195,7 +196,7 @@ def test_page_in_place_of_the_file_is_named_and_what_was_there_is_kept(page, hav
     assert download(tmp_path, remote(mirror)).have == have
 
 
-@pytest.mark.parametrize("status", [408, 429, 500, 503])
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 503])
 def test_passing_refusal_is_borne(status, mirror, tmp_path):
     mirror.answers[NAME] = [Answer(status=status), Answer(status=status)]
     assert download(tmp_path, remote(mirror)).run().read_bytes() == CONTENT
@@ -318,3 +319,28 @@ def test_comparison_of_a_hash_can_be_cancelled(tmp_path):
     cancelled()
     with pytest.raises(Cancelled):
         problem_of(path, RemoteFile(NAME, "", len(CONTENT), hashlib.md5(CONTENT).hexdigest()), cancelled)
+
+
+def test_file_is_on_the_disk_before_it_has_its_name(mirror, tmp_path, monkeypatch):
+    flush, file, done = os.fsync, download(tmp_path, remote(mirror)), []
+    monkeypatch.setattr(os, "fsync", lambda number: done.append((tmp_path / NAME).exists()) or flush(number))
+    file.run()
+    assert set(done) == {False}
+
+
+def test_stall_that_is_borne_grows_up_to_the_longest(tmp_path, monkeypatch):
+    waits, file = [], RemoteFile(NAME, "http://127.0.0.1:1/x", 3)
+    monkeypatch.setattr(Download, "_attempt", lambda self, timeout: waits.append(timeout))
+    patience = Patience(9, first_contact=6, pause_s=0.0, longest_pause_s=0.0, stall_s=1.0, longest_stall_s=5.0)
+    with pytest.raises(Unavailable):
+        download(tmp_path, file, patience).run()
+    assert waits == [1.0, 2.0, 4.0, 5.0, 5.0, 5.0]
+
+
+def test_rest_that_is_longer_than_it_says_is_named(mirror, tmp_path):
+    """It may have no end: no more of it is written than the file has."""
+    mirror.tags[NAME] = None
+    span = {"Content-Range": "bytes 60000-99999/100000"}
+    mirror.answers[NAME] = [Answer(cut=60_000), Answer(status=206, headers=span, body=CONTENT[60_000:] + bytes(9))]
+    with pytest.raises(UserError, match="has more bytes, 100,000 are published"):
+        download(tmp_path, remote(mirror)).run()

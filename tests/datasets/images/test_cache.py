@@ -266,3 +266,32 @@ def test_interrupted_process_ends(tmp_path):
     os.kill(process.pid, signal.SIGINT)
     process.join(60)
     assert process.exitcode == 130
+
+
+def test_image_of_which_the_disk_takes_a_part_at_a_time_is_whole(tmp_path, monkeypatch):
+    write = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda file, content, at: write(file, content[:100], at))
+    cache = ImageCache(tmp_path, NAMES, SIZE)
+    cache.build(opener(), ignore)
+    for row, name in enumerate(NAMES):
+        assert np.array_equal(cache.source(row, name).pixels, resize(IMAGES[row], SIZE))
+
+
+def test_cache_that_was_only_begun_lacks_all_its_space(tmp_path, built):
+    begun = ImageCache(tmp_path / "other", NAMES, 256)
+    begun._create()
+    assert begun.pixels.stat().st_size == begun.lacking() == COUNT * 256**2
+    assert built.lacking() == 0
+
+
+def test_pixels_are_on_the_disk_before_the_records(tmp_path, monkeypatch):
+    done, flush = [], os.fsync
+
+    def noted(number: int) -> None:
+        done.append(Path(f"/proc/self/fd/{number}").resolve().name)
+        flush(number)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    monkeypatch.setattr(np.memmap, "flush", lambda self: done.append("records"))
+    ImageCache(tmp_path, NAMES, SIZE).build(opener(), ignore)
+    assert done[-2:] == ["pixels.u8", "records"]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from datasets import DATASETS
 from datasets.splits import load_splits
 from helpers.data import data_args
 from utils.errors import UserError
@@ -227,9 +228,10 @@ def test_folder_that_is_none_is_told_from_one_that_is_not_there(tmp_path):
             load(place)
 
 
-def test_one_class_cannot_be_told_from_others(tmp_path):
+@pytest.mark.parametrize("names", [["train/a/1", "train/a/2", "test/a/1"], ["a/1", "a/2", "a/3"]])
+def test_one_class_cannot_be_told_from_others(names, tmp_path):
     with pytest.raises(UserError, match="has one class, 'a': two at least are needed"):
-        load(write(tmp_path, "train/a/1.png", "train/a/2.png", "test/a/1.png"))
+        load(write(tmp_path, *(f"{name}.png" for name in names)))
 
 
 def test_hold_out_beside_a_validation_set_is_refused(tmp_path):
@@ -399,3 +401,16 @@ def test_imagenet_is_train_and_val_and_says_what_lacks(tmp_path, caplog):
         "train has 3 images, 1281167 are published: is it unpacked?",
         "val has 2 images, 50000 are published: is it unpacked?",
     ]
+
+
+def test_label_without_a_name_is_its_own_name(tmp_path):
+    names = tmp_path / "names.txt"
+    names.write_text("dog,\ncat,the cat\n")
+    root = write(tmp_path / "data", *(f"{label}/{n}.png" for label in ("dog", "cat") for n in range(3)))
+    assert load(root, names=str(names)).train.classes == ("dog", "the cat")
+
+
+def test_imagenet_to_be_measured_alone_lacks_no_training_image(tmp_path, caplog):
+    DATASETS["ImageNet"].load(data_args("ImageNet", write(tmp_path, "val/n01/1.png", "val/n02/1.png")))
+    said = [message for message in caplog.messages if "are published" in message]
+    assert said == [f"{tmp_path}: val has 2 images, 50000 are published: is it unpacked?"]

@@ -232,3 +232,23 @@ def test_validation_images_of_patients_that_training_has_are_told(data, caplog):
     load(data, table(*rows, header="path,label,split,group"))
     told = "3 images (sub/6.png, sub/7.png, sub/8.png) of 3 in the validation split are of groups (patients) that"
     assert [told in message for message in caplog.messages] == [True]
+
+
+def test_empty_cells_after_the_last_column_are_no_fault(data):
+    """As a spreadsheet leaves them."""
+    rows = [(f"sub/{n}.png", "ab"[n % 2], "", "") for n in range(12)]
+    splits = load(data, table(*rows, header="path,label"))
+    assert len(splits.train) + len(splits.test) == 12
+
+
+def test_folder_whose_name_begins_with_dots_is_inside(data):
+    (data / "sub").rename(data / "..photos")
+    splits = load(data, table(*((f"..photos/{n}.png", "ab"[n % 2]) for n in range(12)), header="path,label"))
+    assert len(splits.train) > 0
+
+
+def test_table_of_the_current_folder_comes_before_that_beside_the_images(data, tmp_path, monkeypatch):
+    for folder, labels in ((tmp_path, "ab"), (data, "cd")):
+        (folder / "t.csv").write_text(table(*((f"sub/{n}.png", labels[n % 2]) for n in range(12)), header="path,label"))
+    monkeypatch.chdir(tmp_path)
+    assert load_splits(data_args("CSV", data, csv="t.csv")).train.classes == ("a", "b")

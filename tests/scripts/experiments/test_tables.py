@@ -1,5 +1,6 @@
 """Tables and figures of made-up results, and whether those in the repository say what its results say."""
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -394,3 +395,56 @@ def test_further_tables_have_a_column_for_each_imbalance_and_a_line_for_each_wei
     (run / "args.json").write_text(json.dumps({"command": ["train.py", "--lr=1"]}))
     with pytest.raises(UserError, match="tenth-resnet18/dgcmm/subset1 was made by .* with --lr=1"):
         TABLES["weights"](tmp_path)
+
+
+def test_methods_are_those_on_the_test_images_wherever_their_rows_stand(results):
+    path = results / "table" / "ce" / "subset0" / "metrics_baselines.csv"
+    write_csv(path, [*read_rows(path), *(row | {"split": "val", "acsa": 0.99} for row in read_rows(path))])
+    run, *_ = read_runs(results / "table" / "ce")
+    assert run.methods["case-2"]["acsa"] == pytest.approx(CE[0])
+
+
+def test_row_of_one_subset_is_not_the_best_and_has_no_test_that_counts(results):
+    for name, count, more in (("dgcmm-frozen", 5, -0.02), ("dgcmm-off", 1, 0.05)):
+        for subset in range(count):
+            value = DGCMM[subset] + more * (1 + 0.1 * subset)
+            write_run(results / "table" / name / f"subset{subset}", 0.8, {"case-2": value})
+    chosen = read_choices(results / FILE)["all"]
+    write_choices(results / FILE, {"all": chosen | dict.fromkeys(("dgcmm-frozen", "dgcmm-off"), chosen["dgcmm"])})
+    said = " ".join(TABLES["verdict"](results).split())
+    assert said.startswith("On clean images the best row of DGCMM (DGCMM, learned mixture, then case-2) is ahead of")
+    assert "after Holm over 2 rows" in said
+
+
+def test_ablation_is_on_the_same_subsets_or_not_said(results):
+    for subset in range(1, 5):
+        write_run(results / "table" / "dgcmm-off" / f"subset{subset}", 0.8, {"case-2": 0.9})
+    shutil.rmtree(results / "table" / "dgcmm" / "subset4")
+    chosen = read_choices(results / FILE)["all"]
+    write_choices(results / FILE, {"all": chosen | {"dgcmm-off": chosen["dgcmm"]}})
+    assert "without a mixture" not in TABLES["besides"](results)
+
+
+def test_case_that_one_run_lacks_is_not_averaged(results):
+    cases = dict.fromkeys(("case-1", "case-2", "case-1-adjusted", "case-2-adjusted"), 0.9)
+    for subset in range(5):
+        write_run(results / "table" / "dgcmm" / f"subset{subset}", 0.8, cases if subset else {"case-2": 0.9})
+    assert "re-trained by Case 1" not in TABLES["besides"](results)
+
+
+def test_baseline_of_fewer_subsets_is_not_the_best_calibrated(results):
+    run = results / "table" / "focal" / "subset0"
+    write_run(run, 0.8)
+    rows = read_rows(run / "metrics_baselines.csv")
+    write_csv(run / "metrics_baselines.csv", [row | {"calibration_error": 0.01} for row in rows])
+    assert "the lowest of a baseline (cross-entropy) is 0.100" in " ".join(TABLES["besides"](results).split())
+
+
+@pytest.mark.parametrize(("acsa", "refused"), [(0.9008, False), (0.902, True)])
+def test_two_measurements_may_differ_by_a_tenth_of_a_point(acsa, refused, results):
+    path = results / "table" / "dgcmm" / "subset2" / "metrics_robustness.csv"
+    rows = read_rows(path)
+    write_csv(path, [row | {"acsa": acsa} if row["condition"] == "clean" else row for row in rows])
+    refusal = pytest.raises(UserError, match="case-2 has an ACSA of 0.9000 in")
+    with refusal if refused else contextlib.nullcontext():
+        TABLES["main"](results)

@@ -84,6 +84,7 @@ def test_environment_of_a_launcher_becomes_an_address():
         ([], TORCHRUN | {"WORLD_SIZE": "four"}, "WORLD_SIZE=four"),
         ([], {"RANK": "0", "WORLD_SIZE": "2"}, "MASTER_ADDR is not set"),
         ([], POD | {"MASTER_PORT": "99999"}, "MASTER_PORT=99999 is no port"),
+        ([MP, "--ngpus=2", "--dist-url=env://"], POD | {"RANK": "4"}, "RANK 4 must be below the number of nodes, 4"),
         ([MP, "--world-size=1"], POD, "--world-size 1 contradicts the environment, where WORLD_SIZE is 4"),
     ],
 )
@@ -160,3 +161,10 @@ def test_fewer_gpus_than_processes(plan, monkeypatch):
     cuda(monkeypatch, [1, 1])
     with pytest.raises(UserError, match="3 processes on this node, but CUDA has 2"):
         choose_gpus(plan, {})
+
+
+def test_mixup_needs_pairs_in_each_process():
+    args = types.SimpleNamespace(batch_size=24, mixup=0.2)
+    check_batch_size(args, 4)
+    with pytest.raises(UserError, match="--mixup pairs the images of each of the node's 8 .*: give a multiple of 16"):
+        check_batch_size(args, 8)

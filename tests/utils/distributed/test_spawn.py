@@ -1,7 +1,9 @@
 """What the ends of a run's processes amount to."""
 
 import json
+import multiprocessing
 import signal
+import time
 import types
 
 import pytest
@@ -69,3 +71,14 @@ def test_cause_counts_before_what_others_saw_of_it(tmp_path):
 def test_process_that_leaves_the_word_to_the_first_node_points_there(tmp_path):
     with pytest.raises(UserError, match="an error in another process ended the run: see the output of node 0"):
         judge([2, 2], tmp_path)
+
+
+def test_process_that_saves_after_a_signal_has_longer_than_one_that_is_left_by_a_failure(monkeypatch):
+    monkeypatch.setattr(processes, "GRACE_S", 0.2)
+    killed = {}
+    for signum in (0, signal.SIGTERM):
+        monkeypatch.setattr(stopping, "received", lambda signum=signum: signum)
+        saving = multiprocessing.get_context("fork").Process(target=time.sleep, args=(0.8,))
+        saving.start()
+        killed[signum] = processes._end([saving])
+    assert killed == {0: {0}, signal.SIGTERM: set()}

@@ -164,3 +164,11 @@ def test_validation_images_that_have_changed_are_named():
     require_same_data(stored, stored | {"val": "3"}, "there")  # of a checkpoint before it was kept
     with pytest.raises(UserError, match="the val images are not those of there"):
         require_same_data(stored | {"val": "3"}, stored | {"val": "4"}, "there")
+
+
+def test_batch_of_a_run_on_several_nodes_is_that_of_all(tmp_path, trained_digits):
+    checkpoint = load_checkpoint(trained_digits / "checkpoint.pth")
+    save_checkpoint(tmp_path / "checkpoint.pth", checkpoint | {"nodes": 2})
+    args, given = parse(train.build_parser(), ["Digits_LT", "--resume=auto", f"--logdir={tmp_path}"])
+    find_checkpoint(args, given, RunFolder(str(tmp_path)), 1)
+    assert args.batch_size == 128

@@ -138,3 +138,12 @@ def test_board_is_closed_after_an_error_too(tmp_path):
         fail()
     assert threading.excepthook is hook
     assert set(threading.enumerate()) <= threads
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_what_fails_at_the_end_of_an_epoch_is_saved_by_a_process_that_is_alone(processes):
+    """To save, all processes have to come: of several the others have not failed, or have ended."""
+    run = some_run()
+    run.world.size = processes
+    assert list(run.steps(iter(()), [])) == []
+    assert run._worth_saving is (processes == 1)

@@ -141,3 +141,14 @@ def test_scaled_loss_that_is_not_finite_is_named(late):
         take(stepper, model, 0, math.nan)
         stepper.settle()
     assert torch.equal(model.weight, before)
+
+
+def test_process_whose_own_loss_is_bad_is_named_before_those_that_share_its_gradient():
+    class Two(World):
+        def gather(self, value: object) -> list:
+            return [((False, True), [10]), ((True, True), [20])]
+
+    model, optimizer, _ = made(late=False)
+    stepper = Stepper(optimizer, 0.0, Two(), late=False)
+    with pytest.raises(UserError, match=r"rank 1, images \[20\]"):
+        stepper.take(model.weight.sum() * math.nan, "epoch 5, step 2", torch.tensor([10]))
