@@ -473,3 +473,16 @@ def test_second_signal_ends_a_run_at_once_that_does_not_stop():
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=30)
     assert process.returncode == 143
+
+
+def test_process_that_has_other_images_than_the_first_ends_with_one_line(script, tmp_path, monkeypatch):
+    broadcast = World.broadcast
+
+    def as_rank_0_has_them(self: World, value: object) -> object:
+        other = isinstance(value, dict) and "train" in value
+        return value | {"train": "0" * 64} if other else broadcast(self, value)
+
+    monkeypatch.setattr(World, "broadcast", as_rank_0_has_them)
+    done = script("train", "Digits_LT", *SMALL_MODEL, "--epochs=1", "--max-steps=1", f"--logdir={tmp_path}")
+    assert done.status == 2
+    assert "the train images are not those of rank 0" in done.error

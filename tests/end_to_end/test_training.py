@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import train
+from datasets import DATASETS
 from helpers.data import load_part
 from helpers.project import SMALL_MODEL
 from models.losses import ClassificationLoss, FocalLoss, LDAMLoss, LogitAdjustedLoss
@@ -16,6 +17,7 @@ from scripts.compare_runs import differences
 from utils.files import read_rows
 from utils.stopping import Stopped
 from utils.training.checkpoint import load_checkpoint, save_checkpoint
+from utils.training.run import Run
 
 
 def test_each_component_ends_nearest_to_the_codes_of_its_class(script, tmp_path, monkeypatch):
@@ -298,3 +300,12 @@ def test_retraining_says_whether_it_diverged(lr, diverges, script, tmp_path, tra
     done = script("augment", "Digits_LT", *flags)
     assert done.status == 0, done.err
     assert ("diverged" in done.err) == diverges
+
+
+@pytest.mark.parametrize(("sampler", "power"), [("instance", 1), ("sqrt", 0.5), ("balanced", 0)])
+def test_divergence_is_judged_by_the_classes_as_they_are_drawn(sampler, power, script, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Run, "warn_of_divergence", lambda self, loss, counts: drawn.append(counts))
+    small = ["--arch=resnet32", "--new-size=16", "--crop-size=16", "--epochs=1", "--max-steps=1", "--workers=0"]
+    assert script("train", "Digits_LT", *small, f"--sampler={sampler}", f"--logdir={tmp_path}").status == 0
+    assert drawn == [[count**power for count in DATASETS["Digits_LT"].train_counts]]
