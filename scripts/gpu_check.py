@@ -29,7 +29,7 @@ from packaging.requirements import Requirement  # noqa: E402
 from scripts.benchmarks import MISSED  # noqa: E402
 from utils.cli.common import Parser  # noqa: E402
 from utils.errors import UserError, run_script  # noqa: E402
-from utils.files import unwritable, write_text  # noqa: E402
+from utils.files import write_text, writing  # noqa: E402
 from utils.versions import installed_version  # noqa: E402
 
 GRACE = 10  # seconds from SIGINT, at which a part says what it has found, to SIGKILL
@@ -221,10 +221,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             )
         card = torch.cuda.get_device_name(0)
         out = options.out or ROOT / "results" / "gpu" / re.sub(r"[^\w.-]+", "-", card)
-        try:
+        with writing(out):
             out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise unwritable(out, error) from error
         chosen = [part for part in every if (part.group in options.only if options.only else not part.by_hand)]
         ends = []
         for part in chosen:

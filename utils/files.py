@@ -8,7 +8,7 @@ import io
 import os
 import shutil
 import socket
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, Protocol, TextIO, TypeVar
 
@@ -47,10 +47,8 @@ def write_together(writes: Mapping[Path, Callable[[Sink], object]]) -> None:
         for path, write in writes.items():
             _fill(path, asides[path], write)
         for path, aside in asides.items():
-            try:
+            with writing(path):
                 os.replace(aside, path)
-            except OSError as error:
-                raise unwritable(path, error) from error
             _flush_names(path.parent)
     finally:
         for aside in asides.values():
@@ -62,13 +60,12 @@ def _fill(path: Path, aside: Path, write: Callable[[Sink], object]) -> None:
     """Have `write` fill the file `aside`, which will be `path`, and flush it to disk."""
     noted: list[OSError] = []
     try:
-        _remove_rests(path)
-        with aside.open("wb") as file:
-            write(_Noting(file, noted))
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise unwritable(path, error) from error
+        with writing(path):
+            _remove_rests(path)
+            with aside.open("wb") as file:
+                write(_Noting(file, noted))
+                file.flush()
+                os.fsync(file.fileno())
     except RuntimeError as error:  # what torch.save makes of a full disk
         if isinstance(error.__context__, Stopped):  # within torch.save, which ends its file all the same, and fails
             raise error.__context__ from None
@@ -97,6 +94,15 @@ class _Noting:
         except OSError as error:
             self._noted.append(error)
             raise
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raise what the disk refuses within the block as a `UserError` that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise unwritable(path, error) from error
 
 
 def unwritable(path: Path, error: Exception) -> UserError:
@@ -167,15 +173,14 @@ def keep_as(path: Path, previous: Path) -> None:
     """
     aside = _aside(previous)
     try:
-        _remove_rests(previous)
-        aside.unlink(missing_ok=True)
-        try:
-            os.link(path, aside)
-        except OSError:  # a file system without hard links
-            shutil.copyfile(path, aside)
-        os.replace(aside, previous)
-    except OSError as error:
-        raise unwritable(previous, error) from error
+        with writing(previous):
+            _remove_rests(previous)
+            aside.unlink(missing_ok=True)
+            try:
+                os.link(path, aside)
+            except OSError:  # a file system without hard links
+                shutil.copyfile(path, aside)
+            os.replace(aside, previous)
     finally:  # it is still there after an error, or where both names were those of one file
         with contextlib.suppress(OSError):
             aside.unlink()

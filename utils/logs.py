@@ -12,7 +12,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from utils import streams
-from utils.files import unwritable
+from utils.files import unwritable, writing
 
 log = logging.getLogger("dgcmm")
 
@@ -142,10 +142,8 @@ def log_to_file(path: Path) -> logging.Handler:
     Raises:
         UserError: the file cannot be written, now or with any later line.
     """
-    try:
+    with writing(path):
         handler = _LogFile(path, encoding="utf-8", errors="backslashreplace")
-    except OSError as error:
-        raise unwritable(path, error) from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     try:
         for kept in _keepers():

@@ -27,7 +27,7 @@ from datasets.workers import kill_workers
 from utils.cli.common import Parser, add_data
 from utils.cli.types import count_or_zero, path, pixels_or_zero
 from utils.errors import UserError, run_script
-from utils.files import unwritable, write_text
+from utils.files import write_text, writing
 from utils.logs import progress, start_logging
 
 log = logging.getLogger("dgcmm")
@@ -153,11 +153,9 @@ def check_images(folder: Path, workers: int, quiet: bool) -> None:
     """
     data = _Decoded(folder)
     report = folder / DAMAGED
-    try:
+    with writing(report):
         if report.exists():  # to delete what is not there is an error on a read-only disk
             report.unlink()
-    except OSError as error:
-        raise unwritable(report, error) from error
     damaged = {}
     batches = BatchLoader(data, EvaluationBatches(len(data), BATCH), workers, pin_memory=False)
     with progress("decoding", total=len(data), unit="images", quiet=quiet) as bar:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from datasets.download.parallel import Cancel
 from utils.errors import UserError
-from utils.files import unwritable, write_text
+from utils.files import write_text, writing
 
 CHUNK = 1 << 20
 PASSING_STATUS = (408, 425, 429)  # and all from 500 on
@@ -161,12 +161,10 @@ class Download:
 
     def _publish(self) -> Path:
         target = self.folder / self.remote.name
-        try:
+        with writing(target):
             with self.part.open("rb+") as file:
                 os.fsync(file.fileno())
             os.replace(self.part, target)
-        except OSError as error:
-            raise unwritable(target, error) from error
         self.part_of.unlink(missing_ok=True)
         return target
 
@@ -296,8 +294,5 @@ class Download:
         )
 
     def _append(self, chunk: bytes) -> None:
-        try:
-            with self.part.open("ab") as file:
-                file.write(chunk)
-        except OSError as error:
-            raise unwritable(self.part, error) from error
+        with writing(self.part), self.part.open("ab") as file:
+            file.write(chunk)

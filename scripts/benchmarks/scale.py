@@ -25,7 +25,7 @@ from scripts.benchmarks.training import mixture_term
 from utils.cli.common import Parser
 from utils.cli.types import count, positive
 from utils.errors import run_script
-from utils.files import unwritable, write_text
+from utils.files import write_text, writing
 
 COMPONENTS = (10, 30, 100, 300, 1000)
 CODES = (10_000, 40_000, 160_000, 640_000, 1_280_000)
@@ -48,10 +48,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure all points and write them."""
     options = build_parser().parse_args(argv)
     file = Path(options.json)
-    try:
+    with writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise unwritable(file, error) from error
     found = {
         "measured_on": measured_on(),
         "mixture": [mixture_point(number, options.repeats) for number in COMPONENTS],

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from utils.errors import UserError
-from utils.files import unwritable
+from utils.files import writing
 
 KEPT = ("*.json", "log*.txt", "metrics*.csv")  # small and text: what the tables are made of
 OUTPUT = "output.txt"  # of all commands of a job
@@ -163,11 +163,9 @@ class Runner:
 
     def _run_command(self, step: Step, folder: Path) -> int:
         """Run a command to its end, its output in the run folder; returns its exit status."""
-        try:
+        with writing(folder / OUTPUT):
             folder.mkdir(parents=True, exist_ok=True)
             output = (folder / OUTPUT).open("a")
-        except OSError as error:
-            raise unwritable(folder / OUTPUT, error) from error
         with output:
             words = [sys.executable, *step.words]
             with self._lock:

@@ -1,9 +1,8 @@
 """What TensorBoard shows of a run."""
 
-import contextlib
 import shutil
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from utils.files import unwritable
+from utils.files import writing
 from utils.metrics import Row
 from utils.training.layout import PROJECTED
 
@@ -31,14 +30,14 @@ class Board:
     def __init__(self, folder: Path, suffix: str, epochs_done: int | None) -> None:
         self.folder = folder
         self._hook, threading.excepthook = threading.excepthook, self._in_a_thread
-        with self._writing():
+        with writing(self.folder):
             purge_step = None if epochs_done is None else epochs_done + 1
             self.writer = SummaryWriter(str(folder), filename_suffix=suffix, purge_step=purge_step)
 
     def scalars(self, epoch: int, row: Row) -> None:
         """Every number of a row of metrics.csv; undefined ones leave a gap."""
         prefix = row["split"]
-        with self._writing():
+        with writing(self.folder):
             for name, value in row.items():
                 if isinstance(value, int | float) and name != "epoch":
                     group = "train" if name.startswith(("loss", "lr", "time")) else prefix
@@ -46,12 +45,12 @@ class Board:
 
     def image(self, epoch: int, name: str, image: Tensor) -> None:
         """Show a picture, (3,height,width) in [0,1]."""
-        with self._writing():
+        with writing(self.folder):
             self.writer.add_image(name, image, epoch)
 
     def picture(self, epoch: int, name: str, path: Path) -> None:
         """Show a picture that lies in a file."""
-        with Image.open(path) as image, self._writing():
+        with Image.open(path) as image, writing(self.folder):
             self.writer.add_image(name, np.asarray(image.convert("RGB")), epoch, dataformats="HWC")
 
     def codes(self, codes: np.ndarray, labels: Sequence[tuple[str, int]]) -> None:
@@ -62,7 +61,7 @@ class Board:
         """
         if min(codes.shape) > CODE_DIMS:
             codes = PCA(CODE_DIMS, random_state=0).fit_transform(codes)
-        with self._writing():
+        with writing(self.folder):
             # what an earlier run of the script left there; add_embedding would complain on standard output
             shutil.rmtree(self.folder / PROJECTED, ignore_errors=True)
             rows = [[" ".join(name.split()), count] for name, count in labels]
@@ -71,24 +70,16 @@ class Board:
 
     def flush(self) -> None:
         """Write all there is: what comes to an end between two epochs leaves nothing out."""
-        with self._writing():
+        with writing(self.folder):
             self.writer.flush()
 
     def close(self) -> None:
         """Write what is left."""
         try:
-            with self._writing():
+            with writing(self.folder):
                 self.writer.close()
         finally:
             threading.excepthook = self._hook
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Raise a full disk, which TensorBoard's thread met, as a `UserError`."""
-        try:
-            yield
-        except OSError as error:
-            raise unwritable(self.folder, error) from error
 
     def _in_a_thread(self, args: threading.ExceptHookArgs) -> None:
         """TensorBoard raises again, in the main thread, what its own thread met: no traceback for that."""
