@@ -327,5 +327,5 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
     add(
         "--deterministic",
         action="store_true",
-        help="the same numbers in every run on CUDA, slower; CPU runs always are",
+        help="the same numbers in every run on CUDA and of a compiled model, slower; other CPU runs have them anyway",
     )
