@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import warnings
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,9 +19,10 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 HEADER = slice(12, 29)
 WIDTH, HEIGHT, KIND, DEPTH, INTERLACE = slice(16, 20), slice(20, 24), slice(24, 29), 24, 28
 STORED_BLOCK = 0xFFFF  # bytes, the most that deflate has in one
-READING_ERRORS = (OSError, SyntaxError, ValueError, isal_zlib.error, Image.DecompressionBombError)
+READING_ERRORS = (OSError, SyntaxError, ValueError, isal_zlib.error)
 PLAIN_GREY = bytes([8, 0, 0, 0, 0])  # the KIND of most X-rays: 8 bits, one channel, not interlaced
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY  # of Pillow, 1 MB: some programs write more notes
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # of 90 million pixels; it refuses twice as many
 
 
 @contextlib.contextmanager
@@ -28,6 +30,8 @@ def reading(path: Path) -> Iterator[None]:
     """Raise what goes wrong in the block as a `UserError` that names the image file."""
     try:
         yield
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{path} cannot be read ({str(error).partition(',')[0]}): scale it down") from error
     except READING_ERRORS as error:
         foreign = isinstance(error, UnidentifiedImageError)  # whose own words hold an address in memory
         reason = "it is no image of a known format" if foreign else getattr(error, "strerror", None) or error

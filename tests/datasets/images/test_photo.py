@@ -1,5 +1,7 @@
 """Image files of all usual kinds as 8-bit colour."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,7 @@ from PIL import Image, PngImagePlugin
 
 from datasets.images.photo import Photo
 from datasets.images.source import whole
+from helpers.project import ROOT
 from utils.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -76,6 +79,30 @@ def test_png_with_megabytes_of_notes_is_read(tmp_path):
     notes = PngImagePlugin.PngInfo()
     notes.add_text("XML:com.adobe.xmp", "x" * 3_000_000, zip=True)
     assert np.array_equal(saved(tmp_path / "image.png", Image.fromarray(COLOUR), pnginfo=notes), COLOUR)
+
+
+@pytest.mark.parametrize("read", ["Photo(path).crop(0, 0, 24, 30)", "open_grey(path).crop(0, 0, 24, 30)"])
+def test_large_image_is_read_without_a_word_and_a_larger_one_has_its_remedy(read, tmp_path):
+    """Pillow takes images of 90 million pixels for an attack, with a warning, and refuses twice as many."""
+    Image.fromarray(COLOUR).save(tmp_path / "a.png")
+    code = """
+from pathlib import Path
+from PIL import Image
+from datasets.images.opening import Photo, open_grey
+from utils.errors import UserError
+path = Path({path!r})
+Image.MAX_IMAGE_PIXELS = 24 * 30 - 1
+{read}
+Image.MAX_IMAGE_PIXELS = 24 * 30 // 2 - 1
+try:
+    {read}
+except UserError as error:
+    print(error)
+"""
+    words = [sys.executable, "-c", code.format(path=str(tmp_path / "a.png"), read=read)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+    reason = "Image size (720 pixels) exceeds limit of 718 pixels"
+    assert (done.stdout, done.stderr) == (f"{tmp_path}/a.png cannot be read ({reason}): scale it down\n", "")
 
 
 def test_part_of_an_image(tmp_path):
