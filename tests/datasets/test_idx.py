@@ -16,6 +16,7 @@ from torchvision.datasets import FashionMNIST
 from datasets import DATASETS
 from datasets.base import ImageDataset
 from helpers.data import load_part
+from helpers.ports import free_port
 from helpers.served import Server, serving
 from utils.errors import UserError
 from utils.logs import start_logging
@@ -86,9 +87,7 @@ def use_mirror(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     """A download fails at once: nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
-    use_mirror(monkeypatch, port)
+    use_mirror(monkeypatch, free_port())
 
 
 def test_mnist_is_the_same_in_its_own_folder(files, tmp_path):

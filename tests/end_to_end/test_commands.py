@@ -1,6 +1,5 @@
 """Every documented command parses, and runs on small data; what a run leaves behind."""
 
-import csv
 import hashlib
 import importlib
 import json
@@ -24,6 +23,7 @@ from helpers.documents import DOCUMENTS, TRAINING, commands, program, replaced
 from helpers.ports import free_port
 from helpers.project import METRIC_NAMES, ROOT, SMALL_MODEL
 from utils.cli.rules import check_start, parse
+from utils.files import read_rows
 from utils.training.checkpoint import load_checkpoint
 
 RECIPES = sorted(p.name for p in (ROOT / "scripts").glob("*.sh") if ". scripts/recipe.sh" in p.read_text())
@@ -223,14 +223,12 @@ def test_from_a_folder_of_photographs_to_predictions_by_the_commands_of_the_read
     assert {name: done["augment"].result[name] for name in METRIC_NAMES} == pytest.approx(
         {name: done["measure"].result[name] for name in METRIC_NAMES}
     )
-    with (log / "predictions_eval.csv").open() as file:
-        evaluated = list(csv.DictReader(file))
+    evaluated = read_rows(log / "predictions_eval.csv")
     assert {row["id"].rsplit("/", 1)[0] for row in evaluated} == {f"test/kind {n}" for n in range(3)}
-    with (tmp_path / "predictions.csv").open() as file:
-        for row, other in zip(csv.DictReader(file), evaluated, strict=True):  # to the last digit
-            assert {name: row[name] for name in row if name[:2] == "p_"}.items() <= other.items()
-            assert row["file"].endswith(other["id"])
-            assert 0 <= float(row["atypicality"]) <= 1
+    for row, other in zip(read_rows(tmp_path / "predictions.csv"), evaluated, strict=True):  # to the last digit
+        assert {name: row[name] for name in row if name[:2] == "p_"}.items() <= other.items()
+        assert row["file"].endswith(other["id"])
+        assert 0 <= float(row["atypicality"]) <= 1
     figures = {path.name for path in (log / "figures").iterdir()}
     assert figures >= {f"confusion{suffix}.png" for suffix in ("", "_aug", "_eval")} | {"codes.png", "samples.png"}
     assert not any("left out" in outcome.err for outcome in done.values())
@@ -301,7 +299,7 @@ def test_defaults_train_a_finite_epoch(name, script, tmp_path):
     short = ["--batch-size=60", "--max-steps=3", "--epochs=1"]
     done = script("train", name, "--dummy", *small, *short, f"--logdir={tmp_path}")
     assert done.status == 0, done.err
-    row = next(csv.DictReader((tmp_path / "metrics.csv").open()))
+    row = read_rows(tmp_path / "metrics.csv")[0]
     assert all(abs(float(row[term])) < 1e4 for term in ("loss", "loss_cls", "loss_reconst", "loss_gmm"))
 
 
@@ -311,8 +309,7 @@ def test_files_of_a_run(trained_digits):
     assert names >= expected | {"checkpoint.pth", "checkpoint_prev.pth"}
     assert "model_best.pth" not in names  # nothing is chosen on the test images
     assert any(name.startswith("events.out.tfevents") for name in names)
-    with (trained_digits / "metrics.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    rows = read_rows(trained_digits / "metrics.csv")
     assert [row["epoch"] for row in rows] == ["1", "2"]
     rates = [float(row[name]) for row in rows for name in ("lr", "lr_prior")]
     assert rates == pytest.approx([5e-3, 5.0, (5e-3 + 1e-5) / 2, (5.0 + 1e-5) / 2])  # 5 is --lr / --weight-gmm
@@ -325,8 +322,7 @@ def test_files_of_a_run(trained_digits):
         "mutual_information",
         "time",
     } <= set(rows[0])
-    with (trained_digits / "predictions.csv").open() as file:
-        predictions = list(csv.DictReader(file))
+    predictions = read_rows(trained_digits / "predictions.csv")
     assert len(predictions) == len({row["id"] for row in predictions}) == 400
     accuracy = sum(row["target"] == row["prediction"] for row in predictions) / 400
     assert float(rows[-1]["acc"]) == accuracy

@@ -1,6 +1,5 @@
 """An interrupted run, resumed, ends where an uninterrupted one ends, bit for bit."""
 
-import csv
 import json
 import os
 import shutil
@@ -18,6 +17,7 @@ from scripts.compare_runs import differences
 from utils import metrics
 from utils.distributed.world import World
 from utils.errors import NotFinite, UserError
+from utils.files import read_rows
 from utils.stopping import SIGNALS
 from utils.training import run
 from utils.training.checkpoint import digest, load_checkpoint, save_checkpoint
@@ -45,8 +45,7 @@ class Interruption(Exception):
 
 
 def rows_without_time(path):
-    with path.open(newline="") as file:
-        return [{k: v for k, v in row.items() if "time" not in k} for row in csv.DictReader(file)]
+    return [{k: v for k, v in row.items() if "time" not in k} for row in read_rows(path)]
 
 
 def at_call(monkeypatch, place, call, action):
@@ -486,8 +485,7 @@ def test_time_of_an_epoch_has_what_passed_before_its_interruption(script, tmp_pa
     save_checkpoint(path, stored | {"elapsed_time": 1000.0})
     done = script("train", "Digits_LT", f"--logdir={tmp_path}", "--resume=auto", "--quiet")
     assert done.status == 0, done.err
-    with (tmp_path / "metrics.csv").open(newline="") as file:
-        times = [float(row["time"]) for row in csv.DictReader(file) if row["loss"]]
+    times = [float(row["time"]) for row in read_rows(tmp_path / "metrics.csv") if row["loss"]]
     assert times[0] > 1000 > max(times[1:])
     assert done.result["time"] == pytest.approx(sum(times))
     assert load_checkpoint(path)["elapsed_time"] == 0

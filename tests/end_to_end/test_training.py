@@ -138,10 +138,8 @@ def test_warm_up_has_the_classification_term_alone(threshold, warm, script, tmp_
     monkeypatch.setattr(train, "start_prior", lambda run, *others: started.append(run.epoch) or original(run, *others))
     flags = ["--batch-size=24", "--epochs=3", "--max-steps=2", "--warmup-epochs=2", *threshold]
     assert script("train", "Digits_LT", *SMALL_MODEL, *flags, f"--logdir={tmp_path}").status == 0
-    alone = [
-        int(row["epoch"]) for row in read_rows(tmp_path / "metrics.csv") if not row["loss_gmm"] + row["loss_reconst"]
-    ]
-    assert alone == warm
+    found = read_rows(tmp_path / "metrics.csv")
+    assert [int(row["epoch"]) for row in found if not row["loss_gmm"] + row["loss_reconst"]] == warm
     assert started == [len(warm)]
 
 

@@ -18,6 +18,7 @@ from PIL import Image
 
 from datasets import DATASETS
 from datasets.chestxray.source import LABEL_FILES, LISTS
+from helpers.ports import free_port
 
 PIECE = 1 << 14
 
@@ -59,8 +60,7 @@ class Mirror:
         self.answers: dict[str, list[Answer]] = {}
         self.asked: list[tuple[str, str | None]] = []
         self.sent: Counter[str] = Counter()
-        with socket.create_server(("127.0.0.1", 0)) as closed:
-            self.url = f"http://127.0.0.1:{closed.getsockname()[1]}/"
+        self.url = f"http://127.0.0.1:{free_port()}/"
 
     def __enter__(self) -> "Mirror":
         handler = type("Handler", (_Handler,), {"mirror": self})

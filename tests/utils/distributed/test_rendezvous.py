@@ -6,6 +6,7 @@ import socket
 
 import pytest
 
+from helpers.ports import free_port
 from utils.distributed import rendezvous
 from utils.distributed.plan import Launch
 from utils.distributed.rendezvous import choose_interface, interface_towards, reach_store
@@ -48,8 +49,7 @@ def test_stranger_who_listens_and_is_silent_is_not_waited_for(monkeypatch):
 
 
 def test_node_0_that_never_comes_is_named(monkeypatch):
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
+    port = free_port()
     with pytest.raises(UserError, match=f"MASTER_PORT={port}: node 0 did not come within 1 s"):
         reach(1, "127.0.0.1", port, monkeypatch)
 
