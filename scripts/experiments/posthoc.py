@@ -132,8 +132,8 @@ def nearest_mean(codes: TrainedCodes, distance: str) -> Classify:
 def discriminant_analysis(codes: TrainedCodes, shrinkage: float) -> Classify:
     """Classify by linear discriminants under equal class shares (LDA).
 
-    The covariance is the mean of those of the classes, as scikit-learn has it for given shares. On long-tailed codes
-    that was better by a point than the covariance pooled over the images.
+    The covariance is the mean of those of the classes, as scikit-learn has it for given shares, not that of all
+    images pooled.
     """
     shares = np.full(codes.num_classes, 1 / codes.num_classes)
     model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage, priors=shares)

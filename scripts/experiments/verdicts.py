@@ -23,7 +23,6 @@ from scripts.experiments.significance import LEVEL, Difference, paired_differenc
 
 NOTHING = "No run of this table has been made yet."
 LINE = 120  # characters of prose
-MARGIN = 0.01  # ACSA: rows are called level where the interval of their difference lies within it
 RECOGNISED = ("images", "blurred", "reconstructions", "samples")
 
 
@@ -56,8 +55,7 @@ def verdict(results: Path, stage: str = "table", regime: str = ALL.name) -> str:
 def comparison(rows: Sequence[Contender], where: str) -> str:
     """Say which row of DGCMM is first, and whether it is ahead of the best baseline; '' where there is nothing to say.
 
-    The first is chosen by the numbers that it is compared by; so it is called ahead or behind by Holm's p, and level
-    where the interval lies within `MARGIN`.
+    The first is chosen by the numbers that it is compared by; so it is called ahead or behind by Holm's p.
     """
     baseline, comparisons = compare(rows)
     if not comparisons:
@@ -79,10 +77,9 @@ def comparison(rows: Sequence[Contender], where: str) -> str:
         tests = sum(one.p is not None for one in comparisons)
         alone, holm = (" uncorrected", f" after Holm over {tests} rows") if tests > 1 else ("", "")
         ends = f"(95 %{alone} {points(found.low)} to {points(found.high)}; p {first.p:.3f}{holm})"
+        verb = "cannot be told from"
         if first.p <= 1 - LEVEL:
             verb = "is ahead of" if found.mean > 0 else "is behind"
-        else:
-            verb = "is level with" if max(-found.low, found.high) < MARGIN else "cannot be told from"
         said = f"{title} {verb} {other}: {gap} {ends}."
     return said + partial
 
