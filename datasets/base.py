@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datasets.subsets import spread
-from datasets.tables import count_of
+from datasets.tables import count_of, in_another_form
 from datasets.transforms import TRAIN_TRANSFORMS, make_transform, resize_under
 from utils.errors import UserError
 from utils.preprocessing import RESIZES, Preprocessing, Transform
@@ -112,7 +112,7 @@ class ImageDataset(Dataset):
         if others := [name for name in self.classes if name not in classes]:
             raise UserError(
                 f"the data has {count_of(others, 'class', 'classes')} that the model has not ({len(classes)} classes: "
-                f"{', '.join(classes[:3])}, ...): name data with its classes"
+                f"{', '.join(classes[:3])}, ...){in_another_form(others, classes)}: name data with its classes"
             )
         part = self.subset(np.arange(len(self)))
         part.classes = classes

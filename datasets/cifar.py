@@ -64,6 +64,8 @@ def _read(folder: Path, kind: type[TorchvisionCIFAR10], classes: tuple[str, ...]
     in_place = type(kind.__name__, (kind,), {"base_folder": ""})  # the folder may have any name
     try:
         found = in_place(str(folder), train=train)
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be read ({error.strerror}): see its permissions") from error
     except RuntimeError as error:  # the MD5 of a file is another one; torchvision does not say of which
         damaged = [name for name, md5 in _files(kind).items() if not check_integrity(folder / name, md5)]
         what = f"not as published: {', '.join(damaged)}"

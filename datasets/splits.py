@@ -161,7 +161,7 @@ def load_test(args: argparse.Namespace, classes: Sequence[str], preprocessing: P
         UserError: files are missing or cannot be read, or the data has other classes.
     """
     spec = DATASETS[args.dataset]
-    found = _found(spec, args)
+    found = _found(spec, argparse.Namespace(**vars(args), test_alone=True))
     if isinstance(found.test, FileDataset):
         found.test.colour = preprocessing.colour
     test = _prepared(spec, {"test": found.test}, args, preprocessing.resize)["test"]

@@ -98,7 +98,8 @@ def hold_out(
 
     A class of one is kept. With `groups`, all images of a group go to the same side, and no class gives more than its
     share. Rare classes choose their groups first; what comes along of others counts against their shares. A class of
-    two or more images has at least one on each side, unless each of its groups exceeds the share of some class.
+    two or more images keeps at least one, and gives at least one unless each of its groups exceeds what is left of the
+    share of some class.
 
     Returns:
         Two sorted index arrays.

@@ -38,6 +38,8 @@ def _read(folder: Path, split: str) -> ArrayDataset:
     path = folder / TorchvisionSVHN.split_list[split][1]
     try:
         found = TorchvisionSVHN(str(folder), split)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): see its permissions") from error
     except RuntimeError as error:  # its MD5 is another one
         raise UserError(f"{path} differs from what is published: delete it, and it is fetched") from error
     images = np.ascontiguousarray(found.data.transpose(0, 2, 3, 1))

@@ -3,6 +3,7 @@
 import codecs
 import csv
 import io
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -77,8 +78,12 @@ def read_table(path: Path, remedy: str) -> Table:
         UserError: as `read_text`, or it is no table: a quote is not closed, or a cell goes on after one.
     """
     text = read_text(path, remedy)
+    first, _, rest = text.partition("\n")
+    if first.strip().lower() in {f"sep={sign}" for sign in DELIMITERS}:  # of Excel, which shows it in no row
+        text = rest
     delimiter = max(DELIMITERS, key=text.lstrip("\n").partition("\n")[0].count)
-    reader = csv.reader(io.StringIO(text), delimiter=delimiter, strict=True)  # else a quote swallows what follows it
+    # not strict, a quote swallows what follows it
+    reader = csv.reader(io.StringIO(text), delimiter=delimiter, skipinitialspace=True, strict=True)
     rows, number = [], 0
     try:
         for number, row in enumerate(reader, start=1):
@@ -134,6 +139,16 @@ def one_label_each(rows: Iterable[tuple[str, str]], source: Path) -> dict[str, s
             "row of each"
         )
     return labels
+
+
+def in_another_form(names: Iterable[str], others: Iterable[str]) -> str:
+    """Say which name is another one but for how an accent is stored, which nobody sees; '' where none is."""
+    known = {unicodedata.normalize("NFC", other): other for other in others}
+    for name in names:
+        other = known.get(unicodedata.normalize("NFC", name), name)
+        if other != name:
+            return f" ({name!a} and {other!a}: the accent is stored in two forms, Unicode NFC and NFD)"
+    return ""
 
 
 def count_of(names: Iterable[str], thing: str, things: str | None = None) -> str:

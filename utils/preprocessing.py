@@ -37,6 +37,8 @@ def upright(image: Image.Image) -> Image.Image:
     Raises:
         OSError: the file is damaged.
     """
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        image.filename = ""  # else Pillow maps some into memory with their sides swapped, where EXIF turns them
     image.load()  # a TIFF is turned by that, and says so no more
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
@@ -55,13 +57,15 @@ def to_grey(image: Image.Image) -> np.ndarray:
     TIFF whose 0 is white becomes a positive; of 8 bits Pillow makes it one.
 
     Raises:
-        ValueError: it has more than 16 bits.
+        ValueError: it has more than 16 bits, or negative values.
     """
     if image.mode in ("P", "PA"):
         image = image.convert("RGBA")  # Pillow warns of RGB where a palette has transparent colours
     if is_deep(image):
         values = np.asarray(image, dtype=np.float64)
-        if image.mode == "F" or values.min(initial=0) < 0 or values.max(initial=0) > SIXTEEN_BITS:
+        if values.min(initial=0) < 0:
+            raise ValueError("it has negative values")
+        if image.mode == "F" or values.max(initial=0) > SIXTEEN_BITS:
             raise ValueError("more than 16 bits")
         grey = (values / (most_of(values) / 255)).round().astype(np.uint8)
         return 255 - grey if is_negative(image) else grey
@@ -87,7 +91,7 @@ def of_8_bits(image: Image.Image) -> Image.Image:
     """Turn an image of one channel of more bits into 8-bit grey, as `to_grey` does; any other stays as it is.
 
     Raises:
-        ValueError: it has more than 16 bits.
+        ValueError: it has more than 16 bits, or negative values.
     """
     return Image.fromarray(to_grey(image)) if is_deep(image) else image
 
@@ -177,7 +181,7 @@ class Preprocessing(NamedTuple):
         """Convert an image of any kind to mode RGB or L, the right way up as its camera says; a grey PNG as it is.
 
         Raises:
-            ValueError: it has more than 16 bits.
+            ValueError: it has more than 16 bits, or negative values.
         """
         if not self.colour:
             return Image.fromarray(to_grey(image if image.format == "PNG" else upright(image)))
@@ -193,6 +197,6 @@ class Preprocessing(NamedTuple):
         """Prepare an image of any kind: float32 (1 or 3, crop_size, crop_size) in [0,1].
 
         Raises:
-            ValueError: it has more than 16 bits.
+            ValueError: it has more than 16 bits, or negative values.
         """
         return self.evaluation_transform()(self.pixels(image)).float().div_(255)

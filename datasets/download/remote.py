@@ -207,8 +207,8 @@ class Download:
 
     def _attempt(self, timeout: float) -> None:
         """Ask once for what is missing; return when the response ends, for whatever reason."""
-        request = urllib.request.Request(self.remote.url, headers=self._headers())
         try:
+            request = urllib.request.Request(self.remote.url, headers=self._headers())
             with urllib.request.urlopen(request, timeout=timeout) as response:
                 self.contacted = True
                 self._receive(response)
@@ -220,6 +220,8 @@ class Download:
             if isinstance(reason, ssl.SSLCertVerificationError):
                 raise Unavailable(f"{self.remote.name}: {self.remote.url} is not to be trusted ({reason})") from error
             raise _Fault(" ".join(str(reason).split()) or type(reason).__name__) from error
+        except ValueError as error:
+            raise Unavailable(f"{self.remote.name}: {self.remote.url} is no address ({error})") from error
 
     def _headers(self) -> dict[str, str]:
         """Ask for the rest of the object that the part is of, or for the whole one, if it is another by now."""

@@ -74,7 +74,9 @@ def prepare_images(
                 if _has_work(caches[split], data):  # else another process has done it meanwhile
                     _build(caches[split], data, split, quiet)
     prepared = _without_bad(splits, caches, bad_images)
-    return {split: data.cached(caches[split]) for split, data in prepared.items()} if cache_size else prepared
+    if cache_size:
+        return {split: data.cached(caches[split]) for split, data in prepared.items()}
+    return {split: data.forgetting(caches[split].forget) for split, data in prepared.items()}
 
 
 def _caches(folder: Path, splits: Mapping[str, FileDataset], cache_size: int, resize: str) -> dict[str, "ImageCache"]:
@@ -214,11 +216,15 @@ class ImageCache:
         """Give the image of a row, in place.
 
         Raises:
-            UserError: the cache is damaged.
+            UserError: the cache is damaged, or gone.
         """
         if self._opened is None:
-            pixels = np.memmap(self.pixels, np.uint8, "r", shape=(self.count, *self.shape))
-            self._opened = np.asarray(pixels), np.load(self.records)["checksum"]
+            try:
+                pixels = np.memmap(self.pixels, np.uint8, "r", shape=(self.count, *self.shape))
+                self._opened = np.asarray(pixels), np.load(self.records)["checksum"]
+            except (OSError, ValueError) as error:
+                reason = getattr(error, "strerror", None) or error
+                raise UserError(f"{self.folder} cannot be read ({reason}): start again, it is built anew") from error
         pixels, checksums = self._opened
         if zlib.crc32(pixels[row]) != checksums[row]:
             raise UserError(f"{self.folder} is damaged (image {name}): delete that folder, and it is built again")
@@ -233,6 +239,11 @@ class ImageCache:
         except (OSError, ValueError, EOFError):
             pass  # it is made anew
         return np.full(self.count, UNSEEN, dtype=np.uint8)
+
+    def forget(self, row: int) -> None:
+        """Let the next call of `prepare_images` look at the image of a row again, if the record can be written."""
+        with contextlib.suppress(OSError, ValueError):
+            np.load(self.records, mmap_mode="r+")[row] = UNSEEN, 0
 
     def lacking(self) -> int:
         """Count the bytes of disk that the build has yet to take."""

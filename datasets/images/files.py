@@ -2,7 +2,7 @@
 
 import copy
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +94,7 @@ class FileDataset(ImageDataset):
         self.files = np.asarray(files)  # one array: 100,000 paths would take tens of megabytes
         self.names = self.ids  # of the rows of the source; `ids` are those of a subset
         self.cache: SourceCache | None = None
+        self.forget: Callable[[int], object] | None = None
 
     def path(self, row: int) -> Path:
         """Give the file of a row of the source."""
@@ -121,12 +122,23 @@ class FileDataset(ImageDataset):
 
     def transformed(self, row: int) -> Tensor | Image.Image:
         """Read and transform the image of a row; of a random crop, no more is decoded than it needs."""
-        if isinstance(self.transform, RandomCropAndFlip):
-            return self.transform.take(self.source(row))
-        return super().transformed(row)
+        try:
+            if isinstance(self.transform, RandomCropAndFlip):
+                return self.transform.take(self.source(row))
+            return super().transformed(row)
+        except UserError:
+            if self.forget:
+                self.forget(row)
+            raise
 
     def cached(self, cache: SourceCache) -> "FileDataset":
         """Read the same images from a cache."""
         part = copy.copy(self)
         part.cache = cache
+        return part
+
+    def forgetting(self, forget: Callable[[int], object]) -> "FileDataset":
+        """Read the same images, and call `forget` with the row of one that cannot be read."""
+        part = copy.copy(self)
+        part.forget = forget
         return part

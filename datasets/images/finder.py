@@ -114,6 +114,17 @@ def is_folder(entry: os.DirEntry) -> bool:
         return False
 
 
+def leads_nowhere(entry: os.DirEntry) -> bool:
+    """Tell whether an entry is a link to what is not there or may not be reached."""
+    if not entry.is_symlink():
+        return False
+    try:
+        os.stat(entry.path)
+    except OSError:
+        return True
+    return False
+
+
 def shown_endings(paths: Iterable[str]) -> str:
     """Say how files end, the most frequent first: '4 .heic, 1 .gif'; one without an ending by its name."""
     endings = Counter(os.path.splitext(path)[1].lower() or os.path.basename(path) for path in paths)

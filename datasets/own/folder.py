@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datasets.base import DatasetSpec, Splits
-from datasets.images.files import images_root
+from datasets.images.files import images_root, require_reachable
 from datasets.images.finder import (
     KINDS,
     NOT_OURS,
@@ -19,6 +19,7 @@ from datasets.images.finder import (
     find_files,
     is_folder,
     is_image_name,
+    leads_nowhere,
     listed,
     shown_endings,
 )
@@ -99,6 +100,7 @@ def _class_folders(
         places: class folders so far, to see that none is another one by a link; is added to.
     """
     images: list[Listed] = []
+    require_reachable(root / folder)
     loose = _loose_images(root / folder)
     if not labels:
         only = f", only {count_of(loose, 'image')}" if loose else ""
@@ -115,6 +117,7 @@ def _class_folders(
     others: list[str] = []
     for label in labels:
         place = f"{folder}/{label}" if folder else label
+        require_reachable(root / place)
         status = os.stat(root / place)
         if (other := places.setdefault((status.st_dev, status.st_ino), place)) != place:
             raise UserError(f"{root}: {place} and {other} are one folder (a link): an image has one class and one part")
@@ -151,10 +154,22 @@ def _folders(folder: Path) -> list[str]:
 
 
 def _all_folders(folder: Path) -> list[str]:
-    """List the folders in a folder, by name, but for those of the system."""
+    """List the folders in a folder, by name, but for those of the system.
+
+    Raises:
+        UserError: a link that may stand for one, of a disk that is not mounted, leads nowhere.
+    """
+    names = []
     with listed(folder) as entries:
-        names = [entry.name for entry in entries if not entry.name.startswith(".") and is_folder(entry)]
-    return sorted(name for name in names if name not in NOT_OURS)
+        for entry in entries:
+            if entry.name.startswith(".") or entry.name in NOT_OURS:
+                continue
+            if is_folder(entry):
+                names.append(entry.name)
+            elif not is_image_name(entry.name) and leads_nowhere(entry):
+                where, target = folder / entry.name, os.readlink(entry.path)
+                raise UserError(f"{where} is a link to {target}, which cannot be reached: mend or delete it")
+    return sorted(names)
 
 
 def _is_locked(folder: Path) -> bool:

@@ -14,7 +14,7 @@ from datasets.base import Splits
 from datasets.images.files import FileDataset
 from datasets.images.finder import real_places
 from datasets.subsets import hold_out
-from datasets.tables import count_of, read_names, repeated
+from datasets.tables import count_of, in_another_form, read_names, repeated
 from utils.errors import UserError
 
 log = logging.getLogger("dgcmm")
@@ -48,13 +48,13 @@ def part_of(name: str) -> str:
 def split_images(root: Path, images: Sequence[Listed], args: argparse.Namespace) -> Splits:
     """Make the splits of listed images, and check that they fit together.
 
-    Without a test set the validation set is one; without that too a share of the images, by `--subset-seed`. Data to be
-    measured alone may lack training images, and some of the classes.
+    Without a test set the validation set is one; without that too a share of the images, by `--subset-seed`. Data whose
+    test set alone is wanted may lack training images, and some of the classes.
 
     Args:
         root: the folder of the images.
         images: all of them; either each or none names its part.
-        args: names and subset_seed are read.
+        args: names and subset_seed are read, and test_alone if it is there: no other split is wanted.
 
     Raises:
         UserError: one class to train on, a class that has no training image where others have, names that do not fit,
@@ -65,7 +65,7 @@ def split_images(root: Path, images: Sequence[Listed], args: argparse.Namespace)
     if by_part["val"] and not by_part["test"]:
         log.info("val is the test set: there is no other")
         by_part["test"], by_part["val"] = by_part["val"], []
-    training = by_part["train"] or by_part[""]
+    training = [] if getattr(args, "test_alone", False) else by_part["train"] or by_part[""]
     labels = sorted({image.label for image in training or images}, key=_by_number_or_name)
     classes = {label: label for label in labels}
     if args.names:
@@ -73,7 +73,8 @@ def split_images(root: Path, images: Sequence[Listed], args: argparse.Namespace)
     if others := [image for image in images if image.label not in classes]:
         label, where = others[0].label, others[0].part
         paths = [image.path for image in others if image.label == label]
-        alike = "".join(f", train has {other!r}" for other in labels if _folded(other) == _folded(label))
+        same = [other for other in labels if _folded(other) == _folded(label)]
+        alike = "".join(f", train has {other!r}{in_another_form([label], [other])}" for other in same)
         raise UserError(
             f"{root}: label {label!r} occurs in {where} only, {count_of(paths, 'image')}{alike}: put training images "
             "of it there too, or leave it out"
@@ -82,7 +83,8 @@ def split_images(root: Path, images: Sequence[Listed], args: argparse.Namespace)
         raise UserError(f"{root} has one class, {labels[0]!r}: two at least are needed")
     folded = Counter(map(_folded, labels))
     if alike := [label for label in labels if folded[_folded(label)] > 1]:
-        log.warning("classes whose names differ in case only: %s; is one of them misspelt?", ", ".join(alike))
+        form = in_another_form(alike, alike)
+        log.warning("classes whose names differ in case only: %s%s; is one of them misspelt?", ", ".join(alike), form)
     numbers = _group_numbers(images)
     data = {part: _dataset(root, found, classes, numbers) for part, found in by_part.items()}
     val = data["val"] if by_part["val"] else None
@@ -147,7 +149,7 @@ def read_class_names(path: str, labels: Sequence[str], may_name_others: bool = F
     Args:
         path: of the file.
         labels: of the data.
-        may_name_others: the file may have more labels than the data.
+        may_name_others: the file may have more labels than the data; their lines are left out.
 
     Returns:
         Label -> name, in the order of the lines.
@@ -159,14 +161,17 @@ def read_class_names(path: str, labels: Sequence[str], may_name_others: bool = F
     names: dict[str, str] = {}
     for line in read_names(Path(path), "name the file with --names"):
         label, name = _label_and_name(line, known)
+        if may_name_others and label not in known:
+            continue
         if label in names:
             raise UserError(f"--names {path} names {label!r} twice: keep one line of it")
         names[label] = name
-    lacking, unknown = sorted(known - names.keys()), [] if may_name_others else sorted(names.keys() - known)
+    lacking, unknown = sorted(known - names.keys()), sorted(names.keys() - known)
     if lacking or unknown:
         wrong = [f"lacks {count_of(lacking, 'label')} of the data"] if lacking else []
         wrong += [f"names {count_of(unknown, 'label')} that the data has not"] if unknown else []
-        raise UserError(f"--names {path} {' and '.join(wrong)}: correct it")
+        form = in_another_form(lacking, unknown)
+        raise UserError(f"--names {path} {' and '.join(wrong)}{form}: correct it")
     if twice := repeated(names.values()):
         raise UserError(f"--names {path} gives two labels the name {twice[0]!r}: give each its own")
     return names

@@ -68,7 +68,10 @@ def _remedy(root: Path, missing: str) -> str:
     """Say what may help where no file is at a path of the table."""
     if "\\" in missing:
         return "write / for \\ in the paths"
-    if any(os.path.exists(root / unicodedata.normalize(form, missing)) for form in ("NFC", "NFD")):
+    if os.path.isdir(root / missing):
+        return f"{missing} is a folder"
+    forms = {unicodedata.normalize(form, missing) for form in ("NFC", "NFD")} - {missing}
+    if any(os.path.isfile(root / form) for form in forms):
         return "the files' names store accents in another form (Unicode NFC, NFD): write the table from those names"
     return "check --datadir and the paths"
 
@@ -83,8 +86,9 @@ def _warn_of_doubtful_labels(counts: Counter[str], table: Path) -> None:
         if label.lower() in MISSING:
             text = "%s: label %r is a class of %d images: if it stands for a missing label, leave the cell empty"
             log.warning(text, table, label, count)
+    known = set(counts)
     for sign in SEVERAL:
-        if joined := [label for label in counts if sign in label and {*map(str.strip, label.split(sign))} <= {*counts}]:
+        if joined := [label for label in counts if sign in label and {*map(str.strip, label.split(sign))} <= known]:
             text = "%s: %s: other labels joined by %r? An image has one label, and each of these is a class of its own"
             log.warning(text, table, count_of(joined, "label"), sign)
     written: dict[float, str] = {}

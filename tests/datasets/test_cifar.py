@@ -1,5 +1,6 @@
 """CIFAR10 and CIFAR100: pickles in torchvision's layout, here with a tenth of the images."""
 
+import builtins
 import errno
 import hashlib
 import pickle
@@ -14,6 +15,7 @@ from datasets import DATASETS
 from datasets.splits import load_splits
 from datasets.subsets import exponential_counts
 from helpers.data import data_args
+from helpers.limits import refusing
 from helpers.mirror import tar_gz
 from helpers.served import serving
 from utils.errors import UserError
@@ -162,6 +164,13 @@ def test_what_lacks_and_where_it_comes_from_is_said(published, tmp_path):
 def test_damaged_file_is_named(published, tmp_path):
     folder = write(tmp_path / CIFAR100.base_folder, published["CIFAR100"] | {"test": b"cut"})
     with pytest.raises(UserError, match=rf"{folder}: not as published: test; delete them, and they are fetched"):
+        load_splits(data_args("CIFAR100", tmp_path))
+
+
+def test_file_that_may_not_be_read_is_named(published, tmp_path, monkeypatch):
+    folder = write(tmp_path / CIFAR100.base_folder, published["CIFAR100"])
+    monkeypatch.setattr(builtins, "open", refusing(open, "test"))
+    with pytest.raises(UserError, match=rf"{folder}/test cannot be read \(Permission denied\): see its permissions"):
         load_splits(data_args("CIFAR100", tmp_path))
 
 

@@ -1,10 +1,8 @@
 """The registry of data sets: what every entry promises."""
 
-import contextlib
 import errno
 import os
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -16,6 +14,7 @@ from PIL import Image
 from datasets import DATASETS
 from datasets.splits import load_splits, prepare_data
 from helpers.data import data_args, load_part
+from helpers.limits import without_privileges
 from utils.errors import UserError
 
 SIZES = [(32, 32), (48, 40), (256, 224)]
@@ -89,19 +88,6 @@ def test_folder_on_a_disk_that_does_not_answer_is_named(name, tmp_path, monkeypa
     monkeypatch.setattr(os, "scandir", stale)
     with pytest.raises(UserError, match=rf"--datadir {tmp_path} cannot be read \(Stale file handle\): see its perm"):
         load_splits(data_args(name, tmp_path, csv="labels.csv" if DATASETS[name].table else None))
-
-
-@contextlib.contextmanager
-def without_privileges() -> Iterator[None]:
-    """Permissions count, also for root."""
-    root = os.geteuid() == 0
-    if root:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        if root:
-            os.seteuid(0)
 
 
 @pytest.mark.parametrize(

@@ -278,6 +278,39 @@ def test_grey_levels_that_nobody_meant_are_told(largest, says, tmp_path, caplog)
     assert caplog.messages == []
 
 
+NAMES = "black cat\tPanther\nblack dog\tWolf\nwhite cow\tCow\n"
+
+
+@pytest.mark.parametrize(
+    ("folders", "found"),
+    [
+        (["test/white cow"], [2]),
+        (["test/white cow", "test/black dog"], [1, 2]),
+        (["train/black cat", "test/white cow"], [2]),
+        (["white cow"], [2]),
+    ],
+)
+def test_model_with_names_is_measured_on_images_of_some_of_its_classes(folders, found, tmp_path):
+    write_names = tmp_path / "names.txt"
+    write_names.write_text(NAMES)
+    for place in (tmp_path / "data" / folder / f"{n}.png" for folder in folders for n in range(4)):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(len(str(place))).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(place)
+    args = data_args("ImageFolder", tmp_path / "data", names=str(write_names))
+    data = load_test(args, ("Panther", "Wolf", "Cow"), Preprocessing(True, "stretch", 0, 8, 8))
+    assert sorted(set(data.targets.tolist())) == found
+    assert data.classes == ("Panther", "Wolf", "Cow")
+
+
+def test_class_whose_accent_is_stored_in_another_form_than_the_models_is_told(tmp_path):
+    place = tmp_path / "test" / "cafe\u0301" / "1.png"
+    place.parent.mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(place)
+    with pytest.raises(UserError, match=r"'cafe\\u0301' and 'caf\\xe9': the accent is stored in two forms"):
+        load_test(data_args("ImageFolder", tmp_path), ("caf\u00e9", "b"), Preprocessing(True, "stretch", 0, 8, 8))
+
+
 def data_set_in_memory(monkeypatch, images: np.ndarray, colour: bool) -> None:
     """Put images of the classes 0 and 1 in the place of Digits_LT; its entry says whether they are in colour."""
     data = ArrayDataset(images, ("0", "1"), np.arange(len(images)) % 2, [f"i{n}" for n in range(len(images))])

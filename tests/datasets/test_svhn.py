@@ -1,5 +1,6 @@
 """SVHN: .mat files as they are published, here with few pixels that differ."""
 
+import builtins
 import hashlib
 import io
 
@@ -11,6 +12,7 @@ from torchvision.datasets import SVHN
 from datasets import DATASETS
 from datasets.splits import load_splits
 from helpers.data import data_args
+from helpers.limits import refusing
 from helpers.served import serving
 from utils.errors import UserError
 
@@ -70,6 +72,14 @@ def test_what_lacks_and_what_is_damaged_is_said(mats, tmp_path):
         load_splits(data_args("SVHN", tmp_path))
     (tmp_path / "test_32x32.mat").write_bytes(b"cut")
     with pytest.raises(UserError, match=r"test_32x32.mat differs from what is published: delete it"):
+        load_splits(data_args("SVHN", tmp_path))
+
+
+def test_file_that_may_not_be_read_is_named(mats, tmp_path, monkeypatch):
+    for name, content in mats.items():
+        (tmp_path / name).write_bytes(content)
+    monkeypatch.setattr(builtins, "open", refusing(open, "test_32x32.mat"))
+    with pytest.raises(UserError, match=r"test_32x32.mat cannot be read \(Permission denied\): see its permissions"):
         load_splits(data_args("SVHN", tmp_path))
 
 

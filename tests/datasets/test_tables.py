@@ -58,6 +58,12 @@ def test_table_may_have_any_delimiter(delimiter, tmp_path):
     assert read_table(path, "-") == (["name", "label"], [(3, [f"a{delimiter}1", "Mass"]), (5, ["b", ""])])
 
 
+def test_quoted_cells_may_follow_a_blank_and_the_table_the_mark_of_excel(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text('sep=;\nname; label\n"a;1"; "Mass"\n')
+    assert read_table(path, "-") == (["name", "label"], [(2, ["a;1", "Mass"])])
+
+
 def test_what_is_no_table_is_named(tmp_path):
     (tmp_path / "table.csv").write_text('"' + "x" * 200_000)
     with pytest.raises(UserError, match=r"table.csv, row 1, cannot be read \(field larger.*\).* or replace it"):

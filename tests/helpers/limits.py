@@ -1,10 +1,12 @@
-"""A full disk, for a process of its own: pytest's may be writing its report to a file meanwhile."""
+"""What a machine may refuse: a full disk, folders that are closed to others."""
 
 import contextlib
+import errno
 import io
 import multiprocessing
+import os
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 
@@ -15,13 +17,37 @@ class End(NamedTuple):
     err: str
 
 
+@contextlib.contextmanager
+def without_privileges() -> Iterator[None]:
+    """Permissions count, also for root."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+
+
+def refusing(function: Callable, name: str) -> Callable:
+    """Make an `open` that refuses the files of a name."""
+
+    def refused(place: object, *args: object, **kwargs: object) -> object:
+        if os.path.basename(str(place)) == name:
+            raise PermissionError(errno.EACCES, "Permission denied", str(place))
+        return function(place, *args, **kwargs)
+
+    return refused
+
+
 def limit_files(size: int) -> None:
     """Let no file that this process writes grow beyond so many bytes."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
 
 def with_small_files(size: int, call: Callable[[], object]) -> End:
-    """Make a call in a copy of this process, under `limit_files`.
+    """Make a call in a copy of this process, under `limit_files`: pytest may be writing its report to a file meanwhile.
 
     torch must not compute in it: its threads are not copied.
     """

@@ -1,5 +1,6 @@
 """From images of any kind to what a model is given."""
 
+import io
 import struct
 
 import numpy as np
@@ -112,6 +113,21 @@ def test_file_is_turned_once(suffix, options, orientation, tmp_path):
     np.testing.assert_array_equal(whole(Photo(path)), expected)
     with Image.open(path) as image:
         np.testing.assert_array_equal(np.asarray(Preprocessing(True, "stretch", 0, 10, 10).pixels(image)), expected)
+
+
+@pytest.mark.parametrize("mode", ["L", "I;16"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 7])
+def test_grey_tiff_opened_by_its_name_is_turned_as_one_in_memory(mode, orientation, tmp_path):
+    """Pillow maps the first kind into memory, and swaps the sides."""
+    path, exif = tmp_path / "image.tif", Image.Exif()
+    exif[0x0112] = orientation
+    values = np.random.default_rng(0).integers(0, 256, (9, 14)).astype(np.uint8 if mode == "L" else np.uint16)
+    Image.fromarray(values).save(path, exif=exif)
+    with Image.open(path) as image:
+        found = np.asarray(upright(image))
+    with Image.open(io.BytesIO(path.read_bytes())) as image:
+        np.testing.assert_array_equal(found, np.asarray(upright(image)))
+    assert found.shape == ((14, 9) if orientation > 4 else (9, 14))
 
 
 def tiff(values: np.ndarray, photometric: int) -> bytes:

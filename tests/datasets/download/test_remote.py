@@ -251,6 +251,12 @@ def test_name_that_no_host_can_have(tmp_path):
         download(tmp_path, RemoteFile(NAME, "http://a..b/c", 3)).run()
 
 
+@pytest.mark.parametrize("url", ["http://[::1/c", "no address", "http://host:port/c"])
+def test_what_is_no_address_is_said(url, tmp_path):
+    with pytest.raises(Unavailable, match="is no address|cannot be fetched"):
+        download(tmp_path, RemoteFile(NAME, url, 3)).run()
+
+
 def test_empty_answer_costs_nothing_of_what_is_here(mirror, tmp_path):
     mirror.answers[NAME] = [Answer(cut=60_000), Answer(cut=0, ignore_range=True)]
     assert download(tmp_path, remote(mirror)).run().read_bytes() == CONTENT

@@ -135,6 +135,13 @@ def test_damaged_image_is_named_when_it_is_read(built):
     assert np.array_equal(built.source(5, NAMES[5]).pixels, resize(IMAGES[5], SIZE))
 
 
+@pytest.mark.parametrize("name", ["pixels.u8", "records.npy"])
+def test_cache_that_was_deleted_meanwhile_is_told(name, built):
+    (built.folder / name).unlink()
+    with pytest.raises(UserError, match=rf"{built.folder} cannot be read \(No such file .*\): start again, it is b"):
+        built.source(0, NAMES[0])
+
+
 def test_build_keeps_what_is_right_and_makes_what_is_not(built):
     flip_a_bit(built, 6)
     records = np.load(built.folder / "records.npy", mmap_mode="r+")

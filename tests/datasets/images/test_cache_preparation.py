@@ -63,6 +63,15 @@ def test_evaluation_is_the_same_from_a_cache_of_the_evaluated_size(chest):
     assert plain.train.fingerprint() == cached.train.fingerprint()
 
 
+def test_image_that_turned_bad_later_ends_one_run_and_is_left_out_of_the_next(tmp_path):
+    bad = {"cache_size": 0, "bad_images": "skip"}
+    data = prepare_images(splits_of(tmp_path), **bad)["training"]
+    break_images(tmp_path, [7])
+    with pytest.raises(UserError, match=r"00000007_000.png cannot be read"):
+        data[7]
+    assert len(prepare_images(splits_of(tmp_path), **bad)["training"]) == TRAIN - 1
+
+
 def test_training_crops_come_from_the_cache_even_when_the_files_are_gone(chest):
     load(chest, cache_size=40)
     cached = load(chest, cache_size=40)

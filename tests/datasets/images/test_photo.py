@@ -30,6 +30,18 @@ def test_colour_stays(name, tmp_path):
     assert np.array_equal(saved(tmp_path / name, Image.fromarray(COLOUR), **options), COLOUR)
 
 
+def test_damaged_avif_under_another_name_is_named(tmp_path):
+    """Pillow raises a RuntimeError."""
+    path = tmp_path / "a.jpg"
+    Image.fromarray(COLOUR).save(path, format="avif")
+    content = bytearray(path.read_bytes())
+    start = content.index(b"mdat") + 4
+    content[start:] = RNG.bytes(len(content) - start)
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="a.jpg cannot be read .*: replace it"):
+        whole(Photo(path))
+
+
 def test_first_page_of_several_is_read(tmp_path):
     pages = {"save_all": True, "append_images": [Image.fromarray(255 - COLOUR)]}
     assert np.array_equal(saved(tmp_path / "a.tif", Image.fromarray(COLOUR), **pages), COLOUR)

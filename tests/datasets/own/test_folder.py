@@ -2,6 +2,7 @@
 
 import errno
 import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 from datasets import DATASETS
 from datasets.splits import load_splits
 from helpers.data import data_args
+from helpers.limits import without_privileges
 from utils.errors import UserError
 from utils.training.layout import SUFFIXES
 
@@ -328,6 +330,28 @@ def test_folder_of_a_run_among_the_images_is_refused(place, tmp_path):
     assert load(root, logdir=str(root / "train/cat/run")).train.ids.tolist()[0] == "train/cat/1.png"
 
 
+@pytest.mark.parametrize("place", ["train/fox", "test", "fox"])
+def test_link_that_leads_nowhere_is_told_in_place_of_a_class_or_a_part(place, tmp_path):
+    """Of a disk that is not mounted."""
+    root = write(tmp_path, *(name for name in TREE if place != "test" or name.startswith("train")))
+    (root / place).symlink_to("/nowhere/fox")
+    with pytest.raises(UserError, match=f"{root}/{place} is a link to /nowhere/fox, which cannot be reached: mend or"):
+        load(root)
+
+
+@pytest.mark.parametrize("place", ["train", "train/cat"])
+def test_folder_that_may_be_listed_and_not_entered_is_named(place):
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own folders are closed to others
+        Path(folder).chmod(0o755)
+        root = write(Path(folder) / "data", *TREE)
+        (root / place).chmod(0o644)
+        try:
+            with without_privileges(), pytest.raises(UserError, match=f"{root}/{place} cannot be read .Permission den"):
+                load(root)
+        finally:
+            (root / place).chmod(0o755)
+
+
 def test_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
     root, scan = write(tmp_path, *TREE), os.scandir
 
@@ -337,7 +361,7 @@ def test_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
         return scan(place)
 
     monkeypatch.setattr(os, "scandir", refused)
-    with pytest.raises(UserError, match=r"cat cannot be listed \(Permission denied\)"):
+    with pytest.raises(UserError, match=r"cat cannot be read \(Permission denied\)"):
         load(root)
 
 
@@ -375,6 +399,19 @@ def test_names_order_and_name_the_classes(tmp_path):
         names.write_text(text)
         with pytest.raises(UserError, match=says):
             load(root, names=str(names))
+
+
+def test_names_that_look_alike_are_told_apart(tmp_path):
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    root = write(tmp_path / "data", *(f"train/{label}/1.png" for label in (composed, "tea")))
+    names = tmp_path / "names.txt"
+    names.write_text(f"{decomposed}\ntea\n")
+    form = "the accent is stored in two forms, Unicode NFC and NFD"
+    with pytest.raises(UserError, match=rf"data has not \('caf\\xe9' and 'cafe\\u0301': {form}\): correct it"):
+        load(root, names=str(names))
+    write(root, f"test/{decomposed}/1.png")
+    with pytest.raises(UserError, match=rf"train has '{composed}' \('cafe\\u0301' and 'caf\\xe9': {form}\): put"):
+        load(root)
 
 
 def test_thousands_of_classes(tmp_path):
