@@ -211,7 +211,7 @@ def train_epochs(run: Run, sampler: PosteriorSampler, codes: dict[str, Codes], s
             run.warn_of_divergence(losses["loss"], class_counts)
             measurement = measure(run.split) if run.is_measured() else None
             run.end_epoch(measurement, losses)
-        return finish(run, lambda: measure("test"), measurement)
+        return finish(run, measure, measurement)
 
 
 def train_epoch(run: Run, sampler: PosteriorSampler) -> list[int]:

@@ -274,7 +274,7 @@ def train_epochs(run: Run, loaders: dict[str, BatchLoader]) -> Row:
         if decodes:
             examine_decoder(run, loaders)
         examine = partial(examine_codes, run, loaders["train"].dataset)
-        result = finish(run, lambda: measure("test"), measurement, examine)
+        result = finish(run, measure, measurement, examine)
         if world.is_main and decodes:
             keep_pictures(run, loaders["test"].dataset)
         return result

@@ -475,6 +475,28 @@ def test_best_epoch_is_kept_and_it_alone_is_measured_on_the_test_images(script, 
     assert "the best one was 1: it belongs to another run; put the right one back" in refused.error
 
 
+@pytest.mark.parametrize("hold_out", [[], ["--val-fraction=0.3"]], ids=["test", "val"])
+@pytest.mark.parametrize("name", ["train", "augment"])
+def test_epoch_that_became_the_last_is_measured_like_any_last_one(name, hold_out, script, tmp_path, monkeypatch):
+    """A command with fewer --epochs ends the run at an epoch that `--eval-every` had left out."""
+    flags, suffix = [f"--logdir={tmp_path}", "--resume=auto"], "" if name == "train" else "_aug"
+    if name == "augment":
+        assert script("train", *TRAIN, *hold_out, *flags).status == 0
+    start = [*(TRAIN + hold_out if name == "train" else AUGMENT), "--eval-every=5", *flags]
+    with monkeypatch.context() as patch:
+        at_call(patch, "save", 3, crash)
+        with pytest.raises(Interruption):
+            script(name, *start)
+    done = script(name, *start, "--epochs=2")
+    assert done.status == 0, done.err
+    rows = read_rows(tmp_path / f"metrics{suffix}.csv")
+    expected = [("1", ""), ("2", "val"), ("2", "test")] if hold_out else [("1", ""), ("2", "test")]
+    assert [(row["epoch"], row["split"]) for row in rows] == expected
+    assert float(rows[-1]["acsa"]) == done.result["acsa"]
+    assert all(row["loss"] for row in rows[:2])
+    assert load_checkpoint(tmp_path / f"checkpoint{suffix}.pth")["history"][1]["split"] == expected[1][1]
+
+
 def test_time_of_an_epoch_has_what_passed_before_its_interruption(script, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         at_call(patch, "step", 2, signalled(signal.SIGTERM))

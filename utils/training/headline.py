@@ -14,7 +14,7 @@ log = logging.getLogger("dgcmm")
 
 def finish(
     run: Run,
-    measure_test: Callable[[], Measurement | None],
+    measure: Callable[[str], Measurement | None],
     last: Measurement | None,
     examine: Callable[[], Checkpoint] = dict,
 ) -> Row:
@@ -22,20 +22,23 @@ def finish(
 
     Args:
         run: with all its epochs.
-        measure_test: measures the model as it is; gives None in all processes but the main one.
+        measure: measures the model as it is on a split; gives None in all processes but the main one.
         last: the last epoch's measurement on `run.split`, if it was made in this process.
         examine: gives what else a checkpoint says of the model as it is; called for the last epoch, and for the best.
 
     Returns:
         The final JSON object in the main process, an empty one in the others.
     """
+    if run.world.broadcast(bool(run.history) and run.history[-1]["split"] is None):
+        last = measure(run.split)  # it was not to be the last epoch when it ended
+        run.add_measurement(last)
     run.about |= examine()
     epoch, blank = run.epoch, {}
     if run.split == "val":
-        epoch, last = _measure_best(run, measure_test, examine)
+        epoch, last = _measure_best(run, measure, examine)
         blank = dict.fromkeys(run.history[-1]) if run.history else {}
     elif not run.world.broadcast(last is not None):
-        last = measure_test()
+        last = measure("test")
     result: Row = {}
     if last is not None:
         rows = list(run.history)
@@ -53,7 +56,7 @@ def finish(
 
 
 def _measure_best(
-    run: Run, measure_test: Callable[[], Measurement | None], examine: Callable[[], Checkpoint]
+    run: Run, measure: Callable[[str], Measurement | None], examine: Callable[[], Checkpoint]
 ) -> tuple[int, Measurement | None]:
     """Measure the best epoch on the test set: (epoch, measurement); the model is as before."""
     last = {name: value.clone() for name, value in run.model.state_dict().items()}
@@ -63,7 +66,7 @@ def _measure_best(
         entries = examine()
         if run.world.is_main and entries:
             save_checkpoint(run.folder.best, load_checkpoint(run.folder.best) | entries)
-        return best["epoch"], measure_test()
+        return best["epoch"], measure("test")
     finally:
         run.model.load_state_dict(last)
 

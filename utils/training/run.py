@@ -270,10 +270,7 @@ class Run:
         self.epoch += 1
         self.position = Position()
         if self.world.is_main:
-            row: Row = {"epoch": self.epoch, "split": None}
-            if measurement is not None:
-                row |= {"split": self.split, **measurement.numbers}
-            self._record(row | losses | rates | {"time": time.perf_counter() - self._started}, losses)
+            self._record(measurement, losses | rates | {"time": time.perf_counter() - self._started})
         step_schedule(self._scheduler)
         self.save()
         if self.world.is_main:
@@ -281,10 +278,21 @@ class Run:
         self.world.check_stop()
         self._started = time.perf_counter()
 
-    def _record(self, row: Row, losses: dict[str, float | None]) -> None:
-        """Keep, show and compare the numbers of an epoch."""
+    def add_measurement(self, measurement: Measurement | None) -> None:
+        """Add to the row of the last epoch what was measured after it; None in all processes but the main one."""
+        if measurement is not None:
+            row = self.history.pop()
+            self._record(measurement, {name: row[name] for name in row if name not in ("epoch", "split")})
+
+    def _record(self, measurement: Measurement | None, rest: Row) -> None:
+        """Keep, show and compare the numbers of an epoch; `rest` are its losses, learning rates and time."""
+        row: Row = {"epoch": self.epoch, "split": None}
+        if measurement is not None:
+            row |= {"split": self.split, **measurement.numbers}
+        row |= rest
         self.history.append(row)
-        loss = " ".join(f"{name} {value:.4f}" for name, value in losses.items() if value is not None)
+        losses = [name for name in rest if name.startswith("loss") and rest[name] is not None]
+        loss = " ".join(f"{name} {rest[name]:.4f}" for name in losses)
         where = f"epoch {self.epoch}/{self.args.epochs}"
         found = f"{self.split}: {shown(row)}" if row["split"] else "not measured"
         log.info("%s: %s | %s | %.1f s", where, loss, found, row["time"])

@@ -45,7 +45,7 @@ def test_hold_out_of_which_no_epoch_was_measured_has_no_best():
     run = some_run()
     run.split, run.about["data_sha256"] = "val", {}
     with pytest.raises(UserError, match="no epoch has been measured on the held-out images yet: give more --epochs"):
-        finish(run, lambda: None, None)
+        finish(run, lambda split: None, None)
 
 
 def test_best_epoch_of_other_images_is_refused(tmp_path):
@@ -56,7 +56,7 @@ def test_best_epoch_of_other_images_is_refused(tmp_path):
     content |= {"args": {}, "data_sha256": {"train": "a", "val": "other", "test": "c"}}
     save_checkpoint(run.folder.best, dict.fromkeys(ENTRIES) | content)
     with pytest.raises(UserError, match=r"model_best.pth holds epoch 1, .* it belongs to another run"):
-        finish(run, lambda: None, None)
+        finish(run, lambda split: None, None)
 
 
 @pytest.mark.parametrize(
