@@ -280,7 +280,7 @@ class Outcome:
                     for part in parts:  # joined, they would fill as much memory again
                         member.write(part.data)
             with archive.open("files.npy", "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, np.array(self._files), allow_pickle=False)
+                np.lib.format.write_array(member, np.array(self._files, dtype=str), allow_pickle=False)
 
     def summary(self) -> dict[str, int | dict[str, int]]:
         """Sum up for the last line."""

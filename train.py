@@ -67,13 +67,13 @@ from utils.distributed.world import World
 from utils.errors import UserError, run_script
 from utils.figures.make import report
 from utils.logs import said_so_far, share_warnings, start_logging
-from utils.metrics import LOWER_RATES, NO_REDUCTION, Measurement, Predictions, Row, require_finite
+from utils.metrics import KEPT, NO_REDUCTION, Measurement, Predictions, Row, require_finite
 from utils.randomness import mixing_share, standard_normal
 from utils.training.checkpoint import Checkpoint, changed_splits, forget_weights, load_checkpoint, load_model_state
 from utils.training.facts import log_facts
 from utils.training.folder import RunFolder
 from utils.training.headline import finish
-from utils.training.optimisation import build_optimizer
+from utils.training.optimisation import build_optimizer, calmer
 from utils.training.resume import (
     description,
     find_checkpoint,
@@ -112,8 +112,9 @@ def complete_and_check(args: argparse.Namespace, given: set[str], processes: int
     """Fill in what one argument leaves to another; raise a `UserError` where they contradict each other."""
     complete(args, feature_dim(args.arch), args.arch in PLAIN_ARCHITECTURES, given)
     complete_data(args)
-    check_training(args)
-    check_batch_size(args, processes)
+    check_training(args, given)
+    if not args.evaluate:
+        check_batch_size(args, processes)
 
 
 def work(world: World, args: argparse.Namespace, given: set[str]) -> None:
@@ -356,7 +357,9 @@ def evaluate(
         components = model.responsible_component(mu)
         parts.append(tuple(value.cpu().numpy() for value in (indices, labels, probabilities, components)))
     with world.errors_together():
-        remedy = NO_REDUCTION if args.evaluate else LOWER_RATES
+        remedy = NO_REDUCTION
+        if not args.evaluate:
+            remedy = f"the last steps went astray; {calmer(args.clip_grad, model.prior is not None)}; {KEPT}"
         require_finite([probabilities for _, _, probabilities, _ in parts], remedy)
     found = world.gather_main(parts)
     if found is None:

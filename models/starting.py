@@ -58,9 +58,13 @@ def start_from(model: ImageClassifier, state: Mapping[str, Tensor], same_classes
 def take_weights(run: Run, start: Checkpoint) -> None:
     """Take from the checkpoint of `--init` what fits a new run, and say what that is.
 
-    The head of the spread is said to start anew where `--initial-sigma` is given, which replaces it.
+    Without the mixture term its prior is not taken: nothing would keep it where the codes are. The head of the spread
+    is said to start anew where `--initial-sigma` is given, which replaces it.
     """
-    taken, left = start_from(run.model, start["state_dict"], start["class_names"] == run.about["class_names"])
+    state = start["state_dict"]
+    if not run.args.weight_gmm:
+        state = {name: value for name, value in state.items() if _part(name) != "prior"}
+    taken, left = start_from(run.model, state, start["class_names"] == run.about["class_names"])
     if run.args.initial_sigma and "log_var_head" in taken:
         taken.remove("log_var_head")
         left.append("log_var_head")

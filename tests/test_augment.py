@@ -205,6 +205,6 @@ def test_classifier_that_goes_astray_is_told_of_the_flags_of_a_re_training():
     with torch.no_grad():
         model.classifier.bias[1] = torch.nan
     with pytest.raises(
-        UserError, match="^the probabilities are not finite: lower --lr or --clip-grad, or give --amp=off"
+        UserError, match="^the probabilities are not finite: lower --lr, or give --clip-grad=5, or give --amp=off"
     ):
         augment.classify(model, codes, ARGS)

@@ -13,10 +13,9 @@ from utils.errors import NotFinite
 
 MANY_SHOT, FEW_SHOT = 100, 20  # more than MANY_SHOT training images: many; fewer than FEW_SHOT: low; else median
 SHOWN = ("acc", "acsa", "f_ma", "g_ma", "many", "median", "low")
-# what to do about probabilities that are not finite: of a model in training, in re-training, and of one as it is
-LOWER_RATES = "the last steps went astray; lower --lr, --prior-lr or --clip-grad; the last checkpoint is as it was"
-LOWER_OWN_RATES = "lower --lr or --clip-grad, or give --amp=off; the last checkpoint is as it was"
+# what to do about probabilities that are not finite: of a model as it is, and of one in training
 NO_REDUCTION = "give --amp=off; if they stay so, the checkpoint is of a training astray"
+KEPT = "the last checkpoint is as it was"
 Metrics = dict[str, float | None]
 Row = dict[str, int | float | str | None]  # of metrics.csv, and the final JSON object
 

@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 from types import FrameType
 
 URGENT = (signal.SIGTERM, signal.SIGINT)  # the others come twice by themselves, or beside one of these
@@ -94,6 +95,22 @@ def held() -> Iterator[None]:
         yield
     finally:
         _signals.holds -= 1
+
+
+@contextlib.contextmanager
+def blocked() -> Iterator[None]:
+    """Hold signals back inside the block, and in the processes that it starts until they call `unblock`."""
+    resource_tracker.ensure_running()  # it lets some of them through when it starts
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def unblock() -> None:
+    """Let signals through that `blocked` holds back; one that has come meanwhile is handled now."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 def received() -> int:

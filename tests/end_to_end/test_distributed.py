@@ -403,6 +403,24 @@ def children(pid):
     return found
 
 
+def test_ctrl_c_while_the_processes_start_is_one_line(tmp_path):
+    """They import torch for seconds before they can handle a signal."""
+    with running(python("Digits_LT", *SMALL_MODEL, f"--logdir={tmp_path}", *SEVERAL)) as (process,):
+        while not any(importing_torch(pid) for pid in children(process.pid)) and process.poll() is None:
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert err.splitlines()[-1] == "stopped by SIGINT"
+    assert "Traceback" not in err
+
+
+def importing_torch(pid):
+    with contextlib.suppress(OSError):
+        return "libtorch_cpu" in Path(f"/proc/{pid}/maps").read_text()
+    return False
+
+
 MOMENTS = (  # signal, whom it reaches, after which line
     (signal.SIGKILL, os.kill, "epoch 1, step 3/"),
     (signal.SIGTERM, os.killpg, "epoch 2, step 1/"),  # as from a scheduler, or Ctrl-C: loading processes get it too

@@ -12,7 +12,7 @@ from models.starting import start_from, take_weights
 from utils.distributed.world import World
 
 ARCH = "resnet32_vae3"
-ARGS = SimpleNamespace(init="x.pth", initial_sigma=None)
+ARGS = SimpleNamespace(init="x.pth", initial_sigma=None, weight_gmm=0.001)
 ALL = ["encoder", "mu_head", "log_var_head", "classifier", "decoder", "prior"]
 
 
@@ -96,6 +96,17 @@ def test_prior_of_another_model_counts_as_started_if_it_was(started):
     assert run.state == {"prior_started": started}
     found = model.responsible_component(torch.zeros(1, 8))
     assert (found >= 0).item() is started  # where it was not, components mean nothing
+
+
+def test_prior_of_another_model_is_not_taken_where_no_term_would_train_it():
+    model, other = dgcmm(), dgcmm(seed=1)
+    before, about = copy.deepcopy(model.prior.state_dict()), {"class_names": list("abcde")}
+    args = SimpleNamespace(**vars(ARGS) | {"weight_gmm": 0})
+    run = SimpleNamespace(model=model, about=about, state={}, world=World(), args=args)
+    take_weights(run, {"state_dict": other.state_dict(), **about, "arch": ARCH, "dataset": "x", "epoch": 1})
+    assert run.state == {"prior_started": False}
+    assert all(torch.equal(value, before[name]) for name, value in model.prior.state_dict().items())
+    assert torch.equal(model.mu_head.weight, other.mu_head.weight)
 
 
 def test_classes_of_other_names_are_others_however_many():

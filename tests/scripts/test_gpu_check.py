@@ -32,12 +32,12 @@ def test_published_commands_become_short_ones_on_the_gpus_that_there_are(gpus, u
     commands = published_commands(gpus, str(tmp_path))
     assert [words[0] for words in commands] == list(parsers)
     for name, *words in commands:
-        args, _ = parse(parsers[name].build_parser(), words)
+        args, given = parse(parsers[name].build_parser(), words)
         complete(args, 2048)
         assert (args.dataset, args.dummy, args.epochs, args.max_steps) == ("ChestXray", True, 1, 10)
         assert args.logdir == str(tmp_path)
         if name == "train.py":
-            check_training(args)
+            check_training(args, given)
             assert (args.batch_size, args.ngpus, args.pretrained, args.dist_backend) == (180, used, False, "nccl")
         else:
             assert args.resume == f"{tmp_path}/checkpoint.pth"

@@ -206,8 +206,12 @@ def check_start(args: argparse.Namespace) -> None:
         raise UserError("--init starts a run and --resume goes on from a checkpoint: give one of the two")
 
 
-def check_training(args: argparse.Namespace) -> None:
-    """Raise a `UserError` if flags of train.py contradict each other, or leave nothing to train or to evaluate."""
+def check_training(args: argparse.Namespace, given: Collection[str]) -> None:
+    """Raise a `UserError` if flags of train.py contradict each other, or leave nothing to train or to evaluate.
+
+    Args:
+        given: the flags on the command line.
+    """
     if args.evaluate and not args.resume:
         raise UserError("--evaluate needs --resume: name the checkpoint to measure")
     if not (args.weight_cls or args.weight_reconst or args.weight_gmm):
@@ -216,6 +220,8 @@ def check_training(args: argparse.Namespace) -> None:
         raise UserError("--val-fraction and --val-per-class both make the validation set: give one of the two")
     if args.loss != "ce" and not args.weight_cls:
         raise UserError(f"--loss {args.loss} is the classification term, which --weight-cls 0 switches off")
+    if not args.weight_gmm and (idle := [flag_of(name) for name in ("prior_lr", "prior_variance") if name in given]):
+        raise UserError(f"{' and '.join(idle)}: --weight-gmm 0 leaves the prior as it is, leave it out")
     prior_lr = default_prior_lr(args.lr, args.weight_gmm) if args.prior_lr is None else args.prior_lr
     if args.T_max is not None and 0 < prior_lr < COSINE_FLOOR:
         what = "--prior-lr" if args.prior_lr is not None else "--prior-lr, which is --lr over --weight-gmm,"

@@ -50,13 +50,14 @@ def spawn(work: Callable, launch: Launch, devices: Sequence[int | None], *argume
     store = host_store(launch)  # kept alive here: it outlives any process that may fail
     port = store.port if store is not None else None
     with tempfile.TemporaryDirectory(prefix="dgcmm-") as folder, stopping.held():
-        context = mp.start_processes(
-            _rank_main,
-            args=(launch, devices, port, folder, said_so_far(), work, arguments),
-            nprocs=launch.local_size,
-            join=False,
-            start_method="spawn",
-        )
+        with stopping.blocked():  # in the processes too, until they can handle a signal: `run_rank`
+            context = mp.start_processes(
+                _rank_main,
+                args=(launch, devices, port, folder, said_so_far(), work, arguments),
+                nprocs=launch.local_size,
+                join=False,
+                start_method="spawn",
+            )
         try:
             _wait(context.processes)
         finally:
@@ -173,6 +174,7 @@ def run_rank(
     """
     world = None
     try:
+        stopping.unblock()
         share_cores(launch.local_size, os.environ)
         world = Member.join(launch, local_rank, gpu, port)
         work(world, *arguments)

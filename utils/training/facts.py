@@ -35,8 +35,10 @@ def log_facts(run: Run, training_images: int, steps: int, planned: int | None, b
         log.info("%d processes on %d node(s), %d images a step each", world.size, world.nodes, images // world.size)
     rates = f"learning rate {args.lr:g}" + (f", prior {args.prior_lr:g}" if run.model.prior is not None else "")
     log.info("%d steps of %d images an epoch, %s", min(steps, args.max_steps or steps), images, rates)
-    if "reweighted_from" in run.state:
-        log.info("classes are re-weighted after epoch %d", run.state["reweighted_from"])
+    if (first := run.state.get("reweighted_from", args.epochs)) < args.epochs:
+        log.info("classes are re-weighted after epoch %d", first)
+    if args.warmup_epochs >= args.epochs and args.warmup_threshold is None:
+        log.warning("--warmup-epochs %d of %d: decoder and prior are not trained", args.warmup_epochs, args.epochs)
     if started:
         log.info("continuing after epoch %d of %d, step %d", run.epoch, args.epochs, run.position.step)
     log_rates(args, run.epoch, planned)

@@ -49,6 +49,12 @@ def _start_momenta(optimizer: SGD, *_: object) -> None:
                 optimizer.state[value]["momentum_buffer"] = torch.zeros_like(value)
 
 
+def calmer(clip_grad: float, has_prior: bool = False) -> str:
+    """Say which flags keep a training from going astray; `clip_grad` is its `--clip-grad`, 0 for none."""
+    rates = "--lr, --prior-lr" if has_prior else "--lr"
+    return f"lower {rates} or --clip-grad (now {clip_grad:g})" if clip_grad else f"lower {rates}, or give --clip-grad=5"
+
+
 def build_scheduler(
     optimizer: torch.optim.Optimizer, args: argparse.Namespace, start_rates: Sequence[float], epochs_done: int
 ) -> "Schedule":

@@ -42,7 +42,7 @@ from utils.training.checkpoint import (
     save_checkpoint,
 )
 from utils.training.folder import RunFolder
-from utils.training.optimisation import build_scheduler, step_schedule
+from utils.training.optimisation import build_scheduler, calmer, step_schedule
 from utils.training.position import Position, own_position
 from utils.training.step import Stepper
 
@@ -242,14 +242,12 @@ class Run:
         limit = max(2 * guessing, 1.5 * math.log(len(counts)))
         if cross_entropy is None or cross_entropy <= limit or not self.world.is_main:
             return
-        clip = self.args.clip_grad
-        remedy = f"lower --lr or --clip-grad (now {clip:g})" if clip else "give --clip-grad=5"
         log.warning(
             "epoch %d diverged: its mean cross-entropy is %.2f, guessing by class shares has %.2f; start anew and %s",
             self.epoch + 1,
             cross_entropy,
             guessing,
-            remedy,
+            calmer(self.args.clip_grad),
         )
 
     def is_measured(self) -> bool:

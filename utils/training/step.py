@@ -10,6 +10,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from utils.distributed.world import World
 from utils.errors import UserError
+from utils.training.optimisation import calmer
 
 log = logging.getLogger("dgcmm")
 
@@ -138,8 +139,8 @@ class Stepper:
         if not self.world.is_main:
             raise SystemExit(2)
         raise UserError(
-            f"the loss or its gradient is not finite ({flag.where}, rank {rank}, images {ids}, ...): lower --lr or "
-            "--clip-grad; no weight was changed by it, and the last checkpoint is as it was"
+            f"the loss or its gradient is not finite ({flag.where}, rank {rank}, images {ids}, ...): "
+            f"{calmer(self.clip_grad)}; no weight was changed by it, and the last checkpoint is as it was"
         )
 
 

@@ -60,7 +60,7 @@ def test_every_command_parses_and_none_is_made_twice():
         if name == "train.py":
             complete(args, feature_dim(args.arch), args.arch in PLAIN_ARCHITECTURES, given)
             complete_data(args)
-            check_training(args)
+            check_training(args, given)
             check_start(args)
     assert set(parsers) == {"train.py", "augment.py", "augment_ftl.py", "scripts/baselines.py", "scripts/robustness.py"}
 

@@ -16,9 +16,14 @@ LAUNCH_FLAGS = ("multiprocessing_distributed", "ngpus", "world_size", "dist_back
 
 
 def completed(*argv: str) -> argparse.Namespace:
-    args, _ = parse(train.build_parser(), ["Digits_LT", *argv])
+    return parsed(*argv)[0]
+
+
+def parsed(*argv: str) -> tuple[argparse.Namespace, set[str]]:
+    """Arguments that are complete, and the names of those that were given."""
+    args, given = parse(train.build_parser(), ["Digits_LT", *argv])
     complete(args, 512)
-    return args
+    return args, given
 
 
 def test_dimensions_default_to_the_encoder():
@@ -92,16 +97,18 @@ def test_run_has_one_start(argv):
         (["--prior-lr=1e-6", "--T-max=3"], "--prior-lr 1e-06 is below 1e-05, where the cosine of --T-max ends"),
         (["--weight-gmm=1000", "--T-max=3"], "--prior-lr, which is --lr over --weight-gmm, 5e-06 is below 1e-05"),
         (["--prior-variance", "2", "0.5"], "--prior-variance 2 0.5: the lower bound comes first"),
+        (["--weight-gmm=0", "--prior-lr=1"], "^--prior-lr: --weight-gmm 0 leaves the prior as it is, leave it out"),
+        (["--weight-gmm=0", "--prior-lr=1", "--prior-variance", "1", "2"], "--prior-lr and --prior-variance: --wei"),
     ],
 )
 def test_training_that_cannot_be_meant(argv, says):
     with pytest.raises(UserError, match=says):
-        check_training(completed(*argv))
+        check_training(*parsed(*argv))
 
 
 @pytest.mark.parametrize("argv", [["--prior-lr=0", "--T-max=3"], ["--prior-lr=1e-6"], ["--prior-variance", "1", "1"]])
 def test_prior_may_stay_where_it_is(argv):
-    check_training(completed(*argv))
+    check_training(*parsed(*argv))
 
 
 def test_default_prior_rate_undoes_the_weight():

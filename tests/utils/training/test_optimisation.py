@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from utils.training.optimisation import build_optimizer, build_scheduler, log_rates, step_schedule
+from utils.training.optimisation import build_optimizer, build_scheduler, calmer, log_rates, step_schedule
 
 BASE = argparse.Namespace(
     lr=0.1,
@@ -183,3 +183,9 @@ def test_part_whose_first_gradient_comes_later_starts_with_its_own_momentum():
         reference.step()
     for value, other in zip((*network, *prior), plain, strict=True):
         torch.testing.assert_close(value, other)
+
+
+def test_flags_that_calm_a_training_are_those_it_has():
+    """Clipping that is off cannot be lowered."""
+    assert calmer(5.0, True) == "lower --lr, --prior-lr or --clip-grad (now 5)"
+    assert calmer(0.0) == "lower --lr, or give --clip-grad=5"

@@ -70,6 +70,8 @@ def test_best_epoch_of_other_images_is_refused(tmp_path):
             ["--freeze-encoder: the encoder stays as it was drawn at random: give --init or --pretrained"],
         ),
         (256, {"freeze_encoder": True, "init": "x.pth"}, []),
+        (256, {"warmup_epochs": 90}, ["--warmup-epochs 90 of 90: decoder and prior are not trained"]),
+        (256, {"warmup_epochs": 90, "warmup_threshold": 0.1}, []),
     ],
 )
 def test_what_is_hardly_meant_is_told_at_the_start(images, flags, told, caplog):
