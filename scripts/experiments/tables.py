@@ -74,7 +74,7 @@ def headline_table(results: Path, stage: str, regime: str) -> str:
         trained, *chosen = (mean_and_deviation(list(values.values())) for values in found)
         then = "-" if one.method == "trained" else one.method
         lines.append([marked(one.row.title, len(one.values), len(TABLE)), trained, then, *chosen])
-    return markdown(["row", "ACSA as trained", "then", "ACSA", "under noise, sd 0.2 of [0,1]"], lines)
+    return markdown(["row", "ACSA as trained", "then", "ACSA", "ACSA under noise, sd 0.2 of [0,1]"], lines)
 
 
 def methods_table(results: Path, stage: str = "table", regime: str = ALL.name) -> str:
