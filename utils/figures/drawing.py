@@ -35,15 +35,21 @@ def sources(name: str, folder: RunFolder) -> list[Path]:
     """Name the files that a figure is drawn from; none if the script has no such figure, or not all files are there."""
     trained, evaluated = folder.suffix == "", folder.suffix == "_eval"
     predictions, pictures = folder.file("predictions.csv"), folder.file("pictures.npz")
-    found = {
-        "learning_curves": [] if evaluated else [folder.file("metrics.csv")],
-        "recall": list(_tables(folder).values()),
-        "confusion": [predictions, folder.file("metrics_per_class.csv")],
-        "reliability": [predictions],
-        "codes": [] if trained or evaluated else find_codes(folder),
-        "reconstructions": [pictures] if trained else [],
-        "samples": [pictures] if trained and _has_samples(pictures) else [],
-    }[name]
+    match name:  # only what this figure needs is looked at: another file may be damaged
+        case "learning_curves":
+            found = [] if evaluated else [folder.file("metrics.csv")]
+        case "recall":
+            found = list(_tables(folder).values())
+        case "confusion":
+            found = [predictions, folder.file("metrics_per_class.csv")]
+        case "reliability":
+            found = [predictions]
+        case "codes":
+            found = [] if trained or evaluated else find_codes(folder)
+        case "reconstructions":
+            found = [pictures] if trained else []
+        case "samples":
+            found = [pictures] if trained and _has_samples(pictures) else []
     return found if all(path.exists() for path in found) else []
 
 

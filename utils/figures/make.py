@@ -57,7 +57,8 @@ def make_figures(folder: RunFolder, since: float = 0.0) -> dict[str, Path]:
                 if not _newer(path, needs) or path.stat().st_mtime < since:
                     made[name] = drawing.save(name, folder)
         except Exception as error:  # whatever it is, the run is complete without this figure
-            log.warning("figure %s is left out: %s", name, _line(error))
+            bug = not isinstance(error, UserError)  # whose traceback goes into log.txt
+            log.warning("figure %s is left out: %s", name, _line(error), exc_info=bug)
     return made
 
 
@@ -73,7 +74,7 @@ def show_figures(made: dict[str, Path], folder: RunFolder, epoch: int) -> None:
                 codes = read_codes(*find_codes(folder), PROJECTED, PROJECTED)
                 board.codes(codes.codes, [(codes.names[c], int(codes.counts[c])) for c in codes.targets])
     except Exception as error:
-        log.warning("TensorBoard shows no figures: %s", _line(error))
+        log.warning("TensorBoard shows no figures: %s", _line(error), exc_info=not isinstance(error, UserError))
 
 
 def _newer(path: Path, than: list[Path]) -> bool:

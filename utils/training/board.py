@@ -22,7 +22,7 @@ class Board:
     """Scalars and images of one script's run, in a TensorBoard events file.
 
     Args:
-        folder: the run folder.
+        folder: where the file goes, `RunFolder.board`.
         suffix: of the file's name, which tells the scripts' files apart.
         epochs_done: a resumed run hides what an interrupted one wrote after these epochs; None hides nothing.
     """

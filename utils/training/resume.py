@@ -204,7 +204,10 @@ def find_trained(args: argparse.Namespace, given: set[str], folder: RunFolder) -
     if Path(args.resume).name != BEST:
         warn_of_unfinished(checkpoint, args.resume)
     elif last.exists():  # the best epoch does not know how many followed
-        warn_of_unfinished(load_checkpoint(last), args.resume)
+        try:
+            warn_of_unfinished(load_checkpoint(last), args.resume)
+        except UserError as error:
+            log.warning("%s: whether its training has ended cannot be told: %s", args.resume, error)
     _adopt_places(args, given, checkpoint["args"], args.resume)
     adopt(args, given, checkpoint["args"], MODEL_FLAGS + DATA_FLAGS + SCORING_FLAGS, args.resume)
     return checkpoint

@@ -1,6 +1,5 @@
 """One optimizer step: backward pass, agreement of all processes, clipping, and the step if all is finite."""
 
-import logging
 from typing import NamedTuple
 
 import torch
@@ -11,8 +10,6 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from utils.distributed.world import World
 from utils.errors import UserError
 from utils.training.optimisation import calmer
-
-log = logging.getLogger("dgcmm")
 
 SHOWN_IDS = 8
 LOWEST_SCALE = 2.0**-10  # of a loss in float16, which begins at 2^16

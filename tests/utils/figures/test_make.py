@@ -196,6 +196,16 @@ def test_figure_that_fails_is_a_warning_and_the_others_come(own_run, caplog):
     ]
 
 
+@pytest.mark.parametrize("content", ["{", '{"arguments": {}}'])
+def test_damaged_arguments_of_a_retraining_cost_only_the_figures_that_need_them(content, own_run, caplog):
+    (own_run / "args_aug.json").write_text(content)
+    assert {"learning_curves", "confusion", "reliability"} <= make_figures(RunFolder(str(own_run))).keys()
+    make_figures(RunFolder(str(own_run), "_aug"))
+    told = {record.getMessage().split(":")[0]: record.exc_info for record in caplog.records}
+    assert set(told) <= {"figure recall is left out", "figure codes is left out"}
+    assert all(told.values())  # the traceback, for log.txt
+
+
 def test_result_is_printed_first_and_alone_whatever_happens_to_the_figures(own_run, monkeypatch, capsys, caplog):
     def no_matplotlib(name, *args, **kwargs):
         if name == "utils.figures" and "drawing" in (args[2] or ()):

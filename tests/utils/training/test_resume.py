@@ -159,6 +159,17 @@ def test_training_that_has_not_ended_is_told_before_a_retraining(
     )
 
 
+def test_best_epoch_is_retrained_though_the_last_checkpoint_is_damaged(tmp_path, trained_digits, caplog):
+    checkpoint = load_checkpoint(trained_digits / "checkpoint.pth")
+    save_checkpoint(tmp_path / "model_best.pth", checkpoint | {"best": {"epoch": 1}})
+    (tmp_path / "checkpoint.pth").write_bytes(b"half a check")
+    argv = ["Digits_LT", f"--resume={tmp_path / 'model_best.pth'}", f"--logdir={tmp_path}"]
+    args, given = parse(augment.build_parser(), argv)
+    found = find_trained(args, given, RunFolder(str(tmp_path), "_aug"))
+    assert found["epoch"] == checkpoint["epoch"]
+    assert "model_best.pth: whether its training has ended cannot be told:" in caplog.text
+
+
 def test_validation_images_that_have_changed_are_named():
     stored = {"train": "1", "test": "2"}
     require_same_data(stored, stored | {"val": "3"}, "there")  # of a checkpoint before it was kept
