@@ -124,7 +124,7 @@ def retrain(
     model = load_trained_model(args, trained, splits, world)
     preprocessing = DATASETS[args.dataset].preprocessing(args)
     about = description(args, splits.train.classes, splits.train.class_counts, data_sha256, preprocessing)
-    weights = digest(trained["state_dict"])
+    trained_sha256 = digest(trained["state_dict"])
     forget_weights(trained)
     if args.max_steps:
         splits = splits.spread(args.max_steps * args.batch_size)
@@ -133,12 +133,12 @@ def retrain(
         before = unfinished["args"] if unfinished else None
         folder.write_args(args, data_sha256, resumed, before)
         log_images(splits, args.dataset)
-        codes = load_or_extract(model, splits, weights, args, world)
+        codes = load_or_extract(model, splits, trained_sha256, args, world)
         training = take_training_codes(codes, world.device)
         about |= examine_training_codes(model, training)
         sampler = make_sampler(training, model.num_classes, args)
         optimizer = build_sgd(model.classifier.parameters(), args)
-        state = {"trained_sha256": weights}
+        state = {"trained_sha256": trained_sha256}
         run = Run(kind, args, model, optimizer, folder, splits.measured[0], about, world, state=state)
         if unfinished:
             run.restore(unfinished, path)
@@ -260,7 +260,7 @@ def classify(model: ImageClassifier, codes: Codes, args: argparse.Namespace) -> 
 
 
 def load_or_extract(
-    model: ImageClassifier, splits: Splits, weights: str, args: argparse.Namespace, world: World
+    model: ImageClassifier, splits: Splits, trained_sha256: str, args: argparse.Namespace, world: World
 ) -> dict[str, Codes]:
     """Load the codes of all splits from the file beside the trained checkpoint, or extract them into it.
 
@@ -268,13 +268,13 @@ def load_or_extract(
     what it was made from, and it serves only where that is the same; `class_names` and `ids` name the rows.
 
     Args:
-        weights: digest of the trained model's.
+        trained_sha256: digest of the trained model's weights.
     """
     name, measured = splits.measured
     parts = {"train": splits.train, name: measured, "test": splits.test}
     data = {name: part.fingerprint() for name, part in parts.items()}
     sizes = {name: getattr(args, name) for name in ("new_size", "crop_size", "train_transform", "cache_size", "amp")}
-    key = {"weights": weights, "data": data, **sizes}
+    key = {"weights": trained_sha256, "data": data, **sizes}
     path = Path(args.resume).with_name(f"{Path(args.resume).stem}_codes.pth")
     if path.exists():
         try:

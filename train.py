@@ -44,7 +44,7 @@ from models.classifier import ImageClassifier
 from models.encoder import ARCHITECTURES, PLAIN_ARCHITECTURES, feature_dim, fetch_pretrained
 from models.health import measure_health, say_health, warn_of_dead_components
 from models.loading import all_weights, build_model
-from models.losses import BALANCING, LIKELIHOODS, LOSSES, LossWeights, build_loss, first_reweighted_epoch
+from models.losses import BALANCING_LOSSES, LIKELIHOOD_LOSSES, LOSSES, LossWeights, build_loss, first_reweighted_epoch
 from models.mixup import mix
 from models.pictures import keep_pictures, show_reconstructions
 from models.scoring import Scorer
@@ -103,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_start(args)
     plan = plan_launch(args, os.environ)
     if not args.resume:  # else flags that are not given come from the checkpoint
-        complete_and_check(args, given, plan.local_size)
+        complete_and_check(copy.copy(args), given, plan.local_size)  # before any process starts; `work` completes them
     start_logging(args.quiet, plan.first_rank)
     launch(plan, args.gpu, work, args, given)
 
@@ -218,7 +218,7 @@ def train(
             folder.write_args(args, data_sha256, resumed, before, world.size)
             folder.write_subset(splits.train.rows)
             log_images(splits, args.dataset)
-            log_facts(run, len(splits.train), len(loaders["train"]), before and before["epochs"], BALANCING)
+            log_facts(run, len(splits.train), len(loaders["train"]), before and before["epochs"], BALANCING_LOSSES)
         if start:
             take_weights(run, start)
             forget_weights(start)
@@ -258,7 +258,7 @@ def train_epochs(run: Run, loaders: dict[str, BatchLoader]) -> Row:
                 module = world.parallel(run.model)
             train_epoch(run, module, loaders["train"], weights)
             losses = mean_losses(run, weights)
-            if args.loss in LIKELIHOODS:
+            if args.loss in LIKELIHOOD_LOSSES:
                 drawn = [count ** SAMPLERS[args.sampler] for count in run.about["class_counts"]]
                 run.warn_of_divergence(losses["loss_cls"], drawn)
             if weights.gmm and not run.state["prior_started"]:

@@ -31,7 +31,7 @@ def load(args: argparse.Namespace) -> Splits:
     root = next((place for place in (root, root / "celeba") if (place / ATTRIBUTES).is_file()), root)
     if lacking := [name for name in (ATTRIBUTES, PARTITION, IMAGES) if not (root / name).exists()]:
         raise UserError(f"{root} lacks {', '.join(lacking)} of CelebA: {REMEDY}")
-    part_of = dict(_once(_cells(root / PARTITION, 2), root / PARTITION))
+    part_of = dict(_once(_pairs(root / PARTITION), root / PARTITION))
     rows = _labelled(root / ATTRIBUTES)
     if unknown := [name for name, _ in rows if name not in part_of]:
         raise UserError(
@@ -43,10 +43,10 @@ def load(args: argparse.Namespace) -> Splits:
     return draw_splits(train, test, TRAIN_COUNTS, args)
 
 
-def _cells(path: Path, columns: int) -> list[list[str]]:
+def _pairs(path: Path) -> list[list[str]]:
     rows = [line.split() for line in read_names(path, "replace it")]
-    if wrong := [number for number, row in enumerate(rows, start=1) if len(row) != columns]:
-        raise UserError(f"{path}, line {wrong[0]}: {columns} columns are expected: replace it")
+    if wrong := [number for number, row in enumerate(rows, start=1) if len(row) != 2]:
+        raise UserError(f"{path}, line {wrong[0]}: 2 columns are expected: replace it")
     return rows
 
 

@@ -1,6 +1,7 @@
 """From data sets to batches: which images make a batch, in which order, and who loads them."""
 
 import argparse
+import math
 import multiprocessing
 import multiprocessing.util
 import signal
@@ -46,7 +47,7 @@ class TrainBatches(Sampler[list[SampleKey]]):
         count: images in the data set.
         batch_size: of all processes together.
         seed: of the order and of the random transforms.
-        rank, world: this process and the number of processes.
+        rank, world_size: this process and the number of processes.
         targets: labels of the images, (count,), which all samplers but 'instance' read.
         sampler: a key of `SAMPLERS`.
         pairs: give each process an even number of images a batch, which mixup pairs.
@@ -61,7 +62,7 @@ class TrainBatches(Sampler[list[SampleKey]]):
         batch_size: int,
         seed: int,
         rank: int = 0,
-        world: int = 1,
+        world_size: int = 1,
         *,
         targets: np.ndarray | None = None,
         sampler: str = "instance",
@@ -69,15 +70,15 @@ class TrainBatches(Sampler[list[SampleKey]]):
     ) -> None:
         self.count, self.batch_size, self.seed = count, batch_size, seed
         self.targets, self.power = targets, SAMPLERS[sampler]
-        self.rank, self.world = rank, world
+        self.rank, self.world_size = rank, world_size
         self.epoch, self.first_step = 0, 0
         sizes = [min(batch_size, count - start) for start in range(0, count, batch_size)]
-        sizes = [size - size % (2 * world if pairs else world) for size in sizes]
-        self.sizes = [size for size in sizes if size >= MIN_IMAGES_PER_PROCESS * world]
+        sizes = [size - size % (2 * world_size if pairs else world_size) for size in sizes]
+        self.sizes = [size for size in sizes if size >= MIN_IMAGES_PER_PROCESS * world_size]
         if not self.sizes:
             raise UserError(
-                f"no training step is possible: {count} images, --batch-size {batch_size}, {world} process(es); each "
-                f"process needs at least {MIN_IMAGES_PER_PROCESS} images a batch"
+                f"no training step is possible: {count} images, --batch-size {batch_size}, {world_size} process(es); "
+                f"each process needs at least {MIN_IMAGES_PER_PROCESS} images a batch"
             )
 
     def set_epoch(self, epoch: int, first_step: int = 0) -> None:
@@ -91,7 +92,7 @@ class TrainBatches(Sampler[list[SampleKey]]):
         order = self._order().tolist()
         for step, size in list(enumerate(self.sizes))[self.first_step :]:
             start = step * self.batch_size
-            positions = range(start + self.rank, start + size, self.world)
+            positions = range(start + self.rank, start + size, self.world_size)
             yield [SampleKey(order[position], self.seed, self.epoch, position) for position in positions]
 
     def _order(self) -> torch.Tensor:
@@ -104,26 +105,26 @@ class TrainBatches(Sampler[list[SampleKey]]):
 
 
 class EvaluationBatches(Sampler[list[int]]):
-    """Every world-th image from `rank` on, in order: over all processes each image exactly once.
+    """Every world_size-th image from `rank` on, in order: over all processes each image exactly once.
 
     Args:
         count: images in the data set.
         batch_size: of all processes together.
-        rank, world: this process and the number of processes.
+        rank, world_size: this process and the number of processes.
 
     Attributes:
         at_once: images of a batch of this process.
         rounds: batches of the process that has the most.
     """
 
-    def __init__(self, count: int, batch_size: int, rank: int = 0, world: int = 1) -> None:
+    def __init__(self, count: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
         self.count = count
-        self.indices = range(rank, count, world)
-        self.at_once = max(batch_size // world, 1)
-        self.rounds = -(-len(range(0, count, world)) // self.at_once)
+        self.indices = range(rank, count, world_size)
+        self.at_once = max(batch_size // world_size, 1)
+        self.rounds = math.ceil(len(range(0, count, world_size)) / self.at_once)
 
     def __len__(self) -> int:
-        return -(-len(self.indices) // self.at_once)
+        return math.ceil(len(self.indices) / self.at_once)
 
     def __iter__(self) -> Iterator[list[int]]:
         for start in range(0, len(self.indices), self.at_once):
@@ -207,7 +208,7 @@ class ClassPairs:
     Args:
         train, measured: the splits.
         limit: training images of a class, and measured ones.
-        rank, world: this process and the number of processes.
+        rank, world_size: this process and the number of processes.
         workers, pin_memory: as in `BatchLoader`.
 
     Attributes:
@@ -220,15 +221,15 @@ class ClassPairs:
         measured: ImageDataset,
         limit: int,
         rank: int,
-        world: int,
+        world_size: int,
         workers: int,
         pin_memory: bool,
     ) -> None:
         known, asked = some_of_each(train.targets, limit), some_of_each(measured.targets, limit)
         labels = sorted(asked)
-        self.rounds = -(-len(labels) // world)
+        self.rounds = math.ceil(len(labels) / world_size)
         both = ConcatDataset([train.subset(np.arange(len(train)), measured.transform), measured])
-        batches = [rows for label in labels[rank::world] for rows in (known[label], len(train) + asked[label])]
+        batches = [rows for label in labels[rank::world_size] for rows in (known[label], len(train) + asked[label])]
         self._loader = BatchLoader(both, batches, workers, pin_memory)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -267,5 +268,5 @@ def make_loader(world: World, args: argparse.Namespace, dataset: ImageDataset, t
         )
     else:
         batches = EvaluationBatches(len(dataset), images, world.rank, world.size)
-    workers = -(-args.workers // world.local_size)
+    workers = math.ceil(args.workers / world.local_size)
     return BatchLoader(dataset, batches, workers, pin_memory=world.device.type == "cuda")

@@ -125,8 +125,7 @@ def hold_out(
 def spread(targets: np.ndarray, count: int) -> np.ndarray:
     """Choose at most `count` sorted indices, round the classes in turn; at least one of each class."""
     rank = np.empty(len(targets), dtype=np.int64)  # how many of its class come before each image
-    for label in np.unique(targets):
-        members = np.flatnonzero(targets == label)
+    for members in _members(targets).values():
         rank[members] = np.arange(len(members))
     order = np.lexsort((targets, rank))
     return np.sort(order[: max(count, int((rank == 0).sum()))])

@@ -14,15 +14,15 @@ import numpy as np
 from matplotlib.figure import Figure
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]
+sys.path.insert(0, str(ROOT))
 
-from utils.cli.common import Parser  # noqa: E402
-from utils.errors import run_script  # noqa: E402
-from utils.figures.classes import recall_by_size  # noqa: E402
-from utils.figures.curves import learning_curves  # noqa: E402
-from utils.figures.reading import read_classes, read_history  # noqa: E402
-from utils.figures.sheets import samples  # noqa: E402
-from utils.figures.style import LOOK  # noqa: E402
+from utils.cli.common import Parser
+from utils.errors import run_script
+from utils.figures.classes import recall_by_size
+from utils.figures.curves import learning_curves
+from utils.figures.reading import read_classes, read_history
+from utils.figures.sheets import samples
+from utils.figures.style import LOOK
 
 TITLE, TITLE_OF_FEW = "Fashion-MNIST, long-tailed", "A tenth of Fashion-MNIST, long-tailed"
 
@@ -35,7 +35,7 @@ def save(figure: Figure, name: str) -> None:
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the command line."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run with both re-trainings")
     parser.add_argument("alive", type=Path, metavar="ALIVE", help="folder of a run that has pictures.npz")
     return parser

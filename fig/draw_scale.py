@@ -19,10 +19,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]
+sys.path.insert(0, str(ROOT))
 
-from utils.cli.common import Parser  # noqa: E402
-from utils.errors import UserError, run_script  # noqa: E402
+from utils.cli.common import Parser
+from utils.errors import UserError, run_script
 
 INK, GREY = "#2b333d", "#66707d"
 COLOURS = ("#4a76a8", "#cc6a57")
@@ -76,7 +76,7 @@ def draw(found: dict[str, Any]) -> Figure:
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the command line."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("file", type=Path, metavar="FILE", help="what was measured")
     return parser
 

@@ -30,9 +30,8 @@ def code_distances(prior: GaussianMixturePrior, mu: Tensor, labels: Tensor) -> T
     Returns:
         (B,) float32.
     """
-    with torch.autocast(mu.device.type, enabled=False):
-        offsets = mu - prior.means[labels]
-        return (offsets.square() * (-prior.clamped_log_vars()[labels]).exp()).sum(dim=1).float()
+    offsets = mu - prior.means[labels]
+    return (offsets.square() * (-prior.clamped_log_vars()[labels]).exp()).sum(dim=1).float()
 
 
 def distance_quantiles(distances: np.ndarray, labels: np.ndarray, num_classes: int) -> Tensor:

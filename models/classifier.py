@@ -119,7 +119,11 @@ class ImageClassifier(nn.Module):
         raise NotImplementedError
 
     def classification_term(self, codes: Tensor, labels: Tensor, mixed: Mixed | None) -> Tensor:
-        """Compute the classification term of a batch: codes (B,D), labels (B,) -> a scalar."""
+        """Compute the classification term of a batch: codes (B,D), labels (B,) -> a scalar.
+
+        Args:
+            mixed: with mixup, the labels of the partners and the share of the own ones.
+        """
         logits = self.classifier(codes)
         own = self.criterion(logits, labels)
         return own if mixed is None else torch.lerp(self.criterion(logits, mixed.labels), own, mixed.share)

@@ -98,19 +98,18 @@ class VAE3Decoder(nn.Module):
 
     def render(self, projected: Tensor, labels: Tensor) -> Tensor:
         """Turn the output of `project` (B,128*6*6) into the image before its resize, (B,3,41,41) in [0,1]."""
-        if projected.device.type == "cuda" and not self.training:
-            return self.render_in_fewer_passes(projected, labels)
-        maps = projected.view(-1, CHANNELS[0], START_SIZE, START_SIZE)
-        for depth, (convolution, norm) in enumerate(zip(self.convolutions, self.norms, strict=True)):
-            maps = norm(convolution(maps if depth == 0 else F.relu(maps)), labels)
-        return torch.sigmoid(maps)
+        # a GPU waits for its memory in evaluation: bias and norm are one pass there
+        return self.render_maps(projected, labels, projected.device.type == "cuda" and not self.training)
 
-    def render_in_fewer_passes(self, projected: Tensor, labels: Tensor) -> Tensor:
-        """Do what `render` does in evaluation; a GPU waits for its memory there, so bias and norm are one pass."""
+    def render_maps(self, projected: Tensor, labels: Tensor, fewer_passes: bool) -> Tensor:
+        """Do what `render` does; `fewer_passes` over the maps, in evaluation alone."""
         maps = projected.view(-1, CHANNELS[0], START_SIZE, START_SIZE)
         for depth, (convolution, norm) in enumerate(zip(self.convolutions, self.norms, strict=True)):
-            grown = convolution.without_bias(maps if depth == 0 else F.relu(maps))
-            maps = norm.at_once(grown, convolution.bias, labels)
+            maps = maps if depth == 0 else F.relu(maps)
+            if fewer_passes:
+                maps = norm.at_once(convolution.without_bias(maps), convolution.bias, labels)
+            else:
+                maps = norm(convolution(maps), labels)
         return torch.sigmoid(maps)
 
 

@@ -3,6 +3,7 @@
 Shapes: B batch, K classes. n_c are the training images of class c, N their sum, x the logits, y the label.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -12,9 +13,11 @@ from torch import Tensor, nn
 
 LOSSES = ("ce", "focal", "class-balanced", "ldam-drw", "logit-adjust")
 COSINE_LOSSES = ("ldam-drw",)  # with a classifier by the cosine
-PROBABILITIES = ("ce", "class-balanced", "logit-adjust")  # learn p(c|x) under some class shares, see `implied_shares`
-BALANCING = ("class-balanced", "ldam-drw", "logit-adjust")  # balance the classes, as a sampler may
-LIKELIHOODS = ("ce", "logit-adjust")  # -log of a probability of the label: guessing by class shares bounds their mean
+# learn p(c|x) under some class shares, see `implied_shares`
+PROBABILITY_LOSSES = ("ce", "class-balanced", "logit-adjust")
+BALANCING_LOSSES = ("class-balanced", "ldam-drw", "logit-adjust")  # balance the classes, as a sampler may
+# -log of a probability of the label: guessing by class shares bounds their mean
+LIKELIHOOD_LOSSES = ("ce", "logit-adjust")
 FOCUS = 2.0  # gamma of the focal loss
 BETA = 0.9999  # of the effective number of images
 LARGEST_MARGIN = 0.5  # of LDAM, between cosines
@@ -192,4 +195,4 @@ def implied_shares(name: str, class_counts: Sequence[int], power: float, reweigh
 
 def first_reweighted_epoch(epochs: int) -> int:
     """Return how many epochs of a run come before the deferred re-weighting of 'ldam-drw': 80 %, rounded up."""
-    return -(-4 * epochs // 5)
+    return math.ceil(4 * epochs / 5)

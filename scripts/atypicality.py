@@ -22,13 +22,13 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import roc_auc_score
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]
+sys.path.insert(0, str(ROOT))
 
-from datasets import DATASETS  # noqa: E402
-from models.loading import TrainedModel, load_model  # noqa: E402
-from utils.cli.common import Parser  # noqa: E402
-from utils.errors import UserError, run_script  # noqa: E402
-from utils.metrics import shot_group  # noqa: E402
+from datasets import DATASETS
+from models.loading import TrainedModel, load_model
+from utils.cli.common import Parser
+from utils.errors import UserError, run_script
+from utils.metrics import shot_group
 
 SIDE, NOISE, BATCH = 28, 2000, 250
 RECALL = 0.95  # of the test images
@@ -39,7 +39,7 @@ GROUPS = ("all", "many", "median", "low")
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the table as Markdown."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("checkpoint", metavar="CHECKPOINT")
     parser.add_argument("--datadir", default="/usr/share/datasets/fashion-mnist", metavar="PATH")
     args = parser.parse_args(argv)

@@ -25,20 +25,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]
+sys.path.insert(0, str(ROOT))
 
-import numpy as np  # noqa: E402
+import numpy as np
 
-from augment import Codes  # noqa: E402
-from scripts.experiments.choices import first_best  # noqa: E402
-from scripts.experiments.posthoc import METHODS, Classify, Method, TrainedCodes, fixed_of, method_value  # noqa: E402
-from scripts.experiments.trained import open_run, run_parser  # noqa: E402
-from utils.errors import UserError, run_script  # noqa: E402
-from utils.logs import start_logging  # noqa: E402
-from utils.metrics import Row, calibration_error, compute_metrics, per_class_metrics  # noqa: E402
-from utils.streams import print_result  # noqa: E402
-from utils.training.checkpoint import Checkpoint  # noqa: E402
-from utils.training.folder import RunFolder  # noqa: E402
+from augment import Codes
+from scripts.experiments.choices import first_best
+from scripts.experiments.posthoc import METHODS, Classify, Method, TrainedCodes, fixed_of, method_value
+from scripts.experiments.trained import open_run, run_parser
+from utils.errors import UserError, run_script
+from utils.logs import start_logging
+from utils.metrics import Row, calibration_error, compute_metrics, per_class_metrics
+from utils.streams import print_result
+from utils.training.checkpoint import Checkpoint
+from utils.training.folder import RunFolder
 
 log = logging.getLogger("dgcmm")
 

@@ -23,19 +23,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]
+sys.path.insert(0, str(ROOT))
 
-from scripts.benchmarks import MISSED  # noqa: E402
-from scripts.benchmarks.evaluation import extraction, generative, processes  # noqa: E402
-from scripts.benchmarks.reading import reading  # noqa: E402
-from scripts.benchmarks.retraining import retraining  # noqa: E402
-from scripts.benchmarks.setup import Sizes, default_sizes  # noqa: E402
-from scripts.benchmarks.timing import Ratio, measured_on  # noqa: E402
-from scripts.benchmarks.training import epoch, mixture, step  # noqa: E402
-from utils.cli.common import Parser  # noqa: E402
-from utils.cli.types import count  # noqa: E402
-from utils.device import require_compiler  # noqa: E402
-from utils.errors import run_script  # noqa: E402
+from scripts.benchmarks import MISSED
+from scripts.benchmarks.evaluation import extraction, generative, processes
+from scripts.benchmarks.reading import reading
+from scripts.benchmarks.retraining import retraining
+from scripts.benchmarks.setup import Sizes, default_sizes
+from scripts.benchmarks.timing import Ratio, measured_on
+from scripts.benchmarks.training import epoch, mixture, step
+from utils.cli.common import Parser
+from utils.cli.types import count
+from utils.device import require_compiler
+from utils.errors import run_script
 
 MEASURES = (reading, step, epoch, generative, mixture, extraction, retraining, processes)
 BENCHMARKS = {measure.__name__: measure for measure in MEASURES}
@@ -44,7 +44,7 @@ KEYS = ("name", "ratio", "target", "at_least", "met", "rate", "memory")  # of a 
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the command line: which benchmarks, and how often."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--only", nargs="+", choices=BENCHMARKS, metavar="NAME", help=f"of {', '.join(BENCHMARKS)}")
     parser.add_argument(
         "--repeats", type=count, default=5, metavar="N", help="timed calls of each side (default: %(default)s)"

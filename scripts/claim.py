@@ -18,16 +18,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]
+sys.path.insert(0, str(ROOT))
 
-from PIL import Image  # noqa: E402
+from PIL import Image
 
-from scripts.experiments.drawing import DIGEST, FIGURES, digest, draw  # noqa: E402
-from scripts.experiments.tables import TABLES  # noqa: E402
-from utils.cli.common import Parser  # noqa: E402
-from utils.cli.types import path  # noqa: E402
-from utils.errors import UserError, run_script  # noqa: E402
-from utils.files import write_text  # noqa: E402
+from scripts.experiments.drawing import DIGEST, FIGURES, digest, draw
+from scripts.experiments.tables import TABLES
+from utils.cli.common import Parser
+from utils.cli.types import path
+from utils.errors import UserError, run_script
+from utils.files import write_text
 
 PUBLISHED, TABLES_FILE = "results/fashion_mnist_lt", "TABLES.md"
 BLOCK = re.compile(r"<!-- table (?P<name>[\w ]+) -->\n.*?<!-- /table -->", re.DOTALL)
@@ -35,7 +35,7 @@ BLOCK = re.compile(r"<!-- table (?P<name>[\w ]+) -->\n.*?<!-- /table -->", re.DO
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the command line."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     add = parser.add_argument
     add("--results", type=path, default=PUBLISHED, metavar="PATH", help="default: %(default)s")
     add("--check", action="store_true", help="say what is not as the results say, and write nothing")

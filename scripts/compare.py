@@ -22,14 +22,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]
+sys.path.insert(0, str(ROOT))
 
-from scripts.experiments.results import mean_and_deviation  # noqa: E402
-from utils.cli.common import Parser  # noqa: E402
-from utils.cli.rules import SAME_RUN_FLAGS, flag_of  # noqa: E402
-from utils.errors import UserError, run_script  # noqa: E402
-from utils.files import read_rows  # noqa: E402
-from utils.training.layout import RESULTS, find_runs, start_times, with_suffix  # noqa: E402
+from scripts.experiments.results import mean_and_deviation
+from utils.cli.common import Parser
+from utils.cli.rules import SAME_RUN_FLAGS, flag_of
+from utils.errors import UserError, run_script
+from utils.files import read_rows
+from utils.training.layout import RESULTS, find_runs, start_times, with_suffix
 
 METRICS = ("acc", "acsa", "f_ma", "g_ma", "many", "median", "low")
 ERRORS = {"mse": "reconstructions", "mse_constant": "a constant grey", "mse_class_mean": "the class's mean image"}
@@ -334,7 +334,7 @@ def metric_names(text: str) -> list[str]:
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the command line."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument(
         "places", nargs="+", type=Path, metavar="RUN", help="run folder, or a folder with runs below it"
     )

@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]
+sys.path.insert(0, str(ROOT))
 
-from utils.cli.common import Parser  # noqa: E402
-from utils.cli.rules import SAME_RUN_FLAGS  # noqa: E402
-from utils.errors import UserError, run_script  # noqa: E402
-from utils.files import read_rows  # noqa: E402
-from utils.training.checkpoint import digest, load_checkpoint  # noqa: E402
-from utils.training.layout import SUFFIXES  # noqa: E402
+from utils.cli.common import Parser
+from utils.cli.rules import SAME_RUN_FLAGS
+from utils.errors import UserError, run_script
+from utils.files import read_rows
+from utils.training.checkpoint import digest, load_checkpoint
+from utils.training.layout import SUFFIXES
 
 WITH_CLOCKS = ("sha256",)  # a hash of content that has clocks in it
 HABITS = (*SAME_RUN_FLAGS, "init")  # the place of the first weights, too
@@ -70,7 +70,7 @@ def _timeless(value: Any) -> Any:
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the command line."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("folders", nargs=2, type=Path, metavar="RUN_FOLDER")
     return parser
 

@@ -14,19 +14,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]
+sys.path.insert(0, str(ROOT))
 
-from utils.cli.common import Parser  # noqa: E402
-from utils.errors import UserError, run_script  # noqa: E402
-from utils.figures.make import make_figures  # noqa: E402
-from utils.logs import start_logging  # noqa: E402
-from utils.training.folder import RunFolder  # noqa: E402
-from utils.training.layout import SUFFIXES, find_runs  # noqa: E402
+from utils.cli.common import Parser
+from utils.errors import UserError, run_script
+from utils.figures.make import make_figures
+from utils.logs import start_logging
+from utils.training.folder import RunFolder
+from utils.training.layout import SUFFIXES, find_runs
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the command line."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument(
         "places", nargs="+", type=Path, metavar="RUN", help="run folder, or a folder with runs below it"
     )
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     places = build_parser().parse_args(argv).places
     start_logging(quiet=False)
     runs = [run for place in places for run in find_runs(place)]
-    folders = [RunFolder(str(run), suffix) for run in runs for suffix in SUFFIXES]
+    folders = [RunFolder(run, suffix) for run in runs for suffix in SUFFIXES]
     since = time.time()  # a figure that shows several scripts' results is drawn once
     drawn = dict.fromkeys(path for folder in folders for path in make_figures(folder, since).values())
     if not drawn:

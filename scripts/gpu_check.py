@@ -21,16 +21,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]
+sys.path.insert(0, str(ROOT))
 
-import torch  # noqa: E402
-from packaging.requirements import Requirement  # noqa: E402
+import torch
+from packaging.requirements import Requirement
 
-from scripts.benchmarks import MISSED  # noqa: E402
-from utils.cli.common import Parser  # noqa: E402
-from utils.errors import UserError, run_script  # noqa: E402
-from utils.files import write_text, writing  # noqa: E402
-from utils.versions import installed_version  # noqa: E402
+from scripts.benchmarks import MISSED
+from utils.cli.common import Parser
+from utils.errors import UserError, run_script
+from utils.files import write_text, writing
+from utils.versions import installed_version
 
 GRACE = 10  # seconds from SIGINT, at which a part says what it has found, to SIGKILL
 LOCAL = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}  # processes of one machine, whatever its network

@@ -25,10 +25,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]
+sys.path.insert(0, str(ROOT))
 
-from scripts.experiments import protocol  # noqa: E402
-from scripts.experiments.choices import (  # noqa: E402
+from scripts.experiments import protocol
+from scripts.experiments.choices import (
     FILE,
     Choice,
     Tried,
@@ -38,11 +38,11 @@ from scripts.experiments.choices import (  # noqa: E402
     validated,
     write_choices,
 )
-from scripts.experiments.jobs import Job, Report, Runner, finished  # noqa: E402
-from scripts.experiments.protocol import CHOSEN, MADE, TUNED, Places, Regime, Row, Selection  # noqa: E402
-from utils.cli.common import Parser  # noqa: E402
-from utils.cli.types import count, count_or_zero, path, positive  # noqa: E402
-from utils.errors import UserError, run_script  # noqa: E402
+from scripts.experiments.jobs import Job, Report, Runner, finished
+from scripts.experiments.protocol import CHOSEN, MADE, TUNED, Places, Regime, Row, Selection
+from utils.cli.common import Parser
+from utils.cli.types import count, count_or_zero, path, positive
+from utils.errors import UserError, run_script
 
 RUNS, RESULTS = "./logs/fashion_mnist_lt", "results/fashion_mnist_lt"
 
@@ -51,7 +51,7 @@ Settings = dict[Row, list[Tried]]  # of each row that is tuned
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the command line."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     add, names = parser.add_argument, tuple(protocol.BY_NAME)
     add("stages", nargs="+", choices=protocol.STAGES, metavar="STAGE", help=f"of {', '.join(protocol.STAGES)}")
     add("--data", type=path, default="/usr/share/datasets/fashion-mnist", metavar="PATH", help="default: %(default)s")

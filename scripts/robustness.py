@@ -28,31 +28,31 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]
+sys.path.insert(0, str(ROOT))
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from torch import nn  # noqa: E402
+import numpy as np
+import torch
+from torch import nn
 
-from datasets.subsets import spread  # noqa: E402
-from models.classifier import ImageClassifier  # noqa: E402
-from models.encoder import PLAIN_ARCHITECTURES  # noqa: E402
-from models.loading import all_weights, create_model  # noqa: E402
-from models.scoring import Scorer  # noqa: E402
-from scripts.experiments.corruption import CORRUPTIONS, Corrupt  # noqa: E402
-from scripts.experiments.generative import batches, measure_generative_half  # noqa: E402
-from scripts.experiments.posthoc import METHODS, Classify, fixed_of, method_value  # noqa: E402
-from scripts.experiments.protocol import LOOKED_AT  # noqa: E402
-from scripts.experiments.trained import TrainedRun, open_run, run_parser  # noqa: E402
-from utils.cli.types import path  # noqa: E402
-from utils.device import to_device  # noqa: E402
-from utils.errors import UserError, run_script  # noqa: E402
-from utils.files import write_text  # noqa: E402
-from utils.logs import start_logging  # noqa: E402
-from utils.metrics import Row, calibration_error, compute_metrics  # noqa: E402
-from utils.streams import print_result  # noqa: E402
-from utils.training.checkpoint import is_made_from, load_checkpoint, load_model_state  # noqa: E402
-from utils.training.folder import RunFolder  # noqa: E402
+from datasets.subsets import spread
+from models.classifier import ImageClassifier
+from models.encoder import PLAIN_ARCHITECTURES
+from models.loading import all_weights, create_model
+from models.scoring import Scorer
+from scripts.experiments.corruption import CORRUPTIONS, Corrupt
+from scripts.experiments.generative import batches, measure_generative_half
+from scripts.experiments.posthoc import METHODS, Classify, fixed_of, method_value
+from scripts.experiments.protocol import LOOKED_AT
+from scripts.experiments.trained import TrainedRun, open_run, run_parser
+from utils.cli.types import path
+from utils.device import to_device
+from utils.errors import UserError, run_script
+from utils.files import write_text
+from utils.logs import start_logging
+from utils.metrics import Row, calibration_error, compute_metrics
+from utils.streams import print_result
+from utils.training.checkpoint import is_made_from, load_checkpoint, load_model_state
+from utils.training.folder import RunFolder
 
 log = logging.getLogger("dgcmm")
 

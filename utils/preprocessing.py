@@ -67,7 +67,7 @@ def to_grey(image: Image.Image) -> np.ndarray:
             raise ValueError("it has negative values")
         if image.mode == "F" or values.max(initial=0) > SIXTEEN_BITS:
             raise ValueError("more than 16 bits")
-        grey = (values / (most_of(values) / 255)).round().astype(np.uint8)
+        grey = (values / (white_level(values) / 255)).round().astype(np.uint8)
         return 255 - grey if is_negative(image) else grey
     return np.asarray(image if image.mode == "L" else image.convert("L"))
 
@@ -82,7 +82,7 @@ def is_negative(image: Image.Image) -> bool:
     return getattr(image, "tag_v2", {}).get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0
 
 
-def most_of(values: np.ndarray) -> int:
+def white_level(values: np.ndarray) -> int:
     """Tell the largest value that the pixels of a 16-bit image can have: of 12 bits where they fit into those."""
     return TWELVE_BITS if values.max(initial=0) <= TWELVE_BITS else SIXTEEN_BITS
 

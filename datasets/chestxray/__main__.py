@@ -41,7 +41,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="python -m datasets.chestxray",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add(

@@ -22,8 +22,10 @@ EXTENSIONS = (".tar.gz", ".tgz", ".zip")
 LEFT_BY_MACOS = {"__MACOSX", ".DS_Store"}
 # what the readers of damaged gzip, tar and zip files raise, beside OSError; the last three for wrong text, for kinds
 # of zip that are not supported, and for wrong offsets
-ARCHIVE_ERRORS = (EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile)
-DAMAGE = (*ARCHIVE_ERRORS, ValueError, RuntimeError, OverflowError)
+DAMAGE = (
+    *(EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile),
+    *(ValueError, RuntimeError, OverflowError),
+)
 
 
 class _Hostile(Exception):

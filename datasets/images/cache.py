@@ -91,9 +91,9 @@ def _place(
     In another one the caches lie apart for each folder of images: two data sets may have the same names.
     """
     root = next(iter(splits.values())).root
-    share = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:8]
+    own = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:8]
     if cache_dir is not None:
-        return Path(cache_dir) / share
+        return Path(cache_dir) / own
     folder = root / FOLDER
     if os.access(folder if folder.exists() else root, os.W_OK | os.X_OK):
         return folder
@@ -103,7 +103,7 @@ def _place(
     if otherwise is None:
         raise UserError(f"{folder} cannot be written: name a folder that can, --cache-dir")
     log.warning("%s cannot be written: what is read from %s is kept in %s (--cache-dir)", folder, root, otherwise)
-    return otherwise / share
+    return otherwise / own
 
 
 def _has_work(cache: "ImageCache", data: FileDataset) -> bool:

@@ -15,7 +15,6 @@ from datasets.images.opening import open_image
 from datasets.images.source import ImageSource, SourceCache, whole
 from datasets.transforms import RandomCropAndFlip
 from utils.errors import UserError
-from utils.preprocessing import Transform
 
 
 def require_reachable(folder: Path) -> None:
@@ -84,11 +83,10 @@ class FileDataset(ImageDataset):
         classes: Sequence[str],
         targets: np.ndarray,
         ids: Sequence[str],
-        transform: Transform | None = None,
         groups: np.ndarray | None = None,
         colour: bool = False,
     ) -> None:
-        super().__init__(classes, targets, ids, transform, groups)
+        super().__init__(classes, targets, ids, groups=groups)
         _require_utf8(root, ids)
         self.root, self.colour = root, colour
         self.files = np.asarray(files)  # one array: 100,000 paths would take tens of megabytes

@@ -9,7 +9,7 @@ from PIL import Image
 from datasets.images.files import FileDataset
 from datasets.images.png import reading
 from utils.errors import UserError
-from utils.preprocessing import TWELVE_BITS, is_deep, most_of, to_grey
+from utils.preprocessing import TWELVE_BITS, is_deep, to_grey, white_level
 
 log = logging.getLogger("dgcmm")
 
@@ -30,7 +30,7 @@ def warn_of_grey_levels(data: FileDataset, split: str) -> None:
         # who reads all of them names the bad ones
         with contextlib.suppress(UserError), reading(path), Image.open(path) as image:
             brightest.append(int(to_grey(image).max(initial=0)))
-            twelve += is_deep(image) and most_of(np.asarray(image)) == TWELVE_BITS
+            twelve += is_deep(image) and white_level(np.asarray(image)) == TWELVE_BITS
     count = len(brightest)
     if twelve:
         log.warning(

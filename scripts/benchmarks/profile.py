@@ -37,7 +37,7 @@ class Found(NamedTuple):
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the command line: which step."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     add = parser.add_argument
     add("--images", type=count, default=64, metavar="N", help="images of a step (default: %(default)s)")
     add("--amp", choices=tuple(PRECISIONS), default="bf16", help="precision, as of train.py (default: %(default)s)")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import augment
@@ -48,7 +48,11 @@ def make_codes(counts: Sequence[int], dim: int, device: torch.device) -> augment
 def case(sizes: Sizes, codes: augment.Codes, make_sampler: augment.MakeSampler) -> Callable[[], None]:
     """Make a call that takes the steps of one of the two augmentations."""
     run, sampler = make_run(sizes, codes, make_sampler)
-    plan = sampler.plan(0)
+    return steps_of(run, sampler, sampler.plan(0))
+
+
+def steps_of(run: Run, sampler: PosteriorSampler, plan: tuple[Tensor, Tensor]) -> Callable[[], None]:
+    """Make a call that takes the steps of a plan that is made already."""
     sampler.plan = lambda epoch: plan
 
     def call() -> None:

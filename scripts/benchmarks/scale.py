@@ -18,8 +18,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import augment
-from scripts.benchmarks.retraining import BATCH, make_codes, make_run
-from scripts.benchmarks.setup import CPU, Sizes, next_epoch
+from scripts.benchmarks.retraining import BATCH, make_codes, make_run, steps_of
+from scripts.benchmarks.setup import CPU, Sizes
 from scripts.benchmarks.timing import measured_on, turns
 from scripts.benchmarks.training import mixture_term
 from utils.cli.common import Parser
@@ -35,7 +35,7 @@ Point = dict[str, float]
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the command line: where to write, and how much to measure."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     add = parser.add_argument
     add("--json", required=True, metavar="FILE", help="what was measured is written there")
     add("--repeats", type=count, default=3, metavar="N", help="timed calls of each (default: %(default)s)")
@@ -87,13 +87,7 @@ def prepare(number: int, dim: int) -> tuple[Callable[[], object], Callable[[], N
     run, sampler = make_run(size, make_codes(size.counts, dim, CPU), augment.posterior_sampler)
     planning = sampler.plan
     plan = tuple(part[: STEPS * BATCH] for part in planning(0))
-    sampler.plan = lambda epoch: plan
-
-    def steps() -> None:
-        augment.train_epoch(run, sampler)
-        next_epoch(run)
-
-    return lambda: planning(0), steps
+    return lambda: planning(0), steps_of(run, sampler, plan)
 
 
 def plan_and_train(number: int, dim: int) -> None:

@@ -11,7 +11,7 @@ import torch
 import torchvision
 
 from utils.device import machine
-from utils.training.folder import code_version
+from utils.versions import code_version
 
 
 class Side(NamedTuple):

@@ -115,15 +115,15 @@ def _measure_batch(
 ) -> dict[str, Tensor]:
     """Measure images (B,C,S,S): errors (B,), what the judges say (B,), and a score of each candidate label (B,K)."""
     features = model.features(images)
-    errors, distances, rebuilt_own = [], [], None
+    components, rebuilt_own = model.prior.components(), torch.zeros_like(widen(images))
+    errors, distances = [], []
     for label in range(model.num_classes):
         candidate = torch.full_like(labels, label)
         mu, _ = model.posterior(features, candidate)
         rebuilt = widen(model.decoder(mu, candidate))
         errors.append((rebuilt - images).square().mean(dim=(1, 2, 3)))
-        distances.append(model.prior.components().energies(mu)[:, label])
-        mine = (labels == label)[:, None, None, None]
-        rebuilt_own = rebuilt * mine if rebuilt_own is None else rebuilt_own + rebuilt * mine
+        distances.append(components.energies(mu)[:, label])
+        rebuilt_own = torch.where((labels == label)[:, None, None, None], rebuilt, rebuilt_own)
     found = {"reconstruction": torch.stack(errors, dim=1), "mixture": torch.stack(distances, dim=1)}
     found["mse"] = found["reconstruction"].gather(1, labels[:, None])[:, 0]
     for name, judge in judges.items():

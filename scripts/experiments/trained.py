@@ -60,7 +60,7 @@ class TrainedRun(NamedTuple):
 
 def run_parser(description: str, result: str) -> argparse.ArgumentParser:
     """Build the part of the command line that says which run is measured, and whether `result` may be replaced."""
-    parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=description)
     add = parser.add_argument
     add("run", type=path, metavar="RUN", help="folder of a finished training")
     add("--datadir", type=path, metavar="PATH", help="folder of the data now (default: where it was in the training)")

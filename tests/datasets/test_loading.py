@@ -245,7 +245,7 @@ def test_batches_are_of_all_nodes_by_the_flags():
     args = argparse.Namespace(batch_size=7, seed=3, sampler="sqrt", mixup=1.0, workers=0)
     batches = make_loader(world, args, noise(90), train=True).batches
     assert (batches.sizes, batches.power, batches.seed) == ([12] * 6 + [4], 0.5, 3)
-    assert (batches.rank, batches.world, batches.targets.tolist()) == (1, 2, [0, 1] * 45)
+    assert (batches.rank, batches.world_size, batches.targets.tolist()) == (1, 2, [0, 1] * 45)
     args.sampler, args.mixup = "instance", 0.0
     batches = make_loader(world, args, noise(90), train=True).batches
     assert (batches.sizes, batches.power) == ([14] * 6 + [6], 1.0)

@@ -131,7 +131,9 @@ def test_fewer_passes_draw_the_same_images(decoder, codes):
         torch.nn.init.normal_(norm.bias)
     decoder(codes, LABELS)  # whose statistics are then part of the running ones
     projected = decoder.eval().project(codes)
-    torch.testing.assert_close(decoder.render_in_fewer_passes(projected, LABELS), decoder.render(projected, LABELS))
+    torch.testing.assert_close(
+        decoder.render_maps(projected, LABELS, True), decoder.render_maps(projected, LABELS, False)
+    )
 
 
 def test_evaluation_does_not_look_at_the_rest_of_the_batch(decoder, codes):

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 
 from models.classifier import CosineClassifier, PlainClassifier
 from models.losses import (
-    BALANCING,
-    LIKELIHOODS,
+    BALANCING_LOSSES,
+    LIKELIHOOD_LOSSES,
     LOSSES,
     FocalLoss,
     build_loss,
@@ -179,10 +179,10 @@ def test_guessing_by_class_shares_costs_their_entropy_where_the_loss_is_a_likeli
     for name in LOSSES:
         logits = implied_shares(name, counts, 1.0).log().expand(len(labels), -1)
         costs[name] = build_loss(name, counts).double()(logits, labels).item()
-    assert {name for name, cost in costs.items() if cost == pytest.approx(entropy)} == set(LIKELIHOODS)
+    assert {name for name, cost in costs.items() if cost == pytest.approx(entropy)} == set(LIKELIHOOD_LOSSES)
 
 
 def test_losses_that_balance_the_classes_are_those_that_learn_other_shares_than_the_images():
     natural = torch.tensor(COUNTS).double() / sum(COUNTS)
     learnt = {name: implied_shares(name, COUNTS, 1.0, reweighted=True) for name in LOSSES}
-    assert {name for name, shares in learnt.items() if not torch.allclose(shares, natural)} == set(BALANCING)
+    assert {name for name, shares in learnt.items() if not torch.allclose(shares, natural)} == set(BALANCING_LOSSES)

@@ -238,7 +238,7 @@ def augment_parser(common: argparse.ArgumentParser, **kwargs: str | None) -> arg
 
 def predict_parser(**kwargs: str | None) -> argparse.ArgumentParser:
     """Build the parser of predict.py; `kwargs` go to ArgumentParser."""
-    parser = Parser(formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
+    parser = Parser(**kwargs)
     add = parser.add_argument
     add("checkpoint", type=path, metavar="CHECKPOINT", help="of train.py, augment.py or augment_ftl.py")
     add(
@@ -287,4 +287,4 @@ def predict_parser(**kwargs: str | None) -> argparse.ArgumentParser:
 
 
 def _parser(common: argparse.ArgumentParser, **kwargs: str | None) -> argparse.ArgumentParser:
-    return Parser(parents=[common], formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
+    return Parser(parents=[common], **kwargs)

@@ -6,7 +6,7 @@ Nothing here imports torch.
 import argparse
 import re
 from collections.abc import Collection
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from utils.cli.rules import STEP_SIZE
 from utils.cli.types import (
@@ -30,7 +30,10 @@ LAUNCHER_FLAG = re.compile(r"--local[-_]rank\b")
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line."""
+    """A parser whose errors are one line, and whose description is shown as it is written."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong, without the usage before it, and end with status 2."""

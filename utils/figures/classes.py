@@ -1,5 +1,6 @@
 """Figures class by class: recall against training images, and who is taken for whom."""
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -88,7 +89,7 @@ def confusion(answers: Answers, classes: ClassResults, title: str) -> Figure:
     """Draw which share of each class is taken for which; classes stand from the largest to the smallest."""
     order, num_classes = by_size(classes.counts), len(classes.names)
     shares = 100 * confusion_matrix(answers.targets, answers.predictions, labels=order, normalize="true")
-    block = -(-num_classes // CELLS)
+    block = math.ceil(num_classes / CELLS)
     starts = np.arange(0, num_classes, block)
     sizes = np.diff([*starts, num_classes])
     cells = np.add.reduceat(np.add.reduceat(shares, starts, axis=0), starts, axis=1) / sizes[:, None]

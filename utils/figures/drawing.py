@@ -28,7 +28,7 @@ logging.getLogger("matplotlib").setLevel(logging.ERROR)  # its warnings of fonts
 def path_of(name: str, folder: RunFolder) -> Path:
     """Name the PNG of a figure of one script's results; training and re-training share two of them."""
     shared = name in ("recall", "codes") and folder.suffix != "_eval"
-    return (RunFolder(str(folder.path)) if shared else folder).figure(name)
+    return (RunFolder(folder.path) if shared else folder).figure(name)
 
 
 def sources(name: str, folder: RunFolder) -> list[Path]:
@@ -67,7 +67,7 @@ def _tables(folder: RunFolder) -> dict[str, Path]:
     A re-training of the model before its training went on is left out.
     """
     suffixes = ["_eval"] if folder.suffix == "_eval" else [suffix for suffix in RESULTS if suffix != "_eval"]
-    folders = [RunFolder(str(folder.path), suffix) for suffix in suffixes]
+    folders = [RunFolder(folder.path, suffix) for suffix in suffixes]
     tables = {one.suffix: one.file("metrics_per_class.csv") for one in folders if not is_outdated(one)}
     return {suffix: path for suffix, path in tables.items() if path.exists()}
 

@@ -127,7 +127,7 @@ def is_outdated(folder: RunFolder) -> bool:
     """Tell whether a re-training was started before its training, in the same folder, went on."""
     if folder.suffix in ("", "_eval"):
         return False
-    files = [one.file("args.json") for one in (folder, RunFolder(str(folder.path)))]
+    files = [one.file("args.json") for one in (folder, RunFolder(folder.path))]
     if not all(path.exists() for path in files):
         return False
     own, training = (start_times(json.loads(path.read_text())) for path in files)

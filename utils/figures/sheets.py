@@ -34,7 +34,7 @@ def samples(pictures: Mapping[str, np.ndarray], title: str) -> Figure:
     """Draw what the decoder makes of each component's mean and of draws from it, under the component's label.
 
     Args:
-        pictures: 'samples' (C,M,S,S,3) uint8, the mean first; 'components' (C,) class names; 'num_classes' ().
+        pictures: 'samples' (C,M,S,S,3) uint8, the mean first; 'components' (C,) their names; 'num_classes' ().
         title: of the figure.
     """
     sheet, total = pictures["samples"], int(pictures["num_classes"])

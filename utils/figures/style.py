@@ -24,6 +24,7 @@ LOOK = {
     "axes.spines.right": False,
 }
 DPI = 110
+MOST_TICKS = 9
 NAMED = 20  # classes that a figure has room to name
 GROUPS = {  # name in a legend, shade
     "many": (f"many: more than {MANY_SHOT} images", "#f6f6f6"),
@@ -64,6 +65,6 @@ def shade_groups(ax: Axes, counts: Sequence[int]) -> list[Patch]:
     return [Patch(facecolor=GROUPS[name][1], edgecolor=GREY, lw=0.4, label=GROUPS[name][0]) for name in spans]
 
 
-def some_ticks(count: int, at_most: int = 9) -> np.ndarray:
+def some_ticks(count: int) -> np.ndarray:
     """Choose places for ticks among `count`, the first and the last among them."""
-    return np.unique(np.linspace(0, count - 1, min(count, at_most)).round().astype(int))
+    return np.unique(np.linspace(0, count - 1, min(count, MOST_TICKS)).round().astype(int))

@@ -9,7 +9,6 @@ import logging
 import os
 import platform
 import shutil
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -39,7 +38,7 @@ from utils.training.layout import (
     SUFFIXES,
     with_suffix,
 )
-from utils.versions import installed_version
+from utils.versions import code_version, installed_version
 
 log = logging.getLogger("dgcmm")
 
@@ -51,10 +50,11 @@ class RunFolder:
 
     Args:
         path: the folder; created by `open`.
-        suffix: '' for train.py, '_eval', '_aug' or '_aug_ftl'.
+        suffix: '' for train.py, '_eval', '_aug' or '_aug_ftl', and of what is measured later '_baselines' and
+            '_robustness'.
     """
 
-    def __init__(self, path: str, suffix: str = "") -> None:
+    def __init__(self, path: str | Path, suffix: str = "") -> None:
         self.path = Path(path)
         self.suffix = suffix
         self._lock: BaseFileLock | None = None
@@ -198,7 +198,7 @@ class RunFolder:
 
     def _warn_of_what_an_earlier_model_made(self) -> None:
         """Warn of results beside a training that goes on: they were made of the model as it is now."""
-        made = [what for suffix, what in RESULTS.items() if suffix and RunFolder(str(self.path), suffix).holds_run()]
+        made = [what for suffix, what in RESULTS.items() if suffix and RunFolder(self.path, suffix).holds_run()]
         made += [name for name in MEASURED if name.startswith("metrics_") and self.file(name).exists()]
         self._warned = True
         if made:
@@ -219,7 +219,7 @@ class RunFolder:
             for name in (*MEASURED, *CODES):
                 self.file(name).unlink(missing_ok=True)
         for suffix in SUFFIXES if not self.suffix else (self.suffix,):
-            folder = RunFolder(str(self.path), suffix)
+            folder = RunFolder(self.path, suffix)
             folder.remove_figures()
             files = [*map(folder.file, NAMES), folder.board / PROJECTOR]
             for path in [*files, folder.checkpoint, folder.previous, folder.best]:
@@ -318,28 +318,3 @@ def _now() -> str:
 
 def _versions() -> dict[str, str | None]:
     return {"python": platform.python_version()} | {name: installed_version(name) for name in PACKAGES}
-
-
-def code_version() -> dict[str, str | bool | None]:
-    """Commit of the code and whether it was changed since; None where no repository has this very code.
-
-    What lies in results/ is no code: runs put their numbers there.
-    """
-    root = Path(__file__).resolve().parents[2]
-    try:
-        _git(
-            root, "ls-files", "--error-unmatch", str(Path(__file__).resolve())
-        )  # else a copy that lies in somebody's repository
-        commit = _git(root, "rev-parse", "HEAD")
-        changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)results")
-        return {"commit": commit, "dirty": bool(changed)}
-    except (OSError, subprocess.CalledProcessError):
-        return {"commit": None, "dirty": None}
-
-
-def _git(root: Path, *words: str) -> str:
-    """Ask git about the folder, whatever repository the environment names and whoever owns the folder."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    command = ["git", "-c", f"safe.directory={root}", "-C", str(root), *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    return done.stdout.strip()
