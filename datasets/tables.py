@@ -79,7 +79,7 @@ def read_table(path: Path, remedy: str) -> Table:
     """
     text = read_text(path, remedy)
     first, _, rest = text.partition("\n")
-    if first.strip().lower() in {f"sep={sign}" for sign in DELIMITERS}:  # of Excel, which shows it in no row
+    if first.lower() in {f"sep={sign}" for sign in DELIMITERS}:  # of Excel, which shows it in no row
         text = rest
     delimiter = max(DELIMITERS, key=text.lstrip("\n").partition("\n")[0].count)
     # not strict, a quote swallows what follows it

@@ -58,10 +58,11 @@ def test_table_may_have_any_delimiter(delimiter, tmp_path):
     assert read_table(path, "-") == (["name", "label"], [(3, [f"a{delimiter}1", "Mass"]), (5, ["b", ""])])
 
 
-def test_quoted_cells_may_follow_a_blank_and_the_table_the_mark_of_excel(tmp_path):
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_quoted_cells_may_follow_a_blank_and_the_table_the_mark_of_excel(delimiter, tmp_path):
     path = tmp_path / "table.csv"
-    path.write_text('sep=;\nname; label\n"a;1"; "Mass"\n')
-    assert read_table(path, "-") == (["name", "label"], [(2, ["a;1", "Mass"])])
+    path.write_text(f'sep={delimiter}\nname{delimiter} label\n"a{delimiter}1"{delimiter} "Mass"\n')
+    assert read_table(path, "-") == (["name", "label"], [(2, [f"a{delimiter}1", "Mass"])])
 
 
 def test_what_is_no_table_is_named(tmp_path):
