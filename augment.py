@@ -42,7 +42,7 @@ from utils.distributed.world import World
 from utils.errors import UserError, run_script
 from utils.figures.make import report
 from utils.logs import progress, start_logging
-from utils.metrics import KEPT, Measurement, Predictions, Row, require_finite
+from utils.metrics import Measurement, Predictions, Row, require_finite
 from utils.randomness import standard_normal
 from utils.streams import print_result
 from utils.training.checkpoint import (
@@ -55,7 +55,7 @@ from utils.training.checkpoint import (
 )
 from utils.training.folder import RunFolder
 from utils.training.headline import finish
-from utils.training.optimisation import build_sgd, calmer, log_rates
+from utils.training.optimisation import KEPT, build_sgd, calmer, log_rates
 from utils.training.resume import (
     description,
     find_trained,

@@ -67,13 +67,13 @@ from utils.distributed.world import World
 from utils.errors import UserError, run_script
 from utils.figures.make import report
 from utils.logs import said_so_far, share_warnings, start_logging
-from utils.metrics import KEPT, NO_REDUCTION, Measurement, Predictions, Row, require_finite
+from utils.metrics import NO_REDUCTION, Measurement, Predictions, Row, require_finite
 from utils.randomness import mixing_share, standard_normal
 from utils.training.checkpoint import Checkpoint, changed_splits, forget_weights, load_checkpoint, load_model_state
 from utils.training.facts import log_facts
 from utils.training.folder import RunFolder
 from utils.training.headline import finish
-from utils.training.optimisation import build_optimizer, calmer
+from utils.training.optimisation import KEPT, build_optimizer, calmer
 from utils.training.resume import (
     description,
     find_checkpoint,

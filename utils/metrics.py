@@ -13,9 +13,8 @@ from utils.errors import NotFinite
 
 MANY_SHOT, FEW_SHOT = 100, 20  # more than MANY_SHOT training images: many; fewer than FEW_SHOT: low; else median
 SHOWN = ("acc", "acsa", "f_ma", "g_ma", "many", "median", "low")
-# what to do about probabilities that are not finite: of a model as it is, and of one in training
+# what to do about probabilities that are not finite, of a model as it is
 NO_REDUCTION = "give --amp=off; if they stay so, the checkpoint is of a training astray"
-KEPT = "the last checkpoint is as it was"
 Metrics = dict[str, float | None]
 Row = dict[str, int | float | str | None]  # of metrics.csv, and the final JSON object
 

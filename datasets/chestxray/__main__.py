@@ -38,10 +38,7 @@ BATCH = 32
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the command line."""
-    parser = Parser(
-        prog="python -m datasets.chestxray",
-        description=__doc__,
-    )
+    parser = Parser(prog="python -m datasets.chestxray", description=__doc__)
     add = parser.add_argument
     add(
         "--datadir",

@@ -23,8 +23,14 @@ LEFT_BY_MACOS = {"__MACOSX", ".DS_Store"}
 # what the readers of damaged gzip, tar and zip files raise, beside OSError; the last three for wrong text, for kinds
 # of zip that are not supported, and for wrong offsets
 DAMAGE = (
-    *(EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile),
-    *(ValueError, RuntimeError, OverflowError),
+    EOFError,
+    zlib.error,
+    lzma.LZMAError,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    ValueError,
+    RuntimeError,
+    OverflowError,
 )
 
 

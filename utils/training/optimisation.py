@@ -14,6 +14,8 @@ from utils.cli.rules import COSINE_FLOOR
 
 log = logging.getLogger("dgcmm")
 
+KEPT = "the last checkpoint is as it was"  # for messages, after what `calmer` says
+
 
 def build_optimizer(model: nn.Module, args: argparse.Namespace) -> SGD:
     """Build SGD with two groups: the network, and the prior with its own learning rate and no weight decay.

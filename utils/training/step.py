@@ -9,7 +9,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from utils.distributed.world import World
 from utils.errors import UserError
-from utils.training.optimisation import calmer
+from utils.training.optimisation import KEPT, calmer
 
 SHOWN_IDS = 8
 LOWEST_SCALE = 2.0**-10  # of a loss in float16, which begins at 2^16
@@ -137,7 +137,7 @@ class Stepper:
             raise SystemExit(2)
         raise UserError(
             f"the loss or its gradient is not finite ({flag.where}, rank {rank}, images {ids}, ...): "
-            f"{calmer(self.clip_grad)}; no weight was changed by it, and the last checkpoint is as it was"
+            f"{calmer(self.clip_grad)}; no weight was changed by it, and {KEPT}"
         )
 
 
