@@ -142,7 +142,7 @@ def retrain(
         run = Run(kind, args, model, optimizer, folder, splits.measured[0], about, world, state=state)
         if unfinished:
             run.restore(unfinished, path)
-            log.info("continuing after epoch %d of %d, step %d", run.epoch, args.epochs, run.position.step)
+            log.info("continuing after %s", run.reached)
         log_rates(args, run.epoch, before and before["epochs"])
         result = train_epochs(run, sampler, codes, splits)
     report(result, folder, not args.no_figures)

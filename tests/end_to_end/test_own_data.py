@@ -101,9 +101,11 @@ def test_image_that_cannot_be_read_loses_no_step_and_may_be_replaced(part, steps
     assert broken.status == 2
     assert broken.error.endswith("(the PNG is cut off or damaged): replace it")
     assert load_checkpoint(tmp_path / "broken/checkpoint.pth")["step"] == steps
-    assert f"saved after epoch 1, step {steps} in" in broken.out
+    assert f"saved after epoch 1/1, step {steps} in" in broken.out
     bad.write_bytes(content)
-    assert script("train", *train, f"--logdir={tmp_path}/broken").status == 0
+    mended = script("train", *train, f"--logdir={tmp_path}/broken")
+    assert mended.status == 0
+    assert f"continuing after epoch 1/1, step {steps}\n" in mended.out
     assert differences(tmp_path / "whole", tmp_path / "broken") == []
 
 

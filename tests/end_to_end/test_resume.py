@@ -180,9 +180,7 @@ def test_damaged_checkpoint_makes_auto_go_back_aloud_and_a_named_path_fail(scrip
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert script("train", *TRAIN, f"--logdir={whole}").status == 0
     with monkeypatch.context() as patch:
-        at_call(
-            patch, "step", 3 + 3 + 2, signalled(signal.SIGTERM)
-        )  # saved after two epochs, and then within the third
+        at_call(patch, "step", 3 + 3 + 2, signalled(signal.SIGTERM))  # saved after two epochs, then within the third
         assert script("train", *TRAIN, f"--logdir={broken}").status == 143
     path = broken / "checkpoint.pth"
     path.write_bytes(path.read_bytes()[:-5000])
@@ -341,13 +339,13 @@ def test_start_epoch_goes_back_once(script, tmp_path, trained_digits, monkeypatc
     assert load_checkpoint(tmp_path / "checkpoint.pth")["epoch"] == 1  # it is another run from here on
     done = script("train", "Digits_LT", *flags, f"--logdir={tmp_path}")
     assert done.status == 0, done.err
-    assert "continuing after epoch 1 of 2, step 0" in done.out
+    assert "continuing after epoch 1/2\n" in done.out
     assert [row["epoch"] for row in rows_without_time(tmp_path / "metrics.csv")] == ["1", "2"]
     again = script("train", "Digits_LT", *flags, f"--logdir={tmp_path}")
     assert "--start-epoch 1: this run has gone back already, and goes on" in again.out
     assert again.result == done.result
     more = script("train", "Digits_LT", *flags, "--epochs=3", f"--logdir={tmp_path}")
-    assert "continuing after epoch 2 of 3, step 0" in more.out
+    assert "continuing after epoch 2/3\n" in more.out
 
 
 def test_run_whose_memory_ran_out_goes_on_with_a_smaller_batch_and_a_longer_schedule(script, tmp_path, monkeypatch):

@@ -40,5 +40,5 @@ def log_facts(run: Run, training_images: int, steps: int, planned: int | None, b
     if args.warmup_epochs >= args.epochs and args.warmup_threshold is None:
         log.warning("--warmup-epochs %d of %d: decoder and prior are not trained", args.warmup_epochs, args.epochs)
     if started:
-        log.info("continuing after epoch %d of %d, step %d", run.epoch, args.epochs, run.position.step)
+        log.info("continuing after %s", run.reached)
     log_rates(args, run.epoch, planned)

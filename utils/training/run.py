@@ -369,7 +369,13 @@ class Run:
         if self.best and self.best["epoch"] > epoch:
             self.best = None
 
+    @property
+    def reached(self) -> str:
+        """The last thing done: `epoch 5/18`, or `epoch 6/18, step 9` within an epoch."""
+        if not self.position.step:
+            return f"epoch {self.epoch}/{self.args.epochs}"
+        return f"epoch {self.epoch + 1}/{self.args.epochs}, step {self.position.step}"
+
     def _farewell(self) -> str:
-        done = f"epoch {self.epoch}" if not self.position.step else f"epoch {self.epoch + 1}, step {self.position.step}"
         continuation = CONTINUATION.get(self.kind, "the same command")
-        return f"saved after {done} in {self.folder.checkpoint}; {continuation} continues"
+        return f"saved after {self.reached} in {self.folder.checkpoint}; {continuation} continues"
