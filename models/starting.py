@@ -2,12 +2,13 @@
 prior at the codes of the classes.
 """
 
+import contextlib
 import itertools
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.classifier import ImageClassifier
 from models.prior import ClassMoments
@@ -19,6 +20,7 @@ from utils.training.run import Run
 log = logging.getLogger("dgcmm")
 
 HEADS = ("mu_head", "log_var_head")
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 READERS = ("classifier", "prior", "decoder.project")  # of codes, which mean nothing to them if other heads made them
 
 
@@ -81,7 +83,8 @@ def start_prior(run: Run, batches: Iterable[tuple[Tensor, ...]], sizes: Sequence
     """Place the prior's components at the classes' codes, after the first epoch that has the mixture term.
 
     One pass over training images. Without it the mixture collapses: all codes move together in the first steps, the
-    component that moves first is soon the nearest one to every code, and takes them all.
+    component that moves first is soon the nearest one to every code, and takes them all. The codes are those of the
+    steps, which batch norm makes by each batch's own statistics: after a short epoch the running ones are far behind.
 
     Args:
         batches: of an epoch: images (B,C,S,S) uint8, labels (B,) and ids (B,), this process's part of each.
@@ -91,11 +94,10 @@ def start_prior(run: Run, batches: Iterable[tuple[Tensor, ...]], sizes: Sequence
         Stopped: by a signal, before anything was changed.
     """
     args, world, model = run.args, run.world, run.model
-    world.broadcast_buffers(model)
-    model.eval()
     moments = ClassMoments(model.num_classes, model.z_dim, world.device)
     sizes = sizes[: args.max_steps]
-    with progress("prior", total=sum(sizes), unit="img", quiet=args.quiet) as bar:
+    bar = progress("prior", total=sum(sizes), unit="img", quiet=args.quiet)
+    with batch_statistics(model), bar:
         for images, labels, _ in itertools.islice(batches, len(sizes)):
             world.check_stop()
             labels = labels.to(world.device)
@@ -108,6 +110,20 @@ def start_prior(run: Run, batches: Iterable[tuple[Tensor, ...]], sizes: Sequence
     for parameter in model.prior.parameters():
         run.optimizer.state.pop(parameter, None)  # momentum towards where it no longer is
     run.state["prior_started"] = True
+
+
+@contextlib.contextmanager
+def batch_statistics(model: nn.Module) -> Iterator[None]:
+    """Put a model into training mode, and leave the running statistics of its batch norm as they are."""
+    model.train()
+    norms = [module for module in model.modules() if isinstance(module, BATCH_NORMS)]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
 
 
 def _part(name: str) -> str:

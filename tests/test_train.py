@@ -273,12 +273,14 @@ def test_prior_starts_at_the_classes_codes_and_loses_its_momentum(data):
     loader = BatchLoader(data, TrainBatches(len(data), 21, 0), 0, False)
     started = run_without_folder(ARGS, model, build_optimizer(model, ARGS))
     train_epoch(started, loader)
+    before = {name: value.clone() for name, value in model.named_buffers() if not name.startswith("prior.")}
     start_prior(started, loader, loader.batches.sizes)
+    assert all(torch.equal(value, before[name]) for name, value in model.named_buffers() if name in before)
     remembered = {name for name, value in model.named_parameters() if value in started.optimizer.state}
     assert remembered == {name for name, _ in model.named_parameters() if not name.startswith("prior.")}
     images = to_device(torch.stack([data[index][0] for index in range(21)]), CPU)
     with torch.no_grad():
-        mu, log_var = model.eval().posterior(model.features(images), None)
+        mu, log_var = model.train().posterior(model.features(images), None)  # as a step does
     for c in range(3):
         own = torch.from_numpy(data.targets == c)
         torch.testing.assert_close(model.prior.means[c], mu[own].mean(dim=0), rtol=1e-4, atol=1e-5)

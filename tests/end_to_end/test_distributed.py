@@ -22,7 +22,7 @@ from helpers import plain_ranks, ranks
 from helpers.documents import commands, replaced
 from helpers.ports import free_port
 from helpers.project import ROOT, SMALL_MODEL
-from helpers.runs import run_without_folder
+from models.prior import ClassMoments
 from models.starting import start_prior
 from scripts.compare_runs import differences
 from utils.cli.rules import parse
@@ -81,18 +81,34 @@ def reference(frozen):
             noise = standard_normal(len(keys), 8, ranks.ARGS.seed, epoch, step)
             optimizer.zero_grad()
             for rank in (0, 1):
-                part = [data[key] for key in keys[rank::2]]
-                images = to_device(torch.stack([image for image, _, _ in part]), torch.device("cpu"))
-                labels = torch.tensor([label for _, label, _ in part])
+                images, labels = part_of(data, keys, rank)
                 own = {name: statistics[rank].get(name, value.clone()) for name, value in model.named_buffers()}
                 model.load_state_dict(own, strict=False)
-                (model(images, labels, noise[rank::2], ranks.WEIGHTS).total * len(part) / len(keys)).backward()
+                (model(images, labels, noise[rank::2], ranks.WEIGHTS).total * len(labels) / len(keys)).backward()
                 statistics[rank] = {name: value.clone() for name, value in model.named_buffers()}
             nn.utils.clip_grad_norm_(network, ranks.ARGS.clip_grad)
             optimizer.step()
             model.prior.project()
     model.load_state_dict(statistics[0], strict=False)
     return model
+
+
+def part_of(data, keys, rank):
+    """What one of two processes has of a batch: images (B,C,S,S) in [0,1], labels (B,)."""
+    images, labels, _ = zip(*(data[key] for key in keys[rank::2]), strict=True)
+    return to_device(torch.stack(images), torch.device("cpu")), torch.tensor(labels)
+
+
+def start_by_parts(model, batches):
+    """Start the prior in one process at the codes that two processes have in a step, each of its own part."""
+    data, moments = ranks.images(), ClassMoments(model.num_classes, model.z_dim, torch.device("cpu"))
+    model.train()
+    for keys in batches:
+        for rank in (0, 1):
+            images, labels = part_of(data, keys[: len(keys) // 2 * 2], rank)
+            with torch.no_grad():
+                moments.add(*model.posterior(model.features(images), labels), labels)
+    model.prior.start(moments.counts, *moments.means_and_variances())
 
 
 def assert_same_state(state, model):
@@ -109,11 +125,8 @@ def assert_same_state(state, model):
 def test_training_equals_one_process_that_averages_the_parts(together, name):
     model = reference(frozen=name == "frozen")
     assert_same_state(together[name]["state"], model)
-    run = run_without_folder(ranks.ARGS, model, build_optimizer(model, ranks.ARGS))
-    batches = TrainBatches(ranks.COUNT, ranks.BATCH, ranks.ARGS.seed)
-    batches.sizes = [size // 2 * 2 for size in batches.sizes]  # what two processes can share
-    start_prior(run, BatchLoader(ranks.images(), batches, 0, False), batches.sizes)
-    assert_same_state(together[name]["prior"], model.prior)  # by the main process's statistics
+    start_by_parts(model, TrainBatches(ranks.COUNT, ranks.BATCH, ranks.ARGS.seed))
+    assert_same_state(together[name]["prior"], model.prior)
 
 
 @pytest.mark.usefixtures("_double")
