@@ -105,18 +105,20 @@ class ImageDataset(Dataset):
         """Number the labels as in `classes`, of which the data may lack some.
 
         Raises:
-            UserError: it has another class.
+            UserError: it has an image of another class.
         """
         if self.classes == (classes := tuple(classes)):
             return self
-        if others := [name for name in self.classes if name not in classes]:
+        there = [name for name, count in zip(self.classes, self.class_counts, strict=True) if count]
+        if others := [name for name in there if name not in classes]:
             raise UserError(
                 f"the data has {count_of(others, 'class', 'classes')} that the model has not ({len(classes)} classes: "
                 f"{', '.join(classes[:3])}, ...){in_another_form(others, classes)}: name data with its classes"
             )
         part = self.subset(np.arange(len(self)))
         part.classes = classes
-        part.targets = np.array([classes.index(name) for name in self.classes])[self.targets]
+        numbers = {name: number for number, name in enumerate(classes)}
+        part.targets = np.array([numbers.get(name, -1) for name in self.classes])[self.targets]
         return part
 
     def fingerprint(self) -> str:

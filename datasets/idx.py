@@ -23,7 +23,7 @@ from utils.errors import UserError
 DIGITS = tuple("0123456789")
 CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 TRAIN_COUNTS = (4000, 2000, 1000, 750, 500, 350, 200, 100, 60, 40)
-MNIST_TEST_COUNTS = (980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009)
+TEST_COUNTS = {"MNIST": (980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009), "Fashion-MNIST": (1000,) * 10}
 FILES = tuple(f"{prefix}-{kind}-ubyte" for prefix in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
 FORMS = ("", ".gz")
 
@@ -62,6 +62,9 @@ def load(args: argparse.Namespace, classes: tuple[str, ...], collection: Collect
     """
     folder = find_or_download(Path(args.datadir), collection)
     train, test = (_read(folder, prefix, classes, collection) for prefix in ("train", "t10k"))
+    found = next((name for name, counts in TEST_COUNTS.items() if counts == tuple(test.class_counts)), None)
+    if found not in (collection.name, None):  # the files of both have the same names
+        raise UserError(f"{folder} has the files of {found}, not of {collection.name}: name another --datadir")
     return draw_splits(train, test, long_tail(args.imbalance_factor), args)
 
 
@@ -97,7 +100,7 @@ MNIST_LT = DatasetSpec(
     classes=DIGITS,
     train_counts=TRAIN_COUNTS,
     long_tail=long_tail,
-    test_counts=MNIST_TEST_COUNTS,
+    test_counts=TEST_COUNTS["MNIST"],
     pool=True,
 )
 FASHION_MNIST_LT = DatasetSpec(
@@ -107,6 +110,6 @@ FASHION_MNIST_LT = DatasetSpec(
     classes=CLOTHES,
     train_counts=TRAIN_COUNTS,
     long_tail=long_tail,
-    test_counts=(1000,) * 10,
+    test_counts=TEST_COUNTS["Fashion-MNIST"],
     pool=True,
 )

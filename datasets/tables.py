@@ -3,6 +3,7 @@
 import codecs
 import csv
 import io
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -81,7 +82,8 @@ def read_table(path: Path, remedy: str) -> Table:
     first, _, rest = text.partition("\n")
     if first.lower() in {f"sep={sign}" for sign in DELIMITERS}:  # of Excel, which shows it in no row
         text = rest
-    delimiter = max(DELIMITERS, key=text.lstrip("\n").partition("\n")[0].count)
+    header = re.sub(r'"[^"]*"', "", text.lstrip("\n").partition("\n")[0])  # what is quoted may have any of them in it
+    delimiter = max(DELIMITERS, key=header.count)
     # not strict, a quote swallows what follows it
     reader = csv.reader(io.StringIO(text), delimiter=delimiter, skipinitialspace=True, strict=True)
     rows, number = [], 0

@@ -118,7 +118,7 @@ def unwritable(path: Path, error: Exception) -> UserError:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file in one piece."""
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_atomically(path, lambda file: file.write(text.encode(errors="surrogateescape")))  # may name files
 
 
 def write_table(path: Path, header: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
@@ -184,6 +184,23 @@ def keep_as(path: Path, previous: Path) -> None:
     finally:  # it is still there after an error, or where both names were those of one file
         with contextlib.suppress(OSError):
             aside.unlink()
+
+
+def move(source: Path, target: Path) -> None:
+    """Rename a file to `target`; on another disk, where that cannot be, `target` appears in one piece too.
+
+    Raises:
+        OSError: the disk refuses it; `source` is still there.
+    """
+    try:
+        os.replace(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        aside = _aside(target)
+        shutil.copyfile(source, aside)
+        os.replace(aside, target)
+        source.unlink()
 
 
 def _aside(path: Path) -> Path:

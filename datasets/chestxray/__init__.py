@@ -11,7 +11,7 @@ from datasets.chestxray.fetch import fetch_missing
 from datasets.chestxray.lists import SEVERAL, patient_of, read_labels, read_list
 from datasets.chestxray.source import LISTS, list_problem
 from datasets.images.files import FileDataset, images_root, require_reachable
-from datasets.images.finder import find_images, locate
+from datasets.images.finder import find_files, locate
 from datasets.tables import count_of
 from utils.errors import UserError
 
@@ -58,7 +58,7 @@ def prepare(
 def load(args: argparse.Namespace) -> Splits:
     """Load both official lists from `--datadir`, less the rows with several labels."""
     folder = images_root(args.datadir, "name the folder that holds ChestX-ray14")
-    labels, files = read_labels(folder), find_images(folder)
+    labels, files = read_labels(folder), find_files(folder).reachable()
     train, test = (_load_list(folder, train, labels, files) for train in (True, False))
     return Splits(train, None, test)
 

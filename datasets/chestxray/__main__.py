@@ -6,7 +6,7 @@
     python -m datasets.chestxray --datadir=./datasets/ChestXray --cache-size=256 and build the cache of that size
 
 An interrupted command goes on where it was. Damaged images are listed in DATADIR/damaged_images.txt; delete them, and
-the same command brings them again.
+the same command brings those with a single label again. Others are not used.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from datasets.chestxray import load, prepare
 from datasets.chestxray.lists import patient_of, read_list
 from datasets.chestxray.source import LISTS, list_problem
 from datasets.images.cache import prepare_images
-from datasets.images.finder import find_images, locate
+from datasets.images.finder import find_files, find_images, locate
 from datasets.images.opening import read_grey
 from datasets.loading import BatchLoader, EvaluationBatches
 from datasets.workers import kill_workers
@@ -106,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def check_lists(folder: Path, official: bool) -> None:
     """Raise a `UserError` unless the lists fit each other, the images and, if `official`, the published totals."""
-    files = find_images(folder)
+    files = find_files(folder).reachable()
     patients = {}
     for train, name in LISTS.items():
         listed = read_list(folder / name)
@@ -171,7 +171,8 @@ def check_images(folder: Path, workers: int, quiet: bool) -> None:
         except UserError as error:
             raise UserError(f"{what} (named above; {error})") from error
         raise UserError(
-            f"{what}: delete those that {report} lists and give the same command again, which brings them anew"
+            f"{what}: delete those that {report} lists and give the same command again, which brings anew those "
+            "that are used, with a single label"
         )
     log.info("all %d images can be decoded", len(data))
 

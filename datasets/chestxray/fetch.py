@@ -29,7 +29,7 @@ from datasets.download.unpack import EXTENSIONS, unpack
 from datasets.images.finder import find_images
 from datasets.tables import count_of, read_text
 from utils.errors import UserError
-from utils.files import write_text
+from utils.files import move, write_text
 from utils.locks import folder_lock
 from utils.logs import progress
 
@@ -77,6 +77,11 @@ def fetch_missing(
             raise UserError(
                 f"{error}: check the network and give the same command again, name a mirror (--dataset-manifest), or "
                 f"put {texts} and the archives from {SITE} into {folder.resolve()} by hand"
+            ) from error
+        except OSError as error:
+            raise UserError(
+                f"{error.filename or folder} cannot be read or written ({error.strerror}): mend that and give the same "
+                "command again"
             ) from error
 
 
@@ -269,7 +274,7 @@ class _Fetch:
         else:
             for name in (*images, MARKER):
                 if (aside / name).exists():  # not yet moved by a process that was killed
-                    os.replace(aside / name, target / name)
+                    move(aside / name, target / name)
             aside.rmdir()
         log.info("%s: %d images unpacked", path.name, len(images))
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from datasets.chestxray.source import LABEL_FILES, LISTS
-from datasets.images.finder import Located, find_images, locate
+from datasets.images.finder import Located, dead_link, find_files, locate
 from datasets.tables import count_of, one_label_each, read_names, read_table, repeated
 from utils.errors import UserError
 
@@ -85,18 +85,21 @@ def read_contents(folder: Path) -> Contents | None:
     """Look at label file, lists and names of images; None while the label file or a list is not there.
 
     Raises:
-        UserError: one of them cannot be read, or contradicts itself.
+        UserError: one of them cannot be read, or contradicts itself, or images are missing where links lead nowhere.
     """
     if not all((folder / name).is_file() for name in LISTS.values()):
         return None
     if not any((folder / name).is_file() for name in LABEL_FILES):
         return None
-    labels, files = read_labels(folder), find_images(folder)
+    labels, found = read_labels(folder), find_files(folder)
+    files = found.reachable()
     lists = {folder / name: _listed(folder / name) for name in LISTS.values()}
     listed = list(dict.fromkeys(name for names in lists.values() for name in names))
     located = locate(listed, files)
     needed = [name for name in listed if SEVERAL not in labels.get(name, "")]
     missing = [name for name in needed if name not in located.paths]
+    if missing and found.dead_links:  # a disk is not mounted, it may be: this is no reason to download 45 GB
+        raise dead_link(folder / found.dead_links[0])
     taken = {*located.paths.values(), *(other for _, other in located.twice)}
     others = [path for path in files if path not in taken] if missing else []
     remarks = [
@@ -107,17 +110,9 @@ def read_contents(folder: Path) -> Contents | None:
     return Contents(needed, missing, others, remarks + _remarks(folder, located))
 
 
-def _file_size(path: Path) -> int | None:
-    """Tell the size of a file; None for a link that leads nowhere."""
-    try:
-        return path.stat().st_size
-    except OSError:
-        return None
-
-
 def _remarks(folder: Path, located: Located) -> list[str]:
     remarks = []
-    sizes = ([_file_size(folder / path) for path in pair] for pair in located.twice[:COMPARED])
+    sizes = ([(folder / path).stat().st_size for path in pair] for pair in located.twice[:COMPARED])
     if any(size != other for size, other in sizes):
         what, (kept, other) = count_of([kept for kept, _ in located.twice], "listed image"), located.twice[0]
         remarks.append(f"{folder}: {what} there twice and not the same, {kept} and {other}: the first is read")

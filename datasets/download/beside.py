@@ -7,7 +7,9 @@ from http.client import HTTPException
 from pathlib import Path
 
 from datasets.images.files import images_root
+from datasets.images.finder import dead_link
 from utils.errors import UserError
+from utils.files import move, writing
 from utils.locks import folder_lock
 from utils.network import download_timeout
 
@@ -68,6 +70,8 @@ def find_or_download(root: Path, collection: Collection) -> Path:
 def _download(root: Path, collection: Collection) -> Path:
     beside, folder = root / f"{collection.name.replace('-', '')}.part", root / collection.folder
     parts = [beside / collection.folder / name for name in collection.files]
+    if folder.is_symlink() and not folder.exists():
+        raise dead_link(folder)
     if len(collection.forms) > 1:
         for part in parts:
             part.unlink(missing_ok=True)  # torchvision takes any unpacked file for a whole one
@@ -85,8 +89,9 @@ def _download(root: Path, collection: Collection) -> Path:
         raise UserError(
             f"{place} lacks {lacking}, and the download failed ({' '.join(str(error).split())}): {collection.remedy}"
         ) from error
-    folder.mkdir(parents=True, exist_ok=True)
-    for part in parts:
-        part.replace(folder / part.name)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for part in parts:
+            move(part, folder / part.name)
     shutil.rmtree(beside)
     return folder

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from datasets.base import ImageDataset
-from datasets.images.finder import by_folder, is_folder
+from datasets.images.finder import by_folder, is_folder, leads_nowhere
 from datasets.images.opening import open_image
 from datasets.images.source import ImageSource, SourceCache, whole
 from datasets.transforms import RandomCropAndFlip
@@ -39,12 +40,17 @@ def images_root(datadir: str | Path, remedy: str = "name the folder that holds t
 
 
 def missing_files(root: Path, paths: Sequence[str]) -> list[str]:
-    """List the paths within `root` at which no file is, sorted; each folder is listed once, quick on a network too."""
+    """List the paths within `root` at which no file is, sorted; each folder is listed once, quick on a network too.
+
+    Raises:
+        UserError: a path is not UTF-8.
+    """
+    _require_utf8(root, paths)
     missing = []
     for folder, inside in by_folder(paths):
         try:
             with os.scandir(root / folder) as entries:
-                there = {entry.name for entry in entries if not is_folder(entry)}
+                there = {entry.name for entry in entries if not is_folder(entry) and not leads_nowhere(entry)}
         except OSError:
             there = set()
         missing += [path for path in inside if path.rpartition("/")[2] not in there]
@@ -52,10 +58,10 @@ def missing_files(root: Path, paths: Sequence[str]) -> list[str]:
 
 
 def _require_utf8(root: Path, names: Sequence[str]) -> None:
-    """Raise a `UserError` if a name is in an old encoding, which neither tables nor log take."""
+    """Raise a `UserError` if a name is in an old encoding, which neither tables nor log take, or the locale is one."""
     text = "\n".join(names)
     try:
-        text.encode()
+        text.encode("utf-8" if sys.getfilesystemencoding() == "utf-8" else "ascii")
     except UnicodeEncodeError as error:
         name = text[text.rfind("\n", 0, error.start) + 1 :].partition("\n")[0]
         raise UserError(

@@ -32,10 +32,20 @@ def find_images(root: Path) -> list[str]:
 
 
 class Files(NamedTuple):
-    """The files below a folder, as paths within it: images, and those whose names are no images'."""
+    """The files below a folder, as paths within it: images, and those whose names are no images'.
+
+    Attributes:
+        dead_links: those of both kinds that are links and lead nowhere, as to a disk that is not mounted.
+    """
 
     images: list[str]
     others: list[str]
+    dead_links: list[str]
+
+    def reachable(self) -> list[str]:
+        """List the images without those that are dead links."""
+        dead = set(self.dead_links)
+        return [path for path in self.images if path not in dead]
 
 
 def find_files(root: Path) -> Files:
@@ -44,16 +54,16 @@ def find_files(root: Path) -> Files:
     Raises:
         UserError: a folder cannot be listed.
     """
-    found = Files([], [])
+    found = Files([], [], [])
     for files in _scan(root, "", set()):
-        found.images.extend(files.images)
-        found.others.extend(files.others)
+        for paths, here in zip(found, files, strict=True):
+            paths.extend(here)
     return found
 
 
 def _scan(root: Path, folder: str, seen: set[tuple[int, int]]) -> Iterator[Files]:
     """Give the files of each folder, as 'images_001/NAME' within `root`, parents first."""
-    images, others, inside = [], [], []
+    images, others, dead, inside = [], [], [], []
     with listed(root / folder) as entries:
         status = os.stat(root / folder)
         if (status.st_dev, status.st_ino) in seen:  # a link led back here
@@ -64,11 +74,11 @@ def _scan(root: Path, folder: str, seen: set[tuple[int, int]]) -> Iterator[Files
                 continue
             if is_folder(entry):
                 inside.append(entry.name)
-            elif is_image_name(entry.name):
-                images.append(entry.name)
-            else:
-                others.append(entry.name)
-    yield Files(*([folder + name for name in sorted(names)] for names in (images, others)))
+                continue
+            (images if is_image_name(entry.name) else others).append(entry.name)
+            if leads_nowhere(entry):
+                dead.append(entry.name)
+    yield Files(*([folder + name for name in sorted(names)] for names in (images, others, dead)))
     for name in sorted(inside):
         yield from _scan(root, f"{folder}{name}/", seen)
 
@@ -119,10 +129,15 @@ def leads_nowhere(entry: os.DirEntry) -> bool:
     if not entry.is_symlink():
         return False
     try:
-        os.stat(entry.path)
+        entry.stat()
     except OSError:
         return True
     return False
+
+
+def dead_link(path: Path) -> UserError:
+    """Say that a link leads nowhere, and where it should."""
+    return UserError(f"{path} is a link to {os.readlink(path)}, which cannot be reached: mend or delete it")
 
 
 def shown_endings(paths: Iterable[str]) -> str:

@@ -9,7 +9,7 @@ from PIL import Image
 from datasets.images.files import FileDataset
 from datasets.images.png import reading
 from utils.errors import UserError
-from utils.preprocessing import TWELVE_BITS, is_deep, to_grey, white_level
+from utils.preprocessing import TWELVE_BITS, is_deep, of_8_bits, to_grey, to_rgb, white_level
 
 log = logging.getLogger("dgcmm")
 
@@ -29,7 +29,8 @@ def warn_of_grey_levels(data: FileDataset, split: str) -> None:
         path = data.path(int(row))
         # who reads all of them names the bad ones
         with contextlib.suppress(UserError), reading(path), Image.open(path) as image:
-            brightest.append(int(to_grey(image).max(initial=0)))
+            pixels = np.asarray(to_rgb(of_8_bits(image))) if data.colour else to_grey(image)
+            brightest.append(int(pixels.max(initial=0)))
             twelve += is_deep(image) and white_level(np.asarray(image)) == TWELVE_BITS
     count = len(brightest)
     if twelve:
@@ -42,7 +43,7 @@ def warn_of_grey_levels(data: FileDataset, split: str) -> None:
         )
     if brightest and max(brightest) <= DARK:
         log.warning(
-            "the %s images are almost black: the brightest grey level of %d is %d of 255: look at how they were made",
+            "the %s images are almost black: the brightest value of %d is %d of 255: look at how they were made",
             split,
             count,
             max(brightest),

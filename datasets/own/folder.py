@@ -16,7 +16,9 @@ from datasets.images.finder import (
     KINDS,
     NOT_OURS,
     Files,
+    dead_link,
     find_files,
+    find_images,
     is_folder,
     is_image_name,
     leads_nowhere,
@@ -126,7 +128,7 @@ def _class_folders(
                 f"{root / place} has train and test in it: the parts stand above the classes, as train/{label}/ and "
                 f"test/{label}/"
             )
-        (found, others_here), runs = _find_outside_runs(root / place)
+        (found, others_here, _), runs = _find_outside_runs(root / place)
         if runs and not found:
             continue
         if not found:
@@ -167,18 +169,17 @@ def _all_folders(folder: Path) -> list[str]:
             if is_folder(entry):
                 names.append(entry.name)
             elif not is_image_name(entry.name) and leads_nowhere(entry):
-                where, target = folder / entry.name, os.readlink(entry.path)
-                raise UserError(f"{where} is a link to {target}, which cannot be reached: mend or delete it")
+                raise dead_link(folder / entry.name)
     return sorted(names)
 
 
 def _is_locked(folder: Path) -> bool:
     """Tell whether a folder is that of a run or of a cache: a script of this project has left its lock there.
 
-    One with images in it is no such folder, whoever's lock that is, unless there is more of a run.
+    One with images in it, but for pictures of a run, is no such folder, unless there is more of a run: it is a class.
     """
     locked = any(os.path.exists(folder / f"{LOCK_NAME}{suffix}") for suffix in SUFFIXES)
-    return locked and (is_run(folder) or not _loose_images(folder))
+    return locked and (is_run(folder) or all(path.partition("/")[0] in FOLDERS for path in find_images(folder)))
 
 
 def _loose_images(folder: Path) -> list[str]:

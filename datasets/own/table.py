@@ -58,6 +58,10 @@ def load_table(args: argparse.Namespace) -> Splits:
         raise UserError(f"{table} names no image: give it a row for each, with a path and a label")
     images = _each_once(images, table)
     _warn_of_doubtful_labels(Counter(image.label for image in images), table)
+    for group, count in Counter(image.group for image in images).items():
+        if group.lower() in MISSING and count > 1:
+            text = "%s: group %r is one of %d images: if it stands for a missing group, leave the cell empty"
+            log.warning(text, table, group, count)
     if missing := missing_files(root, [image.path for image in images]):
         what = count_of(missing, "image")
         raise UserError(f"{table}: {what} of {len(images)} listed not found in {root}: {_remedy(root, missing[0])}")

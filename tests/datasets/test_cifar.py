@@ -144,6 +144,13 @@ def test_archive_is_downloaded_or_found_and_unpacked_beside(by_hand, published, 
     assert there == {CIFAR10.base_folder} | ({CIFAR10.filename} if by_hand else set())
 
 
+def test_folder_that_is_a_link_which_leads_nowhere_is_told_before_the_download(published, tmp_path):
+    (tmp_path / CIFAR10.base_folder).symlink_to("/nowhere/cifar")
+    says = rf"{tmp_path / CIFAR10.base_folder} is a link to /nowhere/cifar, which cannot be reached: mend or delete it"
+    with pytest.raises(UserError, match=says):
+        load_splits(data_args("CIFAR10", tmp_path))
+
+
 def test_full_disk_at_the_copy_of_an_archive_is_said(published, monkeypatch, tmp_path):
     (tmp_path / CIFAR10.filename).write_bytes(b"whole")
     full = OSError(errno.ENOSPC, "No space left on device")

@@ -90,13 +90,19 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     use_mirror(monkeypatch, free_port())
 
 
-def test_mnist_is_the_same_in_its_own_folder(files, tmp_path):
-    """Counts of its test set are those of the files; here Fashion-MNIST's."""
-    write(tmp_path / "MNIST/raw", files)
+def test_mnist_is_the_same_in_its_own_folder_and_is_not_fashion_mnist(files, tmp_path):
+    counts = DATASETS["MNIST_LT"].test_counts
+    labels = np.repeat(np.arange(10, dtype=np.uint8), counts)
+    write(tmp_path / "MNIST/raw", files | {TEST_LABELS: idx(labels)})
     train = load_part("MNIST_LT", tmp_path, True)
     assert tuple(train.class_counts) == FASHION.train_counts
     assert train.classes == tuple("0123456789")
-    assert sum(DATASETS["MNIST_LT"].test_counts) == len(load_part("MNIST_LT", tmp_path, False)) == 10_000
+    assert tuple(load_part("MNIST_LT", tmp_path, False).class_counts) == counts
+    with pytest.raises(UserError, match="has the files of MNIST, not of Fashion-MNIST: name another --datadir"):
+        load(tmp_path / "MNIST/raw", True)
+    write(tmp_path, files)
+    with pytest.raises(UserError, match="has the files of Fashion-MNIST, not of MNIST: name another --datadir"):
+        load_part("MNIST_LT", tmp_path, True)
 
 
 @pytest.mark.parametrize("place", PLACES)

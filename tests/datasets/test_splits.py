@@ -255,8 +255,8 @@ def test_log_says_how_many_images_each_class_has_and_how_unequal_they_are(counts
         (255, []),
         (65535, []),
         (4080, ["8 of 8 training images looked at have 16 bits and no value above 4095: read as 12 bits"]),
-        (16383, ["the training images are almost black: the brightest grey level of 8 is 64 of 255"]),
-        (15, ["the training images are almost black: the brightest grey level of 8 is 15 of 255"]),
+        (16383, ["the training images are almost black: the brightest value of 8 is 64 of 255"]),
+        (15, ["the training images are almost black: the brightest value of 8 is 15 of 255"]),
     ],
 )
 def test_grey_levels_that_nobody_meant_are_told(largest, says, tmp_path, caplog):
@@ -275,6 +275,14 @@ def test_grey_levels_that_nobody_meant_are_told(largest, says, tmp_path, caplog)
         (tmp_path / name).write_bytes(b"damaged")
     caplog.clear()
     warn_of_grey_levels(data, "training")  # who reads them all says that
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize("pixel", [(0, 0, 255, 255), (0, 0, 0, 0)], ids=["blue alone", "black on nothing"])
+def test_photographs_are_looked_at_as_they_are_read(pixel, tmp_path, caplog):
+    Image.new("RGBA", (8, 8), pixel).save(tmp_path / "0.png")
+    data = FileDataset(tmp_path, ["0.png"], "a", np.zeros(1, dtype=int), ["0.png"], colour=True)
+    warn_of_grey_levels(data, "training")
     assert caplog.messages == []
 
 

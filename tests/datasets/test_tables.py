@@ -65,6 +65,11 @@ def test_quoted_cells_may_follow_a_blank_and_the_table_the_mark_of_excel(delimit
     assert read_table(path, "-") == (["name", "label"], [(2, [f"a{delimiter}1", "Mass"])])
 
 
+def test_signs_within_a_quoted_name_do_not_part_the_columns(tmp_path):
+    (tmp_path / "table.csv").write_text('path,label,"age; sex; history"\na.png,cat,"1; f; none"\n')
+    assert read_table(tmp_path / "table.csv", "-").header == ["path", "label", "age; sex; history"]
+
+
 def test_what_is_no_table_is_named(tmp_path):
     (tmp_path / "table.csv").write_text('"' + "x" * 200_000)
     with pytest.raises(UserError, match=r"table.csv, row 1, cannot be read \(field larger.*\).* or replace it"):

@@ -3,6 +3,7 @@
 import errno
 import os
 import socket
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import torch
 from helpers.limits import with_small_files
 from utils import files
 from utils.errors import UserError
-from utils.files import keep_as, read_rows, write_atomically, write_table, write_text
+from utils.files import keep_as, move, read_rows, write_atomically, write_table, write_text
 from utils.stopping import Stopped
 
 
@@ -119,6 +120,27 @@ def test_cells_are_read_as_they_were_written(tmp_path):
     rows = [{"file": name, "a": number} for number, name in enumerate(["a\rb.png", "c\nd", 'e"f', "g,h", "i"])]
     write_table(tmp_path / "table.csv", ["file", "a"], rows)
     assert read_rows(tmp_path / "table.csv") == [{"file": row["file"], "a": str(row["a"])} for row in rows]
+
+
+def test_move_to_another_disk(tmp_path, monkeypatch):
+    replace = os.replace
+
+    def on_two_disks(source, target):
+        if Path(source).parent != Path(target).parent:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", on_two_disks)
+    (tmp_path / "here").write_text("text")
+    (tmp_path / "there").mkdir()
+    move(tmp_path / "here", tmp_path / "there/a")
+    assert [(path.name, path.read_text()) for path in (tmp_path / "there").iterdir()] == [("a", "text")]
+    assert not (tmp_path / "here").exists()
+
+
+def test_text_may_have_a_name_that_is_not_utf8(tmp_path):
+    write_text(tmp_path / "list.txt", "caf\udce9.png\n")
+    assert (tmp_path / "list.txt").read_bytes() == b"caf\xe9.png\n"
 
 
 def test_table_is_written_row_by_row_and_whole_or_not_at_all(tmp_path):

@@ -1,6 +1,7 @@
 """ChestX-ray14 into an empty folder, and on from wherever it was interrupted; a mirror here stands for NIH."""
 
 import dataclasses
+import errno
 import json
 import multiprocessing
 import os
@@ -200,6 +201,58 @@ def test_only_the_archive_of_an_image_that_has_gone_is_fetched_again(mirror, bri
     next(path for path in sorted((folder / "images_002").iterdir()) if path.suffix == ".png").unlink()
     require_complete(bring(), chest_folder)
     assert asked(mirror) == {"images_002.tar.gz"}
+
+
+@pytest.mark.parametrize("kind", ["folder", "images"])
+def test_disk_that_is_not_mounted_is_told_in_place_of_a_download(kind, mirror, bring, tmp_path):
+    """Its folder, or its images, are there by links."""
+    folder = bring()
+    elsewhere = (folder / "images_001").rename(tmp_path / "disk")
+    if kind == "folder":
+        (folder / "images_001").symlink_to(elsewhere)
+    else:
+        (folder / "images_001").mkdir()
+        for path in elsewhere.iterdir():
+            (folder / "images_001" / path.name).symlink_to(path)
+    bring()
+    elsewhere.rename(tmp_path / "away")
+    mirror.asked.clear()
+    with pytest.raises(UserError, match=rf"{folder}/images_001.* is a link to {elsewhere}.*, which cannot be reached"):
+        bring()
+    assert mirror.asked == []
+    (tmp_path / "away").rename(elsewhere)
+    bring()
+
+
+def test_images_move_into_a_folder_of_another_disk(bring, monkeypatch, chest_folder):
+    folder, replace = bring(), os.replace
+    next((folder / "images_001").glob("*.png")).unlink()
+
+    def on_two_disks(source, target):
+        if Path(source).parent != Path(target).parent:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", on_two_disks)
+    require_complete(bring(), chest_folder)
+
+
+def test_folder_that_cannot_be_written_is_one_line_and_costs_no_second_download(mirror, bring, monkeypatch):
+    folder, replace = bring(), os.replace
+    next((folder / "images_001").glob("*.png")).unlink()
+
+    def refused(source, target):
+        if Path(target).parent.name == "images_001":
+            raise PermissionError(errno.EACCES, "Permission denied", str(source), None, str(target))
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", refused)
+        with pytest.raises(UserError, match=r"images_001.* cannot be read or written \(Permission denied\): mend that"):
+            bring()
+    mirror.asked.clear()
+    bring()
+    assert mirror.asked == []
 
 
 def test_archive_that_has_changed_in_the_manifest_is_fetched_again(mirror, bring, chest_folder):

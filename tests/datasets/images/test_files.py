@@ -1,6 +1,7 @@
 """Data sets in files: read through a transform, and light to send to another process."""
 
 import pickle
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 from torchvision import transforms as T
 
 from datasets.base import SampleKey
-from datasets.images.files import FileDataset
+from datasets.images.files import FileDataset, missing_files
 from datasets.transforms import RandomCropAndFlip, evaluation
 from utils.errors import UserError
 
@@ -72,3 +73,10 @@ def test_name_in_an_old_encoding_is_named(tmp_path):
     names = ["a.png", "train/caf\udce9/b.png", "c.png"]  # as Python has what another system wrote as Latin 1
     with pytest.raises(UserError, match=r"the name 'train/caf\\udce9/b\.png', or the locale, is not UTF-8"):
         FileDataset(tmp_path, names, "ab", [0, 1, 0], names)
+
+
+def test_name_that_an_old_locale_would_distort_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "iso8859-1")
+    assert missing_files(tmp_path, ["a.png"]) == ["a.png"]
+    with pytest.raises(UserError, match=r"'\\xc5\\x81/b\.png', or the locale, is not UTF-8: .* LC_ALL=C.UTF-8"):
+        missing_files(tmp_path, ["a.png", "\xc5\x81/b.png"])

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from datasets import DATASETS
-from datasets.splits import load_splits
+from datasets.splits import load_splits, load_test, preprocessing_of
 from helpers.data import data_args
 from helpers.limits import without_privileges
 from utils.errors import UserError
@@ -292,7 +292,7 @@ def test_folder_of_another_run_is_no_class(suffix, tmp_path):
 
 
 def test_class_of_the_name_of_the_cache_stays_a_class(tmp_path):
-    root = write(tmp_path, *(f"{label}/{number}.png" for label in ("cache", "cat") for number in range(3)))
+    root = write(tmp_path, *(f"{label}/{number}.png" for label in ("cache/sub", "cat") for number in range(3)))
     for _ in range(2):
         assert load(root, cache_size=16).train.classes == ("cache", "cat")
     assert (root / "cache/.lock").exists()
@@ -301,7 +301,7 @@ def test_class_of_the_name_of_the_cache_stays_a_class(tmp_path):
 def test_folder_with_a_lock_that_is_left_out_is_named(tmp_path, caplog):
     caplog.set_level("INFO", "dgcmm")
     root = write(tmp_path, *(f"{label}/{number}.png" for label in ("cat", "dog") for number in range(3)))
-    write(root, "owl/sub/1.png")
+    (root / "owl/sub").mkdir(parents=True)
     (root / "owl/.lock").touch()
     (root / "dog/.lock").touch()  # of another program: there are images beside it
     assert load(root).train.classes == ("cat", "dog")
@@ -445,6 +445,14 @@ def test_label_without_a_name_is_its_own_name(tmp_path):
     names.write_text("dog,\ncat,the cat\n")
     root = write(tmp_path / "data", *(f"{label}/{n}.png" for label in ("dog", "cat") for n in range(3)))
     assert load(root, names=str(names)).train.classes == ("dog", "the cat")
+
+
+def test_images_to_be_measured_alone_are_those_of_the_test(tmp_path):
+    """The training part may have classes that the model does not know."""
+    root = write(tmp_path, *TREE, "train/fox/1.png")
+    args = data_args("ImageFolder", root)
+    test = load_test(args, ("cat", "dog"), preprocessing_of({"dataset": "ImageFolder", "args": vars(args)}))
+    assert test.ids.tolist() == ["test/cat/9.tif", "test/dog/7.jpeg", "test/dog/8.TIFF"]
 
 
 def test_imagenet_to_be_measured_alone_lacks_no_training_image(tmp_path, caplog):

@@ -78,6 +78,21 @@ def test_labels_that_are_joined_are_doubted(sign, data, caplog):
     assert f"1 label (a{sign} b): other labels joined by {sign!r}?" in caplog.text
 
 
+def test_group_that_a_program_writes_for_a_missing_one_is_doubted(data, caplog):
+    rows = [(*row, ["NA", "p1"][number % 2] if number < 8 else f"q{number}") for number, row in enumerate(SPLIT)]
+    load(data, table(*rows, header="path,label,split,group"))
+    says = "group 'NA' is one of 4 images: if it stands for a missing group, leave the cell empty"
+    assert caplog.messages == [f"{data / 'labels.csv'}: {says}"]
+
+
+@pytest.mark.parametrize("path", ["sub/1.png", "sub/gone"])
+def test_link_that_leads_nowhere_is_an_image_that_is_not_found(path, data):
+    (data / "sub/1.png").unlink()
+    (data / "sub/1.png").symlink_to("/nowhere/1.png")
+    with pytest.raises(UserError, match=r"1 image \(sub/1.png\) of 12 listed not found"):
+        load(data, table(*SPLIT))
+
+
 def test_labels_whose_accents_are_stored_in_two_forms_are_told(data, caplog):
     labels = ["caf\u00e9", "cafe\u0301"]
     rows = [(path, labels[number % 2], part) for number, (path, _, part) in enumerate(SPLIT)]
