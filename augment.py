@@ -114,6 +114,11 @@ def retrain(
         print_result(result)
         return
     check_adjusted_start(args, trained)
+    if args.generative and not args.weight_cls:
+        raise UserError(
+            f"{args.resume} was trained with --generative --weight-cls=0: its scores leave the classifier out, and a "
+            "re-training changes nothing else: train with another weight"
+        )
     folder.check_place()
     if args.deterministic:
         repeat_exactly()
@@ -137,6 +142,7 @@ def retrain(
         training = take_training_codes(codes, world.device)
         about |= examine_training_codes(model, training)
         sampler = make_sampler(training, model.num_classes, args)
+        first_loss = measure_first_loss(model, sampler, args)
         optimizer = build_sgd(model.classifier.parameters(), args)
         state = {"trained_sha256": trained_sha256}
         run = Run(kind, args, model, optimizer, folder, splits.measured[0], about, world, state=state)
@@ -144,7 +150,7 @@ def retrain(
             run.restore(unfinished, path)
             log.info("continuing after %s", run.reached)
         log_rates(args, run.epoch, before and before["epochs"])
-        result = train_epochs(run, sampler, codes, splits)
+        result = train_epochs(run, sampler, codes, splits, first_loss)
     report(result, folder, not args.no_figures)
 
 
@@ -189,13 +195,16 @@ def load_trained_model(args: argparse.Namespace, trained: Checkpoint, splits: Sp
     return model.to(world.device)
 
 
-def train_epochs(run: Run, sampler: PosteriorSampler, codes: dict[str, Codes], splits: Splits) -> Row:
+def train_epochs(
+    run: Run, sampler: PosteriorSampler, codes: dict[str, Codes], splits: Splits, first_loss: float
+) -> Row:
     """Re-train the classifier for the epochs that are left, measuring each; returns the result.
 
     Args:
         run: at its start, or where it was restored.
         sampler: plans epochs and makes codes.
         codes: of the splits that are measured.
+        first_loss: of the classifier before it is re-trained, see `measure_first_loss`.
     """
     data = {run.split: splits.measured[1], "test": splits.test}
 
@@ -208,7 +217,7 @@ def train_epochs(run: Run, sampler: PosteriorSampler, codes: dict[str, Codes], s
         while run.epoch < run.args.epochs:
             class_counts = train_epoch(run, sampler)
             losses = {"loss": run.mean_terms()[0]}
-            run.warn_of_divergence(losses["loss"], class_counts)
+            run.warn_of_divergence(losses["loss"], class_counts, first_loss)
             measurement = measure(run.split) if run.is_measured() else None
             run.end_epoch(measurement, losses)
         return finish(run, measure, measurement)
@@ -220,16 +229,41 @@ def train_epoch(run: Run, sampler: PosteriorSampler) -> list[int]:
     Returns:
         Codes of each class in the whole epoch, (K,).
     """
-    args, device, classifier = run.args, run.world.device, run.model.classifier
-    sources, labels = (part.to(device) for part in sampler.plan(run.epoch))
-    batches = list(zip(sources.split(args.batch_size), labels.split(args.batch_size), strict=True))
-    sizes = [len(source) for source, _ in batches]
-    classifier.train()
-    for batch_sources, batch_labels in run.steps(batches[run.position.step :], sizes):
-        noise = standard_normal(len(batch_sources), run.model.z_dim, args.seed, run.epoch, run.position.step, device)
-        logits = classifier(sampler.codes(batch_sources, batch_labels, noise))
-        run.step([F.cross_entropy(logits, batch_labels)], batch_sources)
-    return torch.bincount(labels).tolist()
+    args, model = run.args, run.model
+    batches = plan_batches(sampler, run.epoch, args, run.world.device)
+    sizes = [len(labels) for _, labels in batches]
+    model.classifier.train()
+    for sources, labels in run.steps(batches[run.position.step :], sizes):
+        loss = loss_of(model, sampler, sources, labels, (args.seed, run.epoch, run.position.step))
+        run.step([loss], sources)
+    return torch.bincount(torch.cat([labels for _, labels in batches])).tolist()
+
+
+def plan_batches(
+    sampler: PosteriorSampler, epoch: int, args: argparse.Namespace, device: torch.device
+) -> list[tuple[Tensor, Tensor]]:
+    """Cut the sampler's plan for an epoch into batches: sources (B,), labels (B,)."""
+    sources, labels = (part.to(device) for part in sampler.plan(epoch))
+    return list(zip(sources.split(args.batch_size), labels.split(args.batch_size), strict=True))
+
+
+def loss_of(
+    model: ImageClassifier, sampler: PosteriorSampler, sources: Tensor, labels: Tensor, key: tuple[int, int, int]
+) -> Tensor:
+    """Compute the mean cross-entropy of a batch of codes, which are a function of the key: seed, epoch, step."""
+    noise = standard_normal(len(sources), model.z_dim, *key, sources.device)
+    return F.cross_entropy(model.classifier(sampler.codes(sources, labels, noise)), labels)
+
+
+@torch.inference_mode()
+def measure_first_loss(model: ImageClassifier, sampler: PosteriorSampler, args: argparse.Namespace) -> float:
+    """Measure the classifier before it is re-trained: its mean cross-entropy over the codes of the first epoch."""
+    batches = plan_batches(sampler, 0, args, model.classifier.weight.device)[: args.max_steps]
+    total = sum(
+        loss_of(model, sampler, sources, labels, (args.seed, 0, step)).item() * len(labels)
+        for step, (sources, labels) in enumerate(batches)
+    )
+    return total / sum(len(labels) for _, labels in batches)
 
 
 @torch.inference_mode()

@@ -29,7 +29,7 @@ from datasets.loading import SAMPLERS, BatchLoader, EvaluationBatches
 from datasets.splits import preprocessing_of
 from datasets.tables import column_numbers, count_of, read_table
 from models.loading import Classified, TrainedModel
-from models.losses import PROBABILITY_LOSSES, implied_shares
+from models.losses import LIKELIHOOD_LOSSES, implied_shares
 from models.samplers import REP_METHODS
 from utils.cli.arguments import predict_parser
 from utils.cli.rules import parse
@@ -161,7 +161,7 @@ def trained_shares(checkpoint: Checkpoint) -> tuple[Tensor, bool]:
     if checkpoint["kind"] == "train":
         reweighted = checkpoint["epoch"] > checkpoint.get("reweighted_from", checkpoint["epoch"])
         shares = implied_shares(args.loss, counts, SAMPLERS[args.sampler], reweighted)
-        return shares, args.generative or args.mixup > 0 or args.loss not in PROBABILITY_LOSSES
+        return shares, args.generative or args.mixup > 0 or args.loss not in LIKELIHOOD_LOSSES
     codes = [max(counts)] * len(counts) if checkpoint["kind"] == "aug" else REP_METHODS[args.rep_method](counts)
     return torch.tensor(codes, dtype=torch.float64) / sum(codes), True
 

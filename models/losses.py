@@ -13,10 +13,8 @@ from torch import Tensor, nn
 
 LOSSES = ("ce", "focal", "class-balanced", "ldam-drw", "logit-adjust")
 COSINE_LOSSES = ("ldam-drw",)  # with a classifier by the cosine
-# learn p(c|x) under some class shares, see `implied_shares`
-PROBABILITY_LOSSES = ("ce", "class-balanced", "logit-adjust")
 BALANCING_LOSSES = ("class-balanced", "ldam-drw", "logit-adjust")  # balance the classes, as a sampler may
-# -log of a probability of the label: guessing by class shares bounds their mean
+# -log of a probability of the label: these learn p(c|x) under some class shares, whose entropy bounds their mean
 LIKELIHOOD_LOSSES = ("ce", "logit-adjust")
 FOCUS = 2.0  # gamma of the focal loss
 BETA = 0.9999  # of the effective number of images
@@ -173,9 +171,10 @@ def build_loss(
 def implied_shares(name: str, class_counts: Sequence[int], power: float, reweighted: bool = False) -> Tensor:
     """Compute the class shares s that a classifier's probabilities imply: they are in proportion to s_c p(x|c).
 
-    Cross-entropy learns them in the shares in which the classes were drawn. Class weights multiply these, and logit
-    adjustment, whose predictions are by x alone, divides them by n_c / N. The focal loss and LDAM's margins learn no
-    probabilities; of them the shares are about those of their images and class weights.
+    Cross-entropy learns them in the shares in which the classes were drawn, and logit adjustment, whose predictions are
+    by x alone, divides these by n_c / N. Class weights multiply them, but only about: the loss is divided by each
+    batch's own sum of weights. The focal loss and LDAM's margins learn no probabilities; of them the shares are about
+    those of their images and class weights.
 
     Args:
         name, class_counts, reweighted: as for `build_loss`.

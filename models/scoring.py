@@ -83,14 +83,17 @@ class Scorer:
         return features, fixed
 
     def probabilities(self, features: Tensor, fixed: Tensor) -> Tensor:
-        """Compute class probabilities from what `evidence` gave: (B,H), (B,K) -> (B,K), float32 or wider."""
+        """Compute class probabilities from what `evidence` gave: (B,H), (B,K) -> (B,K).
+
+        Of a generative model in float64: by a weighted sum many would be 0 in float32, and none ranked above another.
+        """
         with torch.autocast(features.device.type, enabled=False):
             if not self.model.generative:
                 mu, _ = self.model.posterior(features, None)
                 return F.softmax(self.model.classifier(mu), dim=1)
             if self.weights.cls:
                 fixed = fixed - self.weights.cls * self._cross_entropies(self._mu(features))
-            return F.softmax(fixed, dim=1)
+            return F.softmax(fixed.double(), dim=1)
 
     def _cross_entropies(self, mu: LabelledSum) -> Tensor:
         """Compute CE(c) of each candidate label c, (B,K)."""

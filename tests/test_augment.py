@@ -118,6 +118,14 @@ def test_steps_are_those_of_a_plain_loop(sampler_class):
     assert run.position == Position(6, 120, run.position.totals)
 
 
+def test_first_loss_is_that_of_an_epoch_in_which_nothing_moves():
+    sampler, model = sampler_of(PosteriorSampler), model_of()
+    first = augment.measure_first_loss(model, sampler, ARGS)
+    run = run_without_folder(ARGS, model, torch.optim.SGD(model.classifier.parameters(), lr=0.0))
+    augment.train_epoch(run, sampler)
+    assert run.mean_terms() == pytest.approx([first])
+
+
 def test_flags_of_case_1_choose_the_counts_and_the_rank():
     source = sampler_of(PosteriorSampler)
     codes = {"mu": source.mu, "sigma": source.sigma, "targets": source.targets}

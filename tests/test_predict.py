@@ -195,7 +195,7 @@ COUNTS = [130, 110, 80, 60, 45, 35, 25, 20, 12, 6]
         ("train", {"sampler": "balanced"}, np.ones(10), False),
         ("train", {"loss": "logit-adjust"}, np.ones(10), False),
         ("train", {"loss": "logit-adjust", "sampler": "balanced"}, 1 / np.array(COUNTS), False),
-        ("train", {"loss": "class-balanced"}, [n / (1 - 0.9999**n) for n in COUNTS], False),
+        ("train", {"loss": "class-balanced"}, [n / (1 - 0.9999**n) for n in COUNTS], True),
         ("train", {"loss": "focal"}, COUNTS, True),
         ("train", {"mixup": 0.2}, COUNTS, True),
         ("train", {"generative": True}, COUNTS, True),

@@ -126,7 +126,7 @@ def nearest_mean(codes: TrainedCodes, distance: str) -> Classify:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the spread within the classes, which is not used
         means = NearestCentroid().fit(form(codes.mu), codes.targets.numpy()).centroids_
-    return softmax_of(lambda mu: -torch.from_numpy(pairwise_distances(form(mu), means)).square())
+    return softmax_of(lambda mu: -torch.from_numpy(pairwise_distances(form(mu), means)).double().square())
 
 
 def discriminant_analysis(codes: TrainedCodes, shrinkage: float) -> Classify:
@@ -137,7 +137,9 @@ def discriminant_analysis(codes: TrainedCodes, shrinkage: float) -> Classify:
     """
     shares = np.full(codes.num_classes, 1 / codes.num_classes)
     model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage, priors=shares)
-    model.fit(codes.mu.double().numpy(), codes.targets.numpy())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of classes with one image, as a long tail has
+        model.fit(codes.mu.double().numpy(), codes.targets.numpy())
     return lambda mu: model.predict_proba(mu.double().numpy())
 
 

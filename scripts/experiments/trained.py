@@ -15,7 +15,7 @@ from scripts.experiments.posthoc import TrainedCodes
 from utils.cli.common import Parser
 from utils.cli.rules import complete, parse
 from utils.cli.types import path
-from utils.device import choose_device
+from utils.device import available_amp, choose_device
 from utils.distributed.world import World
 from utils.errors import UserError
 from utils.training.checkpoint import Checkpoint, digest, load_checkpoint
@@ -116,5 +116,6 @@ def open_run(folder: RunFolder, datadir: str | None, result: str, overwrite: boo
     complete_data(args)
     prepare_data(args, may_be_new=False)
     world = World(choose_device(None))
+    args.amp = available_amp(checkpoint["args"]["amp"], world.device)
     splits, _ = load_same_splits(args, checkpoint)
     return TrainedRun(args, checkpoint, splits, load_trained_model(args, checkpoint, splits, world), world)

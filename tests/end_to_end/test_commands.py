@@ -266,6 +266,7 @@ def test_every_way_to_train_and_augment(flags, name, script, tmp_path):
     unstarted = name in ("no mixture", "warm-up, hold-out")  # of the second the best epoch is one of the warm-up
     assert (trained["result"]["live_components"] is None) == unstarted
     assert (tmp_path / "pictures.npz").exists() == (name != "no decoder")
+    assert ("the classifier is not trained, and what is measured" in done.err) == (name == "no classifier")
     if "--prior-variance" in flags:
         assert not trained["state_dict"]["prior.log_vars"].any()
         assert {row["lr_prior"] for row in trained["history"]} == {0.0}
@@ -287,6 +288,17 @@ def test_every_way_to_train_and_augment(flags, name, script, tmp_path):
             names = (*METRIC_NAMES, "live_components", "mutual_information")
             expected = {name: made.result[name] for name in names}
             assert {name: scored.result[name] for name in names} == pytest.approx(expected, nan_ok=False)
+
+
+def test_re_training_of_what_the_scores_leave_out_is_refused(script, tmp_path):
+    run = [f"--logdir={tmp_path}", "--workers=0"]
+    done = script(
+        "train", "Digits_LT", *SMALL_MODEL, *run, "--max-steps=1", "--epochs=1", "--generative", "--weight-cls=0"
+    )
+    assert "--weight-cls 0: the classifier is not trained, and what is measured of it means nothing" not in done.err
+    refused = script("augment", "Digits_LT", *run, "--resume=auto", "--epochs=1")
+    assert refused.status == 2
+    assert "--generative --weight-cls=0: its scores leave the classifier out, and a re-training" in refused.error
 
 
 @pytest.mark.parametrize("name", [name for name, spec in DATASETS.items() if spec.classes])

@@ -128,6 +128,15 @@ def test_generative_probabilities_are_the_softmax_of_the_weighted_sum(model, ima
     torch.testing.assert_close(probabilities(model, images).double(), expected.softmax(1), rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("model", ["label"], indirect=True)
+@torch.no_grad()
+def test_labels_far_behind_the_best_one_still_have_an_order(model, images):
+    """A difference of 150 is 0 in float32."""
+    scorer = Scorer(model, LossWeights(0.0, 1.0, 0.0))
+    found = scorer.probabilities(model.features(images), -150.0 * torch.arange(K).expand(len(images), -1))
+    assert (found[:, :4].diff(dim=1) < 0).all()
+
+
 @pytest.mark.parametrize("model", [None], indirect=True)
 @torch.no_grad()
 def test_plain_probabilities_are_the_classifiers_at_mu(model, images):
@@ -170,7 +179,8 @@ def test_float32_under_bf16(model, images):
         scorer = Scorer(model, weights)
         features, fixed = scorer.evidence(images)
         found = scorer.probabilities(features, fixed)
-    assert {value.dtype for value in (features, fixed, found)} == {torch.float32}
+    assert features.dtype == fixed.dtype == torch.float32
+    assert found.dtype == (torch.float64 if model.generative else torch.float32)
     model.features = lambda _images: features
     torch.testing.assert_close(found, probabilities(model, images, weights), rtol=1e-6, atol=1e-6)
 
@@ -192,4 +202,4 @@ def test_code_of_length_0_has_the_logits_of_the_cosine_classifier():
         value.zero_()
     scorer = Scorer(model, LossWeights(1.0))
     found = scorer.probabilities(*scorer.evidence(torch.rand(2, 1, 32, 32)))
-    torch.testing.assert_close(found, torch.full((2, K), 1 / K))
+    torch.testing.assert_close(found, torch.full((2, K), 1 / K).double())

@@ -155,11 +155,21 @@ def test_folder_that_cannot_be_written_is_told_before_the_work(run, monkeypatch)
         open_run(RunFolder(run), None, "new.csv", False)
 
 
+def test_run_is_measured_in_its_own_precision(run, tmp_path):
+    folder = shutil.copytree(run, tmp_path / "run")
+    checkpoint = load_checkpoint(folder / "checkpoint.pth")
+    checkpoint["args"]["amp"] = "bf16"
+    save_checkpoint(folder / "checkpoint.pth", checkpoint)
+    assert open_run(RunFolder(folder), None, "new.csv", False).args.amp == "bf16"
+
+
 def test_means_of_classes_warn_of_nothing(recwarn):
     """Of a feature that is the same in all codes of a class, and of one code for each class."""
     for mu in (torch.tensor([[1.0, 0], [2, 0], [3, 0], [4, 0]]), torch.eye(2)):
         codes = TrainedCodes(mu, torch.ones_like(mu), torch.arange(len(mu)) % 2, torch.nn.Linear(2, 2), 0)
         METHODS["ncm"].fit(codes, "euclidean")
+    mu = torch.eye(3)  # of classes with two codes and with one
+    METHODS["lda"].fit(TrainedCodes(mu, mu, torch.tensor([0, 0, 1]), torch.nn.Linear(3, 2), 0), 0.1)
     assert not recwarn.list
 
 

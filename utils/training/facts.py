@@ -25,6 +25,8 @@ def log_facts(run: Run, training_images: int, steps: int, planned: int | None, b
         log.warning("--batch-size %d: only %d training images, all in one batch", args.batch_size, training_images)
     if args.freeze_encoder and not (args.init or args.pretrained or started):
         log.warning("--freeze-encoder: the encoder stays as it was drawn at random: give --init or --pretrained")
+    if not (args.weight_cls or args.generative):
+        log.warning("--weight-cls 0: the classifier is not trained, and what is measured of it means nothing")
     if args.sampler != "instance" and args.loss in balancing:
         log.warning(
             "--sampler %s and --loss %s both balance the classes: small ones count twice", args.sampler, args.loss

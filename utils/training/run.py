@@ -227,19 +227,22 @@ class Run:
         seen = sum(part[0] for part in parts)
         return [sum(values) / seen for values in zip(*(part[1] for part in parts), strict=True)]
 
-    def warn_of_divergence(self, cross_entropy: float | None, class_counts: Sequence[float]) -> None:
+    def warn_of_divergence(
+        self, cross_entropy: float | None, class_counts: Sequence[float], first: float = 0.0
+    ) -> None:
         """Warn if the running epoch's mean cross-entropy is far above that of guessing each class by its share.
 
         Far above is twice that, but at least 1.5 log K: of few and very unequal classes guessing is nearly always
-        right, and the first steps are not.
+        right, and the first steps are not. What began there has not diverged.
 
         Args:
             cross_entropy: in nats; None if it was not computed.
             class_counts: images or codes of each class in the epoch, or what is in proportion to them, (K,).
+            first: the cross-entropy before the first step.
         """
         counts = torch.tensor(class_counts, dtype=torch.float64)
         guessing = torch.special.entr(counts / counts.sum()).sum().item()  # mean of -log p_y, p the class shares
-        limit = max(2 * guessing, 1.5 * math.log(len(counts)))
+        limit = max(2 * guessing, 1.5 * math.log(len(counts)), 1.01 * first)
         if cross_entropy is None or cross_entropy <= limit or not self.world.is_main:
             return
         log.warning(

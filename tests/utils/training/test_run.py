@@ -36,6 +36,7 @@ def test_few_unequal_classes_do_not_make_a_first_epoch_diverge(caplog):
     run = some_run()
     run.warn_of_divergence(0.78, [1998, 2])
     run.warn_of_divergence(2.1, [10, 10, 10])
+    run.warn_of_divergence(5.87, [10, 10, 10], first=5.9)  # it is no worse than it was
     assert not caplog.messages
     run.warn_of_divergence(1.1, [1998, 2])
     assert "epoch 1 diverged: its mean cross-entropy is 1.10, guessing by class shares has 0.01" in caplog.text
@@ -77,7 +78,7 @@ def test_best_epoch_of_other_images_is_refused(tmp_path):
 def test_what_is_hardly_meant_is_told_at_the_start(images, flags, told, caplog):
     run = some_run()
     run.model.prior = None
-    vars(run.args).update({"batch_size": 256, "step_size": 30} | flags)
+    vars(run.args).update({"batch_size": 256, "step_size": 30, "weight_cls": 10.0} | flags)
     log_facts(run, images, 1, None, ())
     assert caplog.messages == told
 
