@@ -187,19 +187,19 @@ def keep_as(path: Path, previous: Path) -> None:
 
 
 def move(source: Path, target: Path) -> None:
-    """Rename a file to `target`; on another disk, where that cannot be, `target` appears in one piece too.
+    """Rename a file to `target`; on another disk, where that cannot be, it is copied, and `target` is whole too.
 
     Raises:
-        OSError: the disk refuses it; `source` is still there.
+        OSError: it cannot be renamed; `source` is still there.
+        UserError: it cannot be copied, as in `write_atomically`; `source` is still there.
     """
     try:
         os.replace(source, target)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        aside = _aside(target)
-        shutil.copyfile(source, aside)
-        os.replace(aside, target)
+        with source.open("rb") as content:
+            write_atomically(target, lambda file: shutil.copyfileobj(content, file))
         source.unlink()
 
 

@@ -9,6 +9,8 @@ import resource
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import pytest
+
 
 class End(NamedTuple):
     """How a call ended: what it raised, if anything, and what it printed to standard error."""
@@ -28,6 +30,18 @@ def without_privileges() -> Iterator[None]:
     finally:
         if root:
             os.seteuid(0)
+
+
+def separate_disks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no file be renamed into another folder, as if each were a disk of its own."""
+    replace = os.replace
+
+    def within_a_folder(source: os.PathLike, target: os.PathLike) -> None:
+        if os.path.dirname(source) != os.path.dirname(target):
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", within_a_folder)
 
 
 def refusing(function: Callable, name: str) -> Callable:

@@ -3,12 +3,11 @@
 import errno
 import os
 import socket
-from pathlib import Path
 
 import pytest
 import torch
 
-from helpers.limits import with_small_files
+from helpers.limits import separate_disks, with_small_files
 from utils import files
 from utils.errors import UserError
 from utils.files import keep_as, move, read_rows, write_atomically, write_table, write_text
@@ -123,14 +122,7 @@ def test_cells_are_read_as_they_were_written(tmp_path):
 
 
 def test_move_to_another_disk(tmp_path, monkeypatch):
-    replace = os.replace
-
-    def on_two_disks(source, target):
-        if Path(source).parent != Path(target).parent:
-            raise OSError(errno.EXDEV, "Invalid cross-device link")
-        replace(source, target)
-
-    monkeypatch.setattr(os, "replace", on_two_disks)
+    separate_disks(monkeypatch)
     (tmp_path / "here").write_text("text")
     (tmp_path / "there").mkdir()
     move(tmp_path / "here", tmp_path / "there/a")

@@ -21,6 +21,7 @@ from datasets.chestxray.source import LISTS, Source, read_manifest
 from datasets.download.remote import Patience
 from datasets.images.finder import find_images
 from helpers.data import data_args
+from helpers.limits import separate_disks
 from helpers.mirror import PIECE, Answer, Mirror, packed, tar_gz, write_data_set
 from helpers.project import SMALL_MODEL
 from utils.errors import UserError
@@ -225,15 +226,8 @@ def test_disk_that_is_not_mounted_is_told_in_place_of_a_download(kind, mirror, b
 
 
 def test_images_move_into_a_folder_of_another_disk(bring, monkeypatch, chest_folder):
-    folder, replace = bring(), os.replace
-    next((folder / "images_001").glob("*.png")).unlink()
-
-    def on_two_disks(source, target):
-        if Path(source).parent != Path(target).parent:
-            raise OSError(errno.EXDEV, "Invalid cross-device link")
-        replace(source, target)
-
-    monkeypatch.setattr(os, "replace", on_two_disks)
+    next((bring() / "images_001").glob("*.png")).unlink()
+    separate_disks(monkeypatch)
     require_complete(bring(), chest_folder)
 
 
