@@ -36,7 +36,15 @@ from models.scoring import Scorer
 from utils.cli.arguments import augment_parser
 from utils.cli.common import common_parser
 from utils.cli.rules import complete, parse
-from utils.device import autocast, check_device, choose_device, memory_watched, repeat_exactly, to_device
+from utils.device import (
+    autocast,
+    available_amp,
+    check_device,
+    choose_device,
+    memory_watched,
+    repeat_exactly,
+    to_device,
+)
 from utils.distributed.plan import spare_rank
 from utils.distributed.world import World
 from utils.errors import UserError, run_script
@@ -106,9 +114,9 @@ def retrain(
         return
     folder = RunFolder(args.logdir, f"_{kind}")
     trained = find_trained(args, given, folder)
+    found = find_unfinished(args, given, folder, trained, flags)
     complete(args, feature_dim(args.arch), args.arch in PLAIN_ARCHITECTURES, given)
     complete_data(args)
-    found = find_unfinished(args, given, folder, trained, flags)
     unfinished, path = found or (None, folder.checkpoint)
     if result := finished_result(unfinished, args.epochs):
         print_result(result)
@@ -123,6 +131,8 @@ def retrain(
     if args.deterministic:
         repeat_exactly()
     world = World(choose_device(args.gpu))
+    if not unfinished and "amp" not in given:
+        args.amp = available_amp(args.amp, world.device)
     check_device(world.device, args.amp)
     prepare_data(args, may_be_new="datadir" in given)
     splits, data_sha256 = load_same_splits(args, trained)
@@ -209,7 +219,7 @@ def train_epochs(
     data = {run.split: splits.measured[1], "test": splits.test}
 
     def measure(split: str) -> Measurement:
-        predictions = classify(run.model, codes[split], run.args)
+        predictions = classify(run.model, codes[split], run.args, run.world)
         return Measurement.of(predictions, data[split].ids, data[split].classes, run.about["class_counts"])
 
     measurement = None
@@ -267,11 +277,12 @@ def measure_first_loss(model: ImageClassifier, sampler: PosteriorSampler, args: 
 
 
 @torch.inference_mode()
-def classify(model: ImageClassifier, codes: Codes, args: argparse.Namespace) -> Predictions:
+def classify(model: ImageClassifier, codes: Codes, args: argparse.Namespace, world: World) -> Predictions:
     """Classify the codes of a split, which are mu, or score its images (generative model).
 
     Raises:
         UserError: a probability is not finite.
+        Stopped: by a signal.
     """
     model.eval()
     scorer = Scorer(model, all_weights(args))
@@ -279,6 +290,7 @@ def classify(model: ImageClassifier, codes: Codes, args: argparse.Namespace) -> 
     names = ("features", "fixed") if model.generative else ("mu",)
     parts = []
     for batch in zip(*(codes[name].split(args.batch_size) for name in names), strict=True):
+        world.check_stop()
         first, *rest = (rows.to(device) for rows in batch)
         if model.generative:
             probabilities = scorer.probabilities(first, *rest)

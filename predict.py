@@ -9,7 +9,7 @@ A list and a table, as if all classes were equally frequent (of a model that was
 
 Columns: file, prediction, confidence (its probability), p_CLASS for each class, atypicality (the share of training
 images of the predicted class whose code lies nearer to its component; empty where the checkpoint does not know), and
-error, with all else empty, for an image that cannot be read.
+error, with all else but file empty, for an image that cannot be read.
 The last line on standard output is a JSON object: images, errors, and how many were predicted as each class.
 """
 

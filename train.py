@@ -271,14 +271,11 @@ def train_epochs(run: Run, loaders: dict[str, BatchLoader]) -> Row:
             if measurement is not None and weights.reconst:
                 show_reconstructions(run, loaders[run.split].dataset)
             run.end_epoch(measurement, losses)
-        decodes = args.weight_reconst and run.state["warmup_end"] < args.epochs
-        if decodes:
+        if args.weight_reconst and run.state["warmup_end"] < args.epochs:
             examine_decoder(run, loaders)
-        examine = partial(examine_codes, run, loaders["train"].dataset)
-        result = finish(run, measure, measurement, examine)
-        if world.is_main and decodes:
-            keep_pictures(run, loaders["test"].dataset)
-        return result
+            if world.is_main:
+                keep_pictures(run, loaders["test"].dataset)
+        return finish(run, measure, measurement, partial(examine_codes, run, loaders["train"].dataset))
 
 
 def examine_decoder(run: Run, loaders: dict[str, BatchLoader]) -> None:

@@ -32,10 +32,11 @@ import numpy as np
 from augment import Codes
 from scripts.experiments.choices import first_best
 from scripts.experiments.posthoc import METHODS, Classify, Method, TrainedCodes, fixed_of, method_value
-from scripts.experiments.trained import open_run, run_parser
+from scripts.experiments.trained import LEAVE_OUT, open_run, run_parser
+from utils.device import memory_watched
 from utils.errors import UserError, run_script
 from utils.logs import start_logging
-from utils.metrics import Row, calibration_error, compute_metrics, per_class_metrics
+from utils.metrics import Row, calibration_error, compute_metrics, per_class_metrics, require_finite
 from utils.streams import print_result
 from utils.training.checkpoint import Checkpoint
 from utils.training.folder import RunFolder
@@ -62,13 +63,14 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@memory_watched()
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure the methods on a run, and write and print what was found."""
     options = build_parser().parse_args(argv)
     fixed = fixed_of(options.fixed, options.methods)
     start_logging(quiet=False)
     folder = RunFolder(options.run)
-    run = open_run(folder, options.datadir, FILE, options.overwrite, best=options.best)
+    run = open_run(folder, options, FILE)
     if run.model.generative:
         raise UserError(
             f"{options.run} is generative: the code of a test image depends on the label in question, so these methods "
@@ -150,6 +152,7 @@ class Fitted(NamedTuple):
     def row(self, split: str, codes: Codes, class_counts: Sequence[int]) -> Row:
         """Measure the method on a split."""
         targets, probabilities = codes["targets"].numpy(), self.probabilities(codes)
+        require_finite([probabilities], f"{self.name} at {self.value}: {LEAVE_OUT}")
         return {
             "method": self.name,
             "parameter": self.method.parameter or None,

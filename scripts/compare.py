@@ -26,10 +26,10 @@ sys.path.insert(0, str(ROOT))
 
 from scripts.experiments.results import mean_and_deviation
 from utils.cli.common import Parser
-from utils.cli.rules import SAME_RUN_FLAGS, flag_of
+from utils.cli.rules import BEFORE, SAME_RUN_FLAGS, flag_of
 from utils.errors import UserError, run_script
 from utils.files import read_rows
-from utils.training.layout import RESULTS, find_runs, start_times, with_suffix
+from utils.training.layout import RESULTS, find_runs, places_of_origin, start_times, with_suffix
 
 METRICS = ("acc", "acsa", "f_ma", "g_ma", "many", "median", "low")
 ERRORS = {"mse": "reconstructions", "mse_constant": "a constant grey", "mse_class_mean": "the class's mean image"}
@@ -179,26 +179,21 @@ def history(run: Path, own: Started) -> tuple[Started, Started]:
 
 
 def origin(run: Path, script: Started) -> Path | None:
-    """Find the folder of what made the checkpoint that a script in the folder `run` started from; None if it is gone.
-
-    It is looked for as it lay from the run's folder, for both may have been moved, and where the arguments name it.
-    """
+    """Find the folder of what made the checkpoint that a script in a run folder started from; None if it is gone."""
     if not script.checkpoint():
         return run
-    named = Path(str(script.arguments["resume"])).parent
-    beside = run / os.path.relpath(named, str(script.arguments.get("logdir", ".")))
     made = with_suffix("args.json", script.retraining())
-    return next((folder for folder in (beside, named) if (folder / made).exists()), None)
+    return next((folder for folder in places_of_origin(run, script.arguments) if (folder / made).exists()), None)
 
 
 def read_args(path: Path) -> Started:
-    """Read an args.json; where there is no such file all is empty."""
+    """Read an args.json, its arguments completed by `BEFORE`; where there is no such file all is empty."""
     if not path.exists():
         return NOT_THERE
     try:
         content = json.loads(path.read_text())
         changes = [change for resumption in content["resumed"] for change in resumption["changed"].items()]
-        arguments = content["arguments"] | {name: now for name, (_, now) in changes}
+        arguments = BEFORE | content["arguments"] | {name: now for name, (_, now) in changes}
         started = start_times(content)
         return Started(arguments, dict(content.get("data") or {}), started[0], max(started))
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:

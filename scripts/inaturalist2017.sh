@@ -12,5 +12,5 @@ cd "$(dirname "$0")/.."
 seeds="0"
 train=(--arch=resnet_vae3 --epochs=200 --batch-size=256 --lr=3e-2 --wd=1e-4 --T-max=200
   --multiprocessing-distributed --ngpus="${GPUS:-1}" --workers="${WORKERS:-8}")
-retrain=(--epochs=30 --batch-size=512 --T-max=30)
+retrain=(--epochs=30 --batch-size=512 --T-max=30 --workers="${WORKERS:-8}")
 recipe iNaturalist2017 "$@"

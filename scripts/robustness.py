@@ -10,7 +10,7 @@ scripts/baselines.py (by default logit adjustment; of a generative model none), 
 augment_ftl.py re-trained of it in RUN and in the folders in it are measured on the test images as they are, with
 Gaussian noise of standard deviation 0.1 and 0.2, blurred over 3x3 pixels, and half as bright (pixels in [0,1]). Writes
 RUN/metrics_robustness.csv: a row per classifier and condition, with the metrics of metrics.csv and the calibration
-error.
+error. The noise is drawn for each batch: another --batch-size has another.
 
 Of a DGCMM with a decoder it writes RUN/generative_half.json too, of 2,000 test images: the squared error of
 reconstructions beside those of a grey image and of the class's mean image, the balanced accuracy of the best
@@ -43,13 +43,13 @@ from scripts.experiments.corruption import CORRUPTIONS, Corrupt
 from scripts.experiments.generative import batches, measure_generative_half
 from scripts.experiments.posthoc import METHODS, Classify, fixed_of, method_value
 from scripts.experiments.protocol import LOOKED_AT
-from scripts.experiments.trained import TrainedRun, open_run, run_parser
+from scripts.experiments.trained import LEAVE_OUT, TrainedRun, open_run, run_parser
 from utils.cli.types import path
-from utils.device import to_device
+from utils.device import autocast, memory_watched, to_device
 from utils.errors import UserError, run_script
 from utils.files import write_text
 from utils.logs import start_logging
-from utils.metrics import Row, calibration_error, compute_metrics
+from utils.metrics import Row, calibration_error, compute_metrics, require_finite
 from utils.streams import print_result
 from utils.training.checkpoint import is_made_from, load_checkpoint, load_model_state
 from utils.training.folder import RunFolder
@@ -74,12 +74,13 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@memory_watched()
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure a run, and write and print what was found."""
     options = build_parser().parse_args(argv)
     start_logging(quiet=False)
     folder = RunFolder(options.run)
-    run = open_run(folder, options.datadir, FILE, options.overwrite, best=options.best)
+    run = open_run(folder, options, FILE)
     judges = load_judges(options.judge, run)
     classifiers = classifiers_of(run, folder.path)
     if run.model.generative and options.methods:
@@ -94,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if _decodes(run):
         test = run.splits.test
         looked_at = test.subset(spread(test.targets, LOOKED_AT))
-        health = measure_generative_half(run.model, run.splits.train, looked_at, judges)
+        health = measure_generative_half(run.model, run.splits.train, looked_at, judges, options.batch_size)
         result["generative half"] = health
         for name, value in health.items():
             print(f"{name:<40} {'-' if value is None else format(value, '.4f')}")
@@ -179,8 +180,9 @@ def classify(
     model, device = run.model.eval(), run.world.device
     scorer, own = Scorer(model, all_weights(run.args)), model.classifier
     parts: dict[str, list[np.ndarray]] = {name: [] for name in (*classifiers, *methods)}
-    for number, (images, _, _) in enumerate(batches(run.splits.test)):
-        evidence = scorer.evidence(corrupt(to_device(images, device), number))
+    for number, (images, _, _) in enumerate(batches(run.splits.test, run.args.batch_size)):
+        with autocast(device, run.args.amp):
+            evidence = scorer.evidence(corrupt(to_device(images, device), number))
         for name, classifier in classifiers.items():
             model.classifier = classifier
             parts[name].append(scorer.probabilities(*evidence).cpu().numpy())
@@ -198,6 +200,7 @@ def measure(run: TrainedRun, classifiers: dict[str, nn.Module], methods: dict[st
     rows: list[Row] = []
     for condition, corrupt in CORRUPTIONS.items():
         for name, probabilities in classify(run, classifiers, methods, corrupt).items():
+            require_finite([probabilities], f"{name}, {condition}: {LEAVE_OUT}")
             numbers = compute_metrics(targets, probabilities, counts)
             error = calibration_error(targets, probabilities)
             rows.append({"classifier": name, "condition": condition, **numbers, "calibration_error": error})

@@ -215,4 +215,12 @@ def test_classifier_that_goes_astray_is_told_of_the_flags_of_a_re_training():
     with pytest.raises(
         UserError, match="^the probabilities are not finite: lower --lr, or give --clip-grad=5, or give --amp=off"
     ):
-        augment.classify(model, codes, ARGS)
+        augment.classify(model, codes, ARGS, World(torch.device("cpu")))
+
+
+def test_signal_is_looked_for_before_each_batch_of_a_measurement(monkeypatch):
+    model, loader, world, looked = model_of(), loader_of(6, 3), World(torch.device("cpu")), []
+    codes = augment.extract(model, loader, False, ARGS, world.device)
+    monkeypatch.setattr(world, "check_stop", lambda: looked.append(len(looked)))
+    augment.classify(model, codes, argparse.Namespace(**vars(ARGS) | {"batch_size": 4}), world)
+    assert looked == [0, 1]

@@ -108,5 +108,7 @@ def read_choices(path: Path) -> dict[str, dict[str, Choice]]:
         return {regime: {row: Choice(**choice) for row, choice in rows.items()} for regime, rows in content.items()}
     except FileNotFoundError:
         return {}
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): name another --results") from error
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path} cannot be read ({error}): delete it, and the stage tune makes it again") from error

@@ -23,17 +23,16 @@ from utils.randomness import Stream, generator
 SAMPLES = 100  # of each component
 
 
-def batches(data: ImageDataset) -> BatchLoader:
+def batches(data: ImageDataset, batch_size: int) -> BatchLoader:
     """Load the images of a split in its order, in this process."""
-    return BatchLoader(data, EvaluationBatches(len(data), IMAGES), workers=0, pin_memory=False)
+    return BatchLoader(data, EvaluationBatches(len(data), batch_size), workers=0, pin_memory=False)
 
 
-def class_mean_images(data: ImageDataset, device: torch.device) -> Tensor:
+def class_mean_images(data: ImageDataset, batch_size: int, device: torch.device) -> Tensor:
     """Compute the mean image of each class: (K,C,S,S) in [0,1]."""
-    sums = 0.0
-    for images, labels, _ in batches(data):
-        members = F.one_hot(labels, len(data.classes)).to(device, torch.float64)
-        sums = sums + torch.einsum("bk,bcij->kcij", members, to_device(images, device).double())
+    sums = torch.zeros(len(data.classes), *data[0][0].shape, dtype=torch.float64, device=device)
+    for images, labels, _ in batches(data, batch_size):
+        sums.index_add_(0, labels.to(device), to_device(images, device).double())
     counts = torch.tensor(data.class_counts, device=device)
     return (sums / counts[:, None, None, None]).float()
 
@@ -56,17 +55,23 @@ def sample_components(model: DGCMM, seed: int) -> Iterator[tuple[Tensor, Tensor]
 
 @torch.inference_mode()
 def measure_generative_half(
-    model: DGCMM, train: ImageDataset, test: ImageDataset, judges: Mapping[str, ImageClassifier]
+    model: DGCMM,
+    train: ImageDataset,
+    test: ImageDataset,
+    judges: Mapping[str, ImageClassifier],
+    batch_size: int = IMAGES,
 ) -> dict[str, float | None]:
     """Measure the generative half on the test images.
 
-    Its errors are means over the images, and its grey level is that of the training images. Those of
-    `models.health.measure_health` are means over the classes, and their grey level is the best for what is measured.
+    It computes in float32. Its errors are means over the images, and its grey level is that of the training images.
+    Those of `models.health.measure_health` are means over the classes, and their grey level is the best for what is
+    measured.
 
     Args:
         model: in evaluation.
         train: under the evaluation transform; the class means are its.
         judges: other classifiers of such images by name, each of which says what an image shows.
+        batch_size: images at a time.
 
     Returns:
         mse: mean squared error of reconstructions under their own labels at z = mu, over pixels and channels.
@@ -81,11 +86,11 @@ def measure_generative_half(
         acsa_mixture: of the component with the highest density at the code, all of equal weight; None as above.
     """
     device = model.classifier.weight.device
-    means = class_mean_images(train, device)
+    means = class_mean_images(train, batch_size, device)
     shares = torch.tensor(train.class_counts, device=device) / len(train)
     grey = (means.mean(dim=(1, 2, 3)) * shares).sum()
     columns: dict[str, list[Tensor]] = {}
-    for images, labels, _ in batches(test):
+    for images, labels, _ in batches(test, batch_size):
         images, labels = to_device(images, device), labels.to(device)
         found = _measure_batch(model, images, labels, judges)
         found["mse_constant"] = (images - grey).square().mean(dim=(1, 2, 3))
@@ -119,10 +124,12 @@ def _measure_batch(
     errors, distances = [], []
     for label in range(model.num_classes):
         candidate = torch.full_like(labels, label)
-        mu, _ = model.posterior(features, candidate)
+        if label == 0 or model.generative:  # a code that is not of the label serves all of them
+            mu, _ = model.posterior(features, candidate)
+            energies = components.energies(mu)
         rebuilt = widen(model.decoder(mu, candidate))
         errors.append((rebuilt - images).square().mean(dim=(1, 2, 3)))
-        distances.append(components.energies(mu)[:, label])
+        distances.append(energies[:, label])
         rebuilt_own = torch.where((labels == label)[:, None, None, None], rebuilt, rebuilt_own)
     found = {"reconstruction": torch.stack(errors, dim=1), "mixture": torch.stack(distances, dim=1)}
     found["mse"] = found["reconstruction"].gather(1, labels[:, None])[:, 0]

@@ -190,10 +190,11 @@ class Runner:
         """Copy the small files of a run and of the folders in it, in one piece."""
         aside = place.with_name(f".{place.name}.part")
         shutil.rmtree(aside, ignore_errors=True)
-        for pattern in KEPT:
-            for path in (*folder.glob(pattern), *folder.glob(f"*/{pattern}")):
-                copied = aside / path.relative_to(folder)
-                copied.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, copied)
-        shutil.rmtree(place, ignore_errors=True)
-        aside.rename(place)
+        with writing(place):
+            for pattern in KEPT:
+                for path in (*folder.glob(pattern), *folder.glob(f"*/{pattern}")):
+                    copied = aside / path.relative_to(folder)
+                    copied.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(path, copied)
+            shutil.rmtree(place, ignore_errors=True)
+            aside.rename(place)

@@ -14,7 +14,7 @@ from models.encoder import PLAIN_ARCHITECTURES, feature_dim
 from scripts.experiments.posthoc import TrainedCodes
 from utils.cli.common import Parser
 from utils.cli.rules import complete, parse
-from utils.cli.types import path
+from utils.cli.types import count, path
 from utils.device import available_amp, choose_device
 from utils.distributed.world import World
 from utils.errors import UserError
@@ -26,6 +26,7 @@ from utils.training.resume import find_trained
 log = logging.getLogger("dgcmm")
 
 IMAGES = 500  # a batch, where nothing is trained
+LEAVE_OUT = "leave this method out, or give another --fixed"  # where its numbers are of no use
 
 
 class TrainedRun(NamedTuple):
@@ -66,38 +67,37 @@ def run_parser(description: str, result: str) -> argparse.ArgumentParser:
     add("--datadir", type=path, metavar="PATH", help="folder of the data now (default: where it was in the training)")
     add("--best", action="store_true", help="measure the best epoch, model_best.pth (default: the last)")
     add("--overwrite", action="store_true", help=f"replace {result}")
+    add("-b", "--batch-size", type=count, default=IMAGES, metavar="N", help="images at a time (default: %(default)s)")
     return parser
 
 
-def open_run(folder: RunFolder, datadir: str | None, result: str, overwrite: bool, *, best: bool = False) -> TrainedRun:
+def open_run(folder: RunFolder, options: argparse.Namespace, result: str) -> TrainedRun:
     """Load the model in a run folder and its data.
 
     Args:
         folder: of a run of train.py.
-        datadir: where the data lies now, if not where it was in the training.
+        options: of `run_parser`.
         result: name of the file that will be written there.
-        overwrite: whether it may be there already.
-        best: load the best epoch on the validation images, not the last one.
 
     Raises:
-        UserError: there is no such run or, for `best`, no hold-out in it, or its data is not to be had, or the result
+        UserError: there is no such run or, for `--best`, no hold-out in it, or its data is not to be had, or the result
             is there or cannot be written.
     """
     if folder.path.is_file():
         raise UserError(f"{folder.path} is a file: name the folder of the run")
-    if folder.file(result).exists() and not overwrite:
+    if folder.file(result).exists() and not options.overwrite:
         raise UserError(f"{folder.file(result)} exists: --overwrite replaces it")
     if folder.path.is_dir() and not os.access(folder.path, os.W_OK | os.X_OK):
         raise UserError(f"{folder.path} cannot be written (no permission): copy the run, and name the copy")
     last = load_checkpoint(folder.path / LAST)
-    if best and not folder.best.exists():
+    if options.best and not folder.best.exists():
         raise UserError(f"--best: there is no {folder.best}, as without a hold-out: leave --best out")
-    place = [f"--datadir={datadir}"] if datadir else []
+    place = [f"--datadir={options.datadir}"] if options.datadir else []
     words = [
         last["dataset"],
         f"--logdir={folder.path}",
-        f"--resume={folder.best}" if best else "--resume=auto",
-        f"--batch-size={IMAGES}",
+        f"--resume={folder.best}" if options.best else "--resume=auto",
+        f"--batch-size={options.batch_size}",
         "--workers=0",
         "--quiet",
         *place,
@@ -105,7 +105,7 @@ def open_run(folder: RunFolder, datadir: str | None, result: str, overwrite: boo
     args, given = parse(build_parser(), words)
     checkpoint = find_trained(args, given, folder)
     found = last["best"]
-    if found and not best and found["epoch"] != last["epoch"]:
+    if found and not options.best and found["epoch"] != last["epoch"]:
         log.info(
             "epoch %d, the last, is measured; --best takes epoch %d, that of the training's own result",
             last["epoch"],

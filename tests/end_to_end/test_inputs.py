@@ -153,6 +153,7 @@ CASES = {
         [*DIGITS, "--init=RUN", "--arch=resnet34_vae3"],
         "has the encoder of resnet32_vae3, not of resnet34_vae3",
     ),
+    "table of predictions in the run folder": ("train", [*DIGITS, "--logdir=TMP/own"], "predictions.csv is of no run"),
     "two starts": ("train", [*DIGITS, "--init=RUN", "--resume=RUN"], "--init starts a run"),
     "another start": ("train", ["Digits_LT", "--resume=RUN", "--freeze-encoder"], "--freeze-encoder is True"),
     "other epochs to measure": ("train", ["Digits_LT", "--resume=RUN", "--eval-every=2"], "--eval-every is 2"),
@@ -215,6 +216,8 @@ def test_bad_input_is_one_line_and_changes_nothing(
     for odd in odd_checkpoints.iterdir():
         if f"TMP/{odd.name}" in "".join(argv):
             shutil.copyfile(odd, files / odd.name)
+    (files / "own").mkdir()
+    (files / "own" / "predictions.csv").write_text("file,prediction\n")
     (files / "fashion").mkdir()
     (files / "fashion" / "train-images-idx3-ubyte").write_bytes(b"none")
     run = trained_digits / "checkpoint.pth"

@@ -13,6 +13,7 @@ import augment
 import train
 from helpers.project import SMALL_MODEL
 from models import starting
+from models.dgcmm import DGCMM
 from scripts.compare_runs import differences
 from utils import metrics
 from utils.distributed.world import World
@@ -35,6 +36,7 @@ PLACES = {
     "images": (train, "to_device"),  # of a step, of an evaluation
     "prior": (starting, "to_device"),  # at its start
     "codes": (augment, "to_device"),
+    "scores": (DGCMM, "responsible_component"),  # of a batch
     "measurement": (metrics.Measurement, "of"),
     "save": (run, "save_checkpoint"),
 }
@@ -237,12 +239,14 @@ def test_augmentation_stopped_again_and_again_equals_uninterrupted(
     )
     done = script(name, *whole)
     assert done.status == 0, done.err
-    moments = [("codes", 2), ("step", 1), ("step", 5), ("measurement", 1), ("step", 9), ("save", 1)]
+    moments = [("codes", 2), ("step", 1), ("step", 5), ("scores", 1), ("measurement", 1), ("step", 9), ("save", 1)]
     stop_in_turn(script, name, broken, moments, monkeypatch)
     assert differences(tmp_path / "whole", tmp_path / "broken") == []
     for flag, other in zip(flags, others, strict=True):
         (key, own), (_, value) = flag.split("="), other.split("=")
         assert f"{key} is {value} here but {own} in" in script(name, *broken, other).error
+    factor = script(name, *[word for word in broken if "T-max" not in word], "--epochs=4", "--gamma=0.5")
+    assert "--gamma is the factor of a step, and --T-max takes none" in factor.error
 
 
 def test_two_runs_of_one_command_are_equal_whoever_loads_and_another_seed_differs(script, tmp_path):
@@ -344,8 +348,10 @@ def test_start_epoch_goes_back_once(script, tmp_path, trained_digits, monkeypatc
     again = script("train", "Digits_LT", *flags, f"--logdir={tmp_path}")
     assert "--start-epoch 1: this run has gone back already, and goes on" in again.out
     assert again.result == done.result
-    more = script("train", "Digits_LT", *flags, "--epochs=3", f"--logdir={tmp_path}")
+    others = [flag for flag in flags if "start-epoch" not in flag]
+    more = script("train", "Digits_LT", *others, "--epochs=3", f"--logdir={tmp_path}")  # by hand, without that flag
     assert "continuing after epoch 2/3\n" in more.out
+    assert script("train", "Digits_LT", *flags, "--epochs=3", f"--logdir={tmp_path}").result == more.result
 
 
 def test_run_whose_memory_ran_out_goes_on_with_a_smaller_batch_and_a_longer_schedule(script, tmp_path, monkeypatch):

@@ -38,7 +38,8 @@ def made_up_run(path: Path, num_classes: int, epochs: int = 5) -> Path:
         for name in ("metrics_per_class.csv", "predictions.csv") if suffix else ():
             shutil.copy(path / name, folder.file(name))
         folder.write_rows("metrics.csv", [{"epoch": n, "split": "test", **numbers} for n in range(1, epochs + 1)])
-        folder.file("args.json").write_text(json.dumps({"arguments": {"resume": "elsewhere/checkpoint.pth"}}))
+        arguments = {"resume": str(path / "checkpoint.pth"), "logdir": str(path)}
+        folder.file("args.json").write_text(json.dumps({"arguments": arguments}))
     labels = torch.arange(num_classes).repeat_interleave(4)
     codes = torch.randn(len(labels), 6) + labels[:, None]
     parts = {"train": {"targets": labels, "mu": codes, "log_var": codes}}

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 
+from augment import classify, extract
 from helpers.project import METRIC_NAMES, SMALL_MODEL
 from scripts import robustness
 from scripts.baselines import measure
 from scripts.experiments.corruption import CORRUPTIONS
+from scripts.experiments.generative import batches
 from scripts.experiments.posthoc import METHODS, TrainedCodes
-from scripts.experiments.trained import open_run
+from scripts.experiments.trained import TrainedRun, open_run, run_parser
 from utils.errors import UserError
 from utils.files import read_rows
 from utils.training.checkpoint import load_checkpoint, save_checkpoint
@@ -25,6 +27,10 @@ RETRAIN = ["--epochs=10", "--T-max=10", "--batch-size=100", "--lr=0.01", "--work
 
 def numbers(row: dict[str, str]) -> dict[str, str]:
     return {name: row[name] for name in METRIC_NAMES}
+
+
+def opened(folder: Path, *flags: str) -> TrainedRun:
+    return open_run(RunFolder(folder), run_parser("", "new.csv").parse_args([str(folder), *flags]), "new.csv")
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +71,7 @@ def test_methods_agree_with_the_scripts_of_both_cases(script, run):
     judge = run.parent / "judge"
     small = [*SMALL_MODEL[1:3], "--arch=resnet18", "--epochs=1", "--max-steps=1", "--workers=0", "--quiet"]
     assert script("train", "Digits_LT", *small, f"--logdir={judge}", "--seed=5").status == 0
-    assert open_run(RunFolder(judge), None, "new.csv", False).args.seed == 5  # its own, of all that methods draw
+    assert opened(judge).args.seed == 5  # its own, of all that methods draw
     older = load_checkpoint(judge / "checkpoint.pth")
     del older["args"]["loss"]  # which was none of its flags
     save_checkpoint(judge / "checkpoint.pth", older)
@@ -126,33 +132,33 @@ def test_last_epoch_is_measured_and_told_where_another_was_the_best(run, tmp_pat
     stored = load_checkpoint(folder / "checkpoint.pth")
     save_checkpoint(folder / "checkpoint.pth", stored | {"best": {"epoch": 1, "acsa": 0.5}})
     with caplog.at_level("INFO", "dgcmm"):
-        assert open_run(RunFolder(folder), None, "new.csv", False).checkpoint["epoch"] == stored["epoch"]
+        assert opened(folder).checkpoint["epoch"] == stored["epoch"]
     assert f"epoch {stored['epoch']}, the last, is measured; --best takes epoch 1, that of" in caplog.text
 
 
 def test_best_epoch_is_measured_on_request(run, tmp_path, caplog):
     folder = Path(shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("*codes*")))
     with pytest.raises(UserError, match="--best: there is no"):
-        open_run(RunFolder(folder), None, "new.csv", False, best=True)
+        opened(folder, "--best")
     stored = load_checkpoint(folder / "checkpoint.pth")
     stored["state_dict"]["classifier.bias"][3] += 100  # another model than the last
     save_checkpoint(folder / "model_best.pth", stored | {"epoch": 1, "best": {"epoch": 1, "acsa": 0.5}})
-    opened = open_run(RunFolder(folder), None, "new.csv", False, best=True)
-    assert opened.checkpoint["epoch"] == 1
-    assert opened.codes()[0].classifier.bias.argmax() == 3
+    best = opened(folder, "--best")
+    assert best.checkpoint["epoch"] == 1
+    assert best.codes()[0].classifier.bias.argmax() == 3
     assert {file.name for file in folder.glob("*codes.pth")} == {"model_best_codes.pth"}
     assert "has not ended" not in caplog.text
     stored = load_checkpoint(folder / "checkpoint.pth")
     stored["args"]["epochs"] += 1
     save_checkpoint(folder / "checkpoint.pth", stored)
-    open_run(RunFolder(folder), None, "new.csv", False, best=True)
+    opened(folder, "--best")
     assert f"model_best.pth is of a training that has not ended: {stored['epoch']} of" in caplog.text
 
 
 def test_folder_that_cannot_be_written_is_told_before_the_work(run, monkeypatch):
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(UserError, match=r"cannot be written \(no permission\): copy the run"):
-        open_run(RunFolder(run), None, "new.csv", False)
+        opened(run)
 
 
 def test_run_is_measured_in_its_own_precision(run, tmp_path):
@@ -160,7 +166,40 @@ def test_run_is_measured_in_its_own_precision(run, tmp_path):
     checkpoint = load_checkpoint(folder / "checkpoint.pth")
     checkpoint["args"]["amp"] = "bf16"
     save_checkpoint(folder / "checkpoint.pth", checkpoint)
-    assert open_run(RunFolder(folder), None, "new.csv", False).args.amp == "bf16"
+    trained = opened(folder)
+    assert trained.args.amp == "bf16"
+    some = trained.splits.test.subset(np.arange(40))
+    codes = extract(trained.model, batches(some, 40), False, trained.args, trained.world.device)
+    trained = trained._replace(splits=trained.splits._replace(test=some))
+
+    def corrupted(name: str) -> np.ndarray:
+        classifiers = {"trained": trained.model.classifier}
+        return robustness.classify(trained, classifiers, {}, CORRUPTIONS[name])["trained"]
+
+    expected = classify(trained.model, codes, trained.args, trained.world).probabilities
+    assert corrupted("clean") == pytest.approx(expected, abs=1e-6)
+    trained.args.amp = "off"
+    assert corrupted("clean") != pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["scripts.baselines", "scripts.robustness"])
+def test_numbers_that_are_not_finite_are_one_line(name, script, run):
+    method = "tau-normalisation"
+    refused = script(name, run, "--overwrite", "--methods", method, "--fixed", f"{method}=1000")
+    assert refused.status == 2
+    assert "the probabilities are not finite: tau-normalisation" in refused.error
+    assert refused.error.endswith("leave this method out, or give another --fixed")
+
+
+def test_few_images_at_a_time_give_the_same_numbers(script, run):
+    words = [run, "--overwrite", "--methods", "ncm"]
+    assert script("scripts.robustness", *words, "--batch-size=30").status == 0
+    few = read_rows(run / "metrics_robustness.csv")
+    assert script("scripts.robustness", *words).status == 0
+    many = read_rows(run / "metrics_robustness.csv")
+    for one, other in zip(few, many, strict=True):
+        if "noise" not in one["condition"]:  # which is drawn for a batch
+            assert float(one["acsa"]) == pytest.approx(float(other["acsa"]), abs=1e-9)
 
 
 def test_means_of_classes_warn_of_nothing(recwarn):

@@ -58,6 +58,15 @@ def test_runs_that_differ_in_their_seeds_share_a_row_with_mean_and_deviation(tmp
     assert (float(base["acc"]), float(base["acc_sd"])) == pytest.approx((0.3, 0.02**0.5))
 
 
+def test_run_from_before_a_flag_shares_a_row_with_those_that_have_its_default(tmp_path, capsys):
+    run(tmp_path / "old", seed=0)
+    run(tmp_path / "new", seed=1, val_per_class=0, subset_scale=1.0)
+    run(tmp_path / "other", seed=2, val_per_class=5, subset_scale=1.0)
+    rows = table(capsys, tmp_path)
+    found = {(row["runs"], row["differs_by"]) for row in rows}
+    assert found == {("2", "--val-per-class=0"), ("1", "--val-per-class=5")}
+
+
 def test_what_the_decoders_have_learned_stands_below_where_all_runs_of_a_row_say(tmp_path, capsys):
     for seed, error in enumerate((0.1, 0.2)):
         folder = run(tmp_path / f"subset{seed}", seed=seed)

@@ -14,6 +14,7 @@ from utils.cli.types import (
     count,
     count_or_zero,
     dims,
+    epochs,
     milestones,
     non_negative,
     number,
@@ -133,8 +134,8 @@ def _add_reading(parser: argparse.ArgumentParser, transforms: Collection[str]) -
         type=path,
         metavar="FILE",
         help="names of the classes of ImageFolder, CSV, ImageNet, ImageNet_LT and Places_LT: on each line a label "
-        "(folder, wnid) and its name; the order of the lines is that of the classes, but for ImageNet_LT and Places_LT "
-        "(default: the labels are the names)",
+        "(folder, wnid), then a blank, tab or comma, then its name; the order of the lines is that of the classes, but "
+        "for ImageNet_LT and Places_LT (default: the labels are the names)",
     )
     add(
         "--imbalance-factor",
@@ -158,7 +159,7 @@ def _add_reading(parser: argparse.ArgumentParser, transforms: Collection[str]) -
         help="resized-crop: a random part, resized, flipped; resized-crop-jitter: then brightness, contrast and "
         "saturation changed by up to 40%% each; shift-flip: shifted by up to 1/16 (CIFAR: 1/8) and "
         "flipped; shift: not flipped (digits, text); none: as in the evaluation. For the shifts small images are "
-        "padded, not resized, in the evaluation too (default: the data set's own)",
+        "enlarged by a whole factor and padded, in the evaluation too (default: the data set's own)",
     )
     _add_cache(group)
 
@@ -229,7 +230,7 @@ def _add_model(parser: argparse.ArgumentParser, architectures: Collection[str]) 
 
 def _add_optimiser(parser: argparse.ArgumentParser, lr: float) -> None:
     add = parser.add_argument_group("optimisation (SGD)").add_argument
-    add("--epochs", type=count, default=90, metavar="N", help="epochs to run in all (default: %(default)s)")
+    add("--epochs", type=epochs, default=90, metavar="N", help="epochs to run in all (default: %(default)s)")
     add(
         "-b",
         "--batch-size",
@@ -325,7 +326,8 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
         choices=("off", "bf16", "fp16"),
         default="off",
         help="precision of encoder and decoder: off is float32 (a GPU's convolutions: TF32, unless the environment has "
-        "NVIDIA_TF32_OVERRIDE=0), fp16 needs CUDA; losses and mixture are never reduced (default: %(default)s)",
+        "NVIDIA_TF32_OVERRIDE=0), fp16 needs CUDA; losses and mixture are never reduced (default: off; a re-training: "
+        "that of its training)",
     )
     add(
         "--deterministic",

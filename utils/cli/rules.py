@@ -36,6 +36,12 @@ DGCMM_FLAGS = (
     *("z_dim", "generative", "gmm_assign", "initial_sigma", "prior_lr", "prior_variance"),
     *("weight_reconst", "weight_gmm", "warmup_epochs", "warmup_threshold"),
 )
+# what flags that older runs do not know stood for, before there was a choice
+BEFORE = {
+    **{"loss": "ce", "sampler": "instance", "mixup": 0.0, "init": None, "freeze_encoder": False, "compile": False},
+    **{"lr_warmup_epochs": 0, "eval_every": 1, "prior_variance": None, "initial_sigma": None, "start": "trained"},
+    **{"val_per_class": 0, "subset_scale": 1.0, "imbalance_factor": None},
+}
 WEIGHT_CLS, PLAIN_WEIGHT_CLS = 10.0, 1.0  # without --weight-cls
 STEP_SIZE = 30  # without a schedule
 COSINE_FLOOR = 1e-5  # learning rate that `--T-max` leads down to
@@ -236,5 +242,5 @@ def check_training(args: argparse.Namespace, given: Collection[str]) -> None:
         raise UserError("--warmup-epochs trains the classification term alone, which --weight-cls 0 switches off")
     if args.warmup_threshold is not None and not args.warmup_epochs:
         raise UserError("--warmup-threshold ends a warm-up: give --warmup-epochs too")
-    if args.start_epoch is not None and args.start_epoch >= args.epochs:
+    if "start_epoch" in given and args.start_epoch >= args.epochs:
         raise UserError(f"--start-epoch {args.start_epoch}: only {args.epochs} epochs are to be run (--epochs)")

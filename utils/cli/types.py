@@ -51,6 +51,7 @@ def path(text: str) -> str:
 MOST, MOST_PIXELS, MOST_DIMS = 2**31 - 1, 2**16, 2**20
 count = number(int, 1, MOST)
 count_or_zero = number(int, 0, MOST)
+epochs = number(int, 1, 10**5)  # the learning rate of each is looked at before the first
 pixels = number(int, 1, MOST_PIXELS)  # of a side
 pixels_or_zero = number(int, 0, MOST_PIXELS)
 dims = number(int, 1, MOST_DIMS)

@@ -13,7 +13,7 @@ from utils.figures.calibration import reliability
 from utils.figures.classes import confusion, recall_by_size
 from utils.figures.codes import CLASSES, IMAGES, codes_in_the_plane
 from utils.figures.curves import learning_curves
-from utils.figures.reading import find_codes, is_outdated, read_answers, read_classes, read_codes, read_history
+from utils.figures.reading import find_codes, is_of_another_model, read_answers, read_classes, read_codes, read_history
 from utils.figures.sheets import reconstructions, samples
 from utils.figures.style import LOOK, defaults, fit
 from utils.files import write_atomically
@@ -64,11 +64,11 @@ def _has_samples(pictures: Path) -> bool:
 def _tables(folder: RunFolder) -> dict[str, Path]:
     """Find the results by class that are shown together; an evaluation may be of other images and stands alone.
 
-    A re-training of the model before its training went on is left out.
+    A re-training of another model is left out, also of this one before its training went on.
     """
     suffixes = ["_eval"] if folder.suffix == "_eval" else [suffix for suffix in RESULTS if suffix != "_eval"]
     folders = [RunFolder(folder.path, suffix) for suffix in suffixes]
-    tables = {one.suffix: one.file("metrics_per_class.csv") for one in folders if not is_outdated(one)}
+    tables = {one.suffix: one.file("metrics_per_class.csv") for one in folders if not is_of_another_model(one)}
     return {suffix: path for suffix, path in tables.items() if path.exists()}
 
 

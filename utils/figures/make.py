@@ -5,6 +5,7 @@ A figure never costs the result: that is printed first, and a figure that cannot
 
 import contextlib
 import logging
+import os
 from pathlib import Path
 
 from utils.errors import UserError
@@ -45,6 +46,7 @@ def make_figures(folder: RunFolder, since: float = 0.0) -> dict[str, Path]:
     """
     try:
         # here alone: importing matplotlib may fail, or make a cache of fonts, and only figures need it
+        os.environ["MPLBACKEND"] = "agg"  # another may be unknown to matplotlib, and none is needed
         from utils.figures import drawing
     except ImportError as error:
         log.warning("no figures: %s; pip install -r requirements.txt", error)

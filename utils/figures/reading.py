@@ -3,6 +3,7 @@
 import csv
 import functools
 import json
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from utils.figures.choice import images_of, some_classes
 from utils.files import open_table, read_rows
 from utils.training.checkpoint import digest
 from utils.training.folder import RunFolder
-from utils.training.layout import start_times
+from utils.training.layout import places_of_origin, start_times
 
 
 class History(NamedTuple):
@@ -92,12 +93,13 @@ def _read_answers(path: Path, _changed: int) -> Answers:
 
 
 def find_codes(folder: RunFolder) -> list[Path]:
-    """Find the codes that an augmentation has used, [] or [path]: in its folder, or beside the trained checkpoint."""
+    """Find the codes that an augmentation has used, [] or [path]: they lie beside the trained checkpoint."""
     args = folder.file("args.json")
     if not args.exists():
         return []
-    trained = Path(json.loads(args.read_text())["arguments"]["resume"])
-    places = (place / f"{trained.stem}_codes.pth" for place in (folder.path, trained.parent))
+    arguments = json.loads(args.read_text())["arguments"]
+    name = f"{Path(arguments['resume']).stem}_codes.pth"
+    places = (place / name for place in places_of_origin(folder.path, arguments))
     return [path for path in places if path.exists()][:1]
 
 
@@ -123,12 +125,14 @@ def read_codes(path: Path, classes_at_most: int, images_at_most: int) -> Trainin
     return TrainingCodes(codes, targets[rows], classes, means, own, list(content["class_names"]), counts)
 
 
-def is_outdated(folder: RunFolder) -> bool:
-    """Tell whether a re-training was started before its training, in the same folder, went on."""
+def is_of_another_model(folder: RunFolder) -> bool:
+    """Tell whether a re-training is of another model than its folder's, or of that before its training went on."""
     if folder.suffix in ("", "_eval"):
         return False
     files = [one.file("args.json") for one in (folder, RunFolder(folder.path))]
     if not all(path.exists() for path in files):
         return False
-    own, training = (start_times(json.loads(path.read_text())) for path in files)
-    return "" < own[0] < max(training)
+    retraining, training = (json.loads(path.read_text()) for path in files)
+    if os.path.relpath(places_of_origin(folder.path, retraining["arguments"])[0], folder.path) != os.curdir:
+        return True
+    return "" < start_times(retraining)[0] < max(start_times(training))

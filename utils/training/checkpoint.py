@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from utils.cli.rules import BEFORE
 from utils.errors import UserError
 from utils.files import keep_as, write_atomically
 
@@ -24,12 +25,6 @@ log = logging.getLogger("dgcmm")
 
 Checkpoint = dict[str, Any]  # tensors and plain containers
 FORMAT = 2  # of the entries that a run needs to continue
-# what flags that older checkpoints of this format do not have stood for, before there was a choice
-BEFORE = {
-    **{"loss": "ce", "sampler": "instance", "mixup": 0.0, "init": None, "freeze_encoder": False, "compile": False},
-    **{"lr_warmup_epochs": 0, "eval_every": 1, "prior_variance": None, "initial_sigma": None, "start": "trained"},
-    **{"val_per_class": 0, "subset_scale": 1.0, "imbalance_factor": None},
-}
 ENTRIES = (  # of any checkpoint; some runs have more
     *("kind", "epoch", "step", "sums", "nodes", "arch", "dataset", "class_names", "class_counts", "args"),
     *("data_sha256", "result", "state_dict", "optimizer", "history", "best"),

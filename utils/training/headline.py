@@ -29,6 +29,8 @@ def finish(
     Returns:
         The final JSON object in the main process, an empty one in the others.
     """
+    if not run.world.broadcast(bool(run.history)):
+        raise UserError("no epoch has been trained: give more --epochs")
     if run.world.broadcast(bool(run.history) and run.history[-1]["split"] is None):
         last = measure(run.split)  # it was not to be the last epoch when it ended
         run.add_measurement(last)

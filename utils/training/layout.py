@@ -37,6 +37,15 @@ def start_times(content: Mapping[str, Any]) -> list[str]:
     return [str(start.get("started", "")) for start in (content, *content.get("resumed", ()))]
 
 
+def places_of_origin(run: Path, arguments: Mapping[str, Any]) -> tuple[Path, Path]:
+    """Name where the folder may be of the checkpoint that a script in the folder `run` started from.
+
+    As it lay from the run's folder, for both may have been moved, and where the arguments of the script name it.
+    """
+    named = Path(str(arguments["resume"])).parent
+    return run / os.path.relpath(named, str(arguments.get("logdir", "."))), named
+
+
 MARKS = tuple(with_suffix(name, suffix) for name in ("args.json", "metrics.csv") for suffix in SUFFIXES)
 
 

@@ -50,6 +50,7 @@ def find_checkpoint(args: argparse.Namespace, given: set[str], folder: RunFolder
     """
     checkpoint = _load_named(args, folder)
     if checkpoint is None:
+        folder.require_no_foreign_files(args.overwrite)
         return None
     if args.evaluate:
         _adopt_for_evaluation(args, given, checkpoint)
@@ -99,7 +100,7 @@ def _load_named(args: argparse.Namespace, folder: RunFolder) -> Checkpoint | Non
 
 def _lies_in(path: str | None, folder: RunFolder) -> bool:
     """Tell whether a checkpoint, if one is named, is in a run folder."""
-    return bool(path) and Path(path).resolve().parent == folder.path.resolve()
+    return bool(path) and folder.path.resolve() in (Path(path).parent.resolve(), Path(path).resolve().parent)
 
 
 def _adopt_for_evaluation(args: argparse.Namespace, given: set[str], checkpoint: Checkpoint) -> None:
@@ -125,6 +126,8 @@ def _adopt_for_training(args: argparse.Namespace, given: set[str], checkpoint: C
         if args.start_epoch is not None:
             log.info("--start-epoch %d: this run has gone back already, and goes on", args.start_epoch)
     _warn_of_changes(args, stored, args.resume, args.start_epoch if back else checkpoint["epoch"])
+    if args.start_epoch is None:
+        args.start_epoch = stored.get("start_epoch")  # the command that went back knows it when it is given again
 
 
 def goes_back(args: argparse.Namespace, checkpoint: Checkpoint | None) -> bool:
@@ -209,7 +212,8 @@ def find_trained(args: argparse.Namespace, given: set[str], folder: RunFolder) -
         except UserError as error:
             log.warning("%s: whether its training has ended cannot be told: %s", args.resume, error)
     _adopt_places(args, given, checkpoint["args"], args.resume)
-    adopt(args, given, checkpoint["args"], MODEL_FLAGS + DATA_FLAGS + SCORING_FLAGS, args.resume)
+    flags = MODEL_FLAGS + DATA_FLAGS + SCORING_FLAGS + tuple({"amp"} - given)
+    adopt(args, given, checkpoint["args"], flags, args.resume)
     return checkpoint
 
 

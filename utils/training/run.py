@@ -275,6 +275,7 @@ class Run:
         step_schedule(self._scheduler)
         self.save()
         if self.world.is_main:
+            self._show_last()
             self.folder.write_rows("metrics.csv", self.history)
         self.world.check_stop()
         self._started = time.perf_counter()
@@ -284,24 +285,29 @@ class Run:
         if measurement is not None:
             row = self.history.pop()
             self._record(measurement, {name: row[name] for name in row if name not in ("epoch", "split")})
+            self._show_last()
 
     def _record(self, measurement: Measurement | None, rest: Row) -> None:
-        """Keep, show and compare the numbers of an epoch; `rest` are its losses, learning rates and time."""
+        """Keep and compare the numbers of an epoch; `rest` are its losses, learning rates and time."""
         row: Row = {"epoch": self.epoch, "split": None}
         if measurement is not None:
             row |= {"split": self.split, **measurement.numbers}
         row |= rest
         self.history.append(row)
-        losses = [name for name in rest if name.startswith("loss") and rest[name] is not None]
-        loss = " ".join(f"{name} {rest[name]:.4f}" for name in losses)
+        if row["split"] == "val" and (self.best is None or row["acsa"] > self.best["acsa"]):
+            self.best = {"epoch": self.epoch, "acsa": row["acsa"]}
+            save_checkpoint(self.folder.best, self._content(None, [(0, Position().totals)] * self.world.size))
+
+    def _show_last(self) -> None:
+        """Log the last row, and give it to TensorBoard: not before it is saved, as its disk may fail too."""
+        row = self.history[-1]
+        losses = [name for name in row if name.startswith("loss") and row[name] is not None]
+        loss = " ".join(f"{name} {row[name]:.4f}" for name in losses)
         where = f"epoch {self.epoch}/{self.args.epochs}"
         found = f"{self.split}: {shown(row)}" if row["split"] else "not measured"
         log.info("%s: %s | %s | %.1f s", where, loss, found, row["time"])
         self.board.scalars(self.epoch, row)
         self.board.flush()
-        if row["split"] == "val" and (self.best is None or row["acsa"] > self.best["acsa"]):
-            self.best = {"epoch": self.epoch, "acsa": row["acsa"]}
-            save_checkpoint(self.folder.best, self._content(None, [(0, Position().totals)] * self.world.size))
 
     def save(self, result: Row | None = None) -> None:
         """Write the checkpoint; all processes contribute their sums of the running epoch."""

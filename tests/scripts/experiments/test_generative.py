@@ -67,7 +67,7 @@ def test_errors_are_those_of_reconstructions_and_of_images_without_a_decoder(dat
     assert recognised == pytest.approx([by_class(part, labels) for part in hits])
     assert len(set(recognised)) == 3
     assert health["acsa_reconstruction"] == pytest.approx(by_class(errors.argmin(dim=1) == labels, labels))
-    assert torch.allclose(class_mean_images(train, torch.device("cpu")), means, atol=1e-6)
+    assert torch.allclose(class_mean_images(train, 4, torch.device("cpu")), means, atol=1e-6)
 
 
 @pytest.mark.parametrize(("assign", "started"), [("posterior", True), ("label", False)])

@@ -39,6 +39,12 @@ def test_small_files_of_finished_runs_are_kept_and_nothing_is_run_twice(runner, 
     assert (tmp_path / "runs/a/subset0/log.txt").read_text() == "x"
 
 
+def test_results_that_cannot_be_kept_are_one_line(runner, tmp_path):
+    (tmp_path / "results").touch()
+    with pytest.raises(UserError, match="results/a/subset0 cannot be written"):
+        runner.run([job(tmp_path, "a/subset0", METRICS)])
+
+
 def test_a_run_that_is_no_result_is_asked_each_time(runner, tmp_path):
     judge = job(tmp_path, "judge", METRICS)._replace(kept=False)
     assert [runner.run([judge]).done, runner.run([judge]).done] == [["judge"]] * 2

@@ -340,3 +340,9 @@ def test_judges_are_trained_beside_what_does_not_wait_for_it(tmp_path, monkeypat
     asked.clear()
     assert script.main(["tenth", "--rows", "ce", *places]) == 0
     assert asked == [["tenth/ce/subset0", "tenth/ce/subset1"]]
+
+
+def test_results_that_are_no_folder_are_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file/chosen.json cannot be read \(Not a directory\): name another --results"):
+        read_choices(tmp_path / "file" / "chosen.json")

@@ -117,7 +117,7 @@ SCRIPTS = {
 # every numeric flag of train.py with values that it must refuse
 OUT_OF_RANGE = {
     "--download-jobs": ["0", "-1", "1.5", "nan", "2147483648"],
-    "--epochs": ["0", "-1", "1.5", "nan", "x", "2147483648"],
+    "--epochs": ["0", "-1", "1.5", "nan", "x", "100001"],
     "--batch-size": ["0", "-1", "nan", "2147483648"],
     "--workers": ["-1", "nan", "2147483648"],
     "--start-epoch": ["-1", "nan", "2147483648"],

@@ -6,6 +6,8 @@ import json
 import logging
 import os
 import shutil
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,10 +19,11 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from helpers.made_up import made_up_run
+from helpers.project import ROOT
 from scripts import figures
 from utils.figures import codes, drawing
 from utils.figures.make import make_figures, report, show_figures
-from utils.figures.reading import read_codes
+from utils.figures.reading import find_codes, read_codes
 from utils.figures.style import LOOK, fit
 from utils.training.board import Board
 from utils.training.checkpoint import digest, save_checkpoint
@@ -90,6 +93,21 @@ def test_results_of_the_model_before_its_training_went_on_are_not_shown_as_those
     for suffix in ("", "_aug", "_aug_ftl"):
         shown = [path.name for path in drawing.sources("recall", RunFolder(str(own_run), suffix))]
         assert shown == ["metrics_per_class.csv", "metrics_per_class_aug_ftl.csv"]
+
+
+def test_retraining_of_a_model_of_another_folder_is_not_shown_as_one_of_this(own_run):
+    here = own_run / "checkpoint_codes.pth"
+    path = own_run / "args_aug.json"
+    content = json.loads(path.read_text())
+    assert find_codes(RunFolder(str(own_run), "_aug")) == [here]
+    other = own_run.parent / "other"
+    other.mkdir()
+    shutil.copyfile(here, other / here.name)
+    content["arguments"]["resume"] = str(Path(content["arguments"]["logdir"]).parent / "other" / "checkpoint.pth")
+    path.write_text(json.dumps(content))
+    assert [one.resolve() for one in find_codes(RunFolder(str(own_run), "_aug"))] == [other / here.name]
+    shown = [path.name for path in drawing.sources("recall", RunFolder(str(own_run)))]
+    assert shown == ["metrics_per_class.csv", "metrics_per_class_aug_ftl.csv"]
 
 
 def test_means_of_components_are_not_shown_beside_the_codes_of_before_the_training_went_on(own_run):
@@ -204,6 +222,13 @@ def test_damaged_arguments_of_a_retraining_cost_only_the_figures_that_need_them(
     told = {record.getMessage().split(":")[0]: record.exc_info for record in caplog.records}
     assert set(told) <= {"figure recall is left out", "figure codes is left out"}
     assert all(told.values())  # the traceback, for log.txt
+
+
+def test_backend_that_matplotlib_does_not_know_costs_no_figure(own_run):
+    code = f"from utils.figures.make import make_figures, RunFolder; make_figures(RunFolder({str(own_run)!r}))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=os.environ | {"MPLBACKEND": "Qt4Agg"})
+    assert done.returncode == 0
+    assert "recall.png" in names_in(own_run)
 
 
 def test_result_is_printed_first_and_alone_whatever_happens_to_the_figures(own_run, monkeypatch, capsys, caplog):

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from utils import files
+from utils.cli.rules import BEFORE
 from utils.errors import UserError
 from utils.training.checkpoint import (
-    BEFORE,
     ENTRIES,
     FORMAT,
     digest,

@@ -7,10 +7,10 @@ import pytest
 
 import augment
 import train
-from utils.cli.rules import adopt, parse
+from utils.cli.rules import BEFORE, adopt, parse
 from utils.errors import UserError
 from utils.preprocessing import Preprocessing
-from utils.training.checkpoint import BEFORE, load_checkpoint, save_checkpoint
+from utils.training.checkpoint import load_checkpoint, save_checkpoint
 from utils.training.folder import RunFolder
 from utils.training.resume import description, find_checkpoint, find_trained, require_same_data, terms_of_change
 
@@ -183,3 +183,12 @@ def test_batch_of_a_run_on_several_nodes_is_that_of_all(tmp_path, trained_digits
     args, given = parse(train.build_parser(), ["Digits_LT", "--resume=auto", f"--logdir={tmp_path}"])
     find_checkpoint(args, given, RunFolder(str(tmp_path)), 1)
     assert args.batch_size == 128
+
+
+def test_run_whose_checkpoint_is_a_link_to_another_disk_goes_on(trained_digits, tmp_path):
+    folder, disk = shutil.copytree(trained_digits, tmp_path / "run"), tmp_path / "disk"
+    disk.mkdir()
+    shutil.move(folder / "checkpoint.pth", disk / "checkpoint.pth")
+    (folder / "checkpoint.pth").symlink_to(disk / "checkpoint.pth")
+    args, given = parse(train.build_parser(), ["Digits_LT", "--resume=auto"])
+    assert find_checkpoint(args, given, RunFolder(folder))["epoch"] == 2

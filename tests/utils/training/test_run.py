@@ -12,7 +12,7 @@ from helpers.runs import make_older, run_without_folder
 from utils.cli.rules import parse
 from utils.errors import UserError
 from utils.training.board import Board
-from utils.training.checkpoint import ENTRIES, FORMAT, save_checkpoint
+from utils.training.checkpoint import ENTRIES, FORMAT, read_verified, save_checkpoint
 from utils.training.facts import log_facts
 from utils.training.folder import RunFolder
 from utils.training.headline import finish
@@ -42,9 +42,29 @@ def test_few_unequal_classes_do_not_make_a_first_epoch_diverge(caplog):
     assert "epoch 1 diverged: its mean cross-entropy is 1.10, guessing by class shares has 0.01" in caplog.text
 
 
+def test_end_of_a_run_without_an_epoch_is_one_line():
+    with pytest.raises(UserError, match="no epoch has been trained: give more --epochs"):
+        finish(some_run(), lambda split: None, None)
+
+
+def test_epoch_is_saved_before_a_board_whose_disk_may_fail(tmp_path):
+    run = some_run()
+    run.folder, run.args.step_size = RunFolder(str(tmp_path)), 30
+
+    def fail(*_):
+        raise UserError("the disk is full")
+
+    with run.open():
+        run.board.scalars = fail
+        with pytest.raises(UserError, match="the disk is full"):
+            run.end_epoch(None, {"loss": 1.0})
+    saved = read_verified(run.folder.checkpoint)
+    assert (saved["epoch"], [row["epoch"] for row in saved["history"]]) == (1, [1])
+
+
 def test_hold_out_of_which_no_epoch_was_measured_has_no_best():
     run = some_run()
-    run.split, run.about["data_sha256"] = "val", {}
+    run.split, run.about["data_sha256"], run.history = "val", {}, [{"split": "val"}]
     with pytest.raises(UserError, match="no epoch has been measured on the held-out images yet: give more --epochs"):
         finish(run, lambda split: None, None)
 
@@ -52,6 +72,7 @@ def test_hold_out_of_which_no_epoch_was_measured_has_no_best():
 def test_best_epoch_of_other_images_is_refused(tmp_path):
     run = some_run()
     run.folder, run.split, run.best = RunFolder(str(tmp_path)), "val", {"epoch": 1, "acsa": 0.5}
+    run.history = [{"split": "val"}]
     run.about["data_sha256"] = {"train": "a", "val": "b", "test": "c"}
     content = {"format": FORMAT, "epoch": 1, "state_dict": run.model.state_dict(), "best": run.best}
     content |= {"args": {}, "data_sha256": {"train": "a", "val": "other", "test": "c"}}
