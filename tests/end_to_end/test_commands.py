@@ -15,6 +15,7 @@ import torch
 import torchvision
 from PIL import Image
 
+import datasets.dummy
 import train
 from datasets import DATASETS
 from helpers import ranks
@@ -140,7 +141,7 @@ def test_every_data_set_that_is_published_has_a_recipe(name):
 
 
 def test_chestxray_commands_as_they_stand(script, tmp_path, monkeypatch, chest_folder):
-    """The published commands, but for epochs and folders, on 30 X-rays and a weights file where torch.hub looks.
+    """The published commands, but for epochs, folders and sizes, on 30 X-rays and a weights file where torch.hub looks.
 
     Without CUDA the training runs in three processes over gloo.
     """
@@ -160,6 +161,7 @@ def test_chestxray_commands_as_they_stand(script, tmp_path, monkeypatch, chest_f
         own = {"datadir": str(folder), "logdir": str(log), "epoch": "1", "worker": "2"}
         if name == "train":
             own["dist-url"] = f"tcp://127.0.0.1:{free_port()}"
+            argv += ["--new-size=64", "--crop-size=64"]
         else:
             own["resume"] = f"{log}/checkpoint.pth"
         outcomes.append(script(name, *replaced(argv, **own)))
@@ -279,7 +281,6 @@ def test_every_way_to_train_and_augment(flags, name, script, tmp_path):
         for found in (trained, again):  # distances from components that mean something, or none
             assert ("distance_quantiles" in found) == trained["prior_started"]
         assert {row["split"] for row in again["history"]} == {row["split"] for row in trained["history"]}
-        assert 0 <= made.result["acsa"] <= 1
         path = tmp_path / f"checkpoint_{kind.replace('augment', 'aug')}.pth"
         scored = script("train", "Digits_LT", *run, "--evaluate", f"--resume={path}", "--quiet", "--overwrite", *some)
         assert scored.status == 0, scored.err
@@ -294,8 +295,10 @@ def test_every_way_to_train_and_augment(flags, name, script, tmp_path):
 def test_re_training_of_what_the_scores_leave_out_is_refused(script, tmp_path):
     run = [f"--logdir={tmp_path}", "--workers=0"]
     done = script(
-        "train", "Digits_LT", *SMALL_MODEL, *run, "--max-steps=1", "--epochs=1", "--generative", "--weight-cls=0"
+        *("train", "Digits_LT", *SMALL_MODEL, *run, "--max-steps=1", "--batch-size=16", "--epochs=1"),
+        *("--generative", "--weight-cls=0"),
     )
+    assert done.status == 0, done.err
     assert "--weight-cls 0: the classifier is not trained, and what is measured of it means nothing" not in done.err
     refused = script("augment", "Digits_LT", *run, "--resume=auto", "--epochs=1")
     assert refused.status == 2
@@ -303,15 +306,18 @@ def test_re_training_of_what_the_scores_leave_out_is_refused(script, tmp_path):
 
 
 @pytest.mark.parametrize("name", [name for name, spec in DATASETS.items() if spec.classes])
-def test_defaults_train_a_finite_epoch(name, script, tmp_path):
+def test_defaults_train_a_finite_epoch(name, script, tmp_path, monkeypatch):
     """Three steps by all defaults of optimiser and loss: a small encoder, random images with the data set's counts.
 
     Each step has 60 images, what one of the three published GPUs gets.
     """
+    monkeypatch.setattr(datasets.dummy, "IMAGE_SIZE", 32)
+    monkeypatch.setattr(train, "CLASS_IMAGES", 4)
     small = ["--arch=resnet32_vae3", "--new-size=16", "--crop-size=16", "--workers=0"]
     short = ["--batch-size=60", "--max-steps=3", "--epochs=1"]
     done = script("train", name, "--dummy", *small, *short, f"--logdir={tmp_path}")
     assert done.status == 0, done.err
+    assert "diverged" not in done.err
     row = read_rows(tmp_path / "metrics.csv")[0]
     assert all(abs(float(row[term])) < 1e4 for term in ("loss", "loss_cls", "loss_reconst", "loss_gmm"))
 

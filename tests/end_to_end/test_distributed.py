@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -190,11 +191,6 @@ def test_rank_that_raises_is_named_with_its_traceback(capfd):
     err = capfd.readouterr().err
     assert "Traceback" in err
     assert "ZeroDivisionError: a fault of rank 1" in err
-
-
-def test_rank_that_is_killed_is_named():
-    with pytest.raises(LostRank, match="rank 1 was killed by SIGKILL"):
-        spawned(plain_ranks.failing, "kill")
 
 
 def test_node_that_never_comes_is_named():
@@ -405,7 +401,7 @@ def test_rank_killed_in_training_ends_the_job(tmp_path):
         os.kill(victim, signal.SIGKILL)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 1, err
-    assert "was killed by SIGKILL" in err
+    assert re.search(r"rank [01] was killed by SIGKILL", err)
 
 
 def children(pid):

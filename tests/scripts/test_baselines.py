@@ -102,8 +102,6 @@ def test_methods_agree_with_the_scripts_of_both_cases(script, run):
     assert rows["crt", "noise 0.2"]["acsa"] != rows["crt", "clean"]["acsa"]
     health = json.loads((run / "generative_half.json").read_text())
     assert 0 < health["mse_class_mean"] < health["mse_constant"] < 0.25
-    assert 0 <= health["acsa_reconstruction"] <= 1
-    assert 0 <= health["recognised_images_by_resnet18"] <= 1
     assert health["recognised_samples_by_resnet18"] is None  # components get their codes, not their classes, by default
 
 

@@ -67,8 +67,8 @@ except KeyboardInterrupt:
 
 def test_part_that_takes_too_long_may_say_what_it_has_found_and_is_ended_with_its_children(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_check, "GRACE", 1)
-    end = run_part(Part("name", ["-c", SLOW], seconds=5), tmp_path)
-    assert (end.text, end.good) == ("ENDED after 5 s", False)
+    end = run_part(Part("name", ["-c", SLOW], seconds=2), tmp_path)
+    assert (end.text, end.good) == ("ENDED after 2 s", False)
     child, *said = end.output.splitlines()
     assert "what was found" in said
     assert (tmp_path / "name.txt").read_text() == end.output
