@@ -3,7 +3,6 @@
 import csv
 import functools
 import json
-import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -133,6 +132,7 @@ def is_of_another_model(folder: RunFolder) -> bool:
     if not all(path.exists() for path in files):
         return False
     retraining, training = (json.loads(path.read_text()) for path in files)
-    if os.path.relpath(places_of_origin(folder.path, retraining["arguments"])[0], folder.path) != os.curdir:
+    places = [place.resolve() for place in places_of_origin(folder.path, retraining["arguments"])]
+    if folder.path.resolve() not in places:
         return True
     return "" < start_times(retraining)[0] < max(start_times(training))
