@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if _decodes(run):
         test = run.splits.test
         looked_at = test.subset(spread(test.targets, LOOKED_AT))
-        health = measure_generative_half(run.model, run.splits.train, looked_at, judges, options.batch_size)
+        health = measure_generative_half(run.model, run.splits.train, looked_at, judges, run.args.batch_size)
         result["generative half"] = health
         for name, value in health.items():
             print(f"{name:<40} {'-' if value is None else format(value, '.4f')}")

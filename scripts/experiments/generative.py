@@ -44,12 +44,12 @@ def recognised(judge: ImageClassifier, images: Tensor, labels: Tensor) -> Tensor
 
 
 @torch.inference_mode()
-def sample_components(model: DGCMM, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+def sample_components(model: DGCMM, seed: int, batch_size: int = IMAGES) -> Iterator[tuple[Tensor, Tensor]]:
     """Draw `SAMPLES` codes of each component and decode them under its label: yields images (B,3,S,S), labels (B,)."""
     device = model.classifier.weight.device
     labels = torch.arange(model.num_classes, device=device).repeat_interleave(SAMPLES)
     noise = torch.randn(len(labels), model.z_dim, generator=generator(seed, Stream.SAMPLES, 1)).to(device)
-    for some, own in zip(labels.split(IMAGES), noise.split(IMAGES), strict=True):
+    for some, own in zip(labels.split(batch_size), noise.split(batch_size), strict=True):
         yield model.samples(some, own), some
 
 
@@ -106,7 +106,7 @@ def measure_generative_half(
     for judge in judges:
         for name in ("images", "blurred", "reconstructions"):
             half[f"recognised_{name}_by_{judge}"] = _mean_by_class(joined[f"{name}_by_{judge}"], targets)
-        half[f"recognised_samples_by_{judge}"] = _recognised_samples(model, judges[judge]) if own else None
+        half[f"recognised_samples_by_{judge}"] = _recognised_samples(model, judges[judge], batch_size) if own else None
     for name in ("reconstruction", "mixture"):
         scores = F.softmax(-joined[name].double(), dim=1).numpy()
         usable = name == "reconstruction" or own
@@ -139,9 +139,9 @@ def _measure_batch(
     return found
 
 
-def _recognised_samples(model: DGCMM, judge: ImageClassifier) -> float:
+def _recognised_samples(model: DGCMM, judge: ImageClassifier, batch_size: int) -> float:
     """Measure the share of samples of the components that a judge takes for their class."""
-    hits = [recognised(judge, *part) for part in sample_components(model, seed=0)]
+    hits = [recognised(judge, *part) for part in sample_components(model, 0, batch_size)]
     return torch.cat(hits).double().mean().item()
 
 

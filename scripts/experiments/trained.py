@@ -116,6 +116,6 @@ def open_run(folder: RunFolder, options: argparse.Namespace, result: str) -> Tra
     complete_data(args)
     prepare_data(args, may_be_new=False)
     world = World(choose_device(None))
-    args.amp = available_amp(checkpoint["args"]["amp"], world.device)
+    args.amp = available_amp(args.amp, world.device)
     splits, _ = load_same_splits(args, checkpoint)
     return TrainedRun(args, checkpoint, splits, load_trained_model(args, checkpoint, splits, world), world)

@@ -45,8 +45,8 @@ def make_figures(folder: RunFolder, since: float = 0.0) -> dict[str, Path]:
         What was drawn: a name of `FIGURES` -> its PNG.
     """
     try:
-        # here alone: importing matplotlib may fail, or make a cache of fonts, and only figures need it
         os.environ["MPLBACKEND"] = "agg"  # another may be unknown to matplotlib, and none is needed
+        # here alone: importing matplotlib may fail, or make a cache of fonts, and only figures need it
         from utils.figures import drawing
     except ImportError as error:
         log.warning("no figures: %s; pip install -r requirements.txt", error)
