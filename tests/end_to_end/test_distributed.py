@@ -425,8 +425,10 @@ def test_ctrl_c_while_the_processes_start_is_one_line(tmp_path):
 
 
 def importing_torch(pid):
+    """Whether pid is a rank that imports torch: not ldconfig, which the imports of the launcher itself fork."""
+    process = Path(f"/proc/{pid}")
     with contextlib.suppress(OSError):
-        return "libtorch_cpu" in Path(f"/proc/{pid}/maps").read_text()
+        return "spawn_main" in (process / "cmdline").read_text() and "libtorch_cpu" in (process / "maps").read_text()
     return False
 
 
