@@ -122,7 +122,7 @@ RATES_18 = (0.001875, 0.00375, 0.0075, 0.015, 0.03, 0.06, 0.12)
 TENTH_18 = TENTH._replace(name="tenth-resnet18", encoder="resnet18", rates=RATES_18)
 FACTORS = (10, 20, 50, 100, 200)  # of an exponential profile: 100 has other counts than the other stages
 VARIED = {  # of the row "dgcmm", one flag at a time; what it has itself is in the stage on a tenth
-    "--weight-reconst": (0.1, 1, 10, 40, 392),
+    "--weight-reconst": (0.1, 1, 10, 100, 392),
     "--weight-gmm": (0.0001, 0.01, 0.1),
     "--z-dim": (16, 64, 256),
 }

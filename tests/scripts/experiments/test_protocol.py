@@ -104,7 +104,7 @@ def test_rows_are_tuned_alike_and_the_tables_have_no_validation_set():
     factors = [arguments(job).imbalance_factor for job in made("imbalance", ["dgcmm"])]
     assert factors == [10, 10, 20, 20, 50, 50, 100, 100, 200, 200]
     weights = made("weights", ["dgcmm"], [0])
-    assert [arguments(job).weight_reconst for job in weights[:5]] == [0.1, 1, 10, 40, 392]
+    assert [arguments(job).weight_reconst for job in weights[:5]] == [0.1, 1, 10, 100, 392]
 
 
 def test_outer_setting_of_a_grid_is_tried_beside_the_best_alone():
