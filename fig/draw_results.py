@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from utils.cli.common import Parser
-from utils.errors import run_script
+from utils.errors import UserError, run_script
 from utils.figures.classes import recall_by_size
 from utils.figures.curves import learning_curves
 from utils.figures.reading import read_classes, read_history
@@ -46,13 +46,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = build_parser().parse_args(argv)
     matplotlib.rcdefaults()
     matplotlib.rcParams.update(LOOK)
-    tables = {
-        suffix: read_classes(options.run / f"metrics_per_class{suffix}.csv") for suffix in ("", "_aug_ftl", "_aug")
-    }
+    try:
+        tables = {
+            suffix: read_classes(options.run / f"metrics_per_class{suffix}.csv") for suffix in ("", "_aug_ftl", "_aug")
+        }
+        history = read_history(options.run / "metrics.csv")
+        with np.load(options.alive / "pictures.npz") as file:
+            pictures = dict(file)
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be read ({error.strerror}): name other runs") from error
     save(recall_by_size(tables, TITLE), "recall.png")
-    save(learning_curves(read_history(options.run / "metrics.csv"), TITLE), "learning_curves.png")
-    with np.load(options.alive / "pictures.npz") as pictures:
-        save(samples(pictures, TITLE_OF_FEW), "samples.png")
+    save(learning_curves(history, TITLE), "learning_curves.png")
+    save(samples(pictures, TITLE_OF_FEW), "samples.png")
 
 
 if __name__ == "__main__":

@@ -31,8 +31,8 @@ import numpy as np
 
 from augment import Codes
 from scripts.experiments.choices import first_best
-from scripts.experiments.posthoc import METHODS, Classify, Method, TrainedCodes, fixed_of, method_value
-from scripts.experiments.trained import LEAVE_OUT, open_run, run_parser
+from scripts.experiments.posthoc import LEAVE_OUT, METHODS, Classify, Method, TrainedCodes, fixed_of, method_value
+from scripts.experiments.trained import open_run, run_parser
 from utils.device import memory_watched
 from utils.errors import UserError, run_script
 from utils.logs import start_logging

@@ -6,8 +6,9 @@
     python scripts/claim.py --results=results/mine    write TABLES.md and the figures there, and nothing else
 
 A document has a table between two lines, `<!-- table NAME -->` and `<!-- /table -->`; documents are README.md, those
-in docs/ and TABLES.md beside the results. The numbers are means over subsets with their standard deviation; rows that
-have not all their subsets yet say so.
+in docs/ and TABLES.md beside the results. What that says between `<!-- remark -->` and `<!-- /remark -->` is of the
+published results alone, and left out for others. The numbers are means over subsets with their standard deviation; rows
+that have not all their subsets yet say so.
 """
 
 import argparse
@@ -31,6 +32,7 @@ from utils.files import write_text
 
 PUBLISHED, TABLES_FILE = "results/fashion_mnist_lt", "TABLES.md"
 BLOCK = re.compile(r"<!-- table (?P<name>[\w ]+) -->\n.*?<!-- /table -->", re.DOTALL)
+REMARK = re.compile(r"<!-- remark -->\n.*?<!-- /remark -->\n", re.DOTALL)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -55,7 +57,7 @@ def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
         if options.check:
             wrong.append(tables)
         else:
-            write_text(tables, (published / TABLES_FILE).read_text(encoding="utf-8"))
+            write_text(tables, REMARK.sub("", (published / TABLES_FILE).read_text(encoding="utf-8")))
     figures = root / "fig" if results == published else results
     for document in documents(root, results):
         text = document.read_text(encoding="utf-8")
@@ -103,11 +105,13 @@ def filled_in(text: str, document: Path, results: Path) -> str:
 
 
 def shown_in(figure: Path) -> str | None:
-    """Read the digest of the numbers that a figure shows; None if there is no figure."""
-    if not figure.exists():
+    """Read the digest of the numbers that a figure shows; None if there is no figure, or a damaged one."""
+    try:
+        with Image.open(figure) as image:
+            image.load()
+            return image.info.get(DIGEST)
+    except (OSError, SyntaxError):  # the second of a damaged PNG
         return None
-    with Image.open(figure) as image:
-        return image.info.get(DIGEST)
 
 
 if __name__ == "__main__":

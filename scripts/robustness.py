@@ -41,9 +41,9 @@ from models.loading import all_weights, create_model
 from models.scoring import Scorer
 from scripts.experiments.corruption import CORRUPTIONS, Corrupt
 from scripts.experiments.generative import batches, measure_generative_half
-from scripts.experiments.posthoc import METHODS, Classify, fixed_of, method_value
+from scripts.experiments.posthoc import LEAVE_OUT, METHODS, Classify, fixed_of, method_value
 from scripts.experiments.protocol import LOOKED_AT
-from scripts.experiments.trained import LEAVE_OUT, TrainedRun, open_run, run_parser
+from scripts.experiments.trained import TrainedRun, open_run, run_parser
 from utils.cli.types import path
 from utils.device import autocast, memory_watched, to_device
 from utils.errors import UserError, run_script

@@ -1,6 +1,5 @@
 """Kills and continues train.py and the augmentations; see soak.sh, which runs it."""
 
-import argparse
 import contextlib
 import os
 import random
@@ -13,6 +12,7 @@ import time
 from pathlib import Path
 
 from scripts.compare_runs import differences
+from utils.cli.common import Parser
 
 DATA = ["Digits_LT", "--arch=resnet18_vae3", "--new-size=32", "--crop-size=32", "--z-dim=32"]
 TRAIN = [*DATA, "--epochs=4", "--batch-size=64", "--T-max=4", "--save-every=3", "--quiet"]
@@ -119,7 +119,7 @@ class Setting:
 
 def main() -> None:
     """Run all chains; the first thing that goes wrong ends it with status 1."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("chains", type=int, nargs="?", default=10, help="chains of each signal (default: 10)")
     parser.add_argument("kills", type=int, nargs="?", default=10, help="kills of each chain (default: 10)")
     parser.add_argument("seed", type=int, nargs="?", default=0, help="of the moments (default: 0)")

@@ -1,6 +1,5 @@
 """Kills and repeats `python -m datasets.chestxray`; see soak_download.sh, which runs it."""
 
-import argparse
 import os
 import random
 import shutil
@@ -13,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from helpers.mirror import Mirror, packed, write_data_set
+from utils.cli.common import Parser
 
 COMMAND = [sys.executable, "-m", "datasets.chestxray", "--quiet"]
 CACHE_SIZE = 64  # pixels
@@ -83,7 +83,7 @@ class Soak:
 
 def main() -> None:
     """Run all phases; the first thing that goes wrong ends it with status 1."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("rounds", type=int, nargs="?", default=20, help="kills in each phase (default: 20)")
     parser.add_argument("seed", type=int, nargs="?", default=0, help="of the moments (default: 0)")
     args = parser.parse_args()

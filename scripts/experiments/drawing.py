@@ -16,7 +16,7 @@ from scripts.experiments.results import RETRAINED, Run, retrained_file
 from scripts.experiments.tables import NOISE, NUMBERS_OF_IMAGES
 from scripts.experiments.verdicts import marked
 from utils.figures.style import BLACK, BLUE, GREEN, PURPLE, RED, defaults
-from utils.files import read_rows
+from utils.files import read_rows, write_atomically
 
 COLOURS = (BLUE, RED, GREEN, PURPLE, BLACK)
 MARKERS = "osD^v"
@@ -138,4 +138,5 @@ def draw(path: Path, curves: dict[str, Curve], plot: Callable[[Axes, dict[str, C
         ax.grid(alpha=0.3, linewidth=0.6)
         ax.spines[["top", "right"]].set_visible(False)
         figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=8)
-        figure.savefig(path, dpi=150, metadata={DIGEST: digest(curves)})
+        metadata = {DIGEST: digest(curves)}
+        write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=150, metadata=metadata))

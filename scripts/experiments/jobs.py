@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+from scripts.experiments.results import damage_in_one_line
 from utils.errors import UserError
 from utils.files import writing
 
@@ -77,7 +78,9 @@ def require_same_settings(step: Step, place: Path) -> None:
     record = place / step.record
     if not step.record or not record.exists():
         return
-    before, now = (settings(words) for words in (json.loads(record.read_text())["command"], step.words))
+    with damage_in_one_line(place):
+        command = json.loads(record.read_text())["command"]
+    before, now = settings(command), settings(step.words)
     if before != now:
         raise UserError(
             f"{place} was made by {Path(step.words[0]).name} with {' '.join(sorted(before - now)) or 'less'}, now it "

@@ -10,7 +10,7 @@ import argparse
 import copy
 import warnings
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -30,7 +30,9 @@ EPOCHS, BATCH, MOMENTUM, DECAY, CLIP = 10, 100, 0.9, 1e-4, 5.0  # of a re-traini
 NEIGHBOURS = 5  # of SMOTE
 TAUS = tuple(step / 4 for step in range(1, 13))
 RATES = (1e-4, 1e-3, 1e-2, 1e-1)
+LEAVE_OUT = "leave this method out, or give another --fixed"  # where it has no numbers, or such as are of no use
 
+Estimator = TypeVar("Estimator", NearestCentroid, LinearDiscriminantAnalysis)
 Classify = Callable[[Tensor], np.ndarray]  # codes (M,D) -> probabilities (M,K)
 
 
@@ -123,9 +125,7 @@ def nearest_mean(codes: TrainedCodes, distance: str) -> Classify:
     def form(mu: Tensor) -> np.ndarray:
         return (F.normalize(mu, dim=1) if distance == "unit" else mu).numpy()
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the spread within the classes, which is not used
-        means = NearestCentroid().fit(form(codes.mu), codes.targets.numpy()).centroids_
+    means = _fitted("ncm", NearestCentroid(), form(codes.mu), codes.targets).centroids_
     return softmax_of(lambda mu: -torch.from_numpy(pairwise_distances(form(mu), means)).double().square())
 
 
@@ -137,10 +137,23 @@ def discriminant_analysis(codes: TrainedCodes, shrinkage: float) -> Classify:
     """
     shares = np.full(codes.num_classes, 1 / codes.num_classes)
     model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage, priors=shares)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of classes with one image, as a long tail has
-        model.fit(codes.mu.double().numpy(), codes.targets.numpy())
+    _fitted("lda", model, codes.mu.double().numpy(), codes.targets)
     return lambda mu: model.predict_proba(mu.double().numpy())
+
+
+def _fitted(name: str, model: Estimator, codes: np.ndarray, targets: Tensor) -> Estimator:
+    """Fit a method of scikit-learn.
+
+    Raises:
+        UserError: such codes do not suffice, as one image of every class for LDA.
+    """
+    with warnings.catch_warnings():
+        # of classes with one image, as a long tail has, and of NCM's spread within the classes, which is not used
+        warnings.simplefilter("ignore")
+        try:
+            return model.fit(codes, targets.numpy())
+        except ValueError as error:
+            raise UserError(f"{name}: {error} ({LEAVE_OUT})") from error
 
 
 def classifier_retraining(codes: TrainedCodes, lr: float) -> Classify:

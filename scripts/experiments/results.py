@@ -1,11 +1,13 @@
 """What lies in the results: the runs of a stage, and the numbers of each."""
 
+import contextlib
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from utils.errors import UserError
 from utils.files import read_rows
 from utils.training.layout import with_suffix
 
@@ -52,8 +54,26 @@ def retrained_file(folder: Path, file: str, name: str) -> Path:
     return (folder / name).with_name(with_suffix(file, f"_{Path(name).name}"))
 
 
+@contextlib.contextmanager
+def damage_in_one_line(folder: Path) -> Iterator[None]:
+    """Raise a `UserError` where a file of a run in the results is damaged, as after a loss of power."""
+    try:
+        yield
+    except (ValueError, LookupError) as error:
+        raise UserError(f"{folder} has a damaged file: move the folder away, and its stage makes it again") from error
+
+
 def read_run(folder: Path) -> Run:
-    """Read the test metrics of a run: those of training, of the methods on its codes, and of both cases."""
+    """Read the test metrics of a run: those of training, of the methods on its codes, and of both cases.
+
+    Raises:
+        UserError: a file is damaged.
+    """
+    with damage_in_one_line(folder):
+        return _read_run(folder)
+
+
+def _read_run(folder: Path) -> Run:
     methods = {"trained": numbers_of(read_rows(folder / "metrics.csv")[-1])}
     baselines = folder / "metrics_baselines.csv"
     if baselines.exists():
@@ -99,7 +119,8 @@ def read_decoder(run: Run) -> Numbers:
 
 
 def _numbers_in(path: Path) -> Numbers:
-    content = json.loads(path.read_text()) if path.exists() else {}
+    with damage_in_one_line(path.parent):
+        content = json.loads(path.read_text()) if path.exists() else {}
     return {name: value for name, value in content.items() if isinstance(value, int | float)}
 
 

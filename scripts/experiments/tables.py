@@ -187,9 +187,12 @@ def weights_table(results: Path) -> str:
     """Write what a flag of DGCMM's row does, the others as they were chosen, and what the decoder learns then."""
     chosen = read_choices(results / FILE).get(TENTH_18.name, {})
     jobs = jobs_of(TENTH_18.name, TENTH_18.name, chosen) | jobs_of("weights", TENTH_18.name, chosen)
-    varied = {f"`{flag}={value:g}`": varied_folder(flag, value) for flag, values in VARIED.items() for value in values}
+    titles = {f"`{flag}={value:g}`": varied_folder(flag, value) for flag, values in VARIED.items() for value in values}
+    if DGCMM_ROW in chosen:
+        own = f"`{BY_NAME[DGCMM_ROW].own}={chosen[DGCMM_ROW].own:g}`, as chosen"
+        titles = {own: f"{TENTH_18.name}/{DGCMM_ROW}"} | titles
     lines = []
-    for title, folder in {"as chosen": f"{TENTH_18.name}/{DGCMM_ROW}", **varied}.items():
+    for title, folder in titles.items():
         runs = [run for run in read_runs_of(jobs, results, folder) if run.subset in FEW]
         methods = [values_of(runs, method, "acsa") for method in ("trained", "logit-adjustment")]
         cells = [mean_and_deviation(list(values.values())) for values in methods]

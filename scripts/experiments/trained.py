@@ -26,7 +26,6 @@ from utils.training.resume import find_trained
 log = logging.getLogger("dgcmm")
 
 IMAGES = 500  # a batch, where nothing is trained
-LEAVE_OUT = "leave this method out, or give another --fixed"  # where its numbers are of no use
 
 
 class TrainedRun(NamedTuple):

@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
+from utils.errors import UserError
 from utils.figures.reading import TrainingCodes
 from utils.figures.style import COLOURS, fit, new_figure
 
@@ -18,7 +19,13 @@ LEGEND_WIDTH = 145  # characters
 
 
 def codes_in_the_plane(found: TrainingCodes, title: str) -> Figure:
-    """Draw codes by PCA and by t-SNE, a colour and a marker for each class."""
+    """Draw codes by PCA and by t-SNE, a colour and a marker for each class.
+
+    Raises:
+        UserError: there is nothing to see, as all codes are the same; t-SNE would end the process.
+    """
+    if (found.codes == found.codes[0]).all():
+        raise UserError("all codes are the same")
     figure = new_figure(10.5, 5.4)
     dims = min(PCA_DIMS, *found.codes.shape)
     pca = PCA(dims, random_state=0)

@@ -17,6 +17,7 @@ from models.classifier import CosineClassifier
 from models.samplers import FeatureTransferSampler, PosteriorSampler
 from scripts.experiments import posthoc
 from scripts.experiments.posthoc import METHODS, SmoteSampler, TrainedCodes
+from utils.errors import UserError
 from utils.training.optimisation import build_scheduler, build_sgd, step_schedule
 from utils.training.position import Position
 
@@ -100,6 +101,14 @@ def test_linear_discriminants_are_those_of_scikit_learn_with_the_shrinkage(shrin
     model.fit(codes.mu.double().numpy(), codes.targets.numpy())
     expected = model.predict_proba(draw((50, 50, 50), 1)[0].double().numpy())
     np.testing.assert_allclose(probabilities("lda", codes, shrinkage), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "value"), [("lda", 0.1), ("ncm", "euclidean")])
+def test_codes_that_do_not_suffice_are_one_line(name, value):
+    """One image of each class, all with the same code."""
+    codes = TrainedCodes(torch.zeros(3, 3), torch.zeros(3, 3), torch.arange(3), nn.Linear(3, 3), 0)
+    with pytest.raises(UserError, match=rf"^{name}: .*\(leave this method out, or give another --fixed\)$"):
+        probabilities(name, codes, value)
 
 
 @pytest.mark.parametrize("name", ["crt", "lws", "smote", "case-1", "case-2", "case-1-adjusted", "case-2-adjusted"])

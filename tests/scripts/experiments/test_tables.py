@@ -337,7 +337,7 @@ def test_figures_do_not_depend_on_what_the_user_wants_of_others(results, tmp_pat
 
 def test_other_results_have_a_document_and_figures_of_their_own(results, tmp_path):
     """And leave those of the published results alone."""
-    published = "<!-- table main -->\nof old\n<!-- /table -->\n"
+    published = "Before\n<!-- remark -->\nof ours\n<!-- /remark -->\n<!-- table main -->\nof old\n<!-- /table -->\n"
     for document in (tmp_path / "README.md", results / "TABLES.md"):
         document.write_text(published)
     shutil.copytree(results / "table", tmp_path / "mine" / "table")
@@ -346,10 +346,35 @@ def test_other_results_have_a_document_and_figures_of_their_own(results, tmp_pat
     assert "0.9060 ±0.0055" in (tmp_path / "mine" / "TABLES.md").read_text()
     assert (tmp_path / "mine" / "fashion_mnist_recall.png").exists()
     assert not (tmp_path / "fig").exists()
+    assert (tmp_path / "mine" / "TABLES.md").read_text().startswith("Before\n<!-- table main -->\n|")  # no remark
     assert all(document.read_text() == published for document in (tmp_path / "README.md", results / "TABLES.md"))
     assert claim.main(["--results=mine", "--check"], tmp_path) == 0
     (tmp_path / "mine" / "TABLES.md").unlink()
     assert claim.main(["--results=./mine/../mine", "--check"], tmp_path) == 1
+
+
+@pytest.mark.parametrize("kept", [0, 2000, -1], ids=["nothing", "the beginning", "almost all"])
+def test_figure_that_was_cut_off_is_drawn_anew(kept, results, tmp_path):
+    """Even if the numbers that it shows, which come first in the file, are still there."""
+    (tmp_path / "fig").mkdir()
+    (results / "TABLES.md").touch()
+    claim.main([], tmp_path)
+    figure = tmp_path / "fig" / "fashion_mnist_recall.png"
+    whole = figure.read_bytes()
+    figure.write_bytes(whole[:kept] if kept >= 0 else whole[: len(whole) * 9 // 10])
+    assert claim.main(["--check"], tmp_path) == 1
+    assert claim.main([], tmp_path) == 0
+    assert figure.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "table"),
+    [("metrics.csv", "", "main"), ("args.json", "{", "main"), ("generative_half.json", "{", "health")],
+)
+def test_damaged_file_of_a_run_is_one_line(file, content, table, results):
+    (results / "table/dgcmm/subset4" / file).write_text(content)
+    with pytest.raises(UserError, match="table/dgcmm/subset4 has a damaged file: move the folder away"):
+        TABLES[table](results)
 
 
 def test_results_without_a_folder_or_their_tables_are_refused(results, tmp_path):
@@ -391,7 +416,7 @@ def test_further_tables_have_a_column_for_each_imbalance_and_a_line_for_each_wei
     write_run(tmp_path / "tenth-resnet18/dgcmm/subset2", 0.1, {"logit-adjustment": 0.1})  # the others do not have it
     found = cells(TABLES["weights"](tmp_path))
     assert found["`--weight-reconst=0.1`"] == ["0.6000 ±0.0000", "0.6500 ±0.0000", "3.00 ±0.00"]
-    assert found["as chosen"] == ["0.8000 ±0.0000", "0.8500 ±0.0000", "0.25 ±0.00"]
+    assert found["`--weight-reconst=1`, as chosen"] == ["0.8000 ±0.0000", "0.8500 ±0.0000", "0.25 ±0.00"]
     (run / "args.json").write_text(json.dumps({"command": ["train.py", "--lr=1"]}))
     with pytest.raises(UserError, match="tenth-resnet18/dgcmm/subset1 was made by .* with --lr=1"):
         TABLES["weights"](tmp_path)

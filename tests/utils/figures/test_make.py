@@ -19,6 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from helpers.made_up import made_up_run
 from scripts import figures
+from utils.errors import UserError
 from utils.figures import codes, drawing
 from utils.figures.make import make_figures, report, show_figures
 from utils.figures.reading import find_codes, read_codes
@@ -115,6 +116,13 @@ def test_means_of_components_are_not_shown_beside_the_codes_of_before_the_traini
     trained["state_dict"]["prior.means"] += 1
     save_checkpoint(own_run / "checkpoint.pth", trained)
     assert len(read_codes(path, 3, 10).means) == 0
+
+
+def test_codes_that_are_all_the_same_are_not_drawn(own_run):
+    """As of an encoder that has died; t-SNE would end the process."""
+    found = read_codes(own_run / "checkpoint_codes.pth", 3, 100)
+    with pytest.raises(UserError, match="all codes are the same"):
+        codes.codes_in_the_plane(found._replace(codes=np.zeros_like(found.codes)), "run")
 
 
 def test_class_whose_name_begins_with_an_underscore_is_in_the_legend(own_run, monkeypatch):
