@@ -89,6 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 yield from outcome.rows(images[done : done + len(errors)], errors, found)
                 done += len(errors)
                 bar.update(len(errors))
+            check_outputs(args)  # again: another call may have written them meanwhile
 
         writes = {Path(args.out): lambda file: write_rows(file, header, rows())}
         if args.codes:  # filled after the table, whose rows bring them

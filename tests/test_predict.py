@@ -344,6 +344,23 @@ def test_precision_that_is_given_is_that_of_the_model(script, tmp_path, trained_
     assert seen == ["bf16", "off"]
 
 
+def test_table_that_another_call_has_written_meanwhile_is_not_replaced(
+    script, tmp_path, trained_digits, digits, monkeypatch
+):
+    out, classify = tmp_path / "out.csv", TrainedModel.classify
+
+    def beside_another(*args):
+        out.write_text("of the other call")
+        return classify(*args)
+
+    monkeypatch.setattr(TrainedModel, "classify", beside_another)
+    done = script("predict", trained_digits / "checkpoint.pth", digits / "000.png", f"--out={out}", "--workers=0")
+    assert done.status == 2
+    assert f"--out {out} exists: --overwrite it, or name another file" in done.err
+    assert out.read_text() == "of the other call"
+    assert list(tmp_path.iterdir()) == [out]
+
+
 def test_commands_of_the_page_run_and_its_code_too(script, tmp_path, trained_digits, digits, monkeypatch, capsys):
     shutil.copyfile(trained_digits / "checkpoint.pth", tmp_path / "checkpoint.pth")
     (tmp_path / "new_photos").mkdir()

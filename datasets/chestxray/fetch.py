@@ -262,9 +262,10 @@ class _Fetch:
         self._publish(path, aside, images)
 
     def _publish(self, path: Path, aside: Path, images: Sequence[str]) -> None:
-        """Give a folder with all images of an archive its name; into one that is there they move, the marker last.
+        """Give a folder with all images of an archive its name; into one that is there those move that it lacks.
 
-        The archive goes first: killed in between, a process leaves the folder with its marker, which is published then.
+        The marker comes last. The archive goes first: killed in between, a process leaves the folder with its marker,
+        which is published then.
         """
         if not self.keep_archives:
             path.unlink(missing_ok=True)
@@ -272,9 +273,12 @@ class _Fetch:
         if not target.exists():
             os.rename(aside, target)
         else:
-            for name in (*images, MARKER):
-                if (aside / name).exists():  # not yet moved by a process that was killed
+            for name in images:
+                if (target / name).exists():  # perhaps the user's, scaled down
+                    (aside / name).unlink(missing_ok=True)
+                elif (aside / name).exists():  # not yet moved by a process that was killed
                     move(aside / name, target / name)
+            move(aside / MARKER, target / MARKER)
             aside.rmdir()
         log.info("%s: %d images unpacked", path.name, len(images))
 

@@ -19,7 +19,8 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 HEADER = slice(12, 29)
 WIDTH, HEIGHT, KIND, DEPTH, INTERLACE = slice(16, 20), slice(20, 24), slice(24, 29), 24, 28
 STORED_BLOCK = 0xFFFF  # bytes, the most that deflate has in one
-READING_ERRORS = (OSError, SyntaxError, ValueError, RuntimeError, isal_zlib.error)  # the fourth: of AVIF, DDS
+# the fourth of AVIF and DDS, the fifth of TIFF
+READING_ERRORS = (OSError, SyntaxError, ValueError, RuntimeError, TypeError, isal_zlib.error)
 PLAIN_GREY = bytes([8, 0, 0, 0, 0])  # the KIND of most X-rays: 8 bits, one channel, not interlaced
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY  # of Pillow, 1 MB: some programs write more notes
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # of 90 million pixels; it refuses twice as many

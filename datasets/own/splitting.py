@@ -144,7 +144,7 @@ def _dataset(
 
 
 def read_class_names(path: str, labels: Sequence[str], may_name_others: bool = False) -> dict[str, str]:
-    """Read the names of classes: on each line a label and, after a blank, tab or comma, its name.
+    """Read the names of classes: on each line a label and, after a tab, blank or comma, its name.
 
     Args:
         path: of the file.
@@ -178,10 +178,14 @@ def read_class_names(path: str, labels: Sequence[str], may_name_others: bool = F
 
 
 def _label_and_name(line: str, known: Collection[str]) -> tuple[str, str]:
-    """Cut a line after the longest label of the data that it begins with; where that is none, after its first word."""
+    """Cut a line after the longest label of the data that it begins with; where that is none, after its first word.
+
+    A line with a tab is cut there: it may begin with a label that these data have and be of another one.
+    """
     if line in known:
         return line, line
-    cuts = [at for at, sign in enumerate(line) if sign in " \t,"] or [len(line)]
+    signs = "\t" if "\t" in line else " ,"
+    cuts = [at for at, sign in enumerate(line) if sign in signs] or [len(line)]
     cut = next((at for at in reversed(cuts) if line[:at] in known), cuts[0])
     return line[:cut], line[cut + 1 :].strip() or line[:cut]
 

@@ -249,6 +249,18 @@ def test_folder_that_cannot_be_written_is_one_line_and_costs_no_second_download(
     assert mirror.asked == []
 
 
+def test_images_that_are_there_stay_when_another_of_their_archive_is_fetched(mirror, bring, chest_folder):
+    """As one that was scaled down in its place."""
+    folder = bring()
+    kept, missing = sorted((folder / "images_001").glob("*.png"))[:2]
+    kept.write_bytes(b"the user's own")
+    missing.unlink()
+    bring()
+    assert kept.read_bytes() == b"the user's own"
+    assert missing.exists()
+    assert {path.name for path in folder.iterdir() if path.is_dir()} == {f"images_{n:03d}" for n in (1, 2, 3)}
+
+
 def test_archive_that_has_changed_in_the_manifest_is_fetched_again(mirror, bring, chest_folder):
     folder = bring()
     mirror.asked.clear()
@@ -521,7 +533,8 @@ def test_archive_whose_process_was_killed_before_its_folder_got_its_name_is_not_
 def test_marker_moves_last_into_a_folder_that_is_there(mirror, bring, monkeypatch):
     """Killed before that, what lies aside still has it, and needs no second download."""
     folder = bring()
-    next((folder / "images_001").glob("*.png")).unlink()
+    for missing in sorted((folder / "images_001").glob("*.png"))[:3]:
+        missing.unlink()
     replace, moves = os.replace, []
 
     def killed(source: Path, target: Path) -> None:

@@ -64,6 +64,17 @@ def test_damage_below_the_crop_is_found_too(dataset):
             dataset[SampleKey(2, 0, 0, position)]
 
 
+def test_damaged_tiff_of_which_pillow_raises_a_type_error_is_named(tmp_path):
+    path = tmp_path / "a.tif"
+    Image.new("L", (8, 8)).save(path)
+    content = bytearray(path.read_bytes())
+    offsets = content.index((273).to_bytes(2, "little"))  # StripOffsets, whose type, 4 (LONG), becomes 12 (DOUBLE)
+    content[offsets + 2] = 12
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=rf"{path} cannot be read"):
+        FileDataset(tmp_path, ["a.tif"], "ab", [0], ["a.tif"]).read(0)
+
+
 def test_data_set_is_sent_to_another_process_without_pixels(dataset):
     copy = pickle.loads(pickle.dumps(dataset))
     assert np.array_equal(np.asarray(copy.read(4)), np.asarray(dataset.read(4)))

@@ -447,6 +447,17 @@ def test_label_without_a_name_is_its_own_name(tmp_path):
     assert load(root, names=str(names)).train.classes == ("dog", "the cat")
 
 
+def test_label_with_a_blank_that_new_images_lack_is_not_taken_for_another(tmp_path):
+    names = tmp_path / "names.txt"
+    names.write_text("cat\tKatze\ncat big\tGrosskatze\ndog\tHund\n")
+    root = write(tmp_path / "data", "test/cat/1.png", "test/dog/1.png")
+    args = data_args("ImageFolder", root, names=str(names))
+    test = load_test(
+        args, ("Katze", "Grosskatze", "Hund"), preprocessing_of({"dataset": args.dataset, "args": vars(args)})
+    )
+    assert test.targets.tolist() == [0, 2]
+
+
 def test_images_to_be_measured_alone_are_those_of_the_test(tmp_path):
     """The training part may have classes that the model does not know."""
     root = write(tmp_path, *TREE, "train/fox/1.png")
