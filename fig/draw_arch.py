@@ -160,7 +160,7 @@ def draw_prior(ax: Axes, y: float) -> None:
 
 def draw_cases(ax: Axes) -> None:
     """Draw the two ways to additional codes: Case 2 on the left, Case 1 on the right."""
-    posteriors = "as many fresh draws for each class, from\n" r"its images' posteriors:  $\mu_i + \sigma_i\,\varepsilon$"
+    posteriors = "equally many fresh draws of every class,\n" r"from its images:  $\mu_i + \sigma_i\,\varepsilon$"
     transfer = "head-class spread, tail-class mean:\n" r"$m_c + Q\,Q^T (z_j - m_{y_j})$"
     cases = (40, "Case 2", "augment.py", posteriors), (1200, "Case 1", "augment_ftl.py", transfer)
     for left, name, script, caption in cases:
