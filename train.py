@@ -69,7 +69,7 @@ from utils.figures.make import report
 from utils.logs import said_so_far, share_warnings, start_logging
 from utils.metrics import NO_REDUCTION, Measurement, Predictions, Row, require_finite
 from utils.randomness import mixing_share, standard_normal
-from utils.training.checkpoint import Checkpoint, changed_splits, forget_weights, load_checkpoint, load_model_state
+from utils.training.checkpoint import Checkpoint, forget_weights, load_checkpoint, load_model_state
 from utils.training.facts import log_facts
 from utils.training.folder import RunFolder
 from utils.training.headline import finish
@@ -180,6 +180,10 @@ def train(
     if args.prior_lr is None:
         args.prior_lr = default_prior_lr(args.lr, args.weight_gmm)
     splits = world.on_each_node_first(lambda: load_splits(args))
+    data_sha256 = splits.fingerprints()
+    main_sha256 = world.broadcast(data_sha256)
+    with world.errors_together():  # before a run is overwritten
+        require_same_data(main_sha256, data_sha256, "rank 0")
     with world.errors_together():
         if checkpoint:
             require_same_classes(checkpoint, splits.train.classes, args.resume)
@@ -191,7 +195,6 @@ def train(
         if splits.val is not None:
             loaders["val"] = make_loader(world, args, splits.val)
         split, _ = splits.measured
-        data_sha256 = splits.fingerprints()
         preprocessing = DATASETS[args.dataset].preprocessing(args)
         about = description(args, splits.train.classes, splits.train.class_counts, data_sha256, preprocessing)
         scaler = GradScaler(world.device.type, enabled=args.amp == "fp16")
@@ -209,9 +212,6 @@ def train(
         if world.is_main:
             folder.open(overwrite=args.overwrite)
     with folder:
-        main_sha256 = world.broadcast(data_sha256)
-        with world.errors_together():
-            require_same_data(main_sha256, data_sha256, "rank 0")
         if world.is_main:
             resumed = (run.epoch, run.position.step) if checkpoint else None
             before = checkpoint["args"] if checkpoint else None
@@ -399,7 +399,7 @@ def evaluate_only(world: World, args: argparse.Namespace, checkpoint: Checkpoint
     with folder:
         log.info("%s: %d test images; the model is that of epoch %d", args.dataset, len(data), checkpoint["epoch"])
         data_sha256 = {"test": data.fingerprint()}
-        if changed_splits(checkpoint["data_sha256"], data_sha256):
+        if checkpoint["data_sha256"]["test"] != data_sha256["test"]:
             log.warning("not the test images of the training: if it was trained on some, the result is too good")
         started = time.perf_counter()
         loader = make_loader(world, args, data)

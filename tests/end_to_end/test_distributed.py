@@ -511,7 +511,11 @@ def test_process_that_has_other_images_than_the_first_ends_with_one_line(script,
         other = isinstance(value, dict) and "train" in value
         return value | {"train": "0" * 64} if other else broadcast(self, value)
 
+    words = ["Digits_LT", *SMALL_MODEL, "--epochs=1", "--max-steps=1", f"--logdir={tmp_path}", "--no-figures"]
+    assert script("train", *words).status == 0
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     monkeypatch.setattr(World, "broadcast", as_rank_0_has_them)
-    done = script("train", "Digits_LT", *SMALL_MODEL, "--epochs=1", "--max-steps=1", f"--logdir={tmp_path}")
+    done = script("train", *words, "--overwrite")
     assert done.status == 2
     assert "the train images are not those of rank 0" in done.error
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before

@@ -154,6 +154,11 @@ CASES = {
         "has the encoder of resnet32_vae3, not of resnet34_vae3",
     ),
     "table of predictions in the run folder": ("train", [*DIGITS, "--logdir=TMP/own"], "predictions.csv is of no run"),
+    "table of predictions where a run goes on": (
+        "train",
+        ["Digits_LT", "--resume=RUN", "--logdir=TMP/own"],
+        "predictions.csv is of no run",
+    ),
     "two starts": ("train", [*DIGITS, "--init=RUN", "--resume=RUN"], "--init starts a run"),
     "another start": ("train", ["Digits_LT", "--resume=RUN", "--freeze-encoder"], "--freeze-encoder is True"),
     "other epochs to measure": ("train", ["Digits_LT", "--resume=RUN", "--eval-every=2"], "--eval-every is 2"),

@@ -194,10 +194,9 @@ def plain(value: Any) -> Any:
 
 
 def changed_splits(stored: dict[str, str], data_sha256: dict[str, str]) -> list[str]:
-    """Name the splits whose images or labels are not those of a checkpoint.
+    """Name the splits whose images or labels are not those of a checkpoint, or that only one of the two has.
 
     Args:
-        stored, data_sha256: hash of the list of images of each split, in the checkpoint and here; a split that has
-            none in an older checkpoint is taken as it is.
+        stored, data_sha256: hash of the list of images of each split, in the checkpoint and here.
     """
-    return [split for split, sha256 in data_sha256.items() if stored.get(split, sha256) != sha256]
+    return [split for split in stored | data_sha256 if stored.get(split) != data_sha256.get(split)]

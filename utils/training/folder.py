@@ -106,7 +106,7 @@ class RunFolder:
         return any(os.path.exists(path) for path in (self.file("metrics.csv"), self.checkpoint, self.previous))
 
     def require_no_foreign_files(self, overwrite: bool) -> None:
-        """Raise a `UserError` if a new training would replace a predictions.csv that no run here has written."""
+        """Raise a `UserError` if a training would replace a predictions.csv that no run here has written."""
         path = self.file("predictions.csv")  # predict.py writes a file of this name too
         if path.exists() and not overwrite and not self.holds_run():
             raise UserError(f"{path} is of no run, and a training would replace it: move it, or name another --logdir")

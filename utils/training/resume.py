@@ -49,8 +49,9 @@ def find_checkpoint(args: argparse.Namespace, given: set[str], folder: RunFolder
         UserError: it is missing, damaged or of another run, or the run folder holds a run that nothing asked for.
     """
     checkpoint = _load_named(args, folder)
-    if checkpoint is None:
+    if not args.evaluate:
         folder.require_no_foreign_files(args.overwrite)
+    if checkpoint is None:
         return None
     if args.evaluate:
         _adopt_for_evaluation(args, given, checkpoint)
@@ -126,6 +127,9 @@ def _adopt_for_training(args: argparse.Namespace, given: set[str], checkpoint: C
         if args.start_epoch is not None:
             log.info("--start-epoch %d: this run has gone back already, and goes on", args.start_epoch)
     _warn_of_changes(args, stored, args.resume, args.start_epoch if back else checkpoint["epoch"])
+    if args.pretrained and not stored["pretrained"]:
+        log.warning("--pretrained: %s did not start from ImageNet weights, and is continued as it is", args.resume)
+    args.pretrained = stored["pretrained"]
     if args.start_epoch is None:
         args.start_epoch = stored.get("start_epoch")  # the command that went back knows it when it is given again
 
@@ -302,7 +306,8 @@ def require_same_data(stored: dict[str, str], data_sha256: dict[str, str], sourc
         source: of `stored`, for the message.
     """
     if changed := changed_splits(stored, data_sha256):
-        raise UserError(f"the {changed[0]} images are not those of {source}: check --datadir, or train anew")
+        one_sided = "" if changed[0] in stored and changed[0] in data_sha256 else " (only one of the two has any)"
+        raise UserError(f"the {changed[0]} images are not those of {source}{one_sided}: check --datadir, or train anew")
 
 
 def description(

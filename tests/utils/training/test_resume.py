@@ -170,11 +170,25 @@ def test_best_epoch_is_retrained_though_the_last_checkpoint_is_damaged(tmp_path,
     assert "model_best.pth: whether its training has ended cannot be told:" in caplog.text
 
 
-def test_validation_images_that_have_changed_are_named():
-    stored = {"train": "1", "test": "2"}
-    require_same_data(stored, stored | {"val": "3"}, "there")  # of a checkpoint before it was kept
-    with pytest.raises(UserError, match="the val images are not those of there"):
-        require_same_data(stored | {"val": "3"}, stored | {"val": "4"}, "there")
+def test_validation_images_that_have_changed_come_or_gone_are_named():
+    """The best epoch on them is the result, so a run that has them is another one."""
+    without, stored = {"train": "1", "test": "2"}, {"train": "1", "val": "3", "test": "2"}
+    require_same_data(stored, dict(stored), "there")
+    for before, now in ((stored, stored | {"val": "4"}), (without, stored), (stored, without)):
+        with pytest.raises(UserError, match="the val images are not those of there"):
+            require_same_data(before, now, "there")
+
+
+def test_continued_run_says_how_it_began_whatever_its_command(tmp_path, trained_digits, caplog):
+    for began in (False, True):
+        checkpoint = load_checkpoint(trained_digits / "checkpoint.pth")
+        checkpoint["args"]["pretrained"] = began
+        save_checkpoint(tmp_path / "checkpoint.pth", checkpoint)
+        argv = ["Digits_LT", "--resume=auto", f"--logdir={tmp_path}", *([] if began else ["--pretrained"])]
+        args, given = parse(train.build_parser(), argv)
+        find_checkpoint(args, given, RunFolder(str(tmp_path)))
+        assert args.pretrained == began
+    assert caplog.text.count("did not start from ImageNet weights, and is continued as it is") == 1
 
 
 def test_batch_of_a_run_on_several_nodes_is_that_of_all(tmp_path, trained_digits):
