@@ -10,7 +10,7 @@ import argparse
 import copy
 import warnings
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -32,7 +32,6 @@ TAUS = tuple(step / 4 for step in range(1, 13))
 RATES = (1e-4, 1e-3, 1e-2, 1e-1)
 LEAVE_OUT = "leave this method out, or give another --fixed"  # where it has no numbers, or such as are of no use
 
-Estimator = TypeVar("Estimator", NearestCentroid, LinearDiscriminantAnalysis)
 Classify = Callable[[Tensor], np.ndarray]  # codes (M,D) -> probabilities (M,K)
 
 
@@ -125,7 +124,9 @@ def nearest_mean(codes: TrainedCodes, distance: str) -> Classify:
     def form(mu: Tensor) -> np.ndarray:
         return (F.normalize(mu, dim=1) if distance == "unit" else mu).numpy()
 
-    means = _fitted("ncm", NearestCentroid(), form(codes.mu), codes.targets).centroids_
+    model = NearestCentroid()
+    _fit("ncm", model, form(codes.mu), codes.targets)
+    means = model.centroids_
     return softmax_of(lambda mu: -torch.from_numpy(pairwise_distances(form(mu), means)).double().square())
 
 
@@ -137,11 +138,11 @@ def discriminant_analysis(codes: TrainedCodes, shrinkage: float) -> Classify:
     """
     shares = np.full(codes.num_classes, 1 / codes.num_classes)
     model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage, priors=shares)
-    _fitted("lda", model, codes.mu.double().numpy(), codes.targets)
+    _fit("lda", model, codes.mu.double().numpy(), codes.targets)
     return lambda mu: model.predict_proba(mu.double().numpy())
 
 
-def _fitted(name: str, model: Estimator, codes: np.ndarray, targets: Tensor) -> Estimator:
+def _fit(name: str, model: NearestCentroid | LinearDiscriminantAnalysis, codes: np.ndarray, targets: Tensor) -> None:
     """Fit a method of scikit-learn.
 
     Raises:
@@ -151,7 +152,7 @@ def _fitted(name: str, model: Estimator, codes: np.ndarray, targets: Tensor) -> 
         # of classes with one image, as a long tail has, and of NCM's spread within the classes, which is not used
         warnings.simplefilter("ignore")
         try:
-            return model.fit(codes, targets.numpy())
+            model.fit(codes, targets.numpy())
         except ValueError as error:
             raise UserError(f"{name}: {error} ({LEAVE_OUT})") from error
 
