@@ -15,6 +15,7 @@ from scripts.experiments.posthoc import METHODS
 from scripts.experiments.protocol import (
     ALL,
     BY_NAME,
+    CHOSEN,
     FACTORS,
     FEW,
     FURTHER,
@@ -159,19 +160,20 @@ def recognised_table(results: Path, stage: str = "table", regime: str = ALL.name
 
 def imbalance_table(results: Path) -> str:
     """Write ACSA against the imbalance, at the same number of images."""
-    return _by_column(results, {str(factor): (f"imbalance/{factor}", TENTH_18.name) for factor in FACTORS})
+    stages = {str(factor): (f"imbalance/{factor}", TENTH_18.name) for factor in FACTORS}
+    return _by_column(results, stages, CHOSEN["imbalance"][0])
 
 
 def images_table(results: Path) -> str:
     """Write ACSA against the number of images, at the same imbalance."""
-    return _by_column(results, {f"{images:,}": stage for images, stage in NUMBERS_OF_IMAGES.items()})
+    return _by_column(results, {f"{images:,}": stage for images, stage in NUMBERS_OF_IMAGES.items()}, FURTHER)
 
 
-def _by_column(results: Path, stages: dict[str, tuple[str, str]]) -> str:
-    """Write ACSA of the rows of the further tables, a column for each (stage, regime); how many subsets in brackets."""
+def _by_column(results: Path, stages: dict[str, tuple[str, str]], rows: Sequence[str]) -> str:
+    """Write ACSA of rows, by their names, a column for each (stage, regime); how many subsets in brackets."""
     columns = [{one.row.name: one for one in contenders(results, *stage)} for stage in stages.values()]
     lines = []
-    for name in FURTHER:
+    for name in rows:
         if any(name in column for column in columns):
             values = [list(column[name].values.values()) if name in column else [] for column in columns]
             lines.append([BY_NAME[name].title, *map(_counted, values)])

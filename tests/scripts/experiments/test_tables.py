@@ -400,13 +400,17 @@ def test_tables_of_this_repository_say_what_its_results_say():
 def test_further_tables_have_a_column_for_each_imbalance_and_a_line_for_each_weight(tmp_path):
     """Of runs whose accuracy tells which they are."""
     chosen = Choice(0.03, 1, {}, "crt", 6, [5, 6])
-    write_choices(tmp_path / FILE, {"tenth-resnet18": {"dgcmm": chosen}})
+    write_choices(tmp_path / FILE, {"tenth-resnet18": {"dgcmm": chosen, "mixup": chosen}})
     for number, factor in enumerate((10, 20, 50, 100, 200)):
         for subset in (0, 1):
             write_run(tmp_path / f"imbalance/{factor}/dgcmm/subset{subset}", 0.1, {"crt": 0.9 - number / 10})
-    assert cells(TABLES["imbalance"](tmp_path))["DGCMM, learned mixture"] == [
-        f"0.{9 - number}000 ±0.0000 (2)" for number in range(5)
-    ]
+    write_run(tmp_path / "imbalance/200/mixup/subset1", 0.7, {"crt": 0.8})
+    assert cells(TABLES["imbalance"](tmp_path)) == {
+        "row": ["10", "20", "50", "100", "200"],
+        "---": ["---:"] * 5,
+        "DGCMM, learned mixture": [f"0.{9 - number}000 ±0.0000 (2)" for number in range(5)],
+        "mixup": [*"----", "0.8000 (1)"],
+    }
     for folder, acsa, error in (("weights/weight-reconst0.1", 0.6, 0.12), ("tenth-resnet18/dgcmm", 0.8, 0.01)):
         for subset in (0, 1):
             run = tmp_path / folder / f"subset{subset}"
