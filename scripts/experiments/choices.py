@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from scripts.experiments.results import damage_in_one_line
 from utils.errors import UserError
 from utils.files import read_rows, write_text
 
@@ -39,11 +40,16 @@ def validated(setting: Path, subsets: Sequence[int]) -> dict[tuple[str, str], fl
     Returns:
         (method, value of its parameter) -> mean, of 'trained' alone for a run without methods on its codes; nothing if
         the run of a subset is not done.
+
+    Raises:
+        UserError: a file of a run is damaged.
     """
     found: dict[tuple[str, str], list[float]] = {}
     for subset in subsets:
-        for row in _validation_rows(setting / f"subset{subset}"):
-            found.setdefault((row.get("method", "trained"), row.get("value", "")), []).append(float(row["acsa"]))
+        folder = setting / f"subset{subset}"
+        with damage_in_one_line(folder):
+            for row in _validation_rows(folder):
+                found.setdefault((row.get("method", "trained"), row.get("value", "")), []).append(float(row["acsa"]))
     return {key: statistics.fmean(values) for key, values in found.items() if len(values) == len(subsets)}
 
 

@@ -15,7 +15,6 @@ from models.classifier import ImageClassifier
 from models.dgcmm import DGCMM
 from models.losses import widen
 from scripts.experiments.corruption import blurred
-from scripts.experiments.trained import IMAGES
 from utils.device import to_device
 from utils.metrics import compute_metrics
 from utils.randomness import Stream, generator
@@ -44,7 +43,7 @@ def recognised(judge: ImageClassifier, images: Tensor, labels: Tensor) -> Tensor
 
 
 @torch.inference_mode()
-def sample_components(model: DGCMM, seed: int, batch_size: int = IMAGES) -> Iterator[tuple[Tensor, Tensor]]:
+def sample_components(model: DGCMM, seed: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Draw `SAMPLES` codes of each component and decode them under its label: yields images (B,3,S,S), labels (B,)."""
     device = model.classifier.weight.device
     labels = torch.arange(model.num_classes, device=device).repeat_interleave(SAMPLES)
@@ -59,7 +58,7 @@ def measure_generative_half(
     train: ImageDataset,
     test: ImageDataset,
     judges: Mapping[str, ImageClassifier],
-    batch_size: int = IMAGES,
+    batch_size: int,
 ) -> dict[str, float | None]:
     """Measure the generative half on the test images.
 

@@ -59,7 +59,7 @@ def damage_in_one_line(folder: Path) -> Iterator[None]:
     """Raise a `UserError` where a file of a run in the results is damaged, as after a loss of power."""
     try:
         yield
-    except (ValueError, LookupError) as error:
+    except (ValueError, TypeError, AttributeError, LookupError) as error:
         raise UserError(f"{folder} has a damaged file: move the folder away, and its stage makes it again") from error
 
 
@@ -121,7 +121,7 @@ def read_decoder(run: Run) -> Numbers:
 def _numbers_in(path: Path) -> Numbers:
     with damage_in_one_line(path.parent):
         content = json.loads(path.read_text()) if path.exists() else {}
-    return {name: value for name, value in content.items() if isinstance(value, int | float)}
+        return {name: value for name, value in content.items() if isinstance(value, int | float)}
 
 
 def values_under(runs: Sequence[Run], method: str, condition: str, metric: str) -> dict[int, float]:

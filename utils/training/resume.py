@@ -109,8 +109,13 @@ def _adopt_for_evaluation(args: argparse.Namespace, given: set[str], checkpoint:
     same = args.dataset == checkpoint["dataset"]
     if same:
         _adopt_places(args, given, checkpoint["args"], args.resume)
-    flags = MODEL_FLAGS + (DATA_FLAGS if same else SHAPE_FLAGS) + SCORING_FLAGS + tuple({"amp"} - given)
+    flags = MODEL_FLAGS + (DATA_FLAGS if same else SHAPE_FLAGS) + _measuring_flags(given)
     adopt(args, given, checkpoint["args"], flags, args.resume, terms={"bad_images": ""})
+
+
+def _measuring_flags(given: set[str]) -> tuple[str, ...]:
+    """Name what measuring takes from a training: how it scores, and its precision unless another one is given."""
+    return SCORING_FLAGS if "amp" in given else (*SCORING_FLAGS, "amp")
 
 
 def _adopt_for_training(args: argparse.Namespace, given: set[str], checkpoint: Checkpoint, nodes: int) -> None:
@@ -216,7 +221,7 @@ def find_trained(args: argparse.Namespace, given: set[str], folder: RunFolder) -
         except UserError as error:
             log.warning("%s: whether its training has ended cannot be told: %s", args.resume, error)
     _adopt_places(args, given, checkpoint["args"], args.resume)
-    flags = MODEL_FLAGS + DATA_FLAGS + SCORING_FLAGS + tuple({"amp"} - given)
+    flags = MODEL_FLAGS + DATA_FLAGS + _measuring_flags(given)
     adopt(args, given, checkpoint["args"], flags, args.resume)
     return checkpoint
 

@@ -14,7 +14,7 @@ from models.classifier import PlainClassifier
 from scripts.experiments.corruption import blurred
 from scripts.experiments.generative import SAMPLES, class_mean_images, measure_generative_half, sample_components
 
-SIZE = 12
+SIZE, BATCH = 12, 7
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_errors_are_those_of_reconstructions_and_of_images_without_a_decoder(dat
     model = trained_like(SIZE, assign="label")
     images, labels = tensors(test)
     judge = judge_of_outlines()
-    health = measure_generative_half(model, train, test, {"one": judge})
+    health = measure_generative_half(model, train, test, {"one": judge}, BATCH)
     with torch.no_grad():
         rebuilt = model.reconstructions(images, labels)
         shown = (images, blurred(images), rebuilt)
@@ -75,7 +75,7 @@ def test_component_of_no_class_recognises_and_shows_none(assign, started, data):
     """Those that no label has, and those that no training has moved."""
     model, judge = trained_like(SIZE, assign=assign), PlainClassifier("resnet18", K).eval()
     model.prior.logits.data.mul_(started)
-    health = measure_generative_half(model, data, data, {"one": judge})
+    health = measure_generative_half(model, data, data, {"one": judge}, BATCH)
     assert health["acsa_mixture"] is None
     assert health["recognised_samples_by_one"] is None
 
@@ -87,18 +87,18 @@ def test_each_judge_says_what_it_recognises(data):
         judge = PlainClassifier("resnet18", K).eval()
         judge.classifier.bias.data[label] = 1e6
         always[f"class {label}"] = judge
-    health = measure_generative_half(model, data.subset(np.arange(6)), data.subset(np.arange(6)), always)
+    health = measure_generative_half(model, data.subset(np.arange(6)), data.subset(np.arange(6)), always, BATCH)
     for name in always:
         assert health[f"recognised_images_by_{name}"] == pytest.approx(1 / 6)
         assert health[f"recognised_samples_by_{name}"] == pytest.approx(1 / K)
-    assert not any("recognised" in name for name in measure_generative_half(model, data, data, {}))
+    assert not any("recognised" in name for name in measure_generative_half(model, data, data, {}, BATCH))
 
 
 def test_samples_are_drawn_from_each_component(data):
     model = trained_like(SIZE, assign="label")
 
     def drawn(seed):
-        return [torch.cat(part) for part in zip(*sample_components(model, seed), strict=True)]
+        return [torch.cat(part) for part in zip(*sample_components(model, seed, BATCH), strict=True)]
 
     images, labels = drawn(0)
     assert torch.bincount(labels).tolist() == [SAMPLES] * K
@@ -118,4 +118,4 @@ def test_mixture_alone_takes_the_component_that_the_code_lies_in(data):
         mu, _ = model.posterior(model.features(images), labels)
         model.prior.means.copy_(torch.stack([mu[labels == c].mean(dim=0) for c in range(K)]))
         model.prior.log_vars.fill_(-3.0)
-    assert measure_generative_half(model, data, data, {})["acsa_mixture"] == 1.0
+    assert measure_generative_half(model, data, data, {}, BATCH)["acsa_mixture"] == 1.0

@@ -242,6 +242,15 @@ def test_best_setting_has_the_best_mean_of_all_subsets(tmp_path):
     assert best(settings, (5, 6)) == (0.02, 1.0)
 
 
+@pytest.mark.parametrize("file", ["metrics.csv", "metrics_baselines.csv"])
+@pytest.mark.parametrize("content", ["split,acsa\nval", "split\nval\n", "split,acsa\nval,high\n"])
+def test_damaged_file_of_a_setting_is_one_line(file, content, tmp_path):
+    (tmp_path / "subset5").mkdir()
+    (tmp_path / "subset5" / file).write_text(content)
+    with pytest.raises(UserError, match="subset5 has a damaged file: move the folder away"):
+        choose_methods(tmp_path, (5,))
+
+
 def test_of_equal_settings_the_first_is_the_best():
     """Though a mean may differ from an equal one in its last bits."""
     assert first_best({"first": 0.8, "equal": 0.8 + 2e-16, "worse": 0.7999}) == "first"
@@ -272,7 +281,7 @@ def test_commands_are_listed_and_nothing_is_run(tmp_path, capsys):
     assert not list(tmp_path.iterdir())
     assert script.main(["tenth-resnet18", "--list", f"--results={tmp_path}"]) == 0
     *listed, count = capsys.readouterr().out.splitlines()
-    assert count == "tenth-resnet18: 0 runs are there, 0 failed, 70 are left"
+    assert count == "tenth-resnet18: 0 runs are there, 0 failed, 75 are left"
     rates = {word for line in listed if "resnet18_vae3" in line for word in line.split() if word.startswith("--lr=")}
     assert rates == {"--lr=0.015"}  # the middle of five
 
