@@ -10,7 +10,8 @@ the new classifier is in <logdir>/checkpoint_aug_ftl.pth.
 import argparse
 from collections.abc import Sequence
 
-from augment import Codes, retrain
+from augment import retrain
+from codes import Codes
 from datasets import DATASETS
 from datasets.transforms import TRAIN_TRANSFORMS
 from models.encoder import ARCHITECTURES

@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np
 
-from augment import Codes
+from codes import Codes
 from scripts.experiments.choices import first_best
 from scripts.experiments.posthoc import LEAVE_OUT, METHODS, Classify, Method, TrainedCodes, fixed_of, method_value
 from scripts.experiments.trained import open_run, run_parser

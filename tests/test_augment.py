@@ -1,93 +1,27 @@
-"""Extraction of codes, and what the steps of a re-training compute."""
+"""What the steps of a re-training compute, and what it starts from."""
 
 import argparse
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 import augment
 import augment_ftl
-from datasets.base import ArrayDataset, Splits
-from datasets.loading import BatchLoader, EvaluationBatches
+from codes import extract
 from datasets.splits import complete_data, load_splits
+from helpers.codes import ARGS, DIM, loader_of, model_of
 from helpers.runs import run_without_folder
-from models.classifier import PlainClassifier
-from models.dgcmm import DGCMM
-from models.losses import LossWeights
 from models.samplers import FeatureTransferSampler, PosteriorSampler
-from models.scoring import Scorer
 from utils.cli.rules import parse
-from utils.device import to_device
 from utils.distributed.world import World
 from utils.errors import UserError
 from utils.randomness import standard_normal
-from utils.training.checkpoint import read_verified
 from utils.training.folder import RunFolder
 from utils.training.position import Position
 from utils.training.resume import find_trained
 
-WEIGHTS = LossWeights(10.0, 0.1, 0.001)
-ARGS = argparse.Namespace(
-    **{"lr": 0.1, "momentum": 0.9, "wd": 1e-4, "clip_grad": 0.0, "seed": 5, "amp": "off", "max_steps": 6},
-    **{"batch_size": 20, "print_freq": 100, "save_every": 0, "quiet": True},
-    **{"weight_cls": 10.0, "weight_reconst": 0.1, "weight_gmm": 0.001},
-)
-COUNTS, DIM = (120, 30, 10), 8
-
-
-def model_of(**kwargs):
-    torch.manual_seed(0)
-    return DGCMM("resnet18_vae3", 3, DIM, 32, **kwargs)
-
-
-def loader_of(count, batch):
-    pixels = np.random.default_rng(0).integers(0, 256, (count, 32, 32), dtype=np.uint8)
-    as_tensor = lambda image: torch.from_numpy(np.array(image))[None]  # noqa: E731
-    data = ArrayDataset(pixels, "abc", np.arange(count) % 3, [str(n) for n in range(count)], as_tensor)
-    return BatchLoader(data, EvaluationBatches(count, batch), 0, False)
-
-
-@pytest.mark.parametrize(("generative", "labelled"), [(False, True), (True, True), (True, False)])
-def test_extracted_codes_are_those_of_each_image_in_order(generative, labelled):
-    model, loader = model_of(generative=generative).eval(), loader_of(11, 4)
-    codes = augment.extract(model, loader, labelled, ARGS, torch.device("cpu"))
-    images = to_device(torch.stack([loader.dataset[n][0] for n in range(11)]), torch.device("cpu"))
-    targets = torch.arange(11) % 3
-    with torch.no_grad():
-        features = model.features(images)
-        pair = model.posterior(features, targets) if labelled else Scorer(model, WEIGHTS).evidence(images)
-    names = ("mu", "log_var") if labelled else ("features", "fixed")
-    assert list(codes) == ["targets", *names]
-    assert torch.equal(codes["targets"], targets)
-    for name, expected in zip(names, pair, strict=True):
-        torch.testing.assert_close(codes[name], expected, rtol=1e-4, atol=1e-5)
-        codes[name].mul_(2)  # an inference tensor would refuse
-
-
-def codes_beside(checkpoint):
-    """The codes of eleven images for training and for the test, from the file beside a checkpoint or written to it."""
-    data = loader_of(11, 4).dataset
-    changes = {"resume": str(checkpoint), "max_steps": None, "workers": 0}
-    sizes = {"new_size": 32, "crop_size": 32, "train_transform": "none", "cache_size": 0}
-    args = argparse.Namespace(**vars(ARGS) | changes | sizes)
-    return augment.load_or_extract(model_of(), Splits(data, None, data), "of the weights", args, World())
-
-
-def test_damaged_file_of_codes_is_told_and_made_anew(tmp_path, caplog):
-    codes, path = codes_beside(tmp_path / "checkpoint.pth"), tmp_path / "checkpoint_codes.pth"
-    path.write_bytes(path.read_bytes()[:-100])
-    again = codes_beside(tmp_path / "checkpoint.pth")
-    assert f"{path} is not used: {path} cannot be loaded" in caplog.text
-    for found in (again, read_verified(path)):
-        assert torch.equal(found["test"]["mu"], codes["test"]["mu"])
-
-
-def test_codes_that_cannot_be_kept_are_used_all_the_same(tmp_path, caplog):
-    codes = codes_beside(tmp_path / "gone" / "checkpoint.pth")
-    assert {name: len(part["mu"]) for name, part in codes.items()} == {"train": 11, "test": 11}
-    assert f"the codes are not kept: {tmp_path}/gone/checkpoint_codes.pth cannot be written" in caplog.text
+COUNTS = (120, 30, 10)
 
 
 def sampler_of(sampler_class):
@@ -171,45 +105,9 @@ def test_classifier_by_the_cosine_has_nothing_to_adjust():
         augment.check_adjusted_start(argparse.Namespace(start="adjusted", loss="ldam-drw"), {"args": {}})
 
 
-def test_device_without_room_for_the_training_codes_is_told(monkeypatch):
-    """The batch size would not help."""
-
-    def full(*_):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB. GPU 0 has 9 GiB.")
-
-    monkeypatch.setattr(torch.Tensor, "to", full)
-    with pytest.raises(UserError, match="Tried to allocate 20 GiB.*: give a GPU that holds the codes of all training"):
-        augment.take_training_codes({"train": {"mu": torch.zeros(2, 3)}}, torch.device("cuda"))
-
-
-def test_training_codes_are_taken_without_a_copy():
-    mu, log_var = torch.randn(4, 2), torch.tensor([[0.0, 2.0]]).repeat(4, 1)
-    test = {"targets": torch.zeros(1), "mu": torch.zeros(1, 2), "log_var": torch.zeros(1, 2)}
-    codes = {"train": {"targets": torch.arange(4), "mu": mu, "log_var": log_var}, "test": test}
-    training = augment.take_training_codes(codes, torch.device("cpu"))
-    assert training.keys() == {"targets", "mu", "sigma"}
-    torch.testing.assert_close(training["sigma"], torch.tensor([[0.0, 1.0]]).exp().repeat(4, 1))
-    assert (training["mu"].data_ptr(), training["sigma"].data_ptr()) == (mu.data_ptr(), log_var.data_ptr())
-    assert codes == {"test": test}
-    assert test.keys() == {"targets", "mu"}
-
-
-@pytest.mark.parametrize(("moved", "found"), [(0.0, set()), (0.1, {"distance_quantiles"})])
-def test_distances_are_measured_from_components_that_training_has_moved(moved, found):
-    """Whether or not an epoch with the mixture term has ended, after which they are placed at the classes' codes."""
-    model, codes = model_of(), {"mu": torch.randn(30, DIM), "targets": torch.arange(30) % 3}
-    with torch.no_grad():
-        model.prior.logits[0] = moved
-        assert augment.examine_training_codes(model, codes).keys() == found
-
-
-def test_plain_classifier_has_no_components_to_measure_from():
-    assert augment.examine_training_codes(PlainClassifier("resnet32", 3), {}) == {}
-
-
 def test_classifier_that_goes_astray_is_told_of_the_flags_of_a_re_training():
     model, loader = model_of(), loader_of(6, 3)
-    codes = augment.extract(model, loader, False, ARGS, torch.device("cpu"))
+    codes = extract(model, loader, False, ARGS, torch.device("cpu"))
     with torch.no_grad():
         model.classifier.bias[1] = torch.nan
     with pytest.raises(
@@ -220,7 +118,7 @@ def test_classifier_that_goes_astray_is_told_of_the_flags_of_a_re_training():
 
 def test_signal_is_looked_for_before_each_batch_of_a_measurement(monkeypatch):
     model, loader, world, looked = model_of(), loader_of(6, 3), World(torch.device("cpu")), []
-    codes = augment.extract(model, loader, False, ARGS, world.device)
+    codes = extract(model, loader, False, ARGS, world.device)
     monkeypatch.setattr(world, "check_stop", lambda: looked.append(len(looked)))
     augment.classify(model, codes, argparse.Namespace(**vars(ARGS) | {"batch_size": 4}), world)
     assert looked == [0, 1]

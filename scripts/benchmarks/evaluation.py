@@ -11,7 +11,7 @@ import torch
 from torchvision import transforms as T
 
 import train
-from augment import extract
+from codes import extract
 from datasets.base import ArrayDataset
 from datasets.loading import BatchLoader, EvaluationBatches
 from models.loading import all_weights, build_model

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import augment
 import augment_ftl
+from codes import Codes
 from models.dgcmm import DGCMM
 from models.samplers import PosteriorSampler
 from scripts.benchmarks.setup import Sizes, next_epoch, script_args
@@ -36,7 +37,7 @@ def retraining(sizes: Sizes, repeats: int) -> Iterator[Ratio]:
     yield slowdown("retraining: time of Case 1 / Case 2", case_1, case_2, CASE_1_TARGET, repeats, "codes/s")
 
 
-def make_codes(counts: Sequence[int], dim: int, device: torch.device) -> augment.Codes:
+def make_codes(counts: Sequence[int], dim: int, device: torch.device) -> Codes:
     """Draw 'mu', 'sigma' (N,D) and 'targets' (N,) of so many codes of each class, in mixed order."""
     torch.manual_seed(0)
     targets = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
@@ -45,7 +46,7 @@ def make_codes(counts: Sequence[int], dim: int, device: torch.device) -> augment
     return {"mu": mu, "sigma": sigma, "targets": targets}
 
 
-def case(sizes: Sizes, codes: augment.Codes, make_sampler: augment.MakeSampler) -> Callable[[], None]:
+def case(sizes: Sizes, codes: Codes, make_sampler: augment.MakeSampler) -> Callable[[], None]:
     """Make a call that takes the steps of one of the two augmentations."""
     run, sampler = make_run(sizes, codes, make_sampler)
     return steps_of(run, sampler, sampler.plan(0))
@@ -62,7 +63,7 @@ def steps_of(run: Run, sampler: PosteriorSampler, plan: tuple[Tensor, Tensor]) -
     return call
 
 
-def make_run(sizes: Sizes, codes: augment.Codes, make_sampler: augment.MakeSampler) -> tuple[Run, PosteriorSampler]:
+def make_run(sizes: Sizes, codes: Codes, make_sampler: augment.MakeSampler) -> tuple[Run, PosteriorSampler]:
     """Begin a re-training that writes nothing, whose epochs end after `sizes.code_steps`."""
     flags = ("--resume=auto", f"--batch-size={BATCH}", f"--max-steps={sizes.code_steps}")
     args = script_args(augment_ftl.build_parser(), sizes, *flags)
@@ -73,7 +74,7 @@ def make_run(sizes: Sizes, codes: augment.Codes, make_sampler: augment.MakeSampl
     return Run("aug", args, model, optimizer, None, "test", {}, world), make_sampler(codes, classes, args)
 
 
-def release_steps(codes: augment.Codes, sizes: Sizes) -> Callable[[], None]:
+def release_steps(codes: Codes, sizes: Sizes) -> Callable[[], None]:
     """Make a call that takes steps in the public release's way: samples are collated one by one, by workers."""
     # sigma stands for the log-variance, which is as long
     data = TensorDataset(*(codes[name].cpu() for name in ("mu", "sigma", "targets")))

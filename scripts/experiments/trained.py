@@ -6,7 +6,8 @@ import logging
 import os
 from typing import NamedTuple
 
-from augment import Codes, build_parser, load_or_extract, load_same_splits, load_trained_model, take_training_codes
+from augment import build_parser, load_trained_model
+from codes import Codes, load_or_extract, load_same_splits, take_training_codes
 from datasets.base import Splits
 from datasets.splits import complete_data, prepare_data
 from models.classifier import ImageClassifier

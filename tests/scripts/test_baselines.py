@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from augment import classify, extract
+from augment import classify
+from codes import extract
 from helpers.project import METRIC_NAMES, SMALL_MODEL
 from scripts import robustness
 from scripts.baselines import measure
