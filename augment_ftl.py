@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Re-train the classifier of a trained DGCMM with feature transfer from head to tail classes (Case 1).
+"""Re-train the classifier of a trained model with feature transfer from head to tail classes (Case 1).
 
     python augment_ftl.py Digits_LT --logdir=./logs/digits --resume=auto --epochs=20 --lr=1e-2 --T-max=20
 

@@ -50,8 +50,8 @@ def load_or_extract(
     name, measured = splits.measured
     parts = {"train": splits.train, name: measured, "test": splits.test}
     data = {name: part.fingerprint() for name, part in parts.items()}
-    sizes = {name: getattr(args, name) for name in ("new_size", "crop_size", "train_transform", "cache_size", "amp")}
-    key = {"weights": trained_sha256, "data": data, **sizes}
+    settings = ("new_size", "crop_size", "train_transform", "cache_size", "amp")
+    key = {"weights": trained_sha256, "data": data, **{name: getattr(args, name) for name in settings}}
     path = Path(args.resume).with_name(f"{Path(args.resume).stem}_codes.pth")
     if path.exists():
         try:
@@ -101,10 +101,12 @@ def extract(
             images, labels = to_device(images, device), labels.to(device)
             with autocast(device, args.amp):
                 pair = model.posterior(model.features(images), labels) if by_label else scorer.evidence(images)
-            for name, rows in zip(names, (labels, *pair), strict=True):
-                if name not in codes:
-                    with torch.inference_mode(False):  # ordinary tensors, which may be changed outside this mode
-                        codes[name] = torch.empty(len(loader.dataset), *rows.shape[1:], dtype=rows.dtype)
+            found = dict(zip(names, (labels, *pair), strict=True))
+            if not codes:
+                with torch.inference_mode(False):  # ordinary tensors, which may be changed outside this mode
+                    count = len(loader.dataset)
+                    codes = {name: rows.new_empty(count, *rows.shape[1:], device="cpu") for name, rows in found.items()}
+            for name, rows in found.items():
                 codes[name][done : done + len(rows)] = rows
             done += len(labels)
             bar.update(len(labels))

@@ -43,6 +43,7 @@ from utils.training.checkpoint import Checkpoint, load_checkpoint
 
 log = logging.getLogger("dgcmm")
 
+NAMED_PRIORS = ("uniform", "natural")  # any other is a table
 SHARE_COLUMNS = ("class", "share")
 SUM_TOLERANCE = 1e-3  # of shares that a user has rounded
 
@@ -117,7 +118,8 @@ def outputs_of(args: argparse.Namespace) -> dict[str, str]:
 
 def check_not_read(args: argparse.Namespace, images: Sequence[Named]) -> None:
     """Raise a `UserError` if a file that is to be written is the checkpoint, the table of `--prior` or an image."""
-    read = {os.path.realpath(path) for path in (args.checkpoint, args.prior, *args.sources) if path}
+    table = args.prior if args.prior not in NAMED_PRIORS else None
+    read = {os.path.realpath(path) for path in (args.checkpoint, table, *args.sources) if path}
     read.update(os.path.abspath(image.path) for image in images)  # links of these are not followed, they may be many
     for flag, path in outputs_of(args).items():
         if {os.path.realpath(path), os.path.abspath(path)} & read:

@@ -42,9 +42,10 @@ from datasets.transforms import TRAIN_TRANSFORMS
 from models.atypicality import measure_distances
 from models.classifier import ImageClassifier
 from models.encoder import ARCHITECTURES, PLAIN_ARCHITECTURES, feature_dim, fetch_pretrained
+from models.facts import log_facts
 from models.health import measure_health, say_health, warn_of_dead_components
 from models.loading import all_weights, build_model
-from models.losses import BALANCING_LOSSES, LIKELIHOOD_LOSSES, LOSSES, LossWeights, build_loss, first_reweighted_epoch
+from models.losses import LIKELIHOOD_LOSSES, LOSSES, LossWeights, build_loss, first_reweighted_epoch
 from models.mixup import mix
 from models.pictures import keep_pictures, show_reconstructions
 from models.scoring import Scorer
@@ -70,7 +71,6 @@ from utils.logs import said_so_far, share_warnings, start_logging
 from utils.metrics import NO_REDUCTION, Measurement, Predictions, Row, require_finite
 from utils.randomness import mixing_share, standard_normal
 from utils.training.checkpoint import Checkpoint, forget_weights, load_checkpoint, load_model_state
-from utils.training.facts import log_facts
 from utils.training.folder import RunFolder
 from utils.training.headline import finish
 from utils.training.optimisation import KEPT, build_optimizer, calmer
@@ -213,12 +213,12 @@ def train(
             folder.open(overwrite=args.overwrite)
     with folder:
         if world.is_main:
-            resumed = (run.epoch, run.position.step) if checkpoint else None
+            resumed = (checkpoint["epoch"], checkpoint["step"]) if checkpoint else None
             before = checkpoint["args"] if checkpoint else None
             folder.write_args(args, data_sha256, resumed, before, world.size)
             folder.write_subset(splits.train.rows)
             log_images(splits, args.dataset)
-            log_facts(run, len(splits.train), len(loaders["train"]), before and before["epochs"], BALANCING_LOSSES)
+            log_facts(run, len(splits.train), len(loaders["train"]), before and before["epochs"])
         if start:
             take_weights(run, start)
             forget_weights(start)

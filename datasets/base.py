@@ -233,17 +233,19 @@ class DatasetSpec:
         resize: how an image becomes a square one, a key of `utils.preprocessing.RESIZES`.
         train_transform: what `--train-transform` is by default, one of `datasets.transforms.TRAIN_TRANSFORMS`.
         classes: class names in label order; () where only the files tell.
-        train_counts, test_counts: images per class of the full splits; () where only the files tell.
+        train_counts, test_counts: images per class, before `--subset-scale` and a hold-out; () where only the files
+            tell.
         long_tail: images per class for an `--imbalance-factor`, or for the default of `imbalance`, which are
             `train_counts`; None where the data set has no such choice.
         imbalance: what `--imbalance-factor` is by default; None: counts that follow no factor.
-        prepare: brings the files, by a list that a manifest can replace; None where there is nothing to bring.
+        prepare: brings the files, by a list that a manifest can replace; None where `load` brings
+            them, as for torchvision's data sets, or nobody can.
         in_files: each image is a file of its own (`FileDataset`): it can be cached, and it can be a bad one.
         colour: images have three channels.
         takes_names: takes `--names`: the classes are those that the files tell.
         table: takes `--csv`.
         pool: the training images are drawn from more, of which `--val-per-class` takes.
-        shift: a training image is shifted by up to this share of its side, 1/16 or another.
+        shift: a training image is shifted by up to this share of its side.
     """
 
     load: Load
@@ -284,6 +286,3 @@ class DatasetSpec:
         resize = resize_under(args.train_transform, self.resize)
         cache_size = 0 if args.dummy else args.cache_size
         return Preprocessing(self.colour, resize, cache_size, args.new_size, args.crop_size)
-
-
-DEFAULT_IMBALANCE = 100.0

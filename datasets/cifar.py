@@ -1,6 +1,7 @@
 """CIFAR10 and CIFAR100, whole, and with an exponential long tail: CIFAR10_LT and CIFAR100_LT."""
 
 import argparse
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from torchvision.datasets import CIFAR10 as TorchvisionCIFAR10
 from torchvision.datasets import CIFAR100 as TorchvisionCIFAR100
 from torchvision.datasets.utils import check_integrity
 
-from datasets.base import DEFAULT_IMBALANCE, ArrayDataset, DatasetSpec, Splits
+from datasets.base import ArrayDataset, DatasetSpec, Splits
 from datasets.download.beside import Collection, find_or_download
 from datasets.pool import draw_splits
 from datasets.subsets import exponential_counts
@@ -27,21 +28,24 @@ willow_tree wolf woman worm
 """
 CLASSES_100 = tuple(_NAMES.split())
 TRAIN, TEST = 50_000, 10_000  # images
+DEFAULT_IMBALANCE = 100.0
 SHIFT = 1 / 8  # 4 pixels of 32, as is usual for CIFAR
+LongTail = Callable[[float], tuple[int, ...]]
 
 
-def load(args: argparse.Namespace, kind: type[TorchvisionCIFAR10], classes: tuple[str, ...], long_tail: bool) -> Splits:
+def load(
+    args: argparse.Namespace, kind: type[TorchvisionCIFAR10], classes: tuple[str, ...], long_tail: LongTail | None
+) -> Splits:
     """Read the batches in `--datadir`, or where torchvision puts them, which downloads them if they are not there.
 
     Args:
-        long_tail: draw the training images by `imbalance_factor` and `subset_seed`; else take all.
+        long_tail: images per class for an `imbalance_factor`, drawn by `subset_seed`; None: all.
     """
     folder = find_or_download(Path(args.datadir), _collection(kind))
     train, test = (_read(folder, kind, classes, split) for split in (True, False))
-    if not long_tail:
+    if long_tail is None:
         return Splits(train, None, test)
-    counts = exponential_counts(TRAIN // len(classes), len(classes), args.imbalance_factor)
-    return draw_splits(train, test, counts, args)
+    return draw_splits(train, test, long_tail(args.imbalance_factor), args)
 
 
 def _files(kind: type[TorchvisionCIFAR10]) -> dict[str, str]:
@@ -78,7 +82,7 @@ def _spec(kind: type[TorchvisionCIFAR10], classes: tuple[str, ...], long_tail: b
     num_classes = len(classes)
     counts = partial(exponential_counts, TRAIN // num_classes, num_classes)
     return DatasetSpec(
-        load=partial(load, kind=kind, classes=classes, long_tail=long_tail),
+        load=partial(load, kind=kind, classes=classes, long_tail=counts if long_tail else None),
         resize="pad",
         train_transform="shift-flip",
         classes=classes,

@@ -21,7 +21,7 @@ def draw_splits(pool: ImageDataset, test: ImageDataset, counts: Sequence[int], a
     Raises:
         UserError: the pool has too few images of a class.
     """
-    chosen = draw_long_tailed(pool.targets, scaled_counts(counts, args.subset_scale), args.subset_seed)
+    chosen = draw_long_tailed(pool.targets, pool.classes, scaled_counts(counts, args.subset_scale), args.subset_seed)
     val = None
     if args.val_per_class:
         rows = draw_left_over(pool.targets, pool.classes, chosen, args.val_per_class, args.subset_seed, pool.groups)

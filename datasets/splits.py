@@ -38,6 +38,7 @@ def complete_data(args: argparse.Namespace) -> None:
     args.train_transform = args.train_transform or spec.train_transform
     if spec.long_tail:
         args.imbalance_factor = args.imbalance_factor or spec.imbalance
+        spec.long_tail(args.imbalance_factor)  # which refuses too large a factor, before anything is downloaded
     elif args.imbalance_factor is not None:
         raise UserError(f"--imbalance-factor {args.imbalance_factor:g}: {name} has counts of its own, leave it out")
     if args.subset_scale != 1 and not spec.pool:

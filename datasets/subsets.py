@@ -31,8 +31,11 @@ def scaled_counts(counts: Sequence[int], scale: float) -> tuple[int, ...]:
     return tuple(max(int(count * scale + 0.5), 1) for count in counts)
 
 
-def draw_long_tailed(targets: np.ndarray, counts: Sequence[int], seed: int) -> np.ndarray:
+def draw_long_tailed(targets: np.ndarray, classes: Sequence[str], counts: Sequence[int], seed: int) -> np.ndarray:
     """Draw `counts[c]` images of each class c without replacement.
+
+    Args:
+        classes: names of the classes, for a message.
 
     Returns:
         Sorted indices into `targets`, sum(counts) of them; another seed draws another subset.
@@ -45,8 +48,8 @@ def draw_long_tailed(targets: np.ndarray, counts: Sequence[int], seed: int) -> n
         members = _shuffled(targets, label, seed)
         if len(members) < count:
             raise UserError(
-                f"class {label} has {len(members)} images, the subset needs {count}: the data is incomplete, or "
-                "--subset-scale asks for more than there is"
+                f"class {classes[label]} has {len(members)} images, the subset needs {count}: the data is incomplete, "
+                "or --subset-scale asks for more than there is"
             )
         chosen.append(members[:count])
     return np.sort(np.concatenate(chosen))

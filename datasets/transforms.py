@@ -10,7 +10,7 @@ from torchvision import transforms as T
 from torchvision.transforms import functional as F
 
 from datasets.images.source import ArraySource, ImageSource
-from utils.preprocessing import RESIZES, Transform, evaluation
+from utils.preprocessing import RESIZES, Transform, to_tensor
 
 TRAIN_TRANSFORMS = ("resized-crop", "resized-crop-jitter", "shift-flip", "shift", "none")
 JITTER = 0.4  # share that brightness, contrast and saturation change by at most, as in Kang et al., ICLR 2020
@@ -45,7 +45,7 @@ def make_transform(kind: str, train: bool, own: str, new_size: int, crop_size: i
         random.append(small_shift(crop_size, shift))
     if train and kind == "shift-flip":
         random.append(T.RandomHorizontalFlip())
-    return evaluation(RESIZES[resize_under(kind, own)](new_size), crop_size, *random)
+    return to_tensor(RESIZES[resize_under(kind, own)](new_size), crop_size, *random)
 
 
 class RandomCropAndFlip:

@@ -34,14 +34,13 @@ class BasicBlock(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """A ResNet of 6n + 2 layers over images of any size, with a linear layer `fc`, as torchvision's have.
+    """A ResNet of 6n + 2 layers over images of any size, with a linear layer `fc` of 1000, as torchvision's have.
 
     Args:
         blocks: n, of each stage; 5 make ResNet-32.
-        num_classes: outputs of the linear layer.
     """
 
-    def __init__(self, blocks: int, num_classes: int = 1000) -> None:
+    def __init__(self, blocks: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, CHANNELS[0], 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(CHANNELS[0])
@@ -50,13 +49,13 @@ class CifarResNet(nn.Module):
             nn.Sequential(BasicBlock(before, after), *(BasicBlock(after, after) for _ in range(blocks - 1)))
             for before, after in pairs
         )
-        self.fc = nn.Linear(CHANNELS[-1], num_classes)
+        self.fc = nn.Linear(CHANNELS[-1], 1000)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Compute (B,3,S,S) -> (B,num_classes)."""
+        """Compute (B,3,S,S) -> (B,1000)."""
         maps = F.relu(self.bn1(self.conv1(images)))
         maps = self.layer3(self.layer2(self.layer1(maps)))
         return self.fc(maps.mean(dim=(2, 3)))

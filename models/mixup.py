@@ -23,7 +23,7 @@ class Mixed(NamedTuple):
 
     def label_shares(self, labels: Tensor, num_classes: int) -> Tensor:
         """Compute share onehot(y) + (1 - share) onehot(y') for the labels y of the batch: (B,) -> (B,K)."""
-        own, other = (F.one_hot(y, num_classes).to(torch.get_default_dtype()) for y in (labels, self.labels))
+        own, other = (one_hot(y, num_classes, torch.get_default_dtype()) for y in (labels, self.labels))
         return self.share * own + (1 - self.share) * other
 
 

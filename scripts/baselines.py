@@ -36,7 +36,7 @@ from scripts.experiments.trained import open_run, run_parser
 from utils.device import memory_watched
 from utils.errors import UserError, run_script
 from utils.logs import start_logging
-from utils.metrics import Row, calibration_error, compute_metrics, per_class_metrics, require_finite
+from utils.metrics import SHOWN, Row, calibration_error, compute_metrics, per_class_metrics, require_finite
 from utils.streams import print_result
 from utils.training.checkpoint import Checkpoint
 from utils.training.folder import RunFolder
@@ -44,7 +44,7 @@ from utils.training.folder import RunFolder
 log = logging.getLogger("dgcmm")
 
 FILE, PER_CLASS_FILE = "metrics_baselines.csv", "metrics_per_class_baselines.csv"
-SHOWN = ("acc", "acsa", "f_ma", "g_ma", "many", "median", "low", "calibration_error")
+COLUMNS = (*SHOWN, "calibration_error")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder.write_rows(FILE, rows)
     tested = [row for row in rows if row["split"] == "test"]
     print(table(tested))
-    print_result({row["method"]: {name: row[name] for name in ("value", *SHOWN)} for row in tested})
+    print_result({row["method"]: {name: row[name] for name in ("value", *COLUMNS)} for row in tested})
 
 
 def measure(
@@ -166,10 +166,10 @@ class Fitted(NamedTuple):
 
 def table(rows: Sequence[Row]) -> str:
     """Lay out the headline metrics of rows."""
-    lines = [f"{'method':<18} {'own parameter':<18}" + "".join(f" {name[:11]:>11}" for name in SHOWN)]
+    lines = [f"{'method':<18} {'own parameter':<18}" + "".join(f" {name[:11]:>11}" for name in COLUMNS)]
     for row in rows:
         own = f"{row['parameter']} {row['value']}" if row["parameter"] else ""
-        cells = "".join(f" {'-' if row[name] is None else format(row[name], '.4f'):>11}" for name in SHOWN)
+        cells = "".join(f" {'-' if row[name] is None else format(row[name], '.4f'):>11}" for name in COLUMNS)
         lines.append(f"{row['method']:<18} {own:<18}{cells}")
     return "\n".join(lines)
 

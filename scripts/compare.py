@@ -35,6 +35,7 @@ METRICS = ("acc", "acsa", "f_ma", "g_ma", "many", "median", "low")
 ERRORS = {"mse": "reconstructions", "mse_constant": "a constant grey", "mse_class_mean": "the class's mean image"}
 # in which the runs of a row may differ
 OWN = (*SAME_RUN_FLAGS, "seed", "subset_seed")
+LAST_COUNTS = ("epochs", "deterministic")
 TABLES = ("csv", "names")  # of these places the name of the file counts
 Settings = dict[str, object]
 
@@ -187,13 +188,21 @@ def origin(run: Path, script: Started) -> Path | None:
 
 
 def read_args(path: Path) -> Started:
-    """Read an args.json, its arguments completed by `BEFORE`; where there is no such file all is empty."""
+    """Read an args.json, its arguments completed by `BEFORE`; where there is no such file all is empty.
+
+    An argument that a resumption changed has its whole history for a value, as such a run is none of the others. Only
+    of the number of epochs the last value counts, and of `--deterministic`, which may change no number.
+    """
     if not path.exists():
         return NOT_THERE
     try:
         content = json.loads(path.read_text())
-        changes = [change for resumption in content["resumed"] for change in resumption["changed"].items()]
-        arguments = BEFORE | content["arguments"] | {name: now for name, (_, now) in changes}
+        later: Settings = {}
+        for resumption in content["resumed"]:
+            for name, (before, now) in resumption["changed"].items():
+                told = f"{later.get(name, before)}, from epoch {resumption['after_epoch'] + 1} on {now}"
+                later[name] = now if name in LAST_COUNTS else told
+        arguments = BEFORE | content["arguments"] | later
         started = start_times(content)
         return Started(arguments, dict(content.get("data") or {}), started[0], max(started))
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:

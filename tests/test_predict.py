@@ -248,6 +248,13 @@ def test_prior_corrects_the_probabilities_by_bayes_rule(script, tmp_path, traine
         assert predictions == weighted.argmax(axis=1).tolist()
 
 
+def test_named_prior_is_no_file_that_is_read(script, tmp_path, trained_digits, digits, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = [trained_digits / "checkpoint.pth", digits / "000.png", "--prior=uniform", "--out=uniform", "--workers=0"]
+    assert script("predict", *words).status == 0
+    assert len(read_rows(tmp_path / "uniform")) == 1
+
+
 BAD = {
     "no checkpoint": (["TMP/none.pth", "IMAGE"], "there is no file TMP/none.pth"),
     "an image as checkpoint": (["IMAGE", "IMAGE"], "is damaged or no checkpoint"),

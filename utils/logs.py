@@ -54,7 +54,7 @@ class _Kept(logging.Handler):
         file: the log file that is open; None if there is none.
     """
 
-    def __init__(self, said: Iterable[logging.LogRecord] = ()) -> None:
+    def __init__(self, said: Iterable[logging.LogRecord]) -> None:
         super().__init__()
         self.records = deque(said, MOST_KEPT)
         self.file: logging.Handler | None = None

@@ -12,6 +12,7 @@ from sklearn import metrics as skm
 from utils.errors import NotFinite
 
 MANY_SHOT, FEW_SHOT = 100, 20  # more than MANY_SHOT training images: many; fewer than FEW_SHOT: low; else median
+CALIBRATION_BINS = 15
 SHOWN = ("acc", "acsa", "f_ma", "g_ma", "many", "median", "low")
 # what to do about probabilities that are not finite, of a model as it is
 NO_REDUCTION = "give --amp=off; if they stay so, the checkpoint is of a training astray"
@@ -163,29 +164,28 @@ def mutual_information(components: np.ndarray, targets: np.ndarray) -> float:
         return float(skm.mutual_info_score(targets, components))
 
 
-def calibration_error(targets: np.ndarray, probabilities: np.ndarray, bins: int = 15) -> float:
+def calibration_error(targets: np.ndarray, probabilities: np.ndarray) -> float:
     """Compute the expected calibration error of the predictions (Guo et al., ICML 2017, eq. 3), in [0,1].
 
     Args:
         targets: (N,) labels.
         probabilities: (N,K); the prediction is the argmax, and its probability the confidence.
-        bins: of the confidence, of equal width over [0,1].
     """
-    return confidence_error(probabilities.max(axis=1), probabilities.argmax(axis=1) == targets, bins)
+    return confidence_error(probabilities.max(axis=1), probabilities.argmax(axis=1) == targets)
 
 
-def confidence_error(confidences: np.ndarray, correct: np.ndarray, bins: int = 15) -> float:
+def confidence_error(confidences: np.ndarray, correct: np.ndarray) -> float:
     """Compute the expected calibration error of predictions of which only this is known.
 
-    It is the mean over the images of |share of correct predictions - mean confidence| in the image's bin.
+    It is the mean over the images of |share of correct predictions - mean confidence| in the image's bin, one of
+    `CALIBRATION_BINS` of equal width over [0,1].
 
     Args:
         confidences: (N,) in [0,1]; one on the border of two bins belongs to the lower.
         correct: (N,) whether the prediction is the label.
-        bins: of equal width over [0,1].
     """
     confidences = np.asarray(confidences, dtype=np.float64)
-    members = np.maximum(np.ceil(confidences * bins).astype(np.int64) - 1, 0)
+    members = np.maximum(np.ceil(confidences * CALIBRATION_BINS).astype(np.int64) - 1, 0)
     gaps = np.bincount(members, weights=correct - confidences)
     return float(np.abs(gaps).sum() / len(confidences))
 

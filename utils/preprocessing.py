@@ -156,8 +156,8 @@ RESIZES: dict[str, Callable[[int], Resize]] = {
 }
 
 
-def evaluation(resize: Resize, crop_size: int, *random: Callable) -> T.Compose:
-    """`resize`, centre crop, `random` transforms if any, uint8 tensor (C, crop_size, crop_size)."""
+def to_tensor(resize: Resize, crop_size: int, *random: Callable) -> T.Compose:
+    """Compose `resize`, centre crop, `random` transforms if any: PIL image -> uint8 (C, crop_size, crop_size)."""
     return T.Compose([resize, T.CenterCrop(crop_size), *random, T.PILToTensor()])
 
 
@@ -191,7 +191,7 @@ class Preprocessing(NamedTuple):
         """Make the transform of an image of mode RGB or L to uint8 (1 or 3, crop_size, crop_size)."""
         resize = RESIZES[self.resize]
         steps = [resize(self.cache_size)] if self.cache_size else []
-        return T.Compose([*steps, evaluation(resize(self.new_size), self.crop_size)])
+        return T.Compose([*steps, to_tensor(resize(self.new_size), self.crop_size)])
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Prepare an image of any kind: float32 (1 or 3, crop_size, crop_size) in [0,1].

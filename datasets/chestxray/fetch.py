@@ -41,7 +41,7 @@ PATIENCE = Patience()
 
 
 def fetch_missing(
-    folder: Path, manifest: str | None, jobs: int, *, keep_archives: bool, quiet: bool, download_only: bool = False
+    folder: Path, manifest: str | None, jobs: int, *, keep_archives: bool, quiet: bool, download_only: bool
 ) -> Contents:
     """Download and unpack what a folder lacks; nothing, and without a lock, if all needed images are there.
 

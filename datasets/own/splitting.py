@@ -97,7 +97,12 @@ def split_images(root: Path, images: Sequence[Listed], args: argparse.Namespace)
             f"{root} names no test set, and {TEST_SHARE:.0%} of its {len(whole)} images cannot be drawn as one: that "
             "would take the only image of a class, or part a group; add images, or name a test set"
         )
-    log.info("no test set: %d of %d images, drawn by --subset-seed, are held out as one", len(held), len(whole))
+    text = "no test set: %d of %d images, drawn by --subset-seed, are held out as one"
+    if training:
+        log.info(text, len(held), len(whole))
+    else:
+        text += ", and measured alone; to measure all, put them into test/CLASS/, or give the table a column split"
+        log.warning(text, len(held), len(whole))
     return Splits(whole.subset(kept), val, whole.subset(held))
 
 

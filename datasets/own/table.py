@@ -31,7 +31,7 @@ def load_table(args: argparse.Namespace) -> Splits:
     path_column = require_column(header, PATH_COLUMNS, table)
     require_column(header, (LABEL_COLUMN,), table)
     twice = repeated(name.strip().lower() for name in header)
-    if known := [name for name in twice if name in (path_column, LABEL_COLUMN, *OTHER_COLUMNS)]:
+    if known := [name for name in twice if name in (path_column, *OTHER_COLUMNS)]:
         raise UserError(f"{table} has two columns {known[0]}: rename one of them")
     images, lacking = [], []
     for number, row in rows:

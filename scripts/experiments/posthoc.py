@@ -300,11 +300,10 @@ class SmoteSampler(PosteriorSampler):
 
     Args:
         mu, targets, num_classes, seed: as in `PosteriorSampler`.
-        neighbours: k of `fill_up`.
     """
 
-    def __init__(self, mu: Tensor, targets: Tensor, num_classes: int, seed: int, neighbours: int = NEIGHBOURS) -> None:
-        made = fill_up(mu.numpy(), targets.numpy(), seed, neighbours)
+    def __init__(self, mu: Tensor, targets: Tensor, num_classes: int, seed: int) -> None:
+        made = fill_up(mu.numpy(), targets.numpy(), seed)
         self.first, self.second, self.shares = map(torch.from_numpy, (made.first, made.second, made.shares))
         super().__init__(mu, torch.zeros(0), targets[self.first], num_classes, seed)
 
@@ -322,15 +321,14 @@ class Between(NamedTuple):
     shares: np.ndarray
 
 
-def fill_up(codes: np.ndarray, targets: np.ndarray, seed: int, neighbours: int = NEIGHBOURS) -> Between:
-    """Fill every class up to the largest by SMOTE: i at random, j among the nearest of i's class, u in [0,1).
+def fill_up(codes: np.ndarray, targets: np.ndarray, seed: int) -> Between:
+    """Fill every class up to the largest by SMOTE: i at random, j among its class's `NEIGHBOURS` nearest, u in [0,1).
 
     A class of fewer has fewer neighbours, a single code is repeated.
 
     Args:
         codes, targets: (N,D), (N,).
         seed: of the choices.
-        neighbours: k.
 
     Returns:
         First the codes themselves, in their order (u is 0), then those that are filled in, class by class.
@@ -341,7 +339,7 @@ def fill_up(codes: np.ndarray, targets: np.ndarray, seed: int, neighbours: int =
     parts = [Between(themselves, themselves, np.zeros(len(codes), dtype=codes.dtype))]
     for label, count in enumerate(counts):
         own, missing = np.flatnonzero(targets == label), counts.max() - count
-        k = min(neighbours, count - 1)
+        k = min(NEIGHBOURS, count - 1)
         chosen = rng.integers(count, size=missing)
         others = chosen
         if k:  # of the code itself there is none

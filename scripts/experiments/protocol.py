@@ -69,7 +69,7 @@ class Regime(NamedTuple):
     """What all rows of a stage share.
 
     Attributes:
-        name: in `Choice`s; of the stages on few images too.
+        name: its key in chosen.json, and the stage on few images.
         flags: of train.py that choose the images.
         epochs, batch: how long they are trained on.
         encoder: the ResNet.

@@ -377,3 +377,9 @@ def test_file_that_a_data_set_misses_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(DATASETS, "Digits_LT", spec)
     with pytest.raises(UserError, match="No such file.*train_images.npy.*: name the folder of Digits_LT with --datad"):
         load_splits(data_args("Digits_LT", tmp_path))
+
+
+@pytest.mark.parametrize("name", [name for name, spec in DATASETS.items() if spec.imbalance])
+def test_imbalance_that_cannot_be_is_refused_before_a_download(name):
+    with pytest.raises(UserError, match="--imbalance-factor 100000 leaves no image of the smallest class"):
+        data_args(name, imbalance_factor=1e5)

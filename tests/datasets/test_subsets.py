@@ -17,13 +17,13 @@ def patients(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_subset_has_the_asked_counts_without_repetition():
-    chosen = draw_long_tailed(TARGETS, (50, 20, 3), seed=0)
+    chosen = draw_long_tailed(TARGETS, "abc", (50, 20, 3), seed=0)
     assert np.bincount(TARGETS[chosen]).tolist() == [50, 20, 3]
     assert np.all(np.diff(chosen) > 0)
 
 
 def test_subset_repeats_with_its_seed_and_differs_between_seeds():
-    chosen = [draw_long_tailed(TARGETS, (50, 20, 3), seed).tolist() for seed in (0, 0, 1, 2, 3, 4)]
+    chosen = [draw_long_tailed(TARGETS, "abc", (50, 20, 3), seed).tolist() for seed in (0, 0, 1, 2, 3, 4)]
     assert chosen[0] == chosen[1]
     assert len(set(map(tuple, chosen))) == 5
 
@@ -31,12 +31,12 @@ def test_subset_repeats_with_its_seed_and_differs_between_seeds():
 def test_what_a_seed_draws_never_changes():
     """A published number must stay reproducible."""
     targets = np.arange(30) % 3
-    assert draw_long_tailed(targets, (5, 3, 1), seed=7).tolist() == [4, 6, 8, 9, 12, 21, 22, 25, 27]
+    assert draw_long_tailed(targets, "abc", (5, 3, 1), seed=7).tolist() == [4, 6, 8, 9, 12, 21, 22, 25, 27]
     assert hold_out(targets, 3, 0.2, seed=7)[1].tolist() == [3, 5, 13, 19, 20, 27]
 
 
 def test_classes_are_drawn_independently():
-    chosen = draw_long_tailed(TARGETS, (9, 9, 9), seed=0)
+    chosen = draw_long_tailed(TARGETS, "abc", (9, 9, 9), seed=0)
     ranks = [np.flatnonzero(np.isin(np.flatnonzero(label == TARGETS), chosen)) for label in (0, 1)]
     assert not np.array_equal(*ranks)
 
@@ -48,26 +48,26 @@ def test_scaled_counts_are_rounded_and_never_nothing():
 
 
 def test_subset_larger_than_its_class_is_refused():
-    with pytest.raises(UserError, match="class 1 has 100 images, the subset needs 101"):
-        draw_long_tailed(TARGETS, (50, 101, 3), seed=0)
+    with pytest.raises(UserError, match="class b has 100 images, the subset needs 101"):
+        draw_long_tailed(TARGETS, "abc", (50, 101, 3), seed=0)
 
 
 def left_over(counts: tuple[int, ...], count: int, groups: np.ndarray | None = None) -> np.ndarray:
-    return draw_left_over(TARGETS, "abc", draw_long_tailed(TARGETS, counts, seed=0), count, 0, groups)
+    return draw_left_over(TARGETS, "abc", draw_long_tailed(TARGETS, "abc", counts, seed=0), count, 0, groups)
 
 
 def test_images_left_over_are_as_many_of_each_class_and_the_same_beside_smaller_subsets():
     found = left_over((50, 20, 3), 40)
     assert np.bincount(TARGETS[found]).tolist() == [40] * 3
     assert np.all(np.diff(found) > 0)
-    assert not np.intersect1d(found, draw_long_tailed(TARGETS, (50, 20, 3), seed=0)).size
+    assert not np.intersect1d(found, draw_long_tailed(TARGETS, "abc", (50, 20, 3), seed=0)).size
     assert np.array_equal(left_over((60, 2, 30), 40), found)
 
 
 def test_group_of_an_image_of_the_subset_leaves_nothing_over():
     groups = np.arange(300) // 6  # two images of each class in a group
     found = left_over((5, 1, 1), 40, groups)
-    assert not np.isin(groups[found], groups[draw_long_tailed(TARGETS, (5, 1, 1), seed=0)]).any()
+    assert not np.isin(groups[found], groups[draw_long_tailed(TARGETS, "abc", (5, 1, 1), seed=0)]).any()
     assert np.bincount(TARGETS[found]).tolist() == [40] * 3
 
 

@@ -4,8 +4,10 @@ import argparse
 from pathlib import Path
 
 from torch import nn
-from torch.optim import Optimizer
+from torch.optim import SGD, Optimizer
 
+import train
+from utils.cli.rules import parse
 from utils.distributed.world import World
 from utils.training.run import Run
 
@@ -16,6 +18,13 @@ def run_without_folder(
     """Make a run that can take steps, at the start of its first epoch."""
     state = {"warmup_end": 0, "prior_started": False}
     return Run(kind, args, model, optimizer, None, "test", {}, world or World(), state=state)
+
+
+def some_run() -> Run:
+    """Make a run of the default flags that trains one weight and one bias."""
+    args, _ = parse(train.build_parser(), ["Digits_LT"])
+    model = nn.Linear(1, 1)
+    return run_without_folder(args, model, SGD(model.parameters()))
 
 
 def make_older(folder: Path) -> None:

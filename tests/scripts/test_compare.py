@@ -242,8 +242,24 @@ def test_best_epoch_of_a_hold_out_and_more_epochs_of_a_resumed_run_count(tmp_pat
     with (folder / "metrics.csv").open("a") as file:
         file.write("2,test,0.9,0.9,0.9,0.9,0.9,0.9,\n")
     assert [(row["epoch"], row["acc"]) for row in table(capsys, folder)] == [("2", "0.9")]
-    longer = run(tmp_path / "b", done=3, resumed=[{"changed": {"epochs": [2, 4]}}])
+    longer = run(tmp_path / "b", done=3, resumed=[{"after_epoch": 2, "changed": {"epochs": [2, 4]}}])
     assert [row["epoch"] for row in table(capsys, longer)] == ["3/4"]
+
+
+def test_run_that_was_changed_on_its_way_is_none_of_those_that_began_so(tmp_path, capsys):
+    """Whether in its own folder or in that of another run, whose arguments are then those of now."""
+    began_so = [run(tmp_path / f"s{seed}", seed=seed, batch_size=64, start_epoch=None) for seed in (0, 1)]
+    changed = [{"after_epoch": 2, "changed": {"batch_size": [32, 64], "epochs": [2, 4]}}]
+    changed.append({"after_epoch": 3, "changed": {"batch_size": [64, 16], "start_epoch": [None, 0]}})
+    for place, batch_size in (("own", 32), ("other", 64)):
+        folder = run(tmp_path / place, epochs=4, seed=2, batch_size=batch_size, start_epoch=None, resumed=changed)
+        rows = table(capsys, *began_so, folder)
+        assert [row["runs"] for row in rows] == ["2", "1"]
+        assert set(rows[1]["differs_by"].removeprefix("--").split(" --")) == {
+            "epochs=4",
+            "batch-size=32, from epoch 3 on 64, from epoch 4 on 16",
+            "start-epoch=None, from epoch 4 on 0",
+        }
 
 
 def test_epochs_that_were_not_measured_are_passed_over(tmp_path, capsys):

@@ -136,11 +136,14 @@ def test_calibration_error_of_a_sure_and_right_model_is_0_and_of_a_sure_and_wron
 
 
 def test_confidence_on_a_border_belongs_to_the_lower_bin():
-    halves = np.full((2, 2), 0.5)
-    halves[1] = [0.5 + 1e-6, 0.5 - 1e-6]
+    border = 9 / 15
     targets = np.array([0, 1])  # the first is right, the second wrong
-    assert calibration_error(targets, halves, bins=2) == pytest.approx(0.5, abs=1e-5)
-    assert calibration_error(targets, halves, bins=1) == pytest.approx(0, abs=1e-5)
+
+    def error_of(*confidences: float) -> float:
+        return calibration_error(targets, np.array([[share, 1 - share] for share in confidences]))
+
+    assert error_of(border, border + 1e-6) == pytest.approx(0.5, abs=1e-5)  # |1 - 0.6| and |0 - 0.6|
+    assert error_of(border, border - 1e-6) == pytest.approx(0.1, abs=1e-5)  # |0.5 - 0.6|
 
 
 def test_component_is_live_if_it_is_the_most_responsible_one_of_an_image():

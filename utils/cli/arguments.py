@@ -1,6 +1,6 @@
 """The command line of each script; see `common` for the flags of all.
 
-Defaults stand here and there, and nowhere else. Nothing here imports torch.
+Defaults stand in these two modules, those that follow from other flags in `rules`. Nothing here imports torch.
 """
 
 import argparse

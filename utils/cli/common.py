@@ -118,7 +118,7 @@ def add_data(parser: argparse.ArgumentParser) -> None:
 
 def _add_reading(parser: argparse.ArgumentParser, transforms: Collection[str]) -> None:
     group = parser.add_argument_group(
-        "reading (left out with a checkpoint: the checkpoint's; --csv and --names may have moved)"
+        "reading (a checkpoint has these: leave them out with it; --csv and --names may have moved)"
     )
     add = group.add_argument
     add(
@@ -192,7 +192,7 @@ def _add_cache(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_model(parser: argparse.ArgumentParser, architectures: Collection[str]) -> None:
-    add = parser.add_argument_group("model (left out with a checkpoint: the checkpoint's)").add_argument
+    add = parser.add_argument_group("model (a checkpoint has these: leave them out with it)").add_argument
     add(
         "-a",
         "--arch",

@@ -107,7 +107,7 @@ def confusion(answers: Answers, classes: ClassResults, title: str) -> Figure:
         im_kw={"norm": PowerNorm(0.5, vmin=0, vmax=100), "interpolation": "nearest"},
         text_kw={"fontsize": 8},
     )
-    for text in (display.text_ if named else np.empty(0)).flat:
+    for text in display.text_.flat if named else ():
         text.set_in_layout(False)  # they lie within their cells, and measuring them takes time
     figure.colorbar(display.im_, ax=ax, label="percent of the class's images", shrink=0.8)
     if named:

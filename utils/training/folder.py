@@ -250,7 +250,7 @@ class RunFolder:
             before: the arguments of the checkpoint that is continued; what has changed since is noted.
         """
         now = plain(vars(args))
-        names = [name for name in TRAINING_FLAGS if name in (before or {}) and name in now]
+        names = [name for name in (*TRAINING_FLAGS, "start_epoch") if name in (before or {}) and name in now]
         changed = {name: [before[name], now[name]] for name in names if before[name] != now[name]}
         path = self.file("args.json")
         launch = {

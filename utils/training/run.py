@@ -373,6 +373,10 @@ class Run:
     def go_back_to(self, epoch: int) -> None:
         """Count from the end of an earlier `epoch` on (`--start-epoch`); the weights stay."""
         self._went_back = True
+        if self.world.is_main:
+            log.warning(
+                "--start-epoch %d: with the weights after %s; from here on this is another run", epoch, self.reached
+            )
         self.epoch, self.position, self._elapsed = epoch, Position(), 0.0
         self.history = [row for row in self.history if row["epoch"] <= epoch]
         if self.best and self.best["epoch"] > epoch:

@@ -137,7 +137,7 @@ class Stepper:
             raise SystemExit(2)
         raise UserError(
             f"the loss or its gradient is not finite ({flag.where}, rank {rank}, images {ids}, ...): "
-            f"{calmer(self.clip_grad)}; no weight was changed by it, and {KEPT}"
+            f"{calmer(self.clip_grad, bool(self.prior))}; no weight was changed by it, and {KEPT}"
         )
 
 

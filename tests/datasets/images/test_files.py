@@ -12,7 +12,7 @@ from torchvision import transforms as T
 
 from datasets.base import SampleKey
 from datasets.images.files import FileDataset, missing_files
-from datasets.transforms import RandomCropAndFlip, evaluation
+from datasets.transforms import RandomCropAndFlip, to_tensor
 from utils.errors import UserError
 
 NAMES = [f"{number:08d}_000.png" for number in range(6)]
@@ -37,7 +37,7 @@ def test_own_transform_is_given_a_pil_image(dataset):
 
 @pytest.mark.parametrize("train", [True, False], ids=["training", "evaluation"])
 def test_transform_takes_the_same_from_file_and_from_pil(dataset, train):
-    transform = RandomCropAndFlip(24) if train else evaluation(T.Resize((32, 32)), 24)
+    transform = RandomCropAndFlip(24) if train else to_tensor(T.Resize((32, 32)), 24)
     key = SampleKey(index=2, seed=7, epoch=3, position=11)
     dataset.transform = transform
     direct = dataset[key][0]

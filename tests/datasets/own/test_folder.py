@@ -466,6 +466,19 @@ def test_images_to_be_measured_alone_are_those_of_the_test(tmp_path):
     assert test.ids.tolist() == ["test/cat/9.tif", "test/dog/7.jpeg", "test/dog/8.TIFF"]
 
 
+@pytest.mark.parametrize("alone", [True, False])
+def test_part_of_the_images_that_is_measured_alone_is_told_aloud(alone, tmp_path, caplog):
+    caplog.set_level("INFO", "dgcmm")
+    root = write(tmp_path, *(f"{label}/{number}.png" for label in "ab" for number in range(10)))
+    args = data_args("ImageFolder", root)
+    if alone:
+        load_test(args, ("a", "b"), preprocessing_of({"dataset": "ImageFolder", "args": vars(args)}))
+    else:
+        load(root)
+    (told,) = (record for record in caplog.records if "4 of 20 images" in record.message)
+    assert (told.levelname, "to measure all" in told.message) == (("WARNING", True) if alone else ("INFO", False))
+
+
 def test_imagenet_to_be_measured_alone_lacks_no_training_image(tmp_path, caplog):
     DATASETS["ImageNet"].load(data_args("ImageNet", write(tmp_path, "val/n01/1.png", "val/n02/1.png")))
     said = [message for message in caplog.messages if "are published" in message]

@@ -7,22 +7,13 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import train
-from helpers.runs import make_older, run_without_folder
-from utils.cli.rules import parse
+from helpers.runs import make_older, some_run
 from utils.errors import UserError
 from utils.training.board import Board
 from utils.training.checkpoint import ENTRIES, FORMAT, read_verified, save_checkpoint
-from utils.training.facts import log_facts
 from utils.training.folder import RunFolder
 from utils.training.headline import finish
 from utils.training.position import Position
-
-
-def some_run():
-    args, _ = parse(train.build_parser(), ["Digits_LT"])
-    model = torch.nn.Linear(1, 1)
-    return run_without_folder(args, model, torch.optim.SGD(model.parameters()))
 
 
 def test_checkpoint_without_what_this_run_keeps_is_named():
@@ -79,29 +70,6 @@ def test_best_epoch_of_other_images_is_refused(tmp_path):
     save_checkpoint(run.folder.best, dict.fromkeys(ENTRIES) | content)
     with pytest.raises(UserError, match=r"model_best.pth holds epoch 1, .* it belongs to another run"):
         finish(run, lambda split: None, None)
-
-
-@pytest.mark.parametrize(
-    ("images", "flags", "told"),
-    [
-        (255, {}, ["--batch-size 256: only 255 training images, all in one batch"]),
-        (256, {}, []),
-        (
-            256,
-            {"freeze_encoder": True},
-            ["--freeze-encoder: the encoder stays as it was drawn at random: give --init or --pretrained"],
-        ),
-        (256, {"freeze_encoder": True, "init": "x.pth"}, []),
-        (256, {"warmup_epochs": 90}, ["--warmup-epochs 90 of 90: decoder and prior are not trained"]),
-        (256, {"warmup_epochs": 90, "warmup_threshold": 0.1}, []),
-    ],
-)
-def test_what_is_hardly_meant_is_told_at_the_start(images, flags, told, caplog):
-    run = some_run()
-    run.model.prior = None
-    vars(run.args).update({"batch_size": 256, "step_size": 30, "weight_cls": 10.0} | flags)
-    log_facts(run, images, 1, None, ())
-    assert caplog.messages == told
 
 
 def test_line_between_two_steps_has_the_mean_loss_of_the_images_so_far(caplog):

@@ -1,33 +1,31 @@
 """What follows from the arguments of a run, said once at its start."""
 
 import logging
-from collections.abc import Collection
 
+from models.losses import BALANCING_LOSSES
 from utils.training.optimisation import log_rates
 from utils.training.run import Run
 
 log = logging.getLogger("dgcmm")
 
 
-def log_facts(run: Run, training_images: int, steps: int, planned: int | None, balancing: Collection[str]) -> None:
+def log_facts(run: Run, training_images: int, steps: int, planned: int | None) -> None:
     """Say how large the model and a step are, at which rates it learns, and where the run goes on.
 
     Args:
         training_images: how many an epoch can draw from.
         steps: of an epoch.
         planned: epochs that the run was to have before it is continued; None for a new one.
-        balancing: the losses that balance the classes.
     """
     args, world = run.args, run.world
-    images = args.batch_size * world.nodes
-    started = run.epoch or run.position.step
+    images, continued = args.batch_size * world.nodes, planned is not None
     if training_images < images:
         log.warning("--batch-size %d: only %d training images, all in one batch", args.batch_size, training_images)
-    if args.freeze_encoder and not (args.init or args.pretrained or started):
+    if args.freeze_encoder and not (args.init or args.pretrained or continued):
         log.warning("--freeze-encoder: the encoder stays as it was drawn at random: give --init or --pretrained")
     if not (args.weight_cls or args.generative):
         log.warning("--weight-cls 0: the classifier is not trained, and what is measured of it means nothing")
-    if args.sampler != "instance" and args.loss in balancing:
+    if args.sampler != "instance" and args.loss in BALANCING_LOSSES:
         log.warning(
             "--sampler %s and --loss %s both balance the classes: small ones count twice", args.sampler, args.loss
         )
@@ -41,6 +39,6 @@ def log_facts(run: Run, training_images: int, steps: int, planned: int | None, b
         log.info("classes are re-weighted after epoch %d", first)
     if args.warmup_epochs >= args.epochs and args.warmup_threshold is None:
         log.warning("--warmup-epochs %d of %d: decoder and prior are not trained", args.warmup_epochs, args.epochs)
-    if started:
+    if continued:
         log.info("continuing after %s", run.reached)
     log_rates(args, run.epoch, planned)
