@@ -138,7 +138,7 @@ def retrain(
     with folder.open(overwrite=args.overwrite), memory_watched("the same command"):
         resumed = (unfinished["epoch"], unfinished["step"]) if unfinished else None
         before = unfinished["args"] if unfinished else None
-        folder.write_args(args, data_sha256, resumed, before)
+        folder.write_args(args, data_sha256, resumed, before, model=trained)
         log_images(splits, args.dataset)
         codes = load_or_extract(model, splits, trained_sha256, args, world)
         training = take_training_codes(codes, world.device)

@@ -40,6 +40,7 @@ from utils.logs import progress, start_logging
 from utils.metrics import NO_REDUCTION, exact, require_finite
 from utils.streams import print_result
 from utils.training.checkpoint import Checkpoint, load_checkpoint
+from utils.training.resume import warn_of_begun_epoch
 
 log = logging.getLogger("dgcmm")
 
@@ -60,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_order(args)
     check_outputs(args)
     checkpoint = load_checkpoint(Path(args.checkpoint))
+    warn_of_begun_epoch(checkpoint, args.checkpoint)
     images = find_named(args.sources)
     check_not_read(args, images)
     correction = prior_correction(args.prior, checkpoint)

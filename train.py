@@ -409,7 +409,7 @@ def evaluate_only(world: World, args: argparse.Namespace, checkpoint: Checkpoint
         if (measured := len(measurement.predictions.targets)) < len(data):
             log.warning("--max-steps %d: %d of %d test images are measured", args.max_steps, measured, len(data))
         folder.make_way(args.overwrite)
-        folder.write_args(args, data_sha256, processes=world.size)
+        folder.write_args(args, data_sha256, processes=world.size, model=checkpoint)
         folder.write_measurement(measurement, checkpoint["epoch"], "test")
         result = {"epoch": checkpoint["epoch"], "split": "test", **measurement.numbers}
         result["time"] = time.perf_counter() - started

@@ -65,11 +65,17 @@ def build_parser() -> argparse.ArgumentParser:
 
 @memory_watched()
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure the methods on a run, and write and print what was found."""
+    """Parse, and measure the methods on a run."""
     options = build_parser().parse_args(argv)
     fixed = fixed_of(options.fixed, options.methods)
     start_logging(quiet=False)
     folder = RunFolder(options.run)
+    with folder.measuring():
+        measure_run(folder, options, fixed)
+
+
+def measure_run(folder: RunFolder, options: argparse.Namespace, fixed: dict[str, float | str]) -> None:
+    """Measure the methods on the run in a folder, and write and print what was found."""
     run = open_run(folder, options, FILE)
     if run.model.generative:
         raise UserError(

@@ -7,20 +7,22 @@
 # from torchvision's weights.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# shellcheck source=scripts/commands.sh
+. scripts/commands.sh
 
 start=(--pretrained)
 if [ -n "${INIT:-}" ]; then
   start=(--init="$INIT")
 fi
-python train.py ChestXray --datadir=./datasets/ChestXray --logdir=./logs/ChestXray/TAG --arch=resnet_vae3 \
+run python train.py ChestXray --datadir=./datasets/ChestXray --logdir=./logs/ChestXray/TAG --arch=resnet_vae3 \
   --epoch=100 --batch-size=180 --lr=5e-3 --wd=1e-4 --worker=8 --T-max=20 --h-dim=2048 --z-dim=2048 --ngpus=3 \
   --dist-url="tcp://127.0.0.1:53419" --dist-backend="nccl" --multiprocessing-distributed --world-size=1 --rank=0 \
   --weight-cls=10 --weight-reconst=0.1 --weight-gmm=0.001 "${start[@]}" --resume=auto "$@"
-python augment_ftl.py ChestXray --datadir=./datasets/ChestXray --logdir=./logs/ChestXray/TAG --arch=resnet_vae3 \
+run python augment_ftl.py ChestXray --datadir=./datasets/ChestXray --logdir=./logs/ChestXray/TAG --arch=resnet_vae3 \
   --epoch=100 --batch-size=100 --lr=1e-2 --wd=1e-4 --print-freq=100 --worker=8 --gpu=0 --lr-step=30 \
   --h-dim=2048 --z-dim=2048 --resume=./logs/ChestXray/TAG/checkpoint.pth
-python augment.py ChestXray --datadir=./datasets/ChestXray --logdir=./logs/ChestXray/TAG --arch=resnet_vae3 \
+run python augment.py ChestXray --datadir=./datasets/ChestXray --logdir=./logs/ChestXray/TAG --arch=resnet_vae3 \
   --epoch=100 --batch-size=100 --lr=1e-2 --wd=1e-4 --print-freq=100 --worker=8 --gpu=0 --lr-step=30 \
   --h-dim=2048 --z-dim=2048 --resume=./logs/ChestXray/TAG/checkpoint.pth
 # the three results, and whether the decoder has learned anything at this --weight-reconst
-python scripts/compare.py ./logs/ChestXray/TAG
+run python scripts/compare.py ./logs/ChestXray/TAG

@@ -29,7 +29,14 @@ from utils.cli.common import Parser
 from utils.cli.rules import BEFORE, SAME_RUN_FLAGS, flag_of
 from utils.errors import UserError, run_script
 from utils.files import read_rows
-from utils.training.layout import RESULTS, find_runs, places_of_origin, start_times, with_suffix
+from utils.training.layout import (
+    RESULTS,
+    find_runs,
+    is_of_earlier_epoch,
+    places_of_origin,
+    start_times,
+    with_suffix,
+)
 
 METRICS = ("acc", "acsa", "f_ma", "g_ma", "many", "median", "low")
 ERRORS = {"mse": "reconstructions", "mse_constant": "a constant grey", "mse_class_mean": "the class's mean image"}
@@ -47,6 +54,8 @@ class Started(NamedTuple):
     data: dict[str, str]  # hashes of the splits
     first: str  # when, as text of ISO 8601 in UTC
     last: str
+    model: dict[str, int]  # epoch and step of the model that it took; {} where it does not say
+    done: int  # epochs that it has
 
     def settings(self) -> Settings:
         """Give the flags that make another experiment."""
@@ -67,7 +76,7 @@ class Started(NamedTuple):
         return next((suffix for suffix in ("_aug_ftl", "_aug") if stem.endswith(suffix)), "")
 
 
-NOT_THERE = Started({}, {}, "", "")
+NOT_THERE = Started({}, {}, "", "", {}, 0)
 
 
 class Result(NamedTuple):
@@ -150,7 +159,7 @@ def read_results(run: Path) -> list[Result]:
             base, retrained, settings, training = own, NOT_THERE, own.settings(), {}
         rows = read_metrics(metrics)
         measured = [row for row in rows if row["split"]]
-        done, asked = max((int(row["epoch"]) for row in rows), default=0), own.arguments.get("epochs")
+        done, asked = epochs_of(rows), own.arguments.get("epochs")
         finished = bool(rows) and rows[-1]["split"] == "test" and (suffix == "_eval" or asked is None or done >= asked)
         found.append(
             Result(
@@ -164,7 +173,7 @@ def read_results(run: Path) -> list[Result]:
                 trained_on=base.data.get("train", ""),
                 seeds=(base.arguments.get("seed"), base.arguments.get("subset_seed"), own.arguments.get("seed")),
                 health=read_health(run / with_suffix("health.json", suffix)),
-                outdated=suffix != "" and bool(own.first) and own.first < max(base.last, retrained.last),
+                outdated=suffix != "" and is_outdated(own, base, retrained),
             )
         )
     return found
@@ -177,6 +186,13 @@ def history(run: Path, own: Started) -> tuple[Started, Started]:
         retrained = read_args(folder / with_suffix("args.json", suffix))
         folder = origin(folder, retrained)
     return read_args(folder / "args.json") if folder else NOT_THERE, retrained
+
+
+def is_outdated(own: Started, base: Started, retrained: Started) -> bool:
+    """Tell whether the training, or re-training, whose model a script took has gone on since."""
+    if own.first and own.first < max(base.last, retrained.last):
+        return True
+    return is_of_earlier_epoch({"arguments": own.arguments, "model": own.model}, base.done)
 
 
 def origin(run: Path, script: Started) -> Path | None:
@@ -204,7 +220,8 @@ def read_args(path: Path) -> Started:
                 later[name] = now if name in LAST_COUNTS else told
         arguments = BEFORE | content["arguments"] | later
         started = start_times(content)
-        return Started(arguments, dict(content.get("data") or {}), started[0], max(started))
+        data, model = (dict(content.get(name) or {}) for name in ("data", "model"))
+        return Started(arguments, data, started[0], max(started), model, epochs_of(read_metrics(metrics_of(path))))
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({error}): leave this run out") from error
 
@@ -218,6 +235,16 @@ def read_health(path: Path) -> dict[str, float]:
         return {name: float(content[name]) for name in ERRORS}
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path} is damaged ({error}): leave this run out") from error
+
+
+def metrics_of(path: Path) -> Path:
+    """Name the metrics.csv of the script whose args.json this is."""
+    return path.with_name(path.name.replace("args", "metrics").replace(".json", ".csv"))
+
+
+def epochs_of(rows: Sequence[dict[str, str]]) -> int:
+    """Tell how many epochs the rows of a metrics.csv are of."""
+    return max((int(row["epoch"]) for row in rows), default=0)
 
 
 def read_metrics(path: Path) -> list[dict[str, str]]:

@@ -25,7 +25,7 @@ from utils.files import read_rows
 from utils.training.checkpoint import digest, load_checkpoint
 from utils.training.layout import SUFFIXES
 
-WITH_CLOCKS = ("sha256",)  # a hash of content that has clocks in it
+LEFT_OUT = ("sha256", "machine")  # the first is a hash of content that has clocks in it
 HABITS = (*SAME_RUN_FLAGS, "init")  # the place of the first weights, too
 
 
@@ -48,7 +48,7 @@ def differences(first: Path, second: Path) -> list[str]:
 def _contents(folder: Path, suffix: str) -> dict[str, str]:
     """Name -> digest of everything that one script left."""
     checkpoint = folder / f"checkpoint{suffix}.pth"
-    stored = {name: value for name, value in load_checkpoint(checkpoint).items() if name not in WITH_CLOCKS}
+    stored = {name: value for name, value in load_checkpoint(checkpoint).items() if name not in LEFT_OUT}
     stored["args"] = {name: value for name, value in stored["args"].items() if name not in HABITS}
     contents = {f"{checkpoint.name}: {name}": digest(_timeless(value)) for name, value in stored.items()}
     metrics = folder / f"metrics{suffix}.csv"

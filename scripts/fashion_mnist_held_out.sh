@@ -5,15 +5,17 @@
 # About 6 minutes a run on one core.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# shellcheck source=scripts/commands.sh
+. scripts/commands.sh
 data=${1:-/usr/share/datasets/fashion-mnist}
 runs=${2:-./logs/FashionMNIST_LT_held_out}
 
 run_one() { # name, flags of train.py ...
   local run=$runs/$1
   shift
-  python train.py FashionMNIST_LT --datadir="$data" --logdir="$run" --arch=resnet18_vae3 --new-size=32 --crop-size=32 \
-    --epochs=8 --batch-size=100 --lr=5e-3 --T-max=8 --val-fraction=0.1 --workers=0 --resume=auto "$@"
-  python augment.py FashionMNIST_LT --datadir="$data" --logdir="$run" --resume=auto \
+  run python train.py FashionMNIST_LT --datadir="$data" --logdir="$run" --arch=resnet18_vae3 --new-size=32 \
+    --crop-size=32 --epochs=8 --batch-size=100 --lr=5e-3 --T-max=8 --val-fraction=0.1 --workers=0 --resume=auto "$@"
+  run python augment.py FashionMNIST_LT --datadir="$data" --logdir="$run" --resume=auto \
     --epochs=10 --batch-size=100 --lr=1e-2 --T-max=10 --workers=0
   grep -h ",val," "$run"/metrics.csv "$run"/metrics_aug.csv | cut -d, -f1-4 # epoch, split, acc, acsa
 }

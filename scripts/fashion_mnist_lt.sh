@@ -6,16 +6,18 @@
 # The same command goes on where it was. docs/experiments.md says what a stage costs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# shellcheck source=scripts/commands.sh
+. scripts/commands.sh
 
 data=${1:-/usr/share/datasets/fashion-mnist}
 runs=${2:-./logs/fashion_mnist_lt}
 results=${RESULTS:-results/fashion_mnist_lt}
 read -ra stages <<<"${STAGES:-tune table}"
 status=0
-python scripts/protocol.py "${stages[@]}" --data="$data" --runs="$runs" --results="$results" --jobs="${JOBS:-2}" \
+run python scripts/protocol.py "${stages[@]}" --data="$data" --runs="$runs" --results="$results" --jobs="${JOBS:-2}" \
   "${@:3}" || status=$?
 # after 1, a run that failed, the tables take the others; more is wrong input or a signal
 if ((status <= 1)) && [[ -d $results && " ${*:3} " != *" --list "* ]]; then
-  python scripts/claim.py --results="$results"
+  run python scripts/claim.py --results="$results"
 fi
 exit "$status"

@@ -12,5 +12,5 @@ if [[ -z ${NODES:-} || -z ${GPUS:-} || -z ${MASTER:-} ]]; then
   exit 2
 fi
 
-torchrun --nnodes="$NODES" --nproc-per-node="$GPUS" --rdzv-backend=c10d --rdzv-endpoint="$MASTER" --rdzv-id=dgcmm \
+exec torchrun --nnodes="$NODES" --nproc-per-node="$GPUS" --rdzv-backend=c10d --rdzv-endpoint="$MASTER" --rdzv-id=dgcmm \
   train.py "$@" --resume=auto

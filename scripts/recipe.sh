@@ -2,8 +2,11 @@
 # Sourced by the scripts of the data sets, which set `seeds`, and the flags `train` and `retrain`, by themselves or by
 # one of the next two functions; then they call `recipe`.
 
-# `train` and `retrain` of small images with the long tails of the DGC paper, and of the like. The squared error is a mean
-# over few pixels: at the default weight of it the decoder would learn nothing.
+# shellcheck source=scripts/commands.sh
+. scripts/commands.sh
+
+# `train` and `retrain` of small images with the long tails of the DGC paper, and of the like. The squared error is a
+# mean over few pixels: at the default weight of it the decoder would learn nothing.
 small_images() {
   train=(--arch=resnet18_vae3 --new-size=32 --crop-size=32 --epochs=20 --batch-size=100 --lr=2e-2 --T-max=20
     --clip-grad=5 --gmm-assign=label --weight-reconst=100 --workers=0)
@@ -44,12 +47,12 @@ recipe() {
   local folders=()
   for seed in ${SEEDS:-$seeds}; do
     folders+=("$runs/subset$seed")
-    python train.py "$name" --datadir="$data" --logdir="$runs/subset$seed" --subset-seed="$seed" --seed="$seed" \
+    run python train.py "$name" --datadir="$data" --logdir="$runs/subset$seed" --subset-seed="$seed" --seed="$seed" \
       --resume=auto "${train[@]}" "$@"
     for script in augment_ftl.py augment.py; do
-      python "$script" "$name" --datadir="$data" --logdir="$runs/subset$seed" --seed="$seed" --resume=auto \
+      run python "$script" "$name" --datadir="$data" --logdir="$runs/subset$seed" --seed="$seed" --resume=auto \
         --start="$start" --lr="$rate" "${retrain[@]}"
     done
   done
-  python scripts/compare.py "${folders[@]}"
+  run python scripts/compare.py "${folders[@]}"
 }

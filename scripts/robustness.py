@@ -76,10 +76,16 @@ def build_parser() -> argparse.ArgumentParser:
 
 @memory_watched()
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure a run, and write and print what was found."""
+    """Parse, and measure a run."""
     options = build_parser().parse_args(argv)
     start_logging(quiet=False)
     folder = RunFolder(options.run)
+    with folder.measuring():
+        measure_run(folder, options)
+
+
+def measure_run(folder: RunFolder, options: argparse.Namespace) -> None:
+    """Measure the run in a folder, and write and print what was found."""
     run = open_run(folder, options, FILE)
     judges = load_judges(options.judge, run)
     classifiers = classifiers_of(run, folder.path)

@@ -51,6 +51,13 @@ def machine() -> dict[str, str | int | None]:
     return {"processor": _processor(), "instructions": instructions, "threads": torch.get_num_threads(), "gpu": gpu}
 
 
+def machine_of(device: torch.device) -> dict[str, str | int]:
+    """Say the part of `machine` that the numbers of a run on a device depend on, and the version of torch."""
+    names = ("gpu",) if device.type == "cuda" else ("processor", "instructions", "threads")
+    found = machine()
+    return {name: found[name] for name in names} | {"torch": str(torch.__version__)}
+
+
 def _processor() -> str:
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():

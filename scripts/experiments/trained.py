@@ -3,7 +3,6 @@
 import argparse
 import copy
 import logging
-import os
 from typing import NamedTuple
 
 from augment import build_parser, load_trained_model
@@ -75,20 +74,16 @@ def open_run(folder: RunFolder, options: argparse.Namespace, result: str) -> Tra
     """Load the model in a run folder and its data.
 
     Args:
-        folder: of a run of train.py.
+        folder: of a run of train.py; `measuring` by this process.
         options: of `run_parser`.
         result: name of the file that will be written there.
 
     Raises:
         UserError: there is no such run or, for `--best`, no hold-out in it, or its data is not to be had, or the result
-            is there or cannot be written.
+            is there.
     """
-    if folder.path.is_file():
-        raise UserError(f"{folder.path} is a file: name the folder of the run")
     if folder.file(result).exists() and not options.overwrite:
         raise UserError(f"{folder.file(result)} exists: --overwrite replaces it")
-    if folder.path.is_dir() and not os.access(folder.path, os.W_OK | os.X_OK):
-        raise UserError(f"{folder.path} cannot be written (no permission): copy the run, and name the copy")
     last = load_checkpoint(folder.path / LAST)
     if options.best and not folder.best.exists():
         raise UserError(f"--best: there is no {folder.best}, as without a hold-out: leave --best out")

@@ -6,7 +6,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +120,44 @@ def test_recipe_refuses_what_it_would_misunderstand(words, environment, says, tm
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(says)
+
+
+WORK = """
+import os, signal, sys, time
+told = []
+for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+    signal.signal(signum, lambda signum, _frame: told.append(signal.Signals(signum).name))
+open("begun", "w").close()
+while not told:
+    time.sleep(0.01)
+time.sleep(0.5)  # a training saves itself
+open("saved", "w").write(" ".join(told))
+os._exit(7)
+"""
+
+
+@pytest.mark.parametrize("name", ["TERM", "INT", "HUP", "USR1"])
+@pytest.mark.parametrize("to_all", [False, True], ids=["the script alone", "its whole group"])
+def test_signal_to_a_script_ends_its_command_first(name, to_all, tmp_path):
+    """And only once: a second SIGTERM or Ctrl-C would end it before it has saved itself."""
+    (tmp_path / "work.py").write_text(WORK)
+    script = f"set -e; . {ROOT}/scripts/commands.sh; run {sys.executable} work.py; touch after"
+    process = subprocess.Popen(["bash", "-c", script], cwd=tmp_path, start_new_session=True)
+    while not (tmp_path / "begun").exists():
+        time.sleep(0.01)
+    signum = signal.Signals[f"SIG{name}"]
+    (os.killpg if to_all else os.kill)(process.pid, signum)
+    assert process.wait(60) == 128 + signum
+    assert {path.name for path in tmp_path.iterdir()} == {"work.py", "begun", "saved"}
+    told = (tmp_path / "saved").read_text().split()
+    assert set(told) == ({f"SIG{name}", "SIGUSR1"} if to_all else {"SIGUSR1"})
+    assert name == "USR1" or told.count(f"SIG{name}") == to_all
+
+
+def test_script_ends_with_the_status_of_the_command_that_fails(tmp_path):
+    script = f"set -e; . {ROOT}/scripts/commands.sh; run true; run bash -c 'exit 3'; touch after"
+    assert subprocess.run(["bash", "-c", script], cwd=tmp_path).returncode == 3
+    assert not list(tmp_path.iterdir())
 
 
 def test_several_nodes_need_to_know_of_each_other():

@@ -8,8 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 
 import augment
+import codes
 import train
 from helpers.project import SMALL_MODEL
 from models import starting
@@ -35,7 +37,7 @@ PLACES = {
     "step": (Stepper, "take"),
     "images": (train, "to_device"),  # of a step, of an evaluation
     "prior": (starting, "to_device"),  # at its start
-    "codes": (augment, "to_device"),
+    "codes": (codes, "to_device"),
     "scores": (DGCMM, "responsible_component"),  # of a batch
     "measurement": (metrics.Measurement, "of"),
     "save": (run, "save_checkpoint"),
@@ -415,6 +417,46 @@ def test_file_that_was_gone_back_to_is_not_replaced_by_the_damaged_one(script, t
     assert done.status == 0, done.err
     assert "GOING BACK" in done.err
     assert saves == [None, previous]  # after the epoch, and at the end
+
+
+def test_file_that_nobody_has_looked_at_does_not_replace_the_one_before(script, tmp_path, trained_digits, monkeypatch):
+    for name in ("third", "checkpoint_prev", "checkpoint"):
+        shutil.copy(trained_digits / "checkpoint.pth", tmp_path / f"{name}.pth")
+    (tmp_path / "checkpoint.pth").write_bytes(b"damaged")
+    saves, original = [], run.save_checkpoint
+    monkeypatch.setattr(run, "save_checkpoint", lambda *args: saves.append(args[2]) or original(*args))
+    flags = [f"--resume={tmp_path}/third.pth", "--epochs=3", "--workers=0", f"--logdir={tmp_path}"]
+    assert script("train", "Digits_LT", *flags).status == 0
+    assert saves == [None, tmp_path / "checkpoint_prev.pth"]
+
+
+@pytest.mark.parametrize(
+    ("later", "flags", "lost"),
+    [(3, [], False), (3, ["--batch-size=500"], True), (4, [], True)],
+    ids=["the next epoch, again", "the next epoch, another way", "a later epoch"],
+)
+def test_best_epoch_of_a_continuation_that_is_left_does_not_count(later, flags, lost, script, tmp_path, trained_digits):
+    stored = load_checkpoint(trained_digits / "checkpoint.pth") | {"machine": {"threads": 99}}
+    for name, best in (("checkpoint", {"epoch": 1, "acsa": 0.9}), ("model_best", {"epoch": later, "acsa": 0.95})):
+        save_checkpoint(tmp_path / f"{name}.pth", stored | {"best": best})
+    done = script("train", "Digits_LT", "--resume=auto", "--epochs=3", "--workers=0", f"--logdir={tmp_path}", *flags)
+    assert done.status == 0, done.err
+    told = f"model_best.pth has epoch {later}, the best one of {tmp_path}/checkpoint.pth was 1: that one is lost"
+    assert (told in done.err) == lost
+    assert (load_checkpoint(tmp_path / "checkpoint.pth")["best"] is None) == lost
+    assert "checkpoint.pth: threads 99 then and" in done.err
+
+
+@pytest.mark.parametrize("script_name", ["train", "predict"])
+def test_model_within_an_epoch_is_not_taken_for_that_of_the_one_before(script_name, script, tmp_path, trained_digits):
+    path, image = tmp_path / "begun.pth", tmp_path / "image.png"
+    save_checkpoint(path, load_checkpoint(trained_digits / "checkpoint.pth") | {"epoch": 1, "step": 4})
+    Image.new("L", (8, 8)).save(image)
+    words = {"train": ["Digits_LT", "--evaluate", f"--resume={path}", f"--logdir={tmp_path}/new"]}
+    words["predict"] = [path, image, f"--out={tmp_path}/out.csv"]
+    done = script(script_name, *words[script_name], "--workers=0")
+    assert done.status == 0, done.err
+    assert f"{path} was saved within epoch 2, after 4 steps of it" in done.err
 
 
 def test_best_epoch_goes_along_into_another_folder_and_takes_the_place_of_a_foreign_one(script, tmp_path, monkeypatch):

@@ -1,9 +1,10 @@
 """scripts/baselines.py and scripts/robustness.py on a trained run: they measure what the other scripts do."""
 
+import errno
 import json
-import os
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -154,10 +155,14 @@ def test_best_epoch_is_measured_on_request(run, tmp_path, caplog):
     assert f"model_best.pth is of a training that has not ended: {stored['epoch']} of" in caplog.text
 
 
-def test_folder_that_cannot_be_written_is_told_before_the_work(run, monkeypatch):
-    monkeypatch.setattr(os, "access", lambda *_: False)
-    with pytest.raises(UserError, match=r"cannot be written \(no permission\): copy the run"):
-        opened(run)
+@pytest.mark.parametrize("name", ["scripts.baselines", "scripts.robustness"])
+def test_folder_that_cannot_be_used_is_told_before_the_work(name, script, run, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    assert "there is no folder" in script(name, tmp_path / "none").error
+    assert f"{tmp_path}/file is a file" in script(name, tmp_path / "file").error
+    refusing = OSError(errno.EACCES, "Permission denied")
+    monkeypatch.setattr("utils.training.folder.take_lock", Mock(side_effect=refusing))
+    assert "cannot be written (Permission denied): copy the run, and name the copy" in script(name, run).error
 
 
 def test_run_is_measured_in_its_own_precision(run, tmp_path):
@@ -214,7 +219,7 @@ def test_means_of_classes_warn_of_nothing(recwarn):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["nowhere"], "there is no file nowhere/checkpoint.pth"),
+        (["nowhere"], "there is no folder nowhere"),
         (["x", "--fixed", "crt=many"], "crt: 'many' is no number from 0 on"),
         (["x", "--fixed", "lda=2"], "lda: '2' is no number from 0 to 1"),
         (["x", "--fixed", "ncm=cosine"], "ncm: 'cosine' is none of euclidean, unit"),

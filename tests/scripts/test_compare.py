@@ -8,12 +8,18 @@ import pytest
 
 from scripts import compare, figures
 from utils.errors import UserError
+from utils.figures.reading import is_of_another_model
+from utils.training.folder import RunFolder
 
 HEADER = "epoch,split,acc,acsa,f_ma,g_ma,many,median,low\n"
 
 
-def run(path, value=0.5, suffix="", epochs=2, done=None, split="test", resumed=(), started="", data=(), **flags):
-    """A run folder in which a script has measured each epoch; its last row has `value`."""
+def run(path, value=0.5, suffix="", epochs=2, done=None, split="test", resumed=(), about=None, **flags):
+    """A run folder in which a script has measured each epoch; its last row has `value`.
+
+    Args:
+        about: what args.json says beside the arguments: `started`, `data`, `model`.
+    """
     path.mkdir(parents=True, exist_ok=True)
     rows = [
         f"{n},{split},{value if n == (done or epochs) else 0},{value},0.5,0.5,0.5,0.5,\n"
@@ -21,7 +27,7 @@ def run(path, value=0.5, suffix="", epochs=2, done=None, split="test", resumed=(
     ]
     (path / f"metrics{suffix}.csv").write_text(HEADER + "".join(rows))
     arguments = {"epochs": epochs, "lr": 0.1, "seed": 0, "logdir": str(path), **flags}
-    content = {"arguments": arguments, "resumed": list(resumed), "started": started, "data": dict(data)}
+    content = {"arguments": arguments, "resumed": list(resumed), "started": ""} | (about or {})
     (path / f"args{suffix}.json").write_text(json.dumps(content))
     return path
 
@@ -83,7 +89,7 @@ def test_what_the_decoders_have_learned_stands_below_where_all_runs_of_a_row_say
 
 def test_runs_on_other_test_images_stand_apart(tmp_path, capsys):
     for name in "ab":
-        run(tmp_path / name, data={"test": name})
+        run(tmp_path / name, about={"data": {"test": name}})
     assert [row["runs"] for row in table(capsys, tmp_path)] == ["1", "1"]
 
 
@@ -91,7 +97,7 @@ def test_runs_on_other_training_images_stand_apart_unless_another_subset_seed_dr
     for place in "ab":
         for seed in (0, 1):
             flags = {"subset_seed": seed, "datadir": place, "csv": f"{place}/t.csv"}
-            run(tmp_path / f"{place}{seed}", data={"test": "same", "train": f"{place}{seed}"}, **flags)
+            run(tmp_path / f"{place}{seed}", about={"data": {"test": "same", "train": f"{place}{seed}"}}, **flags)
     names = [f"{tmp_path}/{{{place}0,{place}1}}" for place in "ab"]
     assert [row["run"] for row in table(capsys, tmp_path)] == names
 
@@ -183,12 +189,14 @@ def test_re_trainings_of_other_checkpoints_of_a_training_stand_apart(tmp_path, c
 
 def test_evaluation_of_a_re_training_in_a_folder_of_its_own_is_of_its_training(tmp_path, capsys):
     for name, flags in (("a0", {}), ("a1", {"seed": 1}), ("b0", {"lr": 0.2})):
-        trained = run(tmp_path / name, started="1", **flags)
-        retrained = run(trained / "adjusted", suffix="_aug", started="2", resume=str(trained / "checkpoint.pth"))
-        run(retrained, suffix="_eval", started="3", resume=str(retrained / "checkpoint_aug.pth"))
+        trained = run(tmp_path / name, about={"started": "1"}, **flags)
+        retrained = run(
+            trained / "adjusted", suffix="_aug", about={"started": "2"}, resume=str(trained / "checkpoint.pth")
+        )
+        run(retrained, suffix="_eval", about={"started": "3"}, resume=str(retrained / "checkpoint_aug.pth"))
     evaluated = [row for row in table(capsys, tmp_path) if row["result"] == "evaluated"]
     assert [row["runs"] for row in evaluated] == ["2", "1"]
-    run(tmp_path / "b0/adjusted", suffix="_aug", started="4", resume=str(tmp_path / "b0/checkpoint.pth"))
+    run(tmp_path / "b0/adjusted", suffix="_aug", about={"started": "4"}, resume=str(tmp_path / "b0/checkpoint.pth"))
     compare.main([str(tmp_path)])
     last = capsys.readouterr().out.splitlines()[-1]
     assert last == f"{tmp_path}/b0/adjusted: evaluated is of the model before its training, or re-training, went on"
@@ -196,7 +204,7 @@ def test_evaluation_of_a_re_training_in_a_folder_of_its_own_is_of_its_training(t
 
 def test_checkpoint_is_of_the_re_training_that_its_name_ends_with():
     names = ("before_augmentation.pth", "checkpoint_aug.pth", "checkpoint_aug_ftl_prev.pth", "model_best.pth")
-    found = [compare.Started({"resume": f"runs/{name}"}, {}, "", "").retraining() for name in names]
+    found = [compare.NOT_THERE._replace(arguments={"resume": f"runs/{name}"}).retraining() for name in names]
     assert found == ["", "_aug", "_aug_ftl", ""]
 
 
@@ -334,8 +342,8 @@ def test_column_that_is_no_number_is_no_metric(tmp_path):
 def test_result_of_the_model_before_the_training_went_on_is_told_and_stands_alone(tmp_path, capsys):
     went_on = [{"changed": {}, "started": "2026-01-03T00:00:00+00:00"}]
     for seed, resumed in enumerate(((), went_on)):
-        folder = run(tmp_path / f"s{seed}", seed=seed, started="2026-01-01T00:00:00+00:00", resumed=resumed)
-        run(folder, 0.75, "_aug", seed=seed, started="2026-01-02T00:00:00+00:00")
+        folder = run(tmp_path / f"s{seed}", seed=seed, about={"started": "2026-01-01T00:00:00+00:00"}, resumed=resumed)
+        run(folder, 0.75, "_aug", seed=seed, about={"started": "2026-01-02T00:00:00+00:00"})
     assert [(row["result"], row["runs"]) for row in table(capsys, tmp_path)] == [
         ("trained", "2"),
         ("Case 2", "1"),
@@ -345,3 +353,17 @@ def test_result_of_the_model_before_the_training_went_on_is_told_and_stands_alon
     out = capsys.readouterr().out
     assert f"{tmp_path}/s1: Case 2 is of the model before its training, or re-training, went on" in out
     assert f"{tmp_path}/s0: Case 2" not in out
+
+
+@pytest.mark.parametrize(
+    ("taken", "epoch", "outdated"),
+    [("checkpoint.pth", 1, True), ("checkpoint.pth", 2, False), ("model_best.pth", 1, False), ("copy.pth", 1, False)],
+)
+def test_result_of_an_epoch_before_the_last_is_told(taken, epoch, outdated, tmp_path, capsys):
+    """Of a re-training that began while the training was at work."""
+    folder = run(tmp_path / "a", about={"started": "2026-01-01T00:00:00+00:00"})
+    about = {"started": "2026-01-02T00:00:00+00:00", "model": {"epoch": epoch, "step": 0}}
+    run(folder, 0.75, "_aug", resume=str(folder / taken), about=about)
+    compare.main([str(tmp_path)])
+    assert ("Case 2 is of the model before its training" in capsys.readouterr().out) == outdated
+    assert is_of_another_model(RunFolder(folder, "_aug")) == outdated

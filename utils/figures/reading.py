@@ -13,7 +13,7 @@ from utils.figures.choice import images_of, some_classes
 from utils.files import open_table, read_rows
 from utils.training.checkpoint import digest
 from utils.training.folder import RunFolder
-from utils.training.layout import places_of_origin, start_times
+from utils.training.layout import is_of_earlier_epoch, places_of_origin, start_times
 
 
 class History(NamedTuple):
@@ -125,7 +125,7 @@ def read_codes(path: Path, classes_at_most: int, images_at_most: int) -> Trainin
 
 
 def is_of_another_model(folder: RunFolder) -> bool:
-    """Tell whether a re-training is of another model than its folder's, or of that before its training went on."""
+    """Tell whether a re-training is of another model than its folder's, or of an epoch before its last."""
     if folder.suffix in ("", "_eval"):
         return False
     files = [one.file("args.json") for one in (folder, RunFolder(folder.path))]
@@ -135,4 +135,13 @@ def is_of_another_model(folder: RunFolder) -> bool:
     places = [place.resolve() for place in places_of_origin(folder.path, retraining["arguments"])]
     if folder.path.resolve() not in places:
         return True
-    return "" < start_times(retraining)[0] < max(start_times(training))
+    began_before = "" < start_times(retraining)[0] < max(start_times(training))
+    return began_before or is_of_earlier_epoch(retraining, _epochs_done(RunFolder(folder.path).file("metrics.csv")))
+
+
+def _epochs_done(metrics: Path) -> int:
+    """Tell how many epochs a metrics.csv is of; 0 where it is missing or damaged, which is told by who draws it."""
+    try:
+        return max(int(row["epoch"]) for row in read_rows(metrics))
+    except (OSError, ValueError, TypeError, KeyError):
+        return 0

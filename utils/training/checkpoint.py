@@ -155,6 +155,15 @@ def require_entries(content: Checkpoint, names: Iterable[str], path: Path) -> No
         )
 
 
+def warn_of_another_machine(content: Checkpoint, now: dict[str, str | int], path: Path) -> None:
+    """Warn if a run goes on with another processor or GPU, other threads or another torch: see `device.machine_of`."""
+    before = content.get("machine", now)  # older checkpoints do not say
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    if names:
+        changes = ", ".join(f"{name} {before.get(name)} then and {now.get(name)} now" for name in names)
+        log.warning("%s: %s: the run will not end with the same last digits", path, changes)
+
+
 def load_latest(path: Path, previous: Path) -> tuple[Checkpoint, Path] | None:
     """Load the checkpoint at `path` or, if that is damaged or missing, the one before it, with a warning.
 

@@ -10,7 +10,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from utils.files import write_atomically, write_table, write_text
 from utils.locks import LOCK_NAME, take_lock
 from utils.logs import end_log_file, log_to_file
 from utils.metrics import Measurement, Row, exact, per_class_metrics
-from utils.training.checkpoint import plain
+from utils.training.checkpoint import Checkpoint, plain
 from utils.training.layout import (
     BEST,
     CODES,
@@ -36,12 +36,14 @@ from utils.training.layout import (
     PROJECTOR,
     RESULTS,
     SUFFIXES,
+    start_times,
     with_suffix,
 )
 from utils.versions import code_version, installed_version
 
 log = logging.getLogger("dgcmm")
 
+MEASURING = "_measuring"  # of the lock of scripts/baselines.py and scripts/robustness.py
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "pillow")
 
 
@@ -58,7 +60,8 @@ class RunFolder:
         self.path = Path(path)
         self.suffix = suffix
         self._lock: BaseFileLock | None = None
-        self._seen: list[tuple[int, int]] | None = None
+        self._lock_inode = 0  # of its file, which may be another one later
+        self._seen: list[object] | None = None
         self._log: logging.Handler | None = None
         self._log_start = 0  # of what is said since `open`, bytes
         self._warned = False  # of results of an earlier model
@@ -115,9 +118,16 @@ class RunFolder:
         """Remember what is here: the next `open` refuses to go on if another process has changed it by then."""
         self._seen = self._state()
 
-    def _state(self) -> list[tuple[int, int]]:
-        """Tell the files that a run is continued from by what changes when they are written."""
-        found = []
+    def _state(self) -> list[object]:
+        """Tell the files that a run is continued from by what changes when they are written.
+
+        Of a re-training or an evaluation also when the training in the folder began: one that takes the place of it
+        has another model.
+        """
+        found: list[object] = []
+        if self.suffix:
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                found.append(start_times(json.loads((self.path / "args.json").read_text()))[0])
         for path in (self.checkpoint, self.previous, self.file("metrics.csv")):
             with contextlib.suppress(OSError):
                 status = path.stat()
@@ -157,6 +167,8 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = take_lock(self.path / f"{LOCK_NAME}{self.suffix}")
+            with contextlib.suppress(FileNotFoundError):  # a file system without locks may have none
+                self._lock_inode = os.stat(self._lock.lock_file).st_ino
             if self._seen not in (None, self._state()):
                 raise UserError(f"--logdir {self.path}: another process has worked there meanwhile: repeat the command")
             self._seen = None
@@ -214,7 +226,7 @@ class RunFolder:
     def _clear_alone(self) -> None:
         """Delete results while no script is at work on them; raises `Timeout` if one is."""
         with contextlib.ExitStack() as stack:
-            for suffix in SUFFIXES[1:] if not self.suffix else ():
+            for suffix in (*SUFFIXES[1:], MEASURING) if not self.suffix else ():
                 if (lock := self.path / f"{LOCK_NAME}{suffix}").exists():
                     stack.callback(take_lock(lock).release)
             self._clear()
@@ -242,12 +254,14 @@ class RunFolder:
         resumed: tuple[int, int] | None = None,
         before: dict[str, object] | None = None,
         processes: int = 1,
+        model: Checkpoint | None = None,
     ) -> None:
         """Write args.json: how this run was started, by which code, on which data; a resumption is added to its list.
 
         Args:
             resumed: the epochs, and the steps of the next one, after which the run is continued.
             before: the arguments of the checkpoint that is continued; what has changed since is noted.
+            model: the checkpoint whose model a re-training or an evaluation takes.
         """
         now = plain(vars(args))
         names = [name for name in (*TRAINING_FLAGS, "start_epoch") if name in (before or {}) and name in now]
@@ -262,12 +276,15 @@ class RunFolder:
             "processes": processes,
         }
         content = {"arguments": now, "data": data, **launch, "resumed": []}
+        if model is not None:
+            content["model"] = {"epoch": model["epoch"], "step": model["step"]}
         of_this_run = path.exists() and self.holds_run()  # else of a start that came to nothing
         if resumed is not None and not of_this_run and changed:  # it continues a run in another folder
             content["resumed"] = [{"after_epoch": resumed[0], "after_step": resumed[1], "changed": changed}]
         if resumed is not None and of_this_run:
             try:
                 earlier = json.loads(path.read_text())
+                _forget_what_came_to_nothing(earlier["resumed"], before)
                 earlier["resumed"].append(
                     {"after_epoch": resumed[0], "after_step": resumed[1], "changed": changed, **launch}
                 )
@@ -275,6 +292,41 @@ class RunFolder:
             except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
                 log.warning("%s is damaged and written anew, without what it said before: %s", path, error)
         write_text(path, json.dumps(content, indent=2) + "\n")
+
+    def require_lock(self) -> None:
+        """Raise a `UserError` if the folder was deleted and made again: what is there now is of another process."""
+        if not self._lock_inode:
+            return
+        try:
+            there = os.stat(self._lock.lock_file).st_ino
+        except OSError as error:
+            raise self._unwritable(error.strerror) from error
+        if there != self._lock_inode:
+            raise UserError(f"--logdir {self.path} was deleted and made again while this process was at work: it ends")
+
+    @contextlib.contextmanager
+    def measuring(self) -> Iterator[None]:
+        """Hold a lock on a finished run inside the block: nobody else measures it, and no training overwrites it.
+
+        Raises:
+            UserError: the folder is none that can be written, or another process measures it.
+        """
+        if not os.path.exists(self.path):
+            raise UserError(f"there is no folder {self.path}: name that of a run")
+        if not self.path.is_dir():
+            raise UserError(f"{self.path} is a file: name the folder of the run")
+        try:
+            lock = take_lock(self.path / f"{LOCK_NAME}{MEASURING}")
+        except Timeout as error:
+            raise UserError(f"{self.path}: another process measures this run: wait until it has ended") from error
+        except OSError as error:
+            raise UserError(
+                f"{self.path} cannot be written ({error.strerror}): copy the run, and name the copy"
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     def write_rows(self, name: str, rows: Sequence[Row]) -> None:
         """Write a CSV file in one piece.
@@ -316,6 +368,19 @@ class RunFolder:
             for name, target, prediction, probability in zip(ids, targets, predictions, probabilities, strict=True)
         )
         write_table(self.file("predictions.csv"), ["id", "target", "prediction", *columns], rows)
+
+
+def _forget_what_came_to_nothing(resumed: list[dict], before: dict[str, object]) -> None:
+    """Take changes out of the list of resumptions that the checkpoint, with its arguments `before`, knows nothing of.
+
+    They are of continuations that ended before they had saved anything, or that were left for an earlier checkpoint.
+    """
+    for name in {name for start in resumed for name in start["changed"]}:
+        for start in reversed(resumed):
+            if name in start["changed"]:
+                if start["changed"][name][1] == before.get(name):
+                    break
+                del start["changed"][name]
 
 
 def _now() -> str:

@@ -37,6 +37,17 @@ def start_times(content: Mapping[str, Any]) -> list[str]:
     return [str(start.get("started", "")) for start in (content, *content.get("resumed", ()))]
 
 
+def is_of_earlier_epoch(made: Mapping[str, Any], epochs: int) -> bool:
+    """Tell whether a script took the last checkpoint of a training that has more epochs now.
+
+    Args:
+        made: the args.json of the script; those of older versions do not say which epoch the model was of.
+        epochs: that the training has done.
+    """
+    taken = Path(str(made["arguments"].get("resume"))).name
+    return taken == LAST and made.get("model", {}).get("epoch", epochs) < epochs
+
+
 def places_of_origin(run: Path, arguments: Mapping[str, Any]) -> tuple[Path, Path]:
     """Name where the folder may be of the checkpoint that a script in the folder `run` started from.
 

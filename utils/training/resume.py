@@ -111,6 +111,7 @@ def _adopt_for_evaluation(args: argparse.Namespace, given: set[str], checkpoint:
         _adopt_places(args, given, checkpoint["args"], args.resume)
     flags = MODEL_FLAGS + (DATA_FLAGS if same else SHAPE_FLAGS) + _measuring_flags(given)
     adopt(args, given, checkpoint["args"], flags, args.resume, terms={"bad_images": ""})
+    warn_of_begun_epoch(checkpoint, args.resume)
 
 
 def _measuring_flags(given: set[str]) -> tuple[str, ...]:
@@ -202,6 +203,7 @@ def find_trained(args: argparse.Namespace, given: set[str], folder: RunFolder) -
     Raises:
         UserError: it is missing, damaged, of another data set, or itself the result of an augmentation.
     """
+    folder.look()
     if args.resume == "auto":
         args.resume = str(folder.path / LAST)
         if not os.path.exists(args.resume):
@@ -252,7 +254,6 @@ def find_unfinished(
     Raises:
         UserError: it was made from another model or with other flags, or it is gone and its results are there.
     """
-    folder.look()
     found = None if args.overwrite else load_latest(folder.checkpoint, folder.previous)
     if found is None:
         if folder.holds_run() and not args.overwrite:
@@ -275,6 +276,14 @@ def _require_whole_epochs(checkpoint: Checkpoint, epochs: int, source: str) -> N
     if checkpoint["step"] and done >= epochs:
         begun = f"{checkpoint['step']} steps of epoch {done + 1}"
         raise UserError(f"{source} has {begun}: end that epoch, --epochs={done + 1}, or give more")
+
+
+def warn_of_begun_epoch(checkpoint: Checkpoint, source: str) -> None:
+    """Warn that a model which is measured or used was saved within an epoch: it is not that of the epoch before."""
+    if checkpoint["step"]:
+        log.warning(
+            "%s was saved within epoch %d, after %d steps of it", source, checkpoint["epoch"] + 1, checkpoint["step"]
+        )
 
 
 def finished_result(checkpoint: Checkpoint | None, epochs: int) -> Row | None:

@@ -27,6 +27,8 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from utils import stopping
+from utils.cli.rules import SCHEDULE_FLAGS
+from utils.device import machine_of
 from utils.distributed.world import World
 from utils.errors import LostWorker, NotFinite, UserError
 from utils.files import write_atomically
@@ -40,6 +42,7 @@ from utils.training.checkpoint import (
     load_model_state,
     require_entries,
     save_checkpoint,
+    warn_of_another_machine,
 )
 from utils.training.folder import RunFolder
 from utils.training.optimisation import build_scheduler, calmer, step_schedule
@@ -48,6 +51,7 @@ from utils.training.step import Stepper
 
 log = logging.getLogger("dgcmm")
 
+CHANGEABLE = ("batch_size", *SCHEDULE_FLAGS)  # on the way of a run, by which its next epochs are others
 CONTINUATION = {"train": "--resume=auto"}  # what the user gives to go on; an augmentation: the same command again
 Batch = TypeVar("Batch")
 
@@ -296,6 +300,7 @@ class Run:
         self.history.append(row)
         if row["split"] == "val" and (self.best is None or row["acsa"] > self.best["acsa"]):
             self.best = {"epoch": self.epoch, "acsa": row["acsa"]}
+            self.folder.require_lock()
             save_checkpoint(self.folder.best, self._content(None, [(0, Position().totals)] * self.world.size))
 
     def _show_last(self) -> None:
@@ -310,9 +315,14 @@ class Run:
         self.board.flush()
 
     def save(self, result: Row | None = None) -> None:
-        """Write the checkpoint; all processes contribute their sums of the running epoch."""
+        """Write the checkpoint; all processes contribute their sums of the running epoch.
+
+        Raises:
+            UserError: it cannot be written, or the folder is another process's by now.
+        """
         sums = self.world.gather_main((self.position.seen, self.position.totals))
         if sums is not None:
+            self.folder.require_lock()
             previous = self.folder.previous if self._keeps_previous else None
             save_checkpoint(self.folder.checkpoint, self._content(result, sums), previous)
             self._keeps_previous = True
@@ -326,6 +336,7 @@ class Run:
             "sums": sums,
             "elapsed_time": time.perf_counter() - self._started if self.position.step else 0.0,
             "nodes": self.world.nodes,
+            "machine": machine_of(self.world.device),
             **self.about,
             "result": result,
             "state_dict": self.model.state_dict(),
@@ -351,24 +362,34 @@ class Run:
         self.state = {name: checkpoint[name] for name in self.state}
         if self.scaler and self.scaler.is_enabled():
             self.scaler.load_state_dict(checkpoint["scaler"])
-        # resumed from the previous file: the last one is damaged or missing, the next save must not keep that instead
-        self._keeps_previous = path.resolve() != self.folder.previous.resolve()
+        # else the last one is damaged or missing, or nobody has looked at it: it is not kept in place of the previous
+        self._keeps_previous = path.resolve() == self.folder.checkpoint.resolve()
         self._saved = False  # here; it may come from another folder
         self._best_beside = path.parent / self.folder.best.name
-        if self.best and self.world.is_main:
-            self._require_best_beside(path)
+        if self.world.is_main:
+            warn_of_another_machine(checkpoint, machine_of(self.world.device), path)
+            if self.best:
+                self._require_best_beside(path, checkpoint)
 
-    def _require_best_beside(self, path: Path) -> None:
-        """Raise a `UserError` if the best epoch of a checkpoint is missing, or is of a later one in another folder."""
+    def _require_best_beside(self, path: Path, checkpoint: Checkpoint) -> None:
+        """Raise a `UserError` if the best epoch of a checkpoint is missing, or is of a later one in another folder.
+
+        In the run's own folder a later one is that of the next epoch, written just before its checkpoint, or of a
+        continuation that is left. Such a one is none of this run, which goes on without a best epoch, with a warning.
+        """
         if not self._best_beside.exists():
             raise UserError(f"{path} has its best epoch in {self._best_beside}, which is missing: put it back")
+        there = load_checkpoint(self._best_beside)["best"]
+        replaced = f"{self._best_beside} has epoch {there['epoch']}, the best one of {path} was {self.best['epoch']}"
         if self._best_beside.resolve() != self.folder.best.resolve():
-            there = load_checkpoint(self._best_beside)["best"]
             if there != self.best:
-                raise UserError(
-                    f"{self._best_beside} has epoch {there['epoch']}, the best one of {path} was {self.best['epoch']}: "
-                    "put that one back, or continue the run in its own folder"
-                )
+                raise UserError(f"{replaced}: put that one back, or continue the run in its own folder")
+            return
+        next_epoch = checkpoint["epoch"] + 1
+        changed = any(getattr(self.args, name, None) != checkpoint["args"].get(name) for name in CHANGEABLE)
+        if there["epoch"] > next_epoch or (there["epoch"] == next_epoch and changed):
+            log.warning("%s: that one is lost, and the best of the epochs from here on counts", replaced)
+            self.best = None
 
     def go_back_to(self, epoch: int) -> None:
         """Count from the end of an earlier `epoch` on (`--start-epoch`); the weights stay."""

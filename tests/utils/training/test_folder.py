@@ -1,9 +1,11 @@
 """The run folder: names, lock, what is deleted, and tables without NaN."""
 
 import argparse
+import contextlib
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -87,6 +89,60 @@ def test_folder_that_another_process_has_changed_since_it_was_looked_at_is_not_o
     with folder.open():
         (tmp_path / "checkpoint.pth").write_text("its own")
     folder.open().close()
+
+
+@pytest.mark.parametrize("suffix", ["_aug", "_aug_ftl", "_eval"])
+def test_training_that_took_the_place_of_another_has_another_model(suffix, tmp_path):
+    args = tmp_path / "args.json"
+    args.write_text(json.dumps({"started": "once", "resumed": []}))
+    for then, refused in (
+        ({"started": "once", "resumed": [{"started": "later"}]}, False),
+        ({"started": "later", "resumed": []}, True),
+        (None, True),
+    ):
+        folder = RunFolder(str(tmp_path), suffix)
+        folder.look()
+        args.write_text(json.dumps(then)) if then else args.unlink()
+        with pytest.raises(UserError, match="worked there meanwhile") if refused else contextlib.nullcontext():
+            folder.open().close()
+
+
+def test_folder_that_was_deleted_and_made_again_is_another_process_s(tmp_path):
+    place = tmp_path / "run"
+    with RunFolder(str(place)).open() as folder:
+        folder.require_lock()
+        shutil.rmtree(place)
+        with pytest.raises(UserError, match="cannot be written"):
+            folder.require_lock()
+        with RunFolder(str(place)).open() as other:
+            other.require_lock()
+            with pytest.raises(UserError, match="was deleted and made again while this process was at work"):
+                folder.require_lock()
+
+
+def test_run_that_is_measured_is_neither_overwritten_nor_measured_by_another(tmp_path, lock_elsewhere):
+    lock_elsewhere(tmp_path / ".lock_measuring")
+    with pytest.raises(UserError, match="another process is at work there"):
+        RunFolder(str(tmp_path)).open(overwrite=True)
+    with pytest.raises(UserError, match="another process measures this run"), RunFolder(str(tmp_path)).measuring():
+        pass
+    RunFolder(str(tmp_path), "_aug").open(overwrite=True).close()
+
+
+def test_changes_of_continuations_that_came_to_nothing_are_forgotten(tmp_path):
+    """The checkpoint knows what the run was trained with."""
+    (tmp_path / "checkpoint.pth").touch()
+    folder, stored = RunFolder(str(tmp_path)), {"epochs": 6, "batch_size": 64, "wd": 0.1}
+
+    def start(resumed: tuple[int, int] | None, **changes: object) -> list[dict]:
+        folder.write_args(argparse.Namespace(**stored | changes), {}, resumed, stored if resumed else None)
+        return [start["changed"] for start in json.loads((tmp_path / "args.json").read_text())["resumed"]]
+
+    assert start(None) == []
+    assert start((6, 0), epochs=7, batch_size=128) == [{"epochs": [6, 7], "batch_size": [64, 128]}]
+    assert start((6, 0), epochs=8) == [{}, {"epochs": [6, 8]}]
+    stored["epochs"] = 8  # that one has saved itself
+    assert start((7, 0), epochs=9) == [{}, {"epochs": [6, 8]}, {"epochs": [8, 9]}]
 
 
 def test_folder_that_cannot_be_opened_is_not_locked(tmp_path, monkeypatch):

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Sourced by the scripts that give several commands one after the other.
+# Run a command, and hand the signals that mean "stop" on to it: bash alone would end and leave its command at work.
+# They are handed on as SIGUSR1. A training takes it as it takes SIGTERM, but not as a second SIGTERM, by which it would
+# end at once, where the signal went to the whole process group.
+run() {
+  local child signal status stopped=""
+  "$@" &
+  child=$!
+  for signal in HUP INT TERM USR1; do
+    # shellcheck disable=SC2064 # the values of now
+    trap "stopped=\${stopped:-$signal}; kill -USR1 $child 2>/dev/null || true" "$signal"
+  done
+  while status=0; wait "$child" || status=$?; kill -0 "$child" 2>/dev/null; do :; done # a signal ends `wait`
+  trap - HUP INT TERM USR1
+  if [ -n "$stopped" ]; then exit $((128 + $(kill -l "$stopped"))); fi
+  return "$status"
+}
