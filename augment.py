@@ -59,6 +59,7 @@ from utils.training.checkpoint import (
 from utils.training.folder import RunFolder
 from utils.training.headline import finish
 from utils.training.optimisation import KEPT, build_sgd, calmer, log_rates
+from utils.training.record import write_record
 from utils.training.resume import (
     description,
     find_trained,
@@ -138,7 +139,7 @@ def retrain(
     with folder.open(overwrite=args.overwrite), memory_watched("the same command"):
         resumed = (unfinished["epoch"], unfinished["step"]) if unfinished else None
         before = unfinished["args"] if unfinished else None
-        folder.write_args(args, data_sha256, resumed, before, model=trained)
+        write_record(folder, args, data_sha256, resumed, before, model=trained)
         log_images(splits, args.dataset)
         codes = load_or_extract(model, splits, trained_sha256, args, world)
         training = take_training_codes(codes, world.device)

@@ -74,6 +74,7 @@ from utils.training.checkpoint import Checkpoint, forget_weights, load_checkpoin
 from utils.training.folder import RunFolder
 from utils.training.headline import finish
 from utils.training.optimisation import KEPT, build_optimizer, calmer
+from utils.training.record import write_record
 from utils.training.resume import (
     description,
     find_checkpoint,
@@ -215,7 +216,7 @@ def train(
         if world.is_main:
             resumed = (checkpoint["epoch"], checkpoint["step"]) if checkpoint else None
             before = checkpoint["args"] if checkpoint else None
-            folder.write_args(args, data_sha256, resumed, before, world.size)
+            write_record(folder, args, data_sha256, resumed, before, world.size)
             folder.write_subset(splits.train.rows)
             log_images(splits, args.dataset)
             log_facts(run, len(splits.train), len(loaders["train"]), before and before["epochs"])
@@ -409,7 +410,7 @@ def evaluate_only(world: World, args: argparse.Namespace, checkpoint: Checkpoint
         if (measured := len(measurement.predictions.targets)) < len(data):
             log.warning("--max-steps %d: %d of %d test images are measured", args.max_steps, measured, len(data))
         folder.make_way(args.overwrite)
-        folder.write_args(args, data_sha256, processes=world.size, model=checkpoint)
+        write_record(folder, args, data_sha256, processes=world.size, model=checkpoint)
         folder.write_measurement(measurement, checkpoint["epoch"], "test")
         result = {"epoch": checkpoint["epoch"], "split": "test", **measurement.numbers}
         result["time"] = time.perf_counter() - started

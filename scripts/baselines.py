@@ -40,6 +40,7 @@ from utils.metrics import SHOWN, Row, calibration_error, compute_metrics, per_cl
 from utils.streams import print_result
 from utils.training.checkpoint import Checkpoint
 from utils.training.folder import RunFolder
+from utils.training.record import write_record
 
 log = logging.getLogger("dgcmm")
 
@@ -86,7 +87,7 @@ def measure_run(folder: RunFolder, options: argparse.Namespace, fixed: dict[str,
     rows, per_class = measure(trained, codes, run.checkpoint, options.methods, fixed)
     if not rows:
         raise UserError(f"--methods: all these need a linear classifier, that of {options.run} is by the cosine")
-    RunFolder(options.run, "_baselines").write_args(options, run.checkpoint["data_sha256"])
+    write_record(RunFolder(options.run, "_baselines"), options, run.checkpoint["data_sha256"])
     folder.write_rows(PER_CLASS_FILE, per_class)
     folder.write_rows(FILE, rows)
     tested = [row for row in rows if row["split"] == "test"]

@@ -53,6 +53,7 @@ from utils.metrics import Row, calibration_error, compute_metrics, require_finit
 from utils.streams import print_result
 from utils.training.checkpoint import is_made_from, load_checkpoint, load_model_state
 from utils.training.folder import RunFolder
+from utils.training.record import write_record
 
 log = logging.getLogger("dgcmm")
 
@@ -106,7 +107,7 @@ def measure_run(folder: RunFolder, options: argparse.Namespace) -> None:
         for name, value in health.items():
             print(f"{name:<40} {'-' if value is None else format(value, '.4f')}")
         write_text(folder.file(HEALTH_FILE), json.dumps(health, indent=2) + "\n")
-    RunFolder(options.run, "_robustness").write_args(options, run.checkpoint["data_sha256"])
+    write_record(RunFolder(options.run, "_robustness"), options, run.checkpoint["data_sha256"])
     folder.write_rows(FILE, rows)
     print_result(result)
 

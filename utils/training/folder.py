@@ -1,29 +1,22 @@
 """The folder of a run: who may write into it, and the files that it holds."""
 
-import argparse
 import contextlib
-import datetime
 import io
 import json
 import logging
 import os
-import platform
 import shutil
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from filelock import BaseFileLock, Timeout
 
-from utils.cli.rules import TRAINING_FLAGS
-from utils.device import machine
 from utils.errors import UserError
 from utils.files import write_atomically, write_table, write_text
 from utils.locks import LOCK_NAME, take_lock
 from utils.logs import end_log_file, log_to_file
 from utils.metrics import Measurement, Row, exact, per_class_metrics
-from utils.training.checkpoint import Checkpoint, plain
 from utils.training.layout import (
     BEST,
     CODES,
@@ -39,12 +32,10 @@ from utils.training.layout import (
     start_times,
     with_suffix,
 )
-from utils.versions import code_version, installed_version
 
 log = logging.getLogger("dgcmm")
 
 MEASURING = "_measuring"  # of the lock of scripts/baselines.py and scripts/robustness.py
-PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "pillow")
 
 
 class RunFolder:
@@ -208,6 +199,41 @@ class RunFolder:
         if self._lock is not None:
             self._lock.release()
 
+    def require_lock(self) -> None:
+        """Raise a `UserError` if the folder was deleted and made again: what is there now is of another process."""
+        if not self._lock_inode:
+            return
+        try:
+            there = os.stat(self._lock.lock_file).st_ino
+        except OSError as error:
+            raise self._unwritable(error.strerror) from error
+        if there != self._lock_inode:
+            raise UserError(f"--logdir {self.path} was deleted and made again while this process was at work: it ends")
+
+    @contextlib.contextmanager
+    def measuring(self) -> Iterator[None]:
+        """Hold a lock on a finished run inside the block: nobody else measures it, and no training overwrites it.
+
+        Raises:
+            UserError: the folder is none that can be written, or another process measures it.
+        """
+        if not os.path.exists(self.path):
+            raise UserError(f"there is no folder {self.path}: name that of a run")
+        if not self.path.is_dir():
+            raise UserError(f"{self.path} is a file: name the folder of the run")
+        try:
+            lock = take_lock(self.path / f"{LOCK_NAME}{MEASURING}")
+        except Timeout as error:
+            raise UserError(f"{self.path}: another process measures this run: wait until it has ended") from error
+        except OSError as error:
+            raise UserError(
+                f"{self.path} cannot be written ({error.strerror}): copy the run, and name the copy"
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
     def __enter__(self) -> "RunFolder":
         return self
 
@@ -246,87 +272,6 @@ class RunFolder:
             shutil.rmtree(folder.board / PROJECTED, ignore_errors=True)
             for path in folder.board.glob(f"events.out.tfevents.*{suffix or '.train'}"):
                 path.unlink()
-
-    def write_args(
-        self,
-        args: argparse.Namespace,
-        data: dict[str, str],
-        resumed: tuple[int, int] | None = None,
-        before: dict[str, object] | None = None,
-        processes: int = 1,
-        model: Checkpoint | None = None,
-    ) -> None:
-        """Write args.json: how this run was started, by which code, on which data; a resumption is added to its list.
-
-        Args:
-            resumed: the epochs, and the steps of the next one, after which the run is continued.
-            before: the arguments of the checkpoint that is continued; what has changed since is noted.
-            model: the checkpoint whose model a re-training or an evaluation takes.
-        """
-        now = plain(vars(args))
-        names = [name for name in (*TRAINING_FLAGS, "start_epoch") if name in (before or {}) and name in now]
-        changed = {name: [before[name], now[name]] for name in names if before[name] != now[name]}
-        path = self.file("args.json")
-        launch = {
-            "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-            "started": _now(),
-            **code_version(),
-            "versions": _versions(),
-            "machine": machine(),
-            "processes": processes,
-        }
-        content = {"arguments": now, "data": data, **launch, "resumed": []}
-        if model is not None:
-            content["model"] = {"epoch": model["epoch"], "step": model["step"]}
-        of_this_run = path.exists() and self.holds_run()  # else of a start that came to nothing
-        if resumed is not None and not of_this_run and changed:  # it continues a run in another folder
-            content["resumed"] = [{"after_epoch": resumed[0], "after_step": resumed[1], "changed": changed}]
-        if resumed is not None and of_this_run:
-            try:
-                earlier = json.loads(path.read_text())
-                _forget_what_came_to_nothing(earlier["resumed"], before)
-                earlier["resumed"].append(
-                    {"after_epoch": resumed[0], "after_step": resumed[1], "changed": changed, **launch}
-                )
-                content = earlier
-            except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-                log.warning("%s is damaged and written anew, without what it said before: %s", path, error)
-        write_text(path, json.dumps(content, indent=2) + "\n")
-
-    def require_lock(self) -> None:
-        """Raise a `UserError` if the folder was deleted and made again: what is there now is of another process."""
-        if not self._lock_inode:
-            return
-        try:
-            there = os.stat(self._lock.lock_file).st_ino
-        except OSError as error:
-            raise self._unwritable(error.strerror) from error
-        if there != self._lock_inode:
-            raise UserError(f"--logdir {self.path} was deleted and made again while this process was at work: it ends")
-
-    @contextlib.contextmanager
-    def measuring(self) -> Iterator[None]:
-        """Hold a lock on a finished run inside the block: nobody else measures it, and no training overwrites it.
-
-        Raises:
-            UserError: the folder is none that can be written, or another process measures it.
-        """
-        if not os.path.exists(self.path):
-            raise UserError(f"there is no folder {self.path}: name that of a run")
-        if not self.path.is_dir():
-            raise UserError(f"{self.path} is a file: name the folder of the run")
-        try:
-            lock = take_lock(self.path / f"{LOCK_NAME}{MEASURING}")
-        except Timeout as error:
-            raise UserError(f"{self.path}: another process measures this run: wait until it has ended") from error
-        except OSError as error:
-            raise UserError(
-                f"{self.path} cannot be written ({error.strerror}): copy the run, and name the copy"
-            ) from error
-        try:
-            yield
-        finally:
-            lock.release()
 
     def write_rows(self, name: str, rows: Sequence[Row]) -> None:
         """Write a CSV file in one piece.
@@ -368,24 +313,3 @@ class RunFolder:
             for name, target, prediction, probability in zip(ids, targets, predictions, probabilities, strict=True)
         )
         write_table(self.file("predictions.csv"), ["id", "target", "prediction", *columns], rows)
-
-
-def _forget_what_came_to_nothing(resumed: list[dict], before: dict[str, object]) -> None:
-    """Take changes out of the list of resumptions that the checkpoint, with its arguments `before`, knows nothing of.
-
-    They are of continuations that ended before they had saved anything, or that were left for an earlier checkpoint.
-    """
-    for name in {name for start in resumed for name in start["changed"]}:
-        for start in reversed(resumed):
-            if name in start["changed"]:
-                if start["changed"][name][1] == before.get(name):
-                    break
-                del start["changed"][name]
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
-def _versions() -> dict[str, str | None]:
-    return {"python": platform.python_version()} | {name: installed_version(name) for name in PACKAGES}

@@ -1,6 +1,5 @@
 """The run folder: names, lock, what is deleted, and tables without NaN."""
 
-import argparse
 import contextlib
 import csv
 import json
@@ -16,7 +15,6 @@ import pytest
 
 from helpers.project import ROOT
 from utils import files
-from utils.device import machine
 from utils.errors import UserError
 from utils.metrics import Measurement, Predictions
 from utils.training import folder as folder_module
@@ -129,22 +127,6 @@ def test_run_that_is_measured_is_neither_overwritten_nor_measured_by_another(tmp
     RunFolder(str(tmp_path), "_aug").open(overwrite=True).close()
 
 
-def test_changes_of_continuations_that_came_to_nothing_are_forgotten(tmp_path):
-    """The checkpoint knows what the run was trained with."""
-    (tmp_path / "checkpoint.pth").touch()
-    folder, stored = RunFolder(str(tmp_path)), {"epochs": 6, "batch_size": 64, "wd": 0.1}
-
-    def start(resumed: tuple[int, int] | None, **changes: object) -> list[dict]:
-        folder.write_args(argparse.Namespace(**stored | changes), {}, resumed, stored if resumed else None)
-        return [start["changed"] for start in json.loads((tmp_path / "args.json").read_text())["resumed"]]
-
-    assert start(None) == []
-    assert start((6, 0), epochs=7, batch_size=128) == [{"epochs": [6, 7], "batch_size": [64, 128]}]
-    assert start((6, 0), epochs=8) == [{}, {"epochs": [6, 8]}]
-    stored["epochs"] = 8  # that one has saved itself
-    assert start((7, 0), epochs=9) == [{}, {"epochs": [6, 8]}, {"epochs": [8, 9]}]
-
-
 def test_folder_that_cannot_be_opened_is_not_locked(tmp_path, monkeypatch):
     def no_file(path):
         raise UserError("no log")
@@ -159,16 +141,6 @@ def test_folder_that_cannot_be_opened_is_not_locked(tmp_path, monkeypatch):
         with pytest.raises(UserError, match="no log"):
             refused.open()
     RunFolder(str(tmp_path)).open().close()
-
-
-@pytest.mark.parametrize("content", ["", "[]", '{"resumed": 1}', "{"])
-def test_damaged_args_file_is_written_anew_and_said(content, tmp_path, caplog):
-    caplog.set_level("WARNING", "dgcmm")
-    (tmp_path / "args.json").write_text(content)
-    (tmp_path / "checkpoint.pth").touch()
-    RunFolder(str(tmp_path)).write_args(argparse.Namespace(lr=1.0), {}, resumed=(1, 0))
-    assert "args.json is damaged and written anew" in caplog.text
-    assert json.loads((tmp_path / "args.json").read_text())["arguments"] == {"lr": 1.0}
 
 
 def test_second_process_is_refused_and_another_script_is_not(tmp_path, lock_elsewhere):
@@ -228,48 +200,6 @@ def test_predictions(tmp_path):
     with (tmp_path / "predictions.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert rows[0] == {"id": "x", "target": "1", "prediction": "1", "p_a, b": "0.25", "p_c": "0.75"}
-
-
-def test_arguments_keep_the_first_start_and_list_resumptions(tmp_path):
-    folder = RunFolder(str(tmp_path))
-    folder.write_args(argparse.Namespace(lr=0.1), {"train": "abc"})
-    folder.checkpoint.touch()
-    folder.write_args(argparse.Namespace(lr=0.1), {"train": "abc"}, resumed=(3, 7), processes=2)
-    content = json.loads((tmp_path / "args.json").read_text())
-    assert content["arguments"] == {"lr": 0.1}
-    assert content["data"] == {"train": "abc"}
-    assert [(launch["after_epoch"], launch["after_step"]) for launch in content["resumed"]] == [(3, 7)]
-    assert (content["processes"], content["resumed"][0]["processes"]) == (1, 2)
-    assert {"torch", "python", "scikit-learn"} <= set(content["versions"])
-    assert content["machine"] == content["resumed"][0]["machine"] == machine()
-
-
-def test_what_a_continuation_changes_is_noted(tmp_path):
-    before = {"lr": 1.0, "batch_size": 50, "T_max": 2, "epochs": 2, "datadir": "/a"}
-    now = argparse.Namespace(lr=1.0, batch_size=25, T_max=4, epochs=4, datadir="/b")
-    folder = RunFolder(str(tmp_path))
-    folder.write_args(argparse.Namespace(**before), {})
-    folder.checkpoint.touch()
-    folder.write_args(now, {}, resumed=(2, 0), before=before)
-    folder.write_args(now, {}, resumed=(3, 0), before=vars(now))
-    content = json.loads((tmp_path / "args.json").read_text())
-    assert content["arguments"] == before
-    changed = {"epochs": [2, 4], "batch_size": [50, 25], "T_max": [2, 4]}
-    assert [(entry["after_epoch"], entry["changed"]) for entry in content["resumed"]] == [(2, changed), (3, {})]
-    elsewhere = RunFolder(str(tmp_path / "other"))
-    elsewhere.path.mkdir()
-    elsewhere.write_args(argparse.Namespace(lr=7.0), {})  # of a start that came to nothing
-    elsewhere.write_args(now, {}, resumed=(2, 0), before=before)
-    content = json.loads((elsewhere.path / "args.json").read_text())
-    assert (content["arguments"], content["resumed"][0]["changed"]) == (vars(now), changed)
-
-
-def test_package_without_metadata_has_no_version(tmp_path, monkeypatch):
-    monkeypatch.setattr("utils.training.folder.PACKAGES", ("numpy", "a-package-of-ones-own"))
-    RunFolder(str(tmp_path)).write_args(argparse.Namespace(lr=0.1), {})
-    versions = json.loads((tmp_path / "args.json").read_text())["versions"]
-    assert versions["a-package-of-ones-own"] is None
-    assert versions["numpy"] == np.__version__
 
 
 def test_predictions_of_many_images_take_little_memory(tmp_path, monkeypatch):
