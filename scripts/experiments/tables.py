@@ -9,7 +9,7 @@ from pathlib import Path
 
 from scripts.experiments import protocol
 from scripts.experiments.choices import FILE, Choice, read_choices
-from scripts.experiments.comparison import DGCMM_ROW, compare, contenders, jobs_of, read_runs_of
+from scripts.experiments.comparison import DGCMM_ROW, STRONG_DECODER, compare, contenders, jobs_of, read_runs_of
 from scripts.experiments.corruption import CORRUPTIONS, NOISE
 from scripts.experiments.posthoc import METHODS
 from scripts.experiments.protocol import (
@@ -207,13 +207,14 @@ def weights_table(results: Path) -> str:
 def of_few(regime: Regime, prefix: str) -> dict[str, Callable[[Path], str]]:
     """Make the tables of a stage on few images, which is named as its regime; names begin with `prefix`."""
 
-    def made(table: Callable[..., str], *condition: str) -> Callable[[Path], str]:
-        return lambda results: table(results, regime.name, regime.name, *condition)
+    def made(table: Callable[..., str], *other: str) -> Callable[[Path], str]:
+        return lambda results: table(results, regime.name, regime.name, *other)
 
     return {
         f"{prefix} verdict": made(verdict),
         f"{prefix} headline": made(headline_table),
         f"{prefix} besides": made(besides),
+        f"{prefix} strong decoder": made(besides, STRONG_DECODER),
         f"{prefix} main": made(main_table),
         f"{prefix} differences": made(differences_table),
         f"{prefix} methods": made(methods_table),

@@ -84,17 +84,17 @@ def comparison(rows: Sequence[Contender], where: str) -> str:
     return said + partial
 
 
-def besides(results: Path, stage: str = "table", regime: str = ALL.name) -> str:
-    """List what else was measured of DGCMM with the learned mixture, good or bad."""
+def besides(results: Path, stage: str = "table", regime: str = ALL.name, name: str = DGCMM_ROW) -> str:
+    """List what else was measured of a row of DGCMM with the learned mixture, good or bad."""
     rows = contenders(results, stage, regime)
-    found = next((one for one in rows if one.row.name == DGCMM_ROW), None)
+    found = next((one for one in rows if one.row.name == name), None)
     if found is None:
         return NOTHING
-    choice = read_choices(results / FILE).get(regime, {}).get(DGCMM_ROW)
+    choice = read_choices(results / FILE).get(regime, {}).get(name)
     said = [*retraining(found, choice.values if choice else {}), *calibration(found, rows), *generative_half(found)]
     said += under_conditions(found, rows)
     if any(one.row.name == WITHOUT_MIXTURE for one in rows):
-        said += ablation(rows, contenders(results, stage, regime, NOISE))
+        said += ablation(name, rows, contenders(results, stage, regime, NOISE))
     lines = [textwrap.fill(f"- {line}", LINE, subsequent_indent="  ", break_on_hyphens=False) for line in said]
     title = marked(found.row.title, len(found.runs), len(TABLE))
     return "\n".join([f"{title}, besides:", *lines]) if lines else NOTHING
@@ -142,13 +142,11 @@ def under_conditions(found: Contender, rows: Sequence[Contender]) -> Iterator[st
         yield f"against {baseline.title}, in points: {', '.join(said)}"
 
 
-def ablation(clean: Sequence[Contender], noisy: Sequence[Contender]) -> Iterator[str]:
-    """Compare with DGCMM without the mixture, on clean images and under noise."""
+def ablation(name: str, clean: Sequence[Contender], noisy: Sequence[Contender]) -> Iterator[str]:
+    """Compare a row with DGCMM without the mixture, on clean images and under noise."""
     said = []
     for rows in (clean, noisy):
-        ours, without = (
-            next(one.values for one in rows if one.row.name == name) for name in (DGCMM_ROW, WITHOUT_MIXTURE)
-        )
+        ours, without = (next(one.values for one in rows if one.row.name == which) for which in (name, WITHOUT_MIXTURE))
         if ours.keys() != without.keys():
             return
         difference = paired_difference(list(ours.values()), list(without.values()))
