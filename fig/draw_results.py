@@ -2,7 +2,7 @@
 """Draw examples of a run's figures from runs under results/: fig/recall.png, fig/learning_curves.png, fig/samples.png.
 
     python fig/draw_results.py results/fashion_mnist_lt/plain/subset0 \\
-      results/fashion_mnist_lt/weights/weight-reconst392/subset0
+      results/fashion_mnist_lt/tenth-resnet18/dgcmm-alive/subset0
 """
 
 import argparse
