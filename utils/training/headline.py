@@ -43,6 +43,7 @@ def finish(
         last = measure("test")
     result: Row = {}
     if last is not None:
+        run.folder.require_lock()
         rows = list(run.history)
         if run.split == "val":
             rows.append(blank | {"epoch": epoch, "split": "test", **last.numbers})
