@@ -48,6 +48,11 @@ def load(
     return draw_splits(train, test, long_tail(args.imbalance_factor), args)
 
 
+def profile(num_classes: int, factor: float) -> tuple[int, ...]:
+    """Give the images per class of the long-tailed sets: (K,)."""
+    return exponential_counts(TRAIN // num_classes, num_classes, factor)
+
+
 def _files(kind: type[TorchvisionCIFAR10]) -> dict[str, str]:
     """Name the files with their MD5."""
     return dict(kind.train_list + kind.test_list) | {kind.meta["filename"]: kind.meta["md5"]}
@@ -80,7 +85,7 @@ def _read(folder: Path, kind: type[TorchvisionCIFAR10], classes: tuple[str, ...]
 
 def _spec(kind: type[TorchvisionCIFAR10], classes: tuple[str, ...], long_tail: bool) -> DatasetSpec:
     num_classes = len(classes)
-    counts = partial(exponential_counts, TRAIN // num_classes, num_classes)
+    counts = partial(profile, num_classes)
     return DatasetSpec(
         load=partial(load, kind=kind, classes=classes, long_tail=counts if long_tail else None),
         resize="pad",

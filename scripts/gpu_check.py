@@ -101,7 +101,7 @@ def missing_packages() -> list[str]:
 def published_commands(gpus: int, folder: str) -> list[list[str]]:
     """Give the words of chestxray.sh's three commands for so many GPUs, on random images and for ten steps."""
     text = (ROOT / "scripts" / "chestxray.sh").read_text().replace("\\\n", " ")
-    commands = [shlex.split(line) for line in re.findall(r"^python (\w+\.py .*)$", text, re.MULTILINE)]
+    commands = [shlex.split(line) for line in re.findall(r"^run python (\w+\.py .*)$", text, re.MULTILINE)]
     number = max(n for n in range(1, gpus + 1) if BATCH % n == 0)
     own = ["--dummy", "--max-steps=10", "--epochs=1", "--no-figures", f"--logdir={folder}"]
     found = []

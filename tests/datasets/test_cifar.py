@@ -96,6 +96,9 @@ def test_long_tail_is_drawn_by_factor_and_seed(published, tmp_path):
     assert drawn[0][1] != drawn[1][1]
     scaled = counts(imbalance_factor=10.0, subset_scale=0.1)[0]
     assert scaled == [50, 39, 30, 23, 18, 14, 11, 8, 6, 5]
+
+
+def test_random_images_in_their_place_have_the_published_counts():
     dummy = load_splits(data_args("CIFAR10_LT", "not/there", dummy=True, imbalance_factor=10.0))
     assert dummy.train.class_counts == [5000, 3871, 2997, 2320, 1796, 1391, 1077, 834, 645, 500]
     assert dummy.train[0][0].shape[0] == 3

@@ -146,7 +146,7 @@ def test_counts_follow_an_imbalance_and_a_scale(files, tmp_path):
         assert sum(drawn) == pytest.approx(9_000, abs=10)
         assert drawn[0] / drawn[-1] == pytest.approx(factor, rel=0.05)
         assert FASHION.long_tail(factor) == tuple(drawn)
-    with pytest.raises(UserError, match="class 0 has 6000 images, the subset needs 8000: .* --subset-scale"):
+    with pytest.raises(UserError, match="class T-shirt/top has 6000 images, the subset needs 8000: .* --subset-scale"):
         counts(subset_scale=2.0)
 
 
@@ -188,7 +188,7 @@ def test_truncated_file_is_named(name, form, length, tmp_path, request):
         (TRAIN_IMAGES, idx(np.zeros(60000, np.uint8)), "is not a complete IDX file of 3 dimensions"),
         (TRAIN_LABELS, idx(labels_of(50000)), "60000 train images but 50000 labels: replace"),
         (TRAIN_LABELS, idx(labels_of(60000) + 37), "train label 46, but Fashion-MNIST has 0 to 9: replace"),
-        (TRAIN_LABELS, idx(np.zeros(60000, np.uint8)), "class 1 has 0 images, the subset needs 2000"),
+        (TRAIN_LABELS, idx(np.zeros(60000, np.uint8)), "class Trouser has 0 images, the subset needs 2000"),
     ],
     ids=["html", "swapped", "other-length", "other-labels", "lacks-a-class"],
 )

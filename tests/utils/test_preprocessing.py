@@ -12,7 +12,7 @@ from torchvision import transforms as T
 from datasets.images.opening import read_grey
 from datasets.images.photo import Photo
 from datasets.images.source import whole
-from utils.preprocessing import RESIZES, Enlarge, Preprocessing, evaluation, upright
+from utils.preprocessing import RESIZES, Enlarge, Preprocessing, to_tensor, upright
 
 NOISE = np.random.default_rng(0).integers(1, 256, (28, 28), dtype=np.uint8)  # without black
 
@@ -50,16 +50,16 @@ def test_line_of_pixels_becomes_its_middle_in_little_memory(size):
     assert sorted(found[0]) == [1, 20]
 
 
-def test_evaluation_resizes_crops_the_centre_and_keeps_uint8():
+def test_tensor_is_of_the_resized_image_cropped_at_the_centre():
     image = Image.fromarray(np.pad(np.full((2, 2), 200, np.uint8), 1))
-    pixels = evaluation(T.Resize((4, 4)), 2)(image)
+    pixels = to_tensor(T.Resize((4, 4)), 2)(image)
     assert pixels.dtype == torch.uint8
     assert pixels.tolist() == [[[200, 200], [200, 200]]]
 
 
-def test_evaluation_applies_the_random_transforms_to_the_crop():
+def test_tensor_is_of_what_the_random_transforms_make_of_the_crop():
     seen = []
-    evaluation(T.Resize((20, 20)), 12, lambda image: seen.append(image.size) or image)(Image.fromarray(NOISE))
+    to_tensor(T.Resize((20, 20)), 12, lambda image: seen.append(image.size) or image)(Image.fromarray(NOISE))
     assert seen == [(12, 12)]
 
 
