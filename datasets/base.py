@@ -238,8 +238,8 @@ class DatasetSpec:
         long_tail: images per class for an `--imbalance-factor`, or for the default of `imbalance`, which are
             `train_counts`; None where the data set has no such choice.
         imbalance: what `--imbalance-factor` is by default; None: counts that follow no factor.
-        prepare: brings the files, by a list that a manifest can replace; None where `load` brings
-            them, as for torchvision's data sets, or nobody can.
+        prepare: brings the files, by a list that a manifest can replace; None where `load` brings them,
+            as for torchvision's data sets, or nobody can.
         in_files: each image is a file of its own (`FileDataset`): it can be cached, and it can be a bad one.
         colour: images have three channels.
         takes_names: takes `--names`: the classes are those that the files tell.

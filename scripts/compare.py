@@ -31,6 +31,7 @@ from utils.errors import UserError, run_script
 from utils.files import read_rows
 from utils.training.layout import (
     RESULTS,
+    epochs_of,
     find_runs,
     is_of_earlier_epoch,
     places_of_origin,
@@ -48,14 +49,14 @@ Settings = dict[str, object]
 
 
 class Started(NamedTuple):
-    """What an args.json says: how a script was started, with what its resumptions have changed."""
+    """What a script left: how it was started, with what its resumptions have changed, and its metrics.csv."""
 
     arguments: Settings
     data: dict[str, str]  # hashes of the splits
     first: str  # when, as text of ISO 8601 in UTC
     last: str
     model: dict[str, int]  # epoch and step of the model that it took; {} where it does not say
-    done: int  # epochs that it has
+    rows: list[dict[str, str]]  # of its metrics.csv
 
     def settings(self) -> Settings:
         """Give the flags that make another experiment."""
@@ -76,7 +77,7 @@ class Started(NamedTuple):
         return next((suffix for suffix in ("_aug_ftl", "_aug") if stem.endswith(suffix)), "")
 
 
-NOT_THERE = Started({}, {}, "", "", {}, 0)
+NOT_THERE = Started({}, {}, "", "", {}, [])
 
 
 class Result(NamedTuple):
@@ -146,10 +147,9 @@ def read_results(run: Path) -> list[Result]:
     """
     found = []
     for suffix in RESULTS:
-        args, metrics = (run / with_suffix(name, suffix) for name in ("args.json", "metrics.csv"))
-        if not args.exists() and not metrics.exists():
+        own = read_started(run, suffix)
+        if own == NOT_THERE:
             continue
-        own = read_args(args)
         if suffix:
             base, retrained = history(run, own)
             settings, training = own.of_model(), base.settings()
@@ -157,9 +157,8 @@ def read_results(run: Path) -> list[Result]:
                 training["retraining"] = retrained.of_model()
         else:
             base, retrained, settings, training = own, NOT_THERE, own.settings(), {}
-        rows = read_metrics(metrics)
-        measured = [row for row in rows if row["split"]]
-        done, asked = epochs_of(rows), own.arguments.get("epochs")
+        rows, asked = own.rows, own.arguments.get("epochs")
+        measured, done = [row for row in rows if row["split"]], epochs_of(rows)
         finished = bool(rows) and rows[-1]["split"] == "test" and (suffix == "_eval" or asked is None or done >= asked)
         found.append(
             Result(
@@ -183,16 +182,16 @@ def history(run: Path, own: Started) -> tuple[Started, Started]:
     """Read how the training was started whose model a script took up and, if that was re-trained, its re-training."""
     folder, retrained = origin(run, own), NOT_THERE
     if folder and (suffix := own.retraining()):
-        retrained = read_args(folder / with_suffix("args.json", suffix))
+        retrained = read_started(folder, suffix)
         folder = origin(folder, retrained)
-    return read_args(folder / "args.json") if folder else NOT_THERE, retrained
+    return read_started(folder, "") if folder else NOT_THERE, retrained
 
 
 def is_outdated(own: Started, base: Started, retrained: Started) -> bool:
     """Tell whether the training, or re-training, whose model a script took has gone on since."""
     if own.first and own.first < max(base.last, retrained.last):
         return True
-    return is_of_earlier_epoch({"arguments": own.arguments, "model": own.model}, base.done)
+    return is_of_earlier_epoch({"arguments": own.arguments, "model": own.model}, epochs_of(base.rows))
 
 
 def origin(run: Path, script: Started) -> Path | None:
@@ -203,14 +202,16 @@ def origin(run: Path, script: Started) -> Path | None:
     return next((folder for folder in places_of_origin(run, script.arguments) if (folder / made).exists()), None)
 
 
-def read_args(path: Path) -> Started:
-    """Read an args.json, its arguments completed by `BEFORE`; where there is no such file all is empty.
+def read_started(run: Path, suffix: str) -> Started:
+    """Read what a script left in a run folder: args.json, its arguments completed by `BEFORE`, and metrics.csv.
 
-    An argument that a resumption changed has its whole history for a value, as such a run is none of the others. Only
-    of the number of epochs the last value counts, and of `--deterministic`, which may change no number.
+    Where a file is missing, what it says is empty. An argument that a resumption changed has its whole history for a
+    value, as such a run is none of the others. Only of the number of epochs the last value counts, and of
+    `--deterministic`, which may change no number.
     """
+    path, rows = run / with_suffix("args.json", suffix), read_metrics(run / with_suffix("metrics.csv", suffix))
     if not path.exists():
-        return NOT_THERE
+        return NOT_THERE._replace(rows=rows)
     try:
         content = json.loads(path.read_text())
         later: Settings = {}
@@ -221,7 +222,7 @@ def read_args(path: Path) -> Started:
         arguments = BEFORE | content["arguments"] | later
         started = start_times(content)
         data, model = (dict(content.get(name) or {}) for name in ("data", "model"))
-        return Started(arguments, data, started[0], max(started), model, epochs_of(read_metrics(metrics_of(path))))
+        return Started(arguments, data, started[0], max(started), model, rows)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({error}): leave this run out") from error
 
@@ -235,16 +236,6 @@ def read_health(path: Path) -> dict[str, float]:
         return {name: float(content[name]) for name in ERRORS}
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path} is damaged ({error}): leave this run out") from error
-
-
-def metrics_of(path: Path) -> Path:
-    """Name the metrics.csv of the script whose args.json this is."""
-    return path.with_name(path.name.replace("args", "metrics").replace(".json", ".csv"))
-
-
-def epochs_of(rows: Sequence[dict[str, str]]) -> int:
-    """Tell how many epochs the rows of a metrics.csv are of."""
-    return max((int(row["epoch"]) for row in rows), default=0)
 
 
 def read_metrics(path: Path) -> list[dict[str, str]]:

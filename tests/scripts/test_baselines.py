@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import shutil
 from pathlib import Path
 from unittest.mock import Mock
@@ -160,6 +161,9 @@ def test_folder_that_cannot_be_used_is_told_before_the_work(name, script, run, t
     (tmp_path / "file").touch()
     assert "there is no folder" in script(name, tmp_path / "none").error
     assert f"{tmp_path}/file is a file" in script(name, tmp_path / "file").error
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "access", lambda *_: False)
+        assert "cannot be written (no permission): copy the run" in script(name, run).error
     refusing = OSError(errno.EACCES, "Permission denied")
     monkeypatch.setattr("utils.training.folder.take_lock", Mock(side_effect=refusing))
     assert "cannot be written (Permission denied): copy the run, and name the copy" in script(name, run).error

@@ -199,6 +199,11 @@ def _leave_to_dgcmm(args: argparse.Namespace, given: Collection[str]) -> None:
     args.weight_reconst = args.weight_gmm = 0.0
 
 
+def changed_on_the_way(args: argparse.Namespace, stored: Mapping[str, object]) -> list[str]:
+    """Name the flags by which the next epochs of a run are others than with its stored arguments."""
+    return [name for name in ("batch_size", *SCHEDULE_FLAGS) if getattr(args, name) != stored.get(name)]
+
+
 def default_prior_lr(lr: float, weight_gmm: float) -> float:
     """Undo the weight of the mixture term in its gradient: lr / weight_gmm, or lr where the term is not computed."""
     return lr / weight_gmm if weight_gmm else lr

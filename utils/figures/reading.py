@@ -13,7 +13,7 @@ from utils.figures.choice import images_of, some_classes
 from utils.files import open_table, read_rows
 from utils.training.checkpoint import digest
 from utils.training.folder import RunFolder
-from utils.training.layout import is_of_earlier_epoch, places_of_origin, start_times
+from utils.training.layout import epochs_of, is_of_earlier_epoch, places_of_origin, start_times
 
 
 class History(NamedTuple):
@@ -142,6 +142,6 @@ def is_of_another_model(folder: RunFolder) -> bool:
 def _epochs_done(metrics: Path) -> int:
     """Tell how many epochs a metrics.csv is of; 0 where it is missing or damaged, which is told by who draws it."""
     try:
-        return max(int(row["epoch"]) for row in read_rows(metrics))
+        return epochs_of(read_rows(metrics))
     except (OSError, ValueError, TypeError, KeyError):
         return 0

@@ -221,6 +221,8 @@ class RunFolder:
             raise UserError(f"there is no folder {self.path}: name that of a run")
         if not self.path.is_dir():
             raise UserError(f"{self.path} is a file: name the folder of the run")
+        if not os.access(self.path, os.W_OK | os.X_OK):  # though a lock may be there
+            raise UserError(f"{self.path} cannot be written (no permission): copy the run, and name the copy")
         try:
             lock = take_lock(self.path / f"{LOCK_NAME}{MEASURING}")
         except Timeout as error:

@@ -1,7 +1,7 @@
 """What lies in a run folder, by name; nothing here imports torch."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,11 @@ def with_suffix(name: str, suffix: str) -> str:
 def start_times(content: Mapping[str, Any]) -> list[str]:
     """Tell when a script was started, and resumed, by its args.json: ISO 8601 in UTC, '' where it is silent."""
     return [str(start.get("started", "")) for start in (content, *content.get("resumed", ()))]
+
+
+def epochs_of(rows: Iterable[Mapping[str, str]]) -> int:
+    """Tell how many epochs the rows of a metrics.csv are of."""
+    return max((int(row["epoch"]) for row in rows), default=0)
 
 
 def is_of_earlier_epoch(made: Mapping[str, Any], epochs: int) -> bool:

@@ -17,6 +17,7 @@ from utils.cli.rules import (
     TRAINING_FLAGS,
     adopt,
     adopt_places,
+    changed_on_the_way,
     flag_of,
 )
 from utils.errors import UserError
@@ -180,8 +181,7 @@ def _warn_of_changes(args: argparse.Namespace, stored: Checkpoint, source: str, 
         source: the checkpoint.
         epoch: after which it goes on.
     """
-    changed = [name for name in ("batch_size", *SCHEDULE_FLAGS) if getattr(args, name) != stored.get(name)]
-    if changed:
+    if changed := changed_on_the_way(args, stored):
         what = ", ".join(f"{flag_of(name)} is {getattr(args, name)} now, {stored.get(name)} before" for name in changed)
         log.warning("%s: from epoch %d on this is another run than that of %s", what, epoch + 1, source)
 

@@ -27,7 +27,7 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from utils import stopping
-from utils.cli.rules import SCHEDULE_FLAGS
+from utils.cli.rules import changed_on_the_way
 from utils.device import machine_of
 from utils.distributed.world import World
 from utils.errors import LostWorker, NotFinite, UserError
@@ -51,7 +51,6 @@ from utils.training.step import Stepper
 
 log = logging.getLogger("dgcmm")
 
-CHANGEABLE = ("batch_size", *SCHEDULE_FLAGS)  # on the way of a run, by which its next epochs are others
 CONTINUATION = {"train": "--resume=auto"}  # what the user gives to go on; an augmentation: the same command again
 Batch = TypeVar("Batch")
 
@@ -109,6 +108,7 @@ class Run:
         self._went_back = False
         self._elapsed = 0.0  # seconds of the running epoch before `open`
         self._keeps_previous = True
+        self._machine = machine_of(world.device)
         self._best_beside: Path | None = None  # the best epoch beside the checkpoint that is continued
 
     @contextlib.contextmanager
@@ -336,7 +336,7 @@ class Run:
             "sums": sums,
             "elapsed_time": time.perf_counter() - self._started if self.position.step else 0.0,
             "nodes": self.world.nodes,
-            "machine": machine_of(self.world.device),
+            "machine": self._machine,
             **self.about,
             "result": result,
             "state_dict": self.model.state_dict(),
@@ -367,7 +367,7 @@ class Run:
         self._saved = False  # here; it may come from another folder
         self._best_beside = path.parent / self.folder.best.name
         if self.world.is_main:
-            warn_of_another_machine(checkpoint, machine_of(self.world.device), path)
+            warn_of_another_machine(checkpoint, self._machine, path)
             if self.best:
                 self._require_best_beside(path, checkpoint)
 
@@ -386,7 +386,7 @@ class Run:
                 raise UserError(f"{replaced}: put that one back, or continue the run in its own folder")
             return
         next_epoch = checkpoint["epoch"] + 1
-        changed = any(getattr(self.args, name, None) != checkpoint["args"].get(name) for name in CHANGEABLE)
+        changed = changed_on_the_way(self.args, checkpoint["args"])
         if there["epoch"] > next_epoch or (there["epoch"] == next_epoch and changed):
             log.warning("%s: that one is lost, and the best of the epochs from here on counts", replaced)
             self.best = None
