@@ -55,7 +55,7 @@ def together(tmp_path_factory):
     folder = tmp_path_factory.mktemp("together")
     spawned(ranks.together, str(folder))
     found, moved = (torch.load(folder / f"{name}.pth", weights_only=True) for name in ("found", "moved"))
-    return found | moved
+    return found | moved | {"folder": folder}
 
 
 @pytest.fixture
@@ -217,13 +217,9 @@ def test_loss_that_is_not_finite_on_one_rank_stops_both_before_a_weight_changes(
     assert load_checkpoint(log / "checkpoint.pth")["epoch"] == 1
 
 
-def test_baselines_of_two_processes_continued_after_a_crash_equal_uninterrupted(tmp_path):
+def test_baselines_of_two_processes_continued_after_a_crash_equal_uninterrupted(together):
     """All at once: a drawn sampler, mixup, LDAM before and after its re-weighting, an encoder that is frozen."""
-    small = ["--arch=resnet32_vae3", "--new-size=16", "--crop-size=16", "--z-dim=8", "--workers=0", "--no-figures"]
-    flags = ["--epochs=5", "--batch-size=24", "--T-max=5", "--max-steps=3", "--save-every=1", "--eval-every=3"]
-    baseline = ["--loss=ldam-drw", "--sampler=balanced", "--mixup=1", "--freeze-encoder", "--quiet"]
-    spawned(ranks.crashed_and_continued, ["Digits_LT", *small, *flags, *baseline], str(tmp_path))
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    whole, broken = together["folder"] / "whole", together["folder"] / "broken"
     assert load_checkpoint(broken / "checkpoint.pth")["reweighted_from"] == 4
     assert differences(whole, broken) == []
 
@@ -286,7 +282,6 @@ LAUNCHERS = {
         )
         for rank in (0, 1)
     ],
-    "torchrun": lambda log, port: [torchrun("--nproc-per-node=2", "train.py", *documented("docs/distributed.md", log))],
     "torchrun, two nodes": lambda log, port: [
         torchrun(
             *("--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}"),
@@ -345,7 +340,6 @@ IMPOSSIBLE = {
     "run folder": (["--logdir={folder}/file/run"], "file is no folder"),
     "checkpoint": (["--resume={folder}/none.pth"], "there is no file"),
     "fp16 in two processes": (["--amp=fp16", *SEVERAL], "needs CUDA"),  # each finds it
-    "checkpoint of two processes": (["--resume={folder}/none.pth", *SEVERAL], "there is no file"),  # one finds it
     "compiler": (["--compile"], "--compile: there is no C++ compiler none-such"),
     "weights that do not exist": (["--pretrained", "--arch=resnet32"], "no ImageNet weights of resnet32"),
     "weights that are damaged": (["--pretrained", "--resume=auto"], "delete it, or put a good copy there"),
@@ -370,9 +364,9 @@ def test_what_cannot_be_is_said_before_data_are_touched(name, script, tmp_path, 
     assert not (tmp_path / "run").exists()
 
 
-def test_first_of_a_node_prepares_and_the_others_wait_without_a_time_limit(tmp_path):
-    spawned(plain_ranks.preparing, str(tmp_path))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["prepared by 0", "seen by 0", "seen by 1"]
+def test_first_of_a_node_prepares_and_the_others_wait_without_a_time_limit(together):
+    found = {path.name for path in together["folder"].iterdir() if " by " in path.name}
+    assert found == {"prepared by 0", "seen by 0", "seen by 1"}
     with pytest.raises(UserError, match="^cannot be brought$"):
         spawned(plain_ranks.preparing, "")
 
@@ -438,14 +432,20 @@ MOMENTS = (  # signal, whom it reaches, after which line
 )
 
 
-def test_run_of_two_killed_and_stopped_in_turn_equals_uninterrupted(script, tmp_path):
-    """By the command of the README; a process loads for each of the two, and nobody is left after any end."""
+def test_run_of_two_killed_and_stopped_in_turn_equals_uninterrupted_by_torchrun(tmp_path):
+    """The command of the README, a process loads for each of the two, and nobody is left after any end.
+
+    What is uninterrupted is the command of docs/distributed.md.
+    """
     flags = ["--epochs=2", "--batch-size=24", "--T-max=2", "--max-steps=4", "--save-every=2", "--print-freq=1"]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    words = [*documented("README.md", whole), *flags, "--dist-timeout=60"]
-    done = script("train", *words, f"--logdir={whole}")
-    assert done.status == 0, done.err
-    again = python(*words, f"--logdir={broken}", "--resume=auto", "--workers=2")
+    words = [*documented("docs/distributed.md", whole), *flags]
+    with running(torchrun("--nproc-per-node=2", "train.py", *words)) as (process,):
+        out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert sum(line.startswith("{") for line in out.splitlines()) == 1
+    words = [*documented("README.md", broken), *flags, "--dist-timeout=60"]
+    again = python(*words, "--resume=auto", "--workers=2")
     for signum, whom, line in MOMENTS:
         with running(again) as (process,):
             assert any(line in said for said in process.stdout)
@@ -466,7 +466,7 @@ def test_run_of_two_killed_and_stopped_in_turn_equals_uninterrupted(script, tmp_
     with running(again) as (process,):
         _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
-    assert differences(whole, broken) == []
+    assert differences(whole, broken) == ["checkpoint.pth: args"]  # the flags of the launch
 
 
 def test_loading_process_that_is_killed_ends_the_run(tmp_path):

@@ -19,7 +19,7 @@ ARGS = argparse.Namespace(
 
 def model_of(**kwargs):
     torch.manual_seed(0)
-    return DGCMM("resnet18_vae3", 3, DIM, 32, **kwargs)
+    return DGCMM("resnet32_vae3", 3, DIM, 32, **kwargs)
 
 
 def loader_of(count, batch):

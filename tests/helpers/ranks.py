@@ -12,6 +12,7 @@ from torch import nn
 import train
 from datasets.base import ArrayDataset
 from datasets.loading import BatchLoader, ClassPairs, EvaluationBatches, TrainBatches, shared_batches
+from helpers.plain_ranks import preparing
 from helpers.runs import run_without_folder
 from models.atypicality import measure_distances
 from models.dgcmm import DGCMM
@@ -75,6 +76,8 @@ def train_together(world, data, frozen):
 
 def together(world, folder):
     """What only two processes can show, one after the other in one group: each spawned group imports torch twice."""
+    crashed_and_continued(world, folder)
+    preparing(world, folder)
     every_weight(world, folder)
     equalities(world, folder)
 
@@ -211,8 +214,12 @@ class Crash(Exception):
     """Stands for a fault."""
 
 
-def crashed_and_continued(world, argv, folder):
+def crashed_and_continued(world, folder):
     """The same command uninterrupted, and elsewhere until a crash in the fifth step, and then continued."""
+    small = ["--arch=resnet32_vae3", "--new-size=16", "--crop-size=16", "--z-dim=8", "--workers=0", "--no-figures"]
+    flags = ["--epochs=5", "--batch-size=24", "--T-max=5", "--max-steps=3", "--save-every=1", "--eval-every=3"]
+    baseline = ["--loss=ldam-drw", "--sampler=balanced", "--mixup=1", "--freeze-encoder", "--quiet"]
+    argv = ["Digits_LT", *small, *flags, *baseline]
     take, calls = Stepper.take, []
 
     def crashing(self, *inputs):

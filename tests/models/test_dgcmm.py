@@ -18,7 +18,7 @@ ASSIGN = pytest.mark.parametrize("gmm_assign", ["posterior", "label"])
 
 def make_model(generative: bool = False, gmm_assign: str = "posterior") -> DGCMM:
     """A small model that is as if trained: no parameter is at a start value of 0."""
-    model = DGCMM("resnet18_vae3", K, D, S, generative=generative, gmm_assign=gmm_assign)
+    model = DGCMM("resnet32_vae3", K, D, S, generative=generative, gmm_assign=gmm_assign)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.startswith(("prior.", "decoder.norms.")):
@@ -110,7 +110,7 @@ def test_every_parameter_learns_from_the_three_terms(images, labels, noise, gene
 @GENERATIVE
 @torch.no_grad()
 def test_codes_start_short_and_equally_wide(images, labels, generative):
-    model = DGCMM("resnet18_vae3", K, D, S, generative=generative)
+    model = DGCMM("resnet32_vae3", K, D, S, generative=generative)
     mu, log_var = model.posterior(model.features(images), labels)
     assert mu.abs().max() < 0.5
     assert (log_var == INITIAL_LOG_VAR).all()
@@ -120,7 +120,7 @@ def test_codes_start_short_and_equally_wide(images, labels, generative):
 @GENERATIVE
 @torch.no_grad()
 def test_codes_start_as_wide_as_they_are_told(images, labels, generative):
-    model = DGCMM("resnet18_vae3", K, D, S, generative=generative)
+    model = DGCMM("resnet32_vae3", K, D, S, generative=generative)
     model.start_spread(0.1)
     _, log_var = model.posterior(model.features(images), labels)
     torch.testing.assert_close((0.5 * log_var).exp(), torch.full((B, D), 0.1))

@@ -15,7 +15,7 @@ from models.pictures import SIDE, rebuild, reconstruct, sample, to_pixels
 @pytest.fixture(params=[32, SIDE + 32], ids=["small", "shrunk"])
 def model(request):
     torch.manual_seed(0)
-    model = DGCMM("resnet18_vae3", 4, 8, request.param).eval()
+    model = DGCMM("resnet32_vae3", 4, 8, request.param).eval()
     with torch.no_grad():
         for parameter in [*model.prior.parameters(), *model.decoder.norms.parameters()]:
             parameter.normal_()
@@ -64,7 +64,7 @@ def test_pixels_are_those_of_image_files():
 def test_split_that_has_few_of_many_classes_is_shown_by_those():
     """Of 20 classes 12 are shown; the three that there are images of are not among those of all sizes."""
     torch.manual_seed(0)
-    model = DGCMM("resnet18_vae3", 20, 8, 32)
+    model = DGCMM("resnet32_vae3", 20, 8, 32)
     labels = np.array([3, 3, 10, 16])
     images = np.random.default_rng(0).integers(0, 256, (4, 1, 32, 32), dtype=np.uint8)
     data = [

@@ -93,28 +93,29 @@ def test_png_with_megabytes_of_notes_is_read(tmp_path):
     assert np.array_equal(saved(tmp_path / "image.png", Image.fromarray(COLOUR), pnginfo=notes), COLOUR)
 
 
-@pytest.mark.parametrize("read", ["Photo(path).crop(0, 0, 24, 30)", "open_grey(path).crop(0, 0, 24, 30)"])
-def test_large_image_is_read_without_a_word_and_a_larger_one_has_its_remedy(read, tmp_path):
+def test_large_image_is_read_without_a_word_and_a_larger_one_has_its_remedy(tmp_path):
     """Pillow takes images of 90 million pixels for an attack, with a warning, and refuses twice as many."""
     Image.fromarray(COLOUR).save(tmp_path / "a.png")
     code = """
+import sys
 from pathlib import Path
 from PIL import Image
 from datasets.images.opening import Photo, open_grey
 from utils.errors import UserError
-path = Path({path!r})
-Image.MAX_IMAGE_PIXELS = 24 * 30 - 1
-{read}
-Image.MAX_IMAGE_PIXELS = 24 * 30 // 2 - 1
-try:
-    {read}
-except UserError as error:
-    print(error)
+path = Path(sys.argv[1])
+for read in (Photo, open_grey):
+    Image.MAX_IMAGE_PIXELS = 24 * 30 - 1
+    read(path).crop(0, 0, 24, 30)
+    Image.MAX_IMAGE_PIXELS = 24 * 30 // 2 - 1
+    try:
+        read(path).crop(0, 0, 24, 30)
+    except UserError as error:
+        print(error)
 """
-    words = [sys.executable, "-c", code.format(path=str(tmp_path / "a.png"), read=read)]
+    words = [sys.executable, "-c", code, str(tmp_path / "a.png")]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
     reason = "Image size (720 pixels) exceeds limit of 718 pixels"
-    assert (done.stdout, done.stderr) == (f"{tmp_path}/a.png cannot be read ({reason}): scale it down\n", "")
+    assert (done.stdout, done.stderr) == (f"{tmp_path}/a.png cannot be read ({reason}): scale it down\n" * 2, "")
 
 
 def test_part_of_an_image(tmp_path):
