@@ -14,7 +14,7 @@ from scripts.experiments.significance import Difference, holm, paired_difference
 from utils.errors import UserError
 
 DGCMM_ROW = "dgcmm"  # the method as it is meant: with the learned mixture
-STRONG_DECODER, WITHOUT_MIXTURE = "dgcmm-alive", "dgcmm-off"
+STRONG_DECODER, WITHOUT_MIXTURE = "dgcmm-alive-mixup", "dgcmm-off"
 SAME = 1e-3  # ACSA measured twice, from codes and from images, differs by less than this
 AS_TRAINED = Choice(0.0, 0.0, {}, "trained", 0, ())  # of a row of which nothing was chosen
 
