@@ -285,7 +285,6 @@ def test_from_a_folder_of_photographs_to_predictions_by_the_commands_of_the_read
     ("flags", "name"),
     [
         (["--generative", "--gmm-assign=label"], "generative"),
-        (["--generative", "--loss=ldam-drw"], "generative, classified by the cosine"),
         (
             ["--amp=bf16", "--lr-step=1", "--new-size=32", "--crop-size=32", "--max-steps=1", "--epochs=1"],
             "bf16",

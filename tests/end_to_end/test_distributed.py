@@ -270,11 +270,7 @@ def documented(document, log):
     return [*replaced(argv, logdir=log, epochs="2"), *SMALL_MODEL, "--max-steps=3", "--no-figures"]
 
 
-LAUNCHERS = {
-    "two commands": lambda log, port: [
-        python(*RUN, f"--logdir={log}", "--world-size=2", f"--rank={rank}", f"--dist-url=tcp://127.0.0.1:{port}")
-        for rank in (0, 1)
-    ],
+LAUNCHERS = {  # beside what other tests train by: one command that starts its processes, torchrun on one node
     "two nodes": lambda log, port: [
         python(
             *(*RUN, f"--logdir={log}", "--multiprocessing-distributed", "--ngpus=1"),
