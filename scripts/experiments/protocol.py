@@ -92,7 +92,8 @@ DECODER_OF_LABEL = ("--weight-reconst", (0.1, 1.0, 10.0, 100.0, 400.0), 10.0)
 MIXTURE = ("--weight-gmm", (0.0001, 0.0003, 0.001, 0.003, 0.01), 0.001)
 MIXUP = ("--mixup", (0.1, 0.2, 0.5, 1.0, 2.0), 0.2)
 LABEL, NARROW = "--gmm-assign=label", "--initial-sigma=0.135"
-STRONG = ("--weight-reconst=400", "--weight-gmm=0.003")  # the second as chosen for "dgcmm-alive" at a tenth
+ALIVE = (LABEL, NARROW, "--weight-reconst=400")
+ALIVE_CHOSEN = (*ALIVE, "--weight-gmm=0.003")  # as chosen for "dgcmm-alive" at a tenth
 
 ROWS = (
     Row("ce", "cross-entropy", PLAIN, (), "--weight-cls", SCALES, 1.0),
@@ -109,8 +110,8 @@ ROWS = (
     Row("dgcmm-frozen", "DGCMM, frozen mixture", DGCMM, (LABEL, NARROW, "--prior-lr=0"), *DECODER),
     Row("dgcmm-off", "DGCMM, no mixture", DGCMM, (LABEL, NARROW, "--weight-gmm=0"), *DECODER),
     Row("dgcmm-mixup", "DGCMM, learned mixture, with mixup", DGCMM, (LABEL, NARROW, "--weight-reconst=100"), *MIXUP),
-    Row("dgcmm-alive", "DGCMM, strong decoder", DGCMM, (LABEL, NARROW, "--weight-reconst=400"), *MIXTURE),
-    Row("dgcmm-alive-mixup", "DGCMM, strong decoder, with mixup", DGCMM, (LABEL, NARROW, *STRONG), *MIXUP),
+    Row("dgcmm-alive", "DGCMM, strong decoder", DGCMM, ALIVE, *MIXTURE),
+    Row("dgcmm-alive-mixup", "DGCMM, strong decoder, with mixup", DGCMM, ALIVE_CHOSEN, *MIXUP),
     Row("dgcmm-recipe", "DGCMM, the paper's weights", DGCMM, (LABEL, "--weight-reconst=0.1"), "--wd", DECAYS, 1e-4),
     Row("dgcmm-posterior", "DGCMM, components from the code", DGCMM, (NARROW,), *DECODER),
     Row("dgcmm-generative", "DGCMM, generative", DGCMM, (LABEL, NARROW, "--generative"), *DECODER_OF_LABEL),

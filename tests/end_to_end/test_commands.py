@@ -289,9 +289,9 @@ def test_from_a_folder_of_photographs_to_predictions_by_the_commands_of_the_read
             ["--amp=bf16", "--lr-step=1", "--new-size=32", "--crop-size=32", "--max-steps=1", "--epochs=1"],
             "bf16",
         ),  # torch 2.14 has NaNs at 16 pixels
-        (["--weight-reconst=0", "--clip-grad=1", "--deterministic", "--gpu=0", "--prior-lr=1"], "no decoder"),
+        (["--weight-reconst=0", "--clip-grad=1"], "no decoder"),
         (["--weight-gmm=0", "--weight-cls=1"], "no mixture"),
-        (["--weight-cls=0", "--milestones=1"], "no classifier"),
+        (["--weight-cls=0", "--milestones=1", "--deterministic", "--gpu=0", "--prior-lr=1"], "no classifier"),
         (["--warmup-epochs=2", "--warmup-threshold=100", "--val-fraction=0.2"], "warm-up, hold-out"),
         (
             ["--val-per-class=4", "--prior-lr=0", "--prior-variance", "1", "1", "--initial-sigma=0.1", "--T-max=2"],

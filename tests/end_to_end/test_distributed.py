@@ -26,7 +26,7 @@ from helpers.project import ROOT, SMALL_MODEL
 from models.prior import ClassMoments
 from models.starting import start_prior
 from scripts.compare_runs import differences
-from utils.cli.rules import parse
+from utils.cli.rules import SAME_RUN_FLAGS, parse
 from utils.device import to_device
 from utils.distributed.plan import Launch
 from utils.distributed.rendezvous import host_store
@@ -294,12 +294,17 @@ def test_every_way_to_launch_ends_with_one_result_and_one_set_of_files(name, tmp
     with running(*commands) as processes:
         ends = [process.communicate(timeout=120) for process in processes]
     assert [process.returncode for process in processes] == [0] * len(commands), ends
-    lines = [line for out, _ in ends for line in out.splitlines() if line.startswith("{")]
+    assert_one_result([out for out, _ in ends], tmp_path)
+
+
+def assert_one_result(outs, folder):
+    """Of the commands of a training of two epochs, by what each printed, the first alone gives the result."""
+    lines = [line for out in outs for line in out.splitlines() if line.startswith("{")]
     assert len(lines) == 1
-    assert ends[0][0].rstrip().endswith(lines[0])
-    assert sum(out.count("epoch 2/2") for out, _ in ends) == 1
-    assert len(list(tmp_path.glob("events.out.tfevents.*"))) == 1
-    assert load_checkpoint(tmp_path / "checkpoint.pth")["epoch"] == 2
+    assert outs[0].rstrip().endswith(lines[0])
+    assert sum(out.count("epoch 2/2") for out in outs) == 1
+    assert len(list(folder.glob("events.out.tfevents.*"))) == 1
+    assert load_checkpoint(folder / "checkpoint.pth")["epoch"] == 2
 
 
 def test_evaluation_on_two_processes_gives_the_same_predictions(script, tmp_path, trained_digits):
@@ -439,7 +444,7 @@ def test_run_of_two_killed_and_stopped_in_turn_equals_uninterrupted_by_torchrun(
     with running(torchrun("--nproc-per-node=2", "train.py", *words)) as (process,):
         out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
-    assert sum(line.startswith("{") for line in out.splitlines()) == 1
+    assert_one_result([out], whole)
     words = [*documented("README.md", broken), *flags, "--dist-timeout=60"]
     again = python(*words, "--resume=auto", "--workers=2")
     for signum, whom, line in MOMENTS:
@@ -462,7 +467,10 @@ def test_run_of_two_killed_and_stopped_in_turn_equals_uninterrupted_by_torchrun(
     with running(again) as (process,):
         _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
-    assert differences(whole, broken) == ["checkpoint.pth: args"]  # the flags of the launch
+    assert differences(whole, broken) == ["checkpoint.pth: args"]
+    one, other = (load_checkpoint(folder / "checkpoint.pth")["args"] for folder in (whole, broken))
+    launch = {"multiprocessing_distributed", "ngpus", "dist_timeout"}
+    assert {name for name in one if one[name] != other[name]} - {*SAME_RUN_FLAGS} <= launch
 
 
 def test_loading_process_that_is_killed_ends_the_run(tmp_path):

@@ -201,7 +201,8 @@ def test_numbers_that_are_not_finite_are_one_line(name, script, run):
 
 def test_few_images_at_a_time_give_the_same_numbers(script, run, monkeypatch):
     """But for noise, which is drawn for a batch."""
-    monkeypatch.setattr(robustness, "CORRUPTIONS", {name: CORRUPTIONS[name] for name in ("clean", "blur 3x3")})
+    not_drawn = {name: corrupt for name, corrupt in CORRUPTIONS.items() if "noise" not in name}
+    monkeypatch.setattr(robustness, "CORRUPTIONS", not_drawn)
     words = [run, "--overwrite", "--methods", "ncm"]
     assert script("scripts.robustness", *words, "--batch-size=30").status == 0
     few = read_rows(run / "metrics_robustness.csv")
