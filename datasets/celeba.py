@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from datasets.base import DatasetSpec, Splits
-from datasets.images.files import FileDataset, images_root, missing_files
+from datasets.images.files import FileDataset, images_root, missing_files, require_reachable
 from datasets.pool import draw_splits
 from datasets.tables import count_of, read_names, repeated
 from utils.errors import UserError
@@ -28,7 +28,10 @@ REMEDY = (
 def load(args: argparse.Namespace) -> Splits:
     """Load the lists in `--datadir`, or its folder celeba, where torchvision puts them; draw the training subset."""
     root = images_root(args.datadir)
-    root = next((place for place in (root, root / "celeba") if (place / ATTRIBUTES).is_file()), root)
+    places = (root, root / "celeba")
+    for place in places:
+        require_reachable(place)
+    root = next((place for place in places if (place / ATTRIBUTES).is_file()), root)
     if lacking := [name for name in (ATTRIBUTES, PARTITION, IMAGES) if not (root / name).exists()]:
         raise UserError(f"{root} lacks {', '.join(lacking)} of CelebA: {REMEDY}")
     part_of = dict(_once(_pairs(root / PARTITION), root / PARTITION))

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from datasets.base import DatasetSpec, Splits
-from datasets.images.files import FileDataset, images_root, missing_files
+from datasets.images.files import FileDataset, images_root, missing_files, require_reachable
 from datasets.tables import count_of, repeated
 from utils.errors import UserError
 
@@ -42,7 +42,10 @@ def load(args: argparse.Namespace) -> Splits:
 
 
 def _load(root: Path, name: str) -> FileDataset:
-    path = next((path for path in (root / name, root / "train_val2017" / name) if path.is_file()), None)
+    places = (root, root / "train_val2017")
+    for place in places:
+        require_reachable(place)
+    path = next((place / name for place in places if (place / name).is_file()), None)
     if path is None:
         raise UserError(f"{root} has no {name}: {REMEDY}")
     try:

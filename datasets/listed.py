@@ -79,6 +79,12 @@ def load(args: argparse.Namespace, data: ListedData) -> Splits:
     folders = _folders_by_label(training, root / data.train)
     if other := [line.label for line in testing if line.label >= len(folders)]:
         raise UserError(f"{root / data.test} has label {other[0]}, which {data.train} has not: the two do not match")
+    if other := [line for line in testing if line.folder not in ("", folders[line.label])]:
+        folder, label = other[0].folder, other[0].label
+        raise UserError(
+            f"{root / data.test} has the folder {folder} as label {label}, which is {folders[label]} in {data.train}: "
+            "the two do not match"
+        )
     names = read_class_names(args.names, folders) if args.names else {folder: folder for folder in folders}
     classes = [names[folder] for folder in folders]
     parts = []

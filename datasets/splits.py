@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -72,7 +73,7 @@ def prepare_data(args: argparse.Namespace, may_be_new: bool = True) -> None:
         return
     prepare = DATASETS[args.dataset].prepare
     if prepare:
-        if not may_be_new and not Path(args.datadir).is_dir():
+        if not may_be_new and not os.path.isdir(args.datadir):
             raise UserError(
                 f"{args.resume} was trained on {args.datadir}, which is not there: name the data's folder (--datadir)"
             )

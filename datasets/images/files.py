@@ -1,6 +1,7 @@
 """Data sets whose images lie in files, and how each one is read."""
 
 import copy
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -17,16 +18,17 @@ from datasets.images.source import ImageSource, SourceCache, whole
 from datasets.transforms import RandomCropAndFlip
 from utils.errors import UserError
 
+NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
+
 
 def require_reachable(folder: Path) -> None:
     """Raise a `UserError` if a folder of data is there, or may be, and cannot be looked into."""
     try:
         os.scandir(folder).close()
         os.stat(os.path.join(folder, "."))
-    except (FileNotFoundError, NotADirectoryError):
-        return  # who needs it says what is lacking
     except OSError as error:
-        raise UserError(f"--datadir {folder} cannot be read ({error.strerror}): see its permissions") from error
+        if error.errno not in NOT_THERE:  # else who needs it says what is lacking
+            raise UserError(f"--datadir {folder} cannot be read ({error.strerror}): see its permissions") from error
 
 
 def images_root(datadir: str | Path, remedy: str = "name the folder that holds the images") -> Path:
@@ -43,7 +45,7 @@ def missing_files(root: Path, paths: Sequence[str]) -> list[str]:
     """List the paths within `root` at which no file is, sorted; each folder is listed once, quick on a network too.
 
     Raises:
-        UserError: a path is not UTF-8.
+        UserError: a path is not UTF-8, or a folder cannot be listed.
     """
     _require_utf8(root, paths)
     missing = []
@@ -52,6 +54,7 @@ def missing_files(root: Path, paths: Sequence[str]) -> list[str]:
             with os.scandir(root / folder) as entries:
                 there = {entry.name for entry in entries if not is_folder(entry) and not leads_nowhere(entry)}
         except OSError:
+            require_reachable(root / folder)  # what is closed may hold them
             there = set()
         missing += [path for path in inside if path.rpartition("/")[2] not in there]
     return sorted(missing)

@@ -9,6 +9,7 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from datasets.base import DatasetSpec, Splits
 from datasets.images.files import images_root, require_reachable
@@ -57,12 +58,16 @@ def load_folder(args: argparse.Namespace, parts: Sequence[str] = PARTS) -> Split
             raise UserError(f"{root} has {other} and {folder}, both for {part}: rename one of them")
     if place_of and (others := [folder for folder in folders if folder not in place_of.values()]):
         log.info("left out: %s, beside %s", ", ".join(others), ", ".join(place_of.values()))
-    images: list[Listed] = []
-    places: dict[tuple[int, int], str] = {}
+    found = _Found([], {}, [])
     for part in [part for part in parts if part in place_of] or [""]:
         folder = place_of.get(part, "")
-        images += _class_folders(root, folder, part, _folders(root / folder) if folder else folders, places)
-    return split_images(root, images, args)
+        _add_class_folders(root, folder, part, _folders(root / folder) if folder else folders, found)
+    if found.dead_links and args.bad_images == "error" and not getattr(args, "test_alone", False):
+        raise UserError(
+            f"{root}: {count_of(found.dead_links, 'link')} leading nowhere: mend or delete, or give --bad-images=skip, "
+            "which leaves out what cannot be read"
+        )
+    return split_images(root, found.images, args)
 
 
 def _check_logdir(root: Path, logdir: str) -> None:
@@ -92,14 +97,26 @@ def _find_outside_runs(folder: Path) -> tuple[Files, list[str]]:
     return Files(*([path for path in paths if not path.startswith(starts)] for paths in found)), runs
 
 
-def _class_folders(
-    root: Path, folder: str, part: str, labels: Sequence[str], places: dict[tuple[int, int], str]
-) -> list[Listed]:
-    """List the images of the class folders in a folder of `root`, '' for `root` itself.
+class _Found(NamedTuple):
+    """What is in class folders.
+
+    Attributes:
+        images: all of them.
+        places: device and inode of each class folder -> its name, to see that none is another one by a link.
+        dead_links: paths of those that lead nowhere: to images, or to folders of images, on a disk not mounted.
+    """
+
+    images: list[Listed]
+    places: dict[tuple[int, int], str]
+    dead_links: list[str]
+
+
+def _add_class_folders(root: Path, folder: str, part: str, labels: Sequence[str], result: _Found) -> None:
+    """Add what is in the class folders in a folder of `root`, '' for `root` itself.
 
     Args:
         labels: names of the class folders.
-        places: class folders so far, to see that none is another one by a link; is added to.
+        result: of the parts so far, training images first.
     """
     images: list[Listed] = []
     require_reachable(root / folder)
@@ -110,25 +127,20 @@ def _class_folders(
         if folder:
             where, remedy = f": {folder}", f"into {folder}/CLASS/, or delete it, or rename it if it is a class"
         raise UserError(f"--datadir {root}{where} has no class folder{only}: put images {remedy} ({KINDS})")
-    if len(labels) == 1 and (inner := _folders(root / folder / labels[0])):
+    known = {image.label for image in result.images}
+    may_be_alone = part in ("val", "test") and (not known or labels[0] in known)
+    if len(labels) == 1 and not may_be_alone and (inner := _folders(root / folder / labels[0])):
         what, above = count_of(inner, "folder"), root / folder
         remedy = f"move them to {above}" if folder else f"name that one, --datadir={above / labels[0]}"
         raise UserError(f"{above} has one class folder, {labels[0]}, with {what}: if these are the classes, {remedy}")
     if loose:
         log.warning("%s: left out %s beside the class folders", root / folder, count_of(loose, "image"))
     others: list[str] = []
+    tops: list[set[str]] = []  # of the images of each class: the folder in which one lies, '' for that of the class
     for label in labels:
         place = f"{folder}/{label}" if folder else label
-        require_reachable(root / place)
-        status = os.stat(root / place)
-        if (other := places.setdefault((status.st_dev, status.st_ino), place)) != place:
-            raise UserError(f"{root}: {place} and {other} are one folder (a link): an image has one class and one part")
-        if "train" in (inner := [part_of(name) for name in _folders(root / place)]) and {"val", "test"} & set(inner):
-            raise UserError(
-                f"{root / place} has train and test in it: the parts stand above the classes, as train/{label}/ and "
-                f"test/{label}/"
-            )
-        (found, others_here, _), runs = _find_outside_runs(root / place)
+        _check_class_folder(root, place, label, result.places)
+        (found, others_here, dead), runs = _find_outside_runs(root / place)
         if runs and not found:
             continue
         if not found:
@@ -141,13 +153,32 @@ def _class_folders(
             )
         images += [Listed(f"{place}/{path}", label, part) for path in found]
         others += others_here
+        result.dead_links.extend(f"{place}/{path}" for path in dead)
+        tops.append({path.rpartition("/")[0].partition("/")[0] for path in found})
     if not images:
         where, remedy = (f": {folder}", ", or delete it") if folder else ("", "")
         raise UserError(f"--datadir {root}{where} has no image: put some there{remedy} ({KINDS})")
     if others:
         text = "%s: left out %d files that are no images: %s (%s)"
         log.info(text, root / folder, len(others), shown_endings(others), KINDS)
-    return images
+    if len(tops) > 1 and len(tops[0]) > 1 and "" not in tops[0] and all(names == tops[0] for names in tops):
+        text = "%s: each of %s has the same folders in it, %s: if these are the classes, put them into train/ and test/"
+        what = count_of(labels, "class folder"), count_of(sorted(tops[0]), "folder")
+        log.warning(text, root / folder, *what)
+    result.images.extend(images)
+
+
+def _check_class_folder(root: Path, place: str, label: str, places: dict[tuple[int, int], str]) -> None:
+    """Raise a `UserError` if a class folder is closed, is another one by a link, or has the parts in it."""
+    require_reachable(root / place)
+    status = os.stat(root / place)
+    if (other := places.setdefault((status.st_dev, status.st_ino), place)) != place:
+        raise UserError(f"{root}: {place} and {other} are one folder (a link): an image has one class and one part")
+    if "train" in (inner := [part_of(name) for name in _folders(root / place)]) and {"val", "test"} & set(inner):
+        raise UserError(
+            f"{root / place} has train and test in it: the parts stand above the classes, as train/{label}/ and "
+            f"test/{label}/"
+        )
 
 
 def _folders(folder: Path) -> list[str]:

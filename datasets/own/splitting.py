@@ -20,7 +20,11 @@ from utils.errors import UserError
 log = logging.getLogger("dgcmm")
 
 PARTS = ("train", "val", "test")
-SPELLINGS = {"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}
+SPELLINGS = {
+    **dict.fromkeys(("training", "train_set", "training_set"), "train"),
+    **dict.fromkeys(("valid", "validation", "val_set", "validation_set", "dev", "dev_set"), "val"),
+    **dict.fromkeys(("testing", "test_set"), "test"),
+}
 TEST_SHARE = 0.2  # of all images, where the data names no test set
 
 
@@ -58,9 +62,9 @@ def split_images(root: Path, images: Sequence[Listed], args: argparse.Namespace)
 
     Raises:
         UserError: one class to train on, a class that has no training image where others have, names that do not fit,
-            or a file that links make one of two classes or parts.
+            or a file that links make one of two classes, parts or groups.
     """
-    _look_for_one_file_of_two_names(root, images)
+    images = _each_file_once(root, images)
     by_part = {part: [image for image in images if image.part == part] for part in ("", *PARTS)}
     if by_part["val"] and not by_part["test"]:
         log.info("val is the test set: there is no other")
@@ -106,22 +110,28 @@ def split_images(root: Path, images: Sequence[Listed], args: argparse.Namespace)
     return Splits(whole.subset(kept), val, whole.subset(held))
 
 
-def _look_for_one_file_of_two_names(root: Path, images: Sequence[Listed]) -> None:
-    """Warn of images that are one file by links; raise a `UserError` if these have two classes, or two parts."""
+def _each_file_once(root: Path, images: Sequence[Listed]) -> list[Listed]:
+    """Leave out images that are the file of another one by links, with a warning: a draw would part them.
+
+    Raises:
+        UserError: two names of a file have two classes, parts or groups.
+    """
     places = real_places(root, [image.path for image in images])
-    first: dict[str, Listed] = {}
+    kept: dict[str, Listed] = {}
     twice = []
     for image in images:
-        other = first.setdefault(places[image.path], image)
-        if (image.label, image.part) != (other.label, other.part):
+        first = kept.setdefault(places[image.path], image)
+        if image[1:] != first[1:]:
             raise UserError(
-                f"{root}: {image.path} and {other.path} are one file (a link): an image has one class and one part"
+                f"{root}: {image.path} and {first.path} are one file (a link): an image has one class, one part and "
+                "one group"
             )
-        if image is not other:
-            twice.append((image.path, other.path))
+        if image is not first:
+            twice.append((image.path, first.path))
     if twice:
-        text = "%s has %d images twice, by links (%s and %s are one file): keep one of them"
+        text = "%s has %d images twice, by links (%s and %s are one file): each is used once"
         log.warning(text, root, len(twice), *twice[0])
+    return list(kept.values())
 
 
 def _group(image: Listed) -> str:

@@ -111,6 +111,12 @@ TRAIN_LIST, TEST_LIST = "Places_LT_train.txt", "Places_LT_test.txt"
         (TRAIN_LIST, "train/zen_garden/", "data_256/", "do not belong together"),
         (TRAIN_LIST, " 2", " 4", "the labels are not 0, 1, 2"),
         (TEST_LIST, " 2", " 3", "has label 3, which Places_LT_train.txt has not"),
+        (
+            TEST_LIST,
+            "val/airfield/",
+            "val/zen_garden/",
+            "test.txt has the folder zen_garden as label 0, which is airfield in Places_LT_train.txt: the two do not",
+        ),
         (TRAIN_LIST, "00000002", "00000001", r"names 1 image \(train/airfield/00000001.jpg\) more than once"),
         ("train/zen_garden/00000007.jpg", None, None, r"1 image .*7.jpg\) of 7 not found that are listed in .*: put"),
     ],

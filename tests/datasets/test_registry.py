@@ -108,3 +108,32 @@ def test_folder_that_may_not_be_looked_into_is_named(name, closed, mode):
                 assert str(folder) in str(error.value)
         finally:
             (Path(place) / closed).chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("name", "inside"),
+    [
+        *(("CIFAR10_LT", "cifar-10-batches-py"), ("FashionMNIST_LT", "FashionMNIST/raw"), ("CelebA", "celeba")),
+        *(("iNaturalist2017", "train_val2017"), ("ImageNet_LT", "train/n01"), ("CSV", "photos")),
+    ],
+)
+def test_folder_in_it_that_may_not_be_looked_into_is_named(name, inside):
+    """Instead of a download, or the advice to unpack again what is there."""
+    with tempfile.TemporaryDirectory() as place:  # pytest's own folders are closed to others
+        Path(place).chmod(0o755)
+        folder = Path(place) / inside
+        folder.mkdir(parents=True)
+        (folder / "1.JPEG").touch()
+        lines = "train/n01/1.JPEG 0\ntrain/n02/1.JPEG 1\n"
+        for file, text in (
+            *((f"ImageNet_LT_{part}.txt", lines) for part in ("train", "test")),
+            ("labels.csv", "path,label\nphotos/1.JPEG,cat\nphotos/2.JPEG,dog\n"),
+        ):
+            (Path(place) / file).write_text(text)
+        folder.chmod(0)
+        try:
+            args = data_args(name, place, csv=f"{place}/labels.csv" if DATASETS[name].table else None)
+            with without_privileges(), pytest.raises(UserError, match=rf"{folder} cannot be read .Permission denied"):
+                load_splits(args)
+        finally:
+            folder.chmod(0o755)

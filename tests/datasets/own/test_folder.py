@@ -83,7 +83,10 @@ def test_parts_that_are_there(parts, val, test, tmp_path):
 
 @pytest.mark.parametrize(
     ("word", "part"),
-    [("training", "train"), ("valid", "val"), ("validation", "val"), ("dev", "val"), ("testing", "test")],
+    [
+        *(("training", "train"), ("valid", "val"), ("validation", "val"), ("dev", "val"), ("testing", "test")),
+        *(("training_set", "train"), ("Val_Set", "val"), ("test_set", "test")),
+    ],
 )
 def test_other_words_for_the_parts_are_understood(word, part, tmp_path):
     folders = {name: word if name == part else name for name in ("train", "val", "test")}
@@ -115,14 +118,25 @@ def test_links_are_followed_and_what_systems_leave_is_not_there(tmp_path, caplog
     write(root, "train/2.png", "train/1.png")
     (root / "train/b/again.png").symlink_to(root / "train/b/1.png")
     splits = load(root)
-    assert splits.train.ids.tolist() == ["train/a/1.png", "train/b/1.png", "train/b/again.png", "train/c/x.png"]
+    assert splits.train.ids.tolist() == ["train/a/1.png", "train/b/1.png", "train/c/x.png"]
     said = "\n".join(caplog.messages)
     assert "left out: models, beside test, train" in said
     assert "train: left out 2 images (1.png, 2.png) beside the class folders" in said
     assert "left out 2 files that are no images: 1 .heic, 1 .txt (JPEG" in said
-    assert "has 1 images twice, by links (train/b/again.png and train/b/1.png are one file): keep" in said
-    assert said.count("a single training image, around which a re-training draws all codes: 2 classes (a, c)") == 1
+    assert "has 1 images twice, by links (train/b/again.png and train/b/1.png are one file): each is used once" in said
+    assert said.count("a single training image, around which a re-training draws all codes: 3 classes (a, b, c)") == 1
     assert "no test image of class c" in said
+
+
+def test_links_to_an_image_do_not_bring_it_into_training_and_test(tmp_path):
+    root = write(tmp_path, *(f"{label}/{number}.png" for label in ("common", "rare") for number in range(10)))
+    for number in range(10):
+        for copy in range(9):
+            (root / f"rare/{number}_{copy}.png").symlink_to(root / f"rare/{number}.png")
+    splits = load(root, val_fraction=0.25)
+    assert [len(part) for part in splits] == [12, 4, 4]
+    files = [{(root / name).resolve() for name in part.ids} for part in splits]
+    assert len(set.union(*files)) == 20
 
 
 def spoil(root: Path, change: str) -> None:
@@ -194,7 +208,7 @@ def spoil(root: Path, change: str) -> None:
         ("empty test", "test has no class folder: put images into test/CLASS/, or delete it"),
         ("test without an image", "test has no image: put some there, or delete it"),
         ("linked", r"test/fox and train/cat are one folder \(a link\)"),
-        ("linked file", r"test/cat/link.png and train/cat/.* are one file \(a link\): .* one class and one part$"),
+        ("linked file", r"test/cat/link.png and train/cat/.* are one file \(a link\): .* one part and one group$"),
         ("links to one file", r"train/dog/link.png and train/cat/link.png are one file \(a link\)"),
         ("two names", "has val and valid, both for val: rename one"),
         ("no train", "no training image in .*: put some into train/CLASS/"),
@@ -339,6 +353,21 @@ def test_link_that_leads_nowhere_is_told_in_place_of_a_class_or_a_part(place, tm
         load(root)
 
 
+@pytest.mark.parametrize("name", ["test/cat/gone.png", "train/cat/deep/gone"])
+def test_link_of_an_image_that_leads_nowhere_is_told_before_the_start(name, tmp_path):
+    root = write(tmp_path, *TREE)
+    (root / name).symlink_to("/nowhere/gone")
+    with pytest.raises(UserError, match=rf"{root}: 1 link \({name}\) leading nowhere: mend or delete, or give --bad"):
+        load(root)
+
+
+def test_link_of_an_image_that_leads_nowhere_is_left_out_if_asked(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.images.cache.MOST_BAD", 0.3)
+    root = write(tmp_path, *TREE)
+    (root / "train/dog/3.png").symlink_to("/nowhere/3.png")
+    assert load(root, bad_images="skip").train.ids.tolist() == sorted(name for name in TREE if "train" in name)
+
+
 @pytest.mark.parametrize("place", ["train", "train/cat"])
 def test_folder_that_may_be_listed_and_not_entered_is_named(place):
     with tempfile.TemporaryDirectory() as folder:  # pytest's own folders are closed to others
@@ -459,8 +488,9 @@ def test_label_with_a_blank_that_new_images_lack_is_not_taken_for_another(tmp_pa
 
 
 def test_images_to_be_measured_alone_are_those_of_the_test(tmp_path):
-    """The training part may have classes that the model does not know."""
+    """The training part may have classes that the model does not know, and links that lead nowhere."""
     root = write(tmp_path, *TREE, "train/fox/1.png")
+    (root / "train/fox/2.png").symlink_to("/nowhere/2.png")
     args = data_args("ImageFolder", root)
     test = load_test(args, ("cat", "dog"), preprocessing_of({"dataset": "ImageFolder", "args": vars(args)}))
     assert test.ids.tolist() == ["test/cat/9.tif", "test/dog/7.jpeg", "test/dog/8.TIFF"]
@@ -477,6 +507,33 @@ def test_part_of_the_images_that_is_measured_alone_is_told_aloud(alone, tmp_path
         load(root)
     (told,) = (record for record in caplog.records if "4 of 20 images" in record.message)
     assert (told.levelname, "to measure all" in told.message) == (("WARNING", True) if alone else ("INFO", False))
+
+
+def test_test_set_may_have_one_class_alone_and_folders_in_it(tmp_path):
+    """By patient, for example; where there are no training images too."""
+    root = write(tmp_path / "data", *(f"train/{label}/{place}/1.png" for label in "ab" for place in ("p1", "p2")))
+    write(root, "test/a/p3/1.png", "test/a/p4/1.png")
+    assert load(root).test.targets.tolist() == [0, 0]
+    new = write(tmp_path / "new", "test/b/p5/1.png", "test/b/p6/1.png")
+    args = data_args("ImageFolder", new)
+    test = load_test(args, ("a", "b"), preprocessing_of({"dataset": "ImageFolder", "args": vars(args)}))
+    assert test.targets.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("names", "asked"),
+    [
+        (("fold1/cat/1", "fold1/dog/1", "fold2/cat/1", "fold2/dog/1"), True),
+        (("cat/left/1", "cat/right/1", "dog/left/1", "dog/up/1"), False),
+        (("cat/left/1", "cat/right/1", "dog/left/1", "dog/right/1", "dog/1"), False),
+        (("cat/all/1", "cat/all/2", "dog/all/1", "dog/all/2"), False),
+    ],
+)
+def test_class_folders_that_have_the_same_folders_in_them_are_asked_about(names, asked, caplog, tmp_path):
+    load(write(tmp_path, *(f"{name}{number}.png" for name in names for number in range(2))))
+    told = f"{tmp_path}: each of 2 class folders (fold1, fold2) has the same folders in it, 2 folders (cat, dog): if"
+    assert any(message.startswith(told) for message in caplog.messages) is asked
+    assert ("the same folders" in caplog.text) is asked
 
 
 def test_imagenet_to_be_measured_alone_lacks_no_training_image(tmp_path, caplog):

@@ -109,9 +109,8 @@ def test_absolute_paths_and_a_table_elsewhere(data, tmp_path):
 
 def test_two_names_of_one_file_are_one_image(data):
     (data / "link.png").symlink_to(data / SPLIT[0][0])
-    with pytest.raises(
-        UserError, match=r"link.png and .*0.png are one file \(a link\): an image has one class and one"
-    ):
+    says = r"link.png and .*0.png are one file \(a link\): an image has one class, one part and one group"
+    with pytest.raises(UserError, match=says):
         load(data, table(*SPLIT, ("link.png", SPLIT[0][1], "test")))
 
 
