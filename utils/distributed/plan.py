@@ -59,6 +59,7 @@ def plan_launch(args: argparse.Namespace, environ: Mapping[str, str]) -> Launch:
     Raises:
         UserError: they contradict each other.
     """
+    environ = _set_in(environ)
     by_torchrun = all(name in environ for name in TORCHRUN)
     if args.dist_url is None and "RANK" in environ and environ.get("WORLD_SIZE", "1") != "1":
         args.dist_url = ENVIRONMENT  # as Kubernetes' operators describe it, without LOCAL_RANK
@@ -91,7 +92,13 @@ def spare_rank(environ: Mapping[str, str]) -> int:
     Raises:
         UserError: the environment contradicts itself.
     """
+    environ = _set_in(environ)
     return _whole(environ, "RANK", 0) if _whole(environ, "WORLD_SIZE", 1) > 1 else 0
+
+
+def _set_in(environ: Mapping[str, str]) -> dict[str, str]:
+    """Take the variables that are not empty: `export RANK=$RANK` makes an empty one where none was."""
+    return {name: value for name, value in environ.items() if value}
 
 
 def _counted_by(environ: Mapping[str, str], args: argparse.Namespace) -> bool:
@@ -196,7 +203,7 @@ def _address(environ: Mapping[str, str]) -> tuple[str, int]:
 
 
 def _variable(environ: Mapping[str, str], name: str) -> str:
-    if not environ.get(name):
+    if name not in environ:
         raise UserError(
             f"the environment variable {name} is not set, which --dist-url env://, or RANK and WORLD_SIZE in the "
             "environment, rely on: set it, or give --dist-url=tcp://HOST:PORT"

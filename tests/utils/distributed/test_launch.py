@@ -41,6 +41,7 @@ def planned(*flags, environ=()):
         (["--rank=3"], POD, 4, 3, 1, False),
         ([MP, "--ngpus=2"], POD, 8, 6, 2, True),
         ([], {"RANK": "0", "WORLD_SIZE": "1"}, 1, 0, 1, False),
+        ([], dict.fromkeys(TORCHRUN, ""), 1, 0, 1, False),
         ([MP, "--world-size=1", "--rank=0", URL], POD, 1, 0, 1, False),
     ],
 )
@@ -105,7 +106,14 @@ def test_processes_of_the_environment_that_are_left_out_are_said(flags, environ,
 
 @pytest.mark.parametrize(
     ("environ", "rank"),
-    [({}, 0), (TORCHRUN, 3), (POD, 3), (POD | {"RANK": "0"}, 0), ({"WORLD_SIZE": "1", "RANK": "0"}, 0)],
+    [
+        ({}, 0),
+        (TORCHRUN, 3),
+        (POD, 3),
+        (POD | {"RANK": "0"}, 0),
+        ({"WORLD_SIZE": "1", "RANK": "0"}, 0),
+        ({"WORLD_SIZE": "", "RANK": ""}, 0),
+    ],
 )
 def test_script_for_one_process_knows_those_that_are_spare(environ, rank):
     assert spare_rank(environ) == rank
