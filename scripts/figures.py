@@ -42,7 +42,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     since = time.time()  # a figure that shows several scripts' results is drawn once
     drawn = dict.fromkeys(path for folder in folders for path in make_figures(folder, since).values())
     if not drawn:
-        raise UserError(f"nothing to draw in {', '.join(map(str, runs))}: no epoch has ended there")
+        raise UserError(
+            f"no figure of {', '.join(map(str, runs))}: no epoch has ended there, or a warning above says what is wrong"
+        )
     print("\n".join(map(str, drawn)))
 
 

@@ -16,7 +16,7 @@ from utils.figures.curves import learning_curves
 from utils.figures.reading import find_codes, is_of_another_model, read_answers, read_classes, read_codes, read_history
 from utils.figures.sheets import reconstructions, samples
 from utils.figures.style import LOOK, defaults, fit
-from utils.files import write_atomically
+from utils.files import write_atomically, writing
 from utils.training.folder import RunFolder
 from utils.training.layout import RESULTS
 
@@ -100,6 +100,7 @@ def save(name: str, folder: RunFolder) -> Path:
     with defaults(LOOK), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # characters that the font has not, means of nothing
         draw(name, folder).savefig(image, format="png")
-    path.parent.mkdir(exist_ok=True)
+    with writing(path.parent):
+        path.parent.mkdir(exist_ok=True)
     write_atomically(path, lambda file: file.write(image.getvalue()))
     return path

@@ -265,8 +265,11 @@ def test_folder_that_takes_no_figures_is_a_warning(own_run, capsys, caplog):
     (own_run / "figures").touch()
     report({"epoch": 5}, RunFolder(str(own_run)), figures=True)
     assert capsys.readouterr().out == '{"epoch": 5}\n'
-    assert len([message for message in caplog.messages if "is left out" in message]) == 6
+    said = f"is left out: {own_run}/figures cannot be written (File exists): choose another folder"
+    assert len([message for message in caplog.messages if said in message]) == 6
     assert "TensorBoard" not in caplog.text
+    with pytest.raises(UserError, match=f"no figure of {own_run}: no epoch has ended there, or a warning above says"):
+        figures.main([str(own_run)])
 
 
 def test_tensorboard_shows_the_figures_in_order_and_the_codes(drawn, tmp_path, capsys):
