@@ -28,6 +28,7 @@ from datasets.splits import complete_data, log_images, prepare_data
 from datasets.transforms import TRAIN_TRANSFORMS
 from models.classifier import ImageClassifier, subtract_class_shares
 from models.encoder import ARCHITECTURES, PLAIN_ARCHITECTURES, feature_dim
+from models.facts import warn_of_part
 from models.loading import all_weights, create_model
 from models.losses import COSINE_LOSSES, implied_shares
 from models.samplers import PosteriorSampler
@@ -134,6 +135,7 @@ def retrain(
     about = description(args, splits.train.classes, splits.train.class_counts, data_sha256, preprocessing)
     trained_sha256 = digest(trained["state_dict"])
     forget_weights(trained)
+    whole = {name: len(part) for name, part in splits._asdict().items() if part is not None}
     if args.max_steps:
         splits = splits.spread(args.max_steps * args.batch_size)
     with folder.open(overwrite=args.overwrite), memory_watched("the same command"):
@@ -141,6 +143,7 @@ def retrain(
         before = unfinished["args"] if unfinished else None
         write_record(folder, args, data_sha256, resumed, before, model=trained)
         log_images(splits, args.dataset)
+        warn_of_part(args, whole)
         codes = load_or_extract(model, splits, trained_sha256, args, world)
         training = take_training_codes(codes, world.device)
         about |= examine_training_codes(model, training)

@@ -42,7 +42,7 @@ from datasets.transforms import TRAIN_TRANSFORMS
 from models.atypicality import measure_distances
 from models.classifier import ImageClassifier
 from models.encoder import ARCHITECTURES, PLAIN_ARCHITECTURES, feature_dim, fetch_pretrained
-from models.facts import log_facts
+from models.facts import log_facts, warn_of_part
 from models.health import measure_health, say_health, warn_of_dead_components
 from models.loading import all_weights, build_model
 from models.losses import LIKELIHOOD_LOSSES, LOSSES, LossWeights, build_loss, first_reweighted_epoch
@@ -219,6 +219,7 @@ def train(
             write_record(folder, args, data_sha256, resumed, before, world.size)
             folder.write_subset(splits.train.rows)
             log_images(splits, args.dataset)
+            warn_of_part(args, {name: len(loader.dataset) for name, loader in loaders.items()}, world.nodes)
             log_facts(run, len(splits.train), len(loaders["train"]), before and before["epochs"])
         if start:
             take_weights(run, start)
@@ -257,11 +258,11 @@ def train_epochs(run: Run, loaders: dict[str, BatchLoader]) -> Row:
                 run.model.criterion = criterion.to(world.device)
                 run.model.train_under(weights)
                 module = world.parallel(run.model)
-            train_epoch(run, module, loaders["train"], weights)
+            first_loss = train_epoch(run, module, loaders["train"], weights)
             losses = mean_losses(run, weights)
             if args.loss in LIKELIHOOD_LOSSES:
                 drawn = [count ** SAMPLERS[args.sampler] for count in run.about["class_counts"]]
-                run.warn_of_divergence(losses["loss_cls"], drawn)
+                run.warn_of_divergence(losses["loss_cls"], drawn, first_loss)
             if weights.gmm and not run.state["prior_started"]:
                 loaders["train"].batches.set_epoch(run.epoch)
                 start_prior(run, loaders["train"], loaders["train"].batches.sizes)
@@ -294,14 +295,18 @@ def examine_decoder(run: Run, loaders: dict[str, BatchLoader]) -> None:
         say_health(health, run.split, args)
 
 
-def train_epoch(run: Run, module: nn.Module, loader: BatchLoader, weights: LossWeights) -> None:
+def train_epoch(run: Run, module: nn.Module, loader: BatchLoader, weights: LossWeights) -> float:
     """Train the steps that are left of the running epoch.
 
     Args:
         module: the model as `World.parallel` gave it.
         loader: batches of images (B,C,S,S) uint8, labels (B,) and ids (B,).
         weights: of the loss terms.
+
+    Returns:
+        The cross-entropy before the first step, of the epoch with which a run begins; else 0.
     """
+    first_loss = 0.0
     args, world, model = run.args, run.world, run.model
     module.train()
     loader.batches.set_epoch(run.epoch, run.position.step)
@@ -316,9 +321,12 @@ def train_epoch(run: Run, module: nn.Module, loader: BatchLoader, weights: LossW
             images, mixed = mix(images, labels, mixing_share(args.mixup, args.seed, run.epoch, step))
         with autocast(world.device, args.amp):
             terms = module(images, labels, noise, weights, mixed)
+        if run.epoch == step == 0 and terms[1] is not None:
+            first_loss = world.mean(terms[1].detach()).item()
         run.step(terms, ids)
         if model.prior is not None:
             model.prior.project()
+    return first_loss
 
 
 def mean_losses(run: Run, weights: LossWeights) -> dict[str, float | None]:
@@ -399,6 +407,7 @@ def evaluate_only(world: World, args: argparse.Namespace, checkpoint: Checkpoint
     share_warnings(world.gather, world.is_main)
     with folder:
         log.info("%s: %d test images; the model is that of epoch %d", args.dataset, len(data), checkpoint["epoch"])
+        warn_of_part(args, {"test": len(data)}, world.nodes)
         data_sha256 = {"test": data.fingerprint()}
         if checkpoint["data_sha256"]["test"] != data_sha256["test"]:
             log.warning("not the test images of the training: if it was trained on some, the result is too good")
@@ -407,8 +416,6 @@ def evaluate_only(world: World, args: argparse.Namespace, checkpoint: Checkpoint
         measurement = evaluate(model, loader, args, world, checkpoint["class_counts"])
         if measurement is None:
             return {}
-        if (measured := len(measurement.predictions.targets)) < len(data):
-            log.warning("--max-steps %d: %d of %d test images are measured", args.max_steps, measured, len(data))
         folder.make_way(args.overwrite)
         write_record(folder, args, data_sha256, processes=world.size, model=checkpoint)
         folder.write_measurement(measurement, checkpoint["epoch"], "test")

@@ -1,12 +1,29 @@
 """What follows from the arguments of a run, said once at its start."""
 
+import argparse
 import logging
+from collections.abc import Mapping
 
 from models.losses import BALANCING_LOSSES
 from utils.training.optimisation import log_rates
 from utils.training.run import Run
 
 log = logging.getLogger("dgcmm")
+
+
+def warn_of_part(args: argparse.Namespace, images: Mapping[str, int], nodes: int = 1) -> None:
+    """Warn if `--max-steps`, which a run that is continued still has, leaves images of the measured splits out.
+
+    Args:
+        args: max_steps and batch_size are read.
+        images: of each split.
+        nodes: each takes `--batch-size` images a step.
+    """
+    for split in ("val", "test") if args.max_steps else ():
+        if (measured := args.max_steps * args.batch_size * nodes) < images.get(split, 0):
+            log.warning(
+                "--max-steps %d: %d of %d %s images are measured", args.max_steps, measured, images[split], split
+            )
 
 
 def log_facts(run: Run, training_images: int, steps: int, planned: int | None) -> None:

@@ -60,19 +60,20 @@ def start_from(model: ImageClassifier, state: Mapping[str, Tensor], same_classes
 def take_weights(run: Run, start: Checkpoint) -> None:
     """Take from the checkpoint of `--init` what fits a new run, and say what that is.
 
-    Without the mixture term its prior is not taken: nothing would keep it where the codes are. The head of the spread
-    is said to start anew where `--initial-sigma` is given, which replaces it.
+    Its prior is not taken without the mixture term, during a warm-up, or at a learning rate of 0: nothing would keep it
+    where the codes are. The head of the spread is said to start anew where `--initial-sigma` is given, which replaces
+    it.
     """
-    state = start["state_dict"]
-    if not run.args.weight_gmm:
+    state, args = start["state_dict"], run.args
+    if not args.weight_gmm or args.warmup_epochs or not args.prior_lr:
         state = {name: value for name, value in state.items() if _part(name) != "prior"}
     taken, left = start_from(run.model, state, start["class_names"] == run.about["class_names"])
-    if run.args.initial_sigma and "log_var_head" in taken:
+    if args.initial_sigma and "log_var_head" in taken:
         taken.remove("log_var_head")
         left.append("log_var_head")
     run.state["prior_started"] = "prior" in taken and run.model.prior.started
     if run.world.is_main:
-        source = f"--init {run.args.init} ({start['arch']}, {start['dataset']}, {start['epoch']} epochs)"
+        source = f"--init {args.init} ({start['arch']}, {start['dataset']}, {start['epoch']} epochs)"
         parts = ", ".join(f"{part} in part" if part in left else part for part in taken)
         anew = ", ".join(part for part in left if part not in taken)
         log.info("%s: taken: %s; started anew: %s", source, parts, anew or "nothing")

@@ -279,6 +279,7 @@ BAD = {
         "is also what is read",
     ),
     "both outputs in one": (["RUN", "IMAGE", "--codes=TMP/out.csv"], "--out and --codes are both"),
+    "empty prior": (["RUN", "IMAGE", "--prior="], "--prior: the path is empty"),
     "unknown prior": (["RUN", "IMAGE", "--prior=equal"], "equal cannot be read"),
     "prior without a column": (["RUN", "IMAGE", "--prior=TMP/there.csv"], "has no column class, but path"),
     "prior of other classes": (

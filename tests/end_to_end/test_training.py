@@ -280,12 +280,15 @@ def test_epoch_that_diverges_is_said_with_both_numbers_and_a_remedy(script, tmp_
     assert "give --clip-grad=5" in line
 
 
-def test_resumed_run_keeps_its_clipping(script, tmp_path):
+def test_resumed_run_keeps_its_clipping_and_its_steps_and_says_so(script, tmp_path):
     small = [*SMALL_MODEL, "--batch-size=24", "--max-steps=1"]
     run = ["Digits_LT", f"--logdir={tmp_path}", "--workers=0"]
     assert script("train", *run, *small, "--epochs=1", "--clip-grad=0").status == 0
-    assert script("train", *run, "--resume=auto", "--epochs=2").status == 0
+    resumed = script("train", *run, "--resume=auto", "--epochs=2")
+    assert resumed.status == 0
+    assert "warning: --max-steps 1: 24 of 400 test images are measured" in resumed.err
     assert load_checkpoint(tmp_path / "checkpoint.pth")["args"]["clip_grad"] == 0
+    assert "warning: this run was a trial, with --max-steps 1" in script("train", *run, "--resume=auto").err
     refused = script("train", *run, "--resume=auto", "--epochs=3", "--clip-grad=5")
     assert refused.status == 2
     assert "--clip-grad" in refused.error
@@ -303,7 +306,9 @@ def test_retraining_says_whether_it_diverged(lr, diverges, script, tmp_path, tra
 @pytest.mark.parametrize(("sampler", "power"), [("instance", 1), ("sqrt", 0.5), ("balanced", 0)])
 def test_divergence_is_judged_by_the_classes_as_they_are_drawn(sampler, power, script, tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(Run, "warn_of_divergence", lambda self, loss, counts: drawn.append(counts))
+    monkeypatch.setattr(Run, "warn_of_divergence", lambda self, *given: drawn.append(given))
     small = ["--arch=resnet32", "--new-size=16", "--crop-size=16", "--epochs=1", "--max-steps=1", "--workers=0"]
     assert script("train", "Digits_LT", *small, f"--sampler={sampler}", f"--logdir={tmp_path}").status == 0
-    assert drawn == [[count**power for count in DATASETS["Digits_LT"].train_counts]]
+    ((loss, counts, first),) = drawn
+    assert counts == [count**power for count in DATASETS["Digits_LT"].train_counts]
+    assert loss == pytest.approx(first)  # of one step, with which the run begins

@@ -1,9 +1,11 @@
 """What a training says at its start."""
 
+from argparse import Namespace
+
 import pytest
 
 from helpers.runs import some_run
-from models.facts import log_facts
+from models.facts import log_facts, warn_of_part
 
 
 @pytest.mark.parametrize(
@@ -27,3 +29,13 @@ def test_what_is_hardly_meant_is_told_at_the_start(images, flags, told, caplog):
     vars(run.args).update({"batch_size": 256, "step_size": 30, "weight_cls": 10.0} | flags)
     log_facts(run, images, 1, None)
     assert caplog.messages == told
+
+
+@pytest.mark.parametrize(
+    ("max_steps", "told"),
+    [(None, []), (25, []), (24, ["240 of 241 test"]), (2, ["20 of 30 val", "20 of 241 test"])],
+)
+def test_splits_that_are_not_measured_whole_are_told(max_steps, told, caplog):
+    args = Namespace(max_steps=max_steps, batch_size=5)
+    warn_of_part(args, {"train": 1000, "val": 30, "test": 241}, nodes=2)
+    assert caplog.messages == [f"--max-steps {max_steps}: {part} images are measured" for part in told]

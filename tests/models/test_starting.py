@@ -12,7 +12,7 @@ from models.starting import start_from, take_weights
 from utils.distributed.world import World
 
 ARCH = "resnet32_vae3"
-ARGS = SimpleNamespace(init="x.pth", initial_sigma=None, weight_gmm=0.001)
+ARGS = SimpleNamespace(init="x.pth", initial_sigma=None, weight_gmm=0.001, warmup_epochs=0, prior_lr=0.1)
 ALL = ["encoder", "mu_head", "log_var_head", "classifier", "decoder", "prior"]
 
 
@@ -98,10 +98,11 @@ def test_prior_of_another_model_counts_as_started_if_it_was(started):
     assert (found >= 0).item() is started  # where it was not, components mean nothing
 
 
-def test_prior_of_another_model_is_not_taken_where_no_term_would_train_it():
+@pytest.mark.parametrize("flag", [{"weight_gmm": 0}, {"warmup_epochs": 1}, {"prior_lr": 0}])
+def test_prior_of_another_model_is_not_taken_where_nothing_keeps_it_at_the_codes(flag):
     model, other = dgcmm(), dgcmm(seed=1)
     before, about = copy.deepcopy(model.prior.state_dict()), {"class_names": list("abcde")}
-    args = SimpleNamespace(**vars(ARGS) | {"weight_gmm": 0})
+    args = SimpleNamespace(**vars(ARGS) | flag)
     run = SimpleNamespace(model=model, about=about, state={}, world=World(), args=args)
     take_weights(run, {"state_dict": other.state_dict(), **about, "arch": ARCH, "dataset": "x", "epoch": 1})
     assert run.state == {"prior_started": False}

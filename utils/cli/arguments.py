@@ -259,6 +259,7 @@ def predict_parser(**kwargs: str | None) -> argparse.ArgumentParser:
     )
     add(
         "--prior",
+        type=path,
         metavar="SHARES",
         help="class shares of the images to classify: uniform, natural (those of the training images) or FILE.csv with "
         "the columns class and share; corrects the probabilities for the shares that the classifier was trained under "

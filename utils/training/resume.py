@@ -144,7 +144,9 @@ def _adopt_for_training(args: argparse.Namespace, given: set[str], checkpoint: C
 def goes_back(args: argparse.Namespace, checkpoint: Checkpoint | None) -> bool:
     """Tell whether `--start-epoch` is to be followed: not if the same command has done so before it was interrupted."""
     epoch = getattr(args, "start_epoch", None)  # of train.py alone
-    return epoch is not None and not (checkpoint and checkpoint["args"].get("start_epoch") == epoch)
+    if checkpoint is None:
+        return bool(epoch)  # a new run is at 0
+    return epoch is not None and checkpoint["args"].get("start_epoch") != epoch
 
 
 def terms_of_change(args: argparse.Namespace, given: set[str], checkpoint: Checkpoint) -> dict[str, str]:
@@ -290,6 +292,8 @@ def finished_result(checkpoint: Checkpoint | None, epochs: int) -> Row | None:
     """Return the stored result, if a checkpoint is that of a run that has none of `epochs` left to train."""
     if checkpoint is None or not checkpoint["result"] or checkpoint["epoch"] < epochs:
         return None
+    if steps := checkpoint["args"].get("max_steps"):
+        log.warning("this run was a trial, with --max-steps %d", steps)
     log.info("this run is finished; its result:")
     return checkpoint["result"]
 

@@ -12,7 +12,14 @@ from utils.errors import UserError
 from utils.preprocessing import Preprocessing
 from utils.training.checkpoint import load_checkpoint, save_checkpoint
 from utils.training.folder import RunFolder
-from utils.training.resume import description, find_checkpoint, find_trained, require_same_data, terms_of_change
+from utils.training.resume import (
+    description,
+    find_checkpoint,
+    find_trained,
+    goes_back,
+    require_same_data,
+    terms_of_change,
+)
 
 SCHEDULES = {"T_max": 2, "lr_step": None, "step_size": None, "milestones": None}
 STORED = {"epochs": 2, "batch_size": 50, "gamma": 0.1, **SCHEDULES}
@@ -82,6 +89,13 @@ def test_more_epochs_may_have_another_schedule_which_takes_the_place_of_the_firs
     assert (going_on("--epochs=4").T_max, going_on("--epochs=4", "--T-max=4").T_max) == (2, 4)
     stepped = going_on("--epochs=4", "--lr-step=3", "--gamma=0.5")
     assert (stepped.T_max, stepped.lr_step, stepped.gamma, stepped.batch_size) == (None, 3, 0.5, 50)
+
+
+def test_new_run_that_starts_at_epoch_0_goes_nowhere_back():
+    stored = {"args": {"start_epoch": None}}
+    assert [goes_back(SimpleNamespace(start_epoch=epoch), None) for epoch in (None, 0, 1)] == [False, False, True]
+    assert [goes_back(SimpleNamespace(start_epoch=epoch), stored) for epoch in (None, 0, 1)] == [False, True, True]
+    assert not goes_back(SimpleNamespace(start_epoch=0), {"args": {"start_epoch": 0}})
 
 
 def test_batch_size_may_change_where_an_epoch_begins():
