@@ -90,8 +90,8 @@ def measure_run(folder: RunFolder, options: argparse.Namespace, fixed: dict[str,
     write_record(RunFolder(options.run, "_baselines"), options, run.checkpoint["data_sha256"])
     folder.write_rows(PER_CLASS_FILE, per_class)
     folder.write_rows(FILE, rows)
+    print(table(rows))
     tested = [row for row in rows if row["split"] == "test"]
-    print(table(tested))
     print_result({row["method"]: {name: row[name] for name in ("value", *COLUMNS)} for row in tested})
 
 
@@ -172,11 +172,14 @@ class Fitted(NamedTuple):
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Lay out the headline metrics of rows."""
-    lines = [f"{'method':<18} {'own parameter':<18}" + "".join(f" {name[:11]:>11}" for name in COLUMNS)]
-    for row in rows:
+    """Lay out the headline metrics on the test images, and before them ACSA on the validation images, if any."""
+    held = {(row["method"], row["value"]): row["acsa"] for row in rows if row["split"] == "val"}
+    names = ("val acsa", *COLUMNS) if held else COLUMNS
+    lines = [f"{'method':<18} {'own parameter':<18}" + "".join(f" {name[:11]:>11}" for name in names)]
+    for row in (row for row in rows if row["split"] == "test"):
         own = f"{row['parameter']} {row['value']}" if row["parameter"] else ""
-        cells = "".join(f" {'-' if row[name] is None else format(row[name], '.4f'):>11}" for name in COLUMNS)
+        numbers = row | {"val acsa": held.get((row["method"], row["value"]))}
+        cells = "".join(f" {'-' if numbers[name] is None else format(numbers[name], '.4f'):>11}" for name in names)
         lines.append(f"{row['method']:<18} {own:<18}{cells}")
     return "\n".join(lines)
 

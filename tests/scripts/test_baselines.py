@@ -15,7 +15,7 @@ from augment import classify
 from codes import extract
 from helpers.project import METRIC_NAMES, SMALL_MODEL
 from scripts import robustness
-from scripts.baselines import measure
+from scripts.baselines import measure, table
 from scripts.experiments.corruption import CORRUPTIONS
 from scripts.experiments.generative import batches
 from scripts.experiments.posthoc import METHODS, TrainedCodes
@@ -258,3 +258,7 @@ def test_value_is_chosen_on_the_validation_codes_and_tested_alone():
     assert [row["value"] for row in tested] == [max(validated, key=validated.get)]
     assert 0.5 <= tested[0]["value"] <= 1.5
     assert [row["method"] for row in per_class] == ["logit-adjustment"] * 2
+    head_line, line = table(rows).splitlines()
+    assert head_line.split()[3:6] == ["val", "acsa", "acc"]
+    assert line.split()[3] == f"{max(validated.values()):.4f}"
+    assert "val" not in table(tested)
