@@ -3,6 +3,7 @@
 import argparse
 import ast
 import re
+import statistics
 import subprocess
 import sys
 
@@ -15,6 +16,7 @@ import train
 from datasets import DATASETS
 from helpers.documents import DOCUMENTS, PAGES, commands, program
 from helpers.project import ROOT, SMALL_MODEL
+from utils.files import read_rows
 
 FOLDERS = ("models", "datasets", "utils", "scripts", "fig")
 CODE = [*ROOT.glob("*.py"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))]
@@ -168,3 +170,14 @@ def test_data_set_of_the_readme_trains(script, tmp_path, monkeypatch):
     done = script("train", "Mine", *run)
     assert done.status == 0, done.err
     assert "imbalance: 2 classes, largest cat 8, smallest dog 4" in done.out
+
+
+@pytest.mark.parametrize(("name", "suffix"), [("trained", ""), ("Case 1", "_aug_ftl"), ("Case 2", "_aug")])
+def test_first_table_of_the_readme_is_what_its_runs_left(name, suffix):
+    """`claim.py --check` looks at the others."""
+    runs = [ROOT / f"results/fashion_mnist_lt/plain/subset{subset}/metrics{suffix}.csv" for subset in range(3)]
+    rows = [read_rows(run)[-1] for run in runs]
+    values = {metric: [float(row[metric]) for row in rows] for metric in ("acsa", "f_ma", "g_ma", "many", "median")}
+    means = [f"{statistics.fmean(found):.4f}" for found in values.values()]
+    cells = [f"{mean} ±{statistics.stdev(values[metric]):.4f}" for metric, mean in zip(values, means[:3], strict=False)]
+    assert f"| {name} | {' | '.join(cells + means[3:])} |" in (ROOT / "README.md").read_text()

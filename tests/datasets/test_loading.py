@@ -392,7 +392,8 @@ def kill_workers_and_exit() -> None:
 
 
 @pytest.mark.parametrize(("run", "status"), [(fail_in_worker, 1), (fail_beside_workers, 1), (kill_workers_and_exit, 0)])
-def test_process_neither_waits_for_its_workers_nor_calls_their_end_a_fault(run, status):
+def test_process_neither_waits_for_its_workers_nor_calls_their_end_a_fault(run, status, monkeypatch):
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 300)  # which is how long torch waits
     process = multiprocessing.get_context("fork").Process(target=run)
     process.start()
     process.join(timeout=60)

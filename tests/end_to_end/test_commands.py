@@ -34,13 +34,13 @@ RECIPES = sorted(p.name for p in (ROOT / "scripts").glob("*.sh") if ". scripts/r
 
 
 ALL = [(document, words) for document in DOCUMENTS for words in commands(document)]
-WITHOUT_FLAGS = ("fig.draw_arch", "scripts.soak")  # the second takes three numbers
+WITHOUT_FLAGS = ("scripts.soak", "scripts.soak_download")  # they take numbers
 
 
 def test_documents_hold_commands():
     assert {document for document, _ in ALL} >= {
         *("README.md", "docs/baselines.md", "docs/datasets.md", "docs/distributed.md"),
-        *("train.py", "scripts/chestxray.sh", "scripts/quickstart.sh"),
+        *("train.py", "scripts/chestxray.sh", "scripts/quickstart.sh", "scripts/soak.sh", "scripts/soak_download.sh"),
     }
     assert [words[0] for words in commands("README.md")][:3] == ["train", "augment", "train"]
 
@@ -87,17 +87,27 @@ def test_quick_start_overwrites_its_own_folder_alone(words, folder, overwrites, 
 @pytest.mark.parametrize("name", [*RECIPES, "chestxray.sh"])
 def test_recipe_trains_and_re_trains_by_commands_that_parse(name, tmp_path):
     words = ["./data", "./runs", "--print-freq=7"] if name in RECIPES else ["--print-freq=7"]
-    given = python_calls(tmp_path, name, *words, SEEDS="3", INIT="imagenet.pth")
+    given = python_calls(tmp_path, name, *words, SEEDS="3", INIT="imagenet.pth", GPUS="4")
     assert [words[0] for words in given][:3] == ["train.py", "augment_ftl.py", "augment.py"]
-    runs = set()
-    for script, *argv in given[:3]:
-        args, stated = parse(importlib.import_module(script.removesuffix(".py")).build_parser(), argv)
-        runs.add((args.dataset, args.logdir))
-        if script == "train.py":
-            check_start(args)
-            train.complete_and_check(args, stated, 1)
-            assert args.print_freq == 7
-    assert len(runs) == 1
+    parsed = [
+        parse(importlib.import_module(script.removesuffix(".py")).build_parser(), argv) for script, *argv in given[:3]
+    ]
+    (training, stated), *retrainings = parsed
+    check_start(training)
+    train.complete_and_check(training, stated, 1)
+    assert training.resume == "auto"
+    assert len({(args.dataset, args.logdir) for args, _ in parsed}) == 1
+    assert not any(args.overwrite for args, _ in parsed)
+    assert [args.print_freq for args, _ in parsed] == [7, 100, 100]  # the user's flags are for the training
+    as_published = name in ("chestxray.sh", "fashion_mnist_three_subsets.sh")
+    start = ("trained", 1e-2) if as_published else ("adjusted", 1e-3)
+    assert [(args.start, args.lr) for args, _ in retrainings] == [start, start]
+    if name == "fashion_mnist_three_subsets.sh":
+        assert (training.lr, training.weight_reconst) == (5e-3, 0.1)
+    if name == "chestxray.sh":
+        assert (training.init, training.pretrained) == ("imagenet.pth", False)
+    if "GPUS" in (ROOT / "scripts" / name).read_text():
+        assert training.ngpus == 4
     if name in RECIPES:
         assert given[3] == ["scripts/compare.py", "./runs/subset3"]
     else:
@@ -130,6 +140,9 @@ for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
 open("begun", "w").close()
 while not told:
     time.sleep(0.01)
+end = time.monotonic() + 30
+while "SIGUSR1" not in told and time.monotonic() < end:  # from the script
+    time.sleep(0.01)
 time.sleep(0.5)  # a training saves itself
 open("saved", "w").write(" ".join(told))
 os._exit(7)
@@ -144,6 +157,7 @@ def test_signal_to_a_script_ends_its_command_first(name, to_all, tmp_path):
     script = f"set -e; . {ROOT}/scripts/commands.sh; run {sys.executable} work.py; touch after"
     process = subprocess.Popen(["bash", "-c", script], cwd=tmp_path, start_new_session=True)
     while not (tmp_path / "begun").exists():
+        assert process.poll() is None
         time.sleep(0.01)
     signum = signal.Signals[f"SIG{name}"]
     (os.killpg if to_all else os.kill)(process.pid, signum)

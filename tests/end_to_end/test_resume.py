@@ -259,12 +259,14 @@ def test_two_runs_of_one_command_are_equal_whoever_loads_and_another_seed_differ
     assert states[0] == states[1] != states[2]
 
 
-def test_finished_run_prints_its_result_and_trains_nothing(script, tmp_path, trained_digits, monkeypatch):
+def test_finished_run_prints_its_result_and_changes_nothing(script, tmp_path, trained_digits, monkeypatch):
     shutil.copytree(trained_digits, tmp_path, dirs_exist_ok=True)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     monkeypatch.setattr(train, "train_epoch", lambda *_: pytest.fail("an epoch was trained"))
     done = script("train", "Digits_LT", f"--logdir={tmp_path}", "--resume=auto")
     assert done.status == 0
     assert done.result == load_checkpoint(tmp_path / "checkpoint.pth")["result"]
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
 def test_finished_run_lets_the_others_go_before_its_figures(script, tmp_path, trained_digits, monkeypatch):

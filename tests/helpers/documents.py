@@ -44,7 +44,7 @@ def commands(document: str) -> list[list[str]]:
     ):
         text = text.replace(variable, value)
     margin = " {4}" if document.endswith(".md") else r"\s*"  # of a code block in Markdown
-    start = rf"^{margin}(?:run |exec )?(?:torchrun (?:-\S+ )*|python (?:-m )?)(?:\./)?"
+    start = rf"^{margin}(?:[A-Z_]+=\S+ )*(?:run |exec )?(?:torchrun (?:-\S+ )*|python (?:-m )?)(?:\./)?"
     found = re.findall(rf"{start}((?:train|augment|augment_ftl|predict|scripts|datasets|fig)\b\S*)(.*)$", text, re.M)
     lines = []
     for path, rest in found:

@@ -3,8 +3,6 @@
 import time
 from pathlib import Path
 
-from utils.errors import UserError
-
 
 def failing(world, how):
     """Rank 1 ends in some way, while rank 0 waits for it."""
@@ -14,11 +12,9 @@ def failing(world, how):
 
 
 def preparing(world, folder):
-    """The first process prepares, or cannot; a collective, which has a time limit, would fail here."""
+    """The first process prepares; a collective, which has a time limit, would fail here."""
 
     def prepare():
-        if not folder:
-            raise UserError("cannot be brought")
         time.sleep(1)
         Path(folder, f"prepared by {world.rank}").touch()
 
@@ -28,4 +24,5 @@ def preparing(world, folder):
         world.on_each_node(prepare)
     finally:
         world.gather, world.control = gather, control
+    assert Path(folder, "prepared by 0").exists()
     Path(folder, f"seen by {world.rank}").touch()

@@ -199,8 +199,9 @@ def test_numbers_that_are_not_finite_are_one_line(name, script, run):
     assert refused.error.endswith("leave this method out, or give another --fixed")
 
 
-def test_few_images_at_a_time_give_the_same_numbers(script, run, monkeypatch):
+def test_few_images_at_a_time_give_the_same_numbers(script, run, tmp_path, monkeypatch):
     """But for noise, which is drawn for a batch."""
+    run = shutil.copytree(run, tmp_path / "run")
     not_drawn = {name: corrupt for name, corrupt in CORRUPTIONS.items() if "noise" not in name}
     monkeypatch.setattr(robustness, "CORRUPTIONS", not_drawn)
     words = [run, "--overwrite", "--methods", "ncm"]

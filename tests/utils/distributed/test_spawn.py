@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 import signal
 import time
 import types
@@ -82,3 +83,17 @@ def test_process_that_saves_after_a_signal_has_longer_than_one_that_is_left_by_a
         saving.start()
         killed[signum] = processes._end([saving])
     assert killed == {0: {0}, signal.SIGTERM: set()}
+
+
+def test_second_signal_does_not_end_a_process_that_another_launcher_looks_after(monkeypatch):
+    def rank(*_):
+        with stopping.held():
+            for _ in range(2):
+                signal.raise_signal(signal.SIGTERM)
+        return 0, None, ""
+
+    monkeypatch.setattr(os, "_exit", lambda status: pytest.fail(f"ended at once, with {status}"))
+    monkeypatch.setattr(processes, "run_rank", rank)
+    processes.run_member(Launch(2, url="env://"), None, print)
+    with pytest.raises(pytest.fail.Exception), stopping.handled():  # which is how a command by itself ends
+        rank()

@@ -103,6 +103,9 @@ def test_error_of_a_node_ends_those_that_wait_for_a_third():
     for member, call, end in ((second, refused, SystemExit), (first, lambda: None, UserError)):
         with pytest.raises(end):
             member.on_each_node(call)
+    alone = Member(Launch(2, local_size=2, spawns=True), 0, None, dist.HashStore())
+    with pytest.raises(UserError, match="^no space$"):
+        alone.on_each_node(refused)
 
 
 def test_error_of_another_node_is_told_by_a_process_whose_first_is_still_at_work():

@@ -1,5 +1,8 @@
 """TensorBoard's file is whole after each epoch, and a full disk is one line."""
 
+import contextlib
+
+import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -41,3 +44,10 @@ def test_full_disk_is_named_without_a_traceback(tmp_path):
     with pytest.raises(UserError, match=f"{tmp_path} cannot be written"):
         raise end.error
     assert "Traceback" not in end.err
+
+
+def test_long_codes_are_shown_by_their_principal_components(tmp_path):
+    with contextlib.closing(Board(tmp_path, "_aug", 0)) as board:
+        board.codes(np.random.default_rng(0).normal(size=(70, 65)), [("a", 1)] * 70)
+    (table,) = tmp_path.rglob("tensors.tsv")
+    assert [line.count("\t") for line in table.read_text().splitlines()] == [63] * 70
