@@ -380,7 +380,7 @@ def test_run_whose_memory_ran_out_goes_on_with_a_smaller_batch_and_a_longer_sche
     resumed = json.loads((tmp_path / "args.json").read_text())["resumed"]
     assert resumed[0]["changed"] == {"epochs": [3, 4], "batch_size": [24, 12], "T_max": [2, 4]}
     again = script("train", *smaller, "--epochs=4")
-    assert (again.status, again.err) == (0, "")
+    assert (again.status, again.err) == (0, "warning: this run was a trial, with --max-steps 3\n")
 
 
 def test_board_that_cannot_be_closed_does_not_hide_how_a_run_ended(script, tmp_path, monkeypatch):

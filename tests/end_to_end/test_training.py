@@ -218,7 +218,7 @@ def test_each_epoch_has_the_loss_that_was_asked_for(loss, kind, weighted, script
 
     def noted(run, *others):
         seen.append((run.model.criterion, run.world))
-        original(run, *others)
+        return original(run, *others)
 
     monkeypatch.setattr(train, "train_epoch", noted)
     small = ["--arch=resnet32", "--new-size=16", "--crop-size=16", "--batch-size=24", "--max-steps=1", "--workers=0"]
