@@ -407,7 +407,8 @@ def evaluate_only(world: World, args: argparse.Namespace, checkpoint: Checkpoint
     share_warnings(world.gather, world.is_main)
     with folder:
         log.info("%s: %d test images; the model is that of epoch %d", args.dataset, len(data), checkpoint["epoch"])
-        warn_of_part(args, {"test": len(data)}, world.nodes)
+        if world.is_main:
+            warn_of_part(args, {"test": len(data)}, world.nodes)
         data_sha256 = {"test": data.fingerprint()}
         if checkpoint["data_sha256"]["test"] != data_sha256["test"]:
             log.warning("not the test images of the training: if it was trained on some, the result is too good")

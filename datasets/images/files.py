@@ -18,7 +18,7 @@ from datasets.images.source import ImageSource, SourceCache, whole
 from datasets.transforms import RandomCropAndFlip
 from utils.errors import UserError
 
-NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
+NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)  # what a disk says of such a path
 
 
 def require_reachable(folder: Path) -> None:

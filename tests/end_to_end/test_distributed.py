@@ -307,14 +307,22 @@ def assert_one_result(outs, folder):
     assert load_checkpoint(folder / "checkpoint.pth")["epoch"] == 2
 
 
-def test_evaluation_on_two_processes_gives_the_same_predictions(script, tmp_path, trained_digits):
+def test_evaluation_on_two_processes_gives_the_same_predictions(tmp_path, trained_digits):
     """Also with an image for each a step, which could not be trained on; of 20 steps."""
     files = []
     for processes, flags in ((1, ["--batch-size=66"]), (2, [*SEVERAL, "--batch-size=2", "--max-steps=20"])):
         log = tmp_path / str(processes)
-        run = [f"--logdir={log}", f"--resume={trained_digits}/checkpoint.pth", "--evaluate", "--workers=0"]
-        done = script("train", "Digits_LT", *run, *flags)
-        assert done.status == 0, done.err
+        run = [
+            f"--logdir={log}",
+            f"--resume={trained_digits}/checkpoint.pth",
+            "--evaluate",
+            "--workers=0",
+            "--no-figures",
+        ]
+        with running(python("Digits_LT", *run, *flags)) as (process,):
+            _, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+        assert err.count("--max-steps 20: 40 of 400 test images are measured") == processes - 1  # said once
         files.append([line.split(",") for line in (log / "predictions_eval.csv").read_text().splitlines()])
     (header, *alone), (same, *together) = files
     alone = {row[0]: row for row in alone}
