@@ -1,5 +1,6 @@
 """What a machine may refuse: a full disk, folders that are closed to others."""
 
+import codecs
 import contextlib
 import errno
 import io
@@ -22,6 +23,7 @@ class End(NamedTuple):
 @contextlib.contextmanager
 def without_privileges() -> Iterator[None]:
     """Permissions count, also for root."""
+    codecs.lookup("utf-8-sig")  # loads it: Python may lie where others cannot, and remembers what it did not find
     root = os.geteuid() == 0
     if root:
         os.seteuid(65534)
