@@ -135,7 +135,7 @@ def retrain(
     about = description(args, splits.train.classes, splits.train.class_counts, data_sha256, preprocessing)
     trained_sha256 = digest(trained["state_dict"])
     forget_weights(trained)
-    whole = {name: len(part) for name, part in splits._asdict().items() if part is not None}
+    whole = splits
     if args.max_steps:
         splits = splits.spread(args.max_steps * args.batch_size)
     with folder.open(overwrite=args.overwrite), memory_watched("the same command"):
@@ -143,7 +143,7 @@ def retrain(
         before = unfinished["args"] if unfinished else None
         write_record(folder, args, data_sha256, resumed, before, model=trained)
         log_images(splits, args.dataset)
-        warn_of_part(args, whole)
+        warn_of_part(args, whole._asdict())
         codes = load_or_extract(model, splits, trained_sha256, args, world)
         training = take_training_codes(codes, world.device)
         about |= examine_training_codes(model, training)

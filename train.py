@@ -219,7 +219,7 @@ def train(
             write_record(folder, args, data_sha256, resumed, before, world.size)
             folder.write_subset(splits.train.rows)
             log_images(splits, args.dataset)
-            warn_of_part(args, {name: len(loader.dataset) for name, loader in loaders.items()}, world.nodes)
+            warn_of_part(args, splits._asdict(), world.nodes)
             log_facts(run, len(splits.train), len(loaders["train"]), before and before["epochs"])
         if start:
             take_weights(run, start)
@@ -404,11 +404,10 @@ def evaluate_only(world: World, args: argparse.Namespace, checkpoint: Checkpoint
         load_model_state(model, checkpoint, args.resume)
         if world.is_main:
             folder.open()
+    warn_of_part(args, {"test": data}, world.nodes)
     share_warnings(world.gather, world.is_main)
     with folder:
         log.info("%s: %d test images; the model is that of epoch %d", args.dataset, len(data), checkpoint["epoch"])
-        if world.is_main:
-            warn_of_part(args, {"test": len(data)}, world.nodes)
         data_sha256 = {"test": data.fingerprint()}
         if checkpoint["data_sha256"]["test"] != data_sha256["test"]:
             log.warning("not the test images of the training: if it was trained on some, the result is too good")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from datasets.base import DatasetSpec, Splits
-from datasets.images.files import FileDataset, images_root, missing_files, require_reachable
+from datasets.images.files import FileDataset, images_root, missing_files, possible_places
 from datasets.pool import draw_splits
 from datasets.tables import count_of, read_names, repeated
 from utils.errors import UserError
@@ -28,10 +28,7 @@ REMEDY = (
 def load(args: argparse.Namespace) -> Splits:
     """Load the lists in `--datadir`, or its folder celeba, where torchvision puts them; draw the training subset."""
     root = images_root(args.datadir)
-    places = (root, root / "celeba")
-    for place in places:
-        require_reachable(place)
-    root = next((place for place in places if (place / ATTRIBUTES).is_file()), root)
+    root = next((place for place in possible_places(root, "celeba") if (place / ATTRIBUTES).is_file()), root)
     if lacking := [name for name in (ATTRIBUTES, PARTITION, IMAGES) if not (root / name).exists()]:
         raise UserError(f"{root} lacks {', '.join(lacking)} of CelebA: {REMEDY}")
     part_of = dict(_once(_pairs(root / PARTITION), root / PARTITION))

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from datasets.base import DatasetSpec, Splits
-from datasets.images.files import FileDataset, images_root, missing_files, require_reachable
+from datasets.images.files import FileDataset, images_root, missing_files, possible_places
 from datasets.tables import count_of, repeated
 from utils.errors import UserError
 
@@ -42,10 +42,8 @@ def load(args: argparse.Namespace) -> Splits:
 
 
 def _load(root: Path, name: str) -> FileDataset:
-    places = (root, root / "train_val2017")
-    for place in places:
-        require_reachable(place)
-    path = next((place / name for place in places if (place / name).is_file()), None)
+    paths = (place / name for place in possible_places(root, "train_val2017"))
+    path = next((path for path in paths if path.is_file()), None)
     if path is None:
         raise UserError(f"{root} has no {name}: {REMEDY}")
     try:

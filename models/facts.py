@@ -2,7 +2,7 @@
 
 import argparse
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 
 from models.losses import BALANCING_LOSSES
 from utils.training.optimisation import log_rates
@@ -11,19 +11,18 @@ from utils.training.run import Run
 log = logging.getLogger("dgcmm")
 
 
-def warn_of_part(args: argparse.Namespace, images: Mapping[str, int], nodes: int = 1) -> None:
+def warn_of_part(args: argparse.Namespace, parts: Mapping[str, Sized | None], nodes: int = 1) -> None:
     """Warn if `--max-steps`, which a run that is continued still has, leaves images of the measured splits out.
 
     Args:
         args: max_steps and batch_size are read.
-        images: of each split.
+        parts: the images of each split; others than 'val' and 'test' are not measured.
         nodes: each takes `--batch-size` images a step.
     """
     for split in ("val", "test") if args.max_steps else ():
-        if (measured := args.max_steps * args.batch_size * nodes) < images.get(split, 0):
-            log.warning(
-                "--max-steps %d: %d of %d %s images are measured", args.max_steps, measured, images[split], split
-            )
+        measured, there = args.max_steps * args.batch_size * nodes, len(parts.get(split) or ())
+        if measured < there:
+            log.warning("--max-steps %d: %d of %d %s images are measured", args.max_steps, measured, there, split)
 
 
 def log_facts(run: Run, training_images: int, steps: int, planned: int | None) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 
-from datasets.images.files import images_root, require_reachable
+from datasets.images.files import images_root, possible_places
 from datasets.images.finder import dead_link
 from utils.errors import UserError
 from utils.files import move, writing
@@ -38,10 +38,7 @@ class Collection:
 
     def find(self, root: Path) -> Path | None:
         """Return the folder that holds all files, or None; raises a `UserError` if one of the two is closed."""
-        places = (root, root / self.folder)
-        for place in places:
-            require_reachable(place)
-        return next((place for place in places if not self.lacking(place)), None)
+        return next((place for place in possible_places(root, self.folder) if not self.lacking(place)), None)
 
     def lacking(self, place: Path) -> list[str]:
         """List the files that a folder does not have, in any form."""

@@ -41,6 +41,18 @@ def images_root(datadir: str | Path, remedy: str = "name the folder that holds t
     return root
 
 
+def possible_places(root: Path, folder: str) -> tuple[Path, Path]:
+    """Give the two folders that may hold the files of a data set, `root` and one in it, which need not be there.
+
+    Raises:
+        UserError: one of them cannot be looked into.
+    """
+    places = (root, root / folder)
+    for place in places:
+        require_reachable(place)
+    return places
+
+
 def missing_files(root: Path, paths: Sequence[str]) -> list[str]:
     """List the paths within `root` at which no file is, sorted; each folder is listed once, quick on a network too.
 

@@ -37,5 +37,6 @@ def test_what_is_hardly_meant_is_told_at_the_start(images, flags, told, caplog):
 )
 def test_splits_that_are_not_measured_whole_are_told(max_steps, told, caplog):
     args = Namespace(max_steps=max_steps, batch_size=5)
-    warn_of_part(args, {"train": 1000, "val": 30, "test": 241}, nodes=2)
+    warn_of_part(args, {"train": range(1000), "val": range(30), "test": range(241)}, nodes=2)
+    warn_of_part(args, {"train": range(1000), "val": None}, nodes=2)
     assert caplog.messages == [f"--max-steps {max_steps}: {part} images are measured" for part in told]
