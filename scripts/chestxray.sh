@@ -9,6 +9,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/commands.sh
 . scripts/commands.sh
+offer_help "$@"
 
 start=(--pretrained)
 if [ -n "${INIT:-}" ]; then

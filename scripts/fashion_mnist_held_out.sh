@@ -7,6 +7,9 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/commands.sh
 . scripts/commands.sh
+offer_help "$@"
+require_folders "$@"
+
 data=${1:-/usr/share/datasets/fashion-mnist}
 runs=${2:-./logs/FashionMNIST_LT_held_out}
 

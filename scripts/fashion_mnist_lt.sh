@@ -8,6 +8,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/commands.sh
 . scripts/commands.sh
+offer_help "$@"
+require_folders "${@:1:2}"
 
 data=${1:-/usr/share/datasets/fashion-mnist}
 runs=${2:-./logs/fashion_mnist_lt}

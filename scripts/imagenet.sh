@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 . scripts/recipe.sh
 
 seeds="0"
-train=(--arch=resnet_vae3 --z-dim=2048 --epochs=60 --batch-size=256 --lr=1e-2 --wd=1e-4 --T-max=60
-  --weight-cls=10 --weight-reconst=1.0 --weight-gmm=0.01 --multiprocessing-distributed --ngpus="${GPUS:-1}" --workers="${WORKERS:-8}")
-retrain=(--epochs=30 --batch-size=512 --T-max=30 --workers="${WORKERS:-8}")
+large_images
+train+=(--arch=resnet_vae3 --z-dim=2048 --epochs=60 --batch-size=256 --lr=1e-2 --wd=1e-4 --T-max=60
+  --weight-cls=10 --weight-reconst=1.0 --weight-gmm=0.01)
 recipe ImageNet "$@"

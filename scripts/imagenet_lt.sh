@@ -10,8 +10,7 @@ cd "$(dirname "$0")/.."
 . scripts/recipe.sh
 
 seeds="0"
-train=(--arch=resnet_vae3 --epochs=90 --batch-size=512 --lr=6e-2 --wd=5e-4 --T-max=90
-  --train-transform=resized-crop-jitter
-  --multiprocessing-distributed --ngpus="${GPUS:-1}" --workers="${WORKERS:-8}")
-retrain=(--epochs=30 --batch-size=512 --T-max=30 --workers="${WORKERS:-8}")
+large_images
+train+=(--arch=resnet_vae3 --epochs=90 --batch-size=512 --lr=6e-2 --wd=5e-4 --T-max=90
+  --train-transform=resized-crop-jitter)
 recipe ImageNet_LT "$@"

@@ -10,7 +10,6 @@ cd "$(dirname "$0")/.."
 . scripts/recipe.sh
 
 seeds="0"
-train=(--arch=resnet_vae3 --epochs=200 --batch-size=256 --lr=3e-2 --wd=1e-4 --T-max=200
-  --multiprocessing-distributed --ngpus="${GPUS:-1}" --workers="${WORKERS:-8}")
-retrain=(--epochs=30 --batch-size=512 --T-max=30 --workers="${WORKERS:-8}")
+large_images
+train+=(--arch=resnet_vae3 --epochs=200 --batch-size=256 --lr=3e-2 --wd=1e-4 --T-max=200)
 recipe iNaturalist2017 "$@"

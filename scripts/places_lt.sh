@@ -11,8 +11,7 @@ cd "$(dirname "$0")/.."
 . scripts/recipe.sh
 
 seeds="0"
-train=(--arch=resnet152_vae3 --pretrained --epochs=90 --batch-size=256 --lr=3e-2 --wd=5e-4 --T-max=90
-  --train-transform=resized-crop-jitter
-  --multiprocessing-distributed --ngpus="${GPUS:-1}" --workers="${WORKERS:-8}")
-retrain=(--epochs=30 --batch-size=512 --T-max=30 --workers="${WORKERS:-8}")
+large_images
+train+=(--arch=resnet152_vae3 --pretrained --epochs=90 --batch-size=256 --lr=3e-2 --wd=5e-4 --T-max=90
+  --train-transform=resized-crop-jitter)
 recipe Places_LT "$@"

@@ -8,6 +8,8 @@ cd "$(dirname "$0")/.."
 . scripts/commands.sh
 # shellcheck source=scripts/environment.sh
 . scripts/environment.sh
+offer_help "$@"
+require_folders "$@"
 prepare_environment requirements.txt
 
 run=${1:-./logs/quickstart}

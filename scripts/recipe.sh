@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Sourced by the scripts of the data sets, which set `seeds`, and the flags `train` and `retrain`, by themselves or by
-# one of the next two functions; then they call `recipe`.
+# one of the next three functions; then they call `recipe`.
 
 # shellcheck source=scripts/commands.sh
 . scripts/commands.sh
@@ -21,6 +21,13 @@ cifar() {
   retrain=(--epochs=30 --batch-size=128 --milestones 10 20)
 }
 
+# `train` and `retrain` of large images on GPUS GPUs with WORKERS loading processes a node; each script adds its model
+# and schedule.
+large_images() {
+  train=(--multiprocessing-distributed --ngpus="${GPUS:-1}" --workers="${WORKERS:-8}")
+  retrain=(--epochs=30 --batch-size=512 --T-max=30 --workers="${WORKERS:-8}")
+}
+
 # Train, re-train the classifier both ways, and print a table; all may be given again after an interruption, and go on
 # where they were. The environment variable SEEDS names the subsets and runs. Re-training starts from the adjusted
 # classifier, the better start in all but a few trials of a DGCMM. On few images a rate of 1e-3 kept what the adjustment
@@ -31,10 +38,8 @@ cifar() {
 # (CUDA_VISIBLE_DEVICES), whatever --gpu says.
 recipe() {
   local name=$1 data=${2:-./datasets/$1} runs=${3:-./logs/$1} start=${START:-adjusted} rate=1e-3 seed script
-  if [[ ${2:-} == -* || ${3:-} == -* ]]; then
-    echo "error: flags of train.py come after the folder of the data and that of the runs" >&2
-    exit 2
-  fi
+  offer_help "$@"
+  require_folders "${@:2:2}"
   case $start in
   adjusted) ;;
   trained) rate=1e-2 ;;

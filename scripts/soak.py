@@ -9,10 +9,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from scripts.compare_runs import differences
 from utils.cli.common import Parser
+from utils.cli.types import count, seed
+from utils.errors import run_script
 
 DATA = ["Digits_LT", "--arch=resnet18_vae3", "--new-size=32", "--crop-size=32", "--z-dim=32"]
 TRAIN = [*DATA, "--epochs=4", "--batch-size=64", "--T-max=4", "--save-every=3", "--quiet"]
@@ -58,7 +61,7 @@ class Setting:
         shutil.rmtree(self.whole, ignore_errors=True)
         for command in self.commands:
             started = time.perf_counter()
-            self._complete(self._start(command, self.whole))
+            self._complete(command, self.whole)
             self.seconds.append(time.perf_counter() - started)
 
     def chain(self, signum: int, kills: int) -> list[str]:
@@ -75,13 +78,13 @@ class Setting:
     def _interrupted(self, command: list[str], signum: int, kills: int, seconds: float) -> int:
         """Run a command to its end, through at most so many kills; returns how many there were."""
         for done in range(kills):
-            process = self._start(command, self.broken)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(self.moments.uniform(0, WINDOW * seconds))
-            if process.poll() is None:
-                whom = self.moments.choice((os.kill, os.killpg))  # the parent, or all
-                whom(process.pid, signum)
-            self._await(process)
+            with self._started(command, self.broken) as process:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(self.moments.uniform(0, WINDOW * seconds))
+                if process.poll() is None:
+                    whom = self.moments.choice((os.kill, os.killpg))  # the parent, or all
+                    whom(process.pid, signum)
+                self._await(process)
             if process.returncode == 0:  # it was faster
                 return done
             if process.returncode not in ENDS[signum]:
@@ -89,16 +92,25 @@ class Setting:
                     f"status {process.returncode} after {signum.name}: {' '.join(command)}\n{self.said.read_text()}"
                 )
             command = [word for word in command if word != "--overwrite"]
-        self._complete(self._start(command, self.broken))
+        self._complete(command, self.broken)
         return kills
 
-    def _start(self, command: list[str], folder: Path) -> subprocess.Popen:
+    @contextlib.contextmanager
+    def _started(self, command: list[str], folder: Path) -> Iterator[subprocess.Popen]:
+        """Start a command in a session of its own; what is left of it ends with the block, after Ctrl-C too."""
         words = [sys.executable, *command, f"--logdir={folder}", "--resume=auto", "--no-figures"]
         with self.said.open("w") as said:
-            return subprocess.Popen(words, stdout=said, stderr=subprocess.STDOUT, start_new_session=True)
+            process = subprocess.Popen(words, stdout=said, stderr=subprocess.STDOUT, start_new_session=True)
+        try:
+            yield process
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
-    def _complete(self, process: subprocess.Popen) -> None:
-        process.wait()
+    def _complete(self, command: list[str], folder: Path) -> None:
+        with self._started(command, folder) as process:
+            process.wait()
         if process.returncode:
             sys.exit(f"status {process.returncode}: {' '.join(process.args)}\n{self.said.read_text()}")
 
@@ -120,9 +132,9 @@ class Setting:
 def main() -> None:
     """Run all chains; the first thing that goes wrong ends it with status 1."""
     parser = Parser(description=__doc__)
-    parser.add_argument("chains", type=int, nargs="?", default=10, help="chains of each signal (default: 10)")
-    parser.add_argument("kills", type=int, nargs="?", default=10, help="kills of each chain (default: 10)")
-    parser.add_argument("seed", type=int, nargs="?", default=0, help="of the moments (default: 0)")
+    parser.add_argument("chains", type=count, nargs="?", default=10, help="chains of each signal (default: 10)")
+    parser.add_argument("kills", type=count, nargs="?", default=10, help="kills of each chain (default: 10)")
+    parser.add_argument("seed", type=seed, nargs="?", default=0, help="of the moments (default: 0)")
     args = parser.parse_args()
     workplace = Path(tempfile.mkdtemp(prefix="soak-"))
     moments = random.Random(args.seed)
@@ -142,4 +154,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

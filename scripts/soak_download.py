@@ -13,6 +13,8 @@ from pathlib import Path
 
 from helpers.mirror import Mirror, packed, write_data_set
 from utils.cli.common import Parser
+from utils.cli.types import count, seed
+from utils.errors import run_script
 
 COMMAND = [sys.executable, "-m", "datasets.chestxray", "--quiet"]
 CACHE_SIZE = 64  # pixels
@@ -84,8 +86,8 @@ class Soak:
 def main() -> None:
     """Run all phases; the first thing that goes wrong ends it with status 1."""
     parser = Parser(description=__doc__)
-    parser.add_argument("rounds", type=int, nargs="?", default=20, help="kills in each phase (default: 20)")
-    parser.add_argument("seed", type=int, nargs="?", default=0, help="of the moments (default: 0)")
+    parser.add_argument("rounds", type=count, nargs="?", default=20, help="kills in each phase (default: 20)")
+    parser.add_argument("seed", type=seed, nargs="?", default=0, help="of the moments (default: 0)")
     args = parser.parse_args()
     workplace = Path(tempfile.mkdtemp(prefix="soak-"))
     original, archives, complete = workplace / "original", workplace / "archives", workplace / "complete"
@@ -107,4 +109,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

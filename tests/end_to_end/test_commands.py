@@ -31,6 +31,7 @@ from utils.files import read_rows
 from utils.training.checkpoint import load_checkpoint
 
 RECIPES = sorted(p.name for p in (ROOT / "scripts").glob("*.sh") if ". scripts/recipe.sh" in p.read_text())
+FASHION = ("fashion_mnist_lt.sh", "fashion_mnist_held_out.sh")
 
 
 ALL = [(document, words) for document in DOCUMENTS for words in commands(document)]
@@ -114,22 +115,40 @@ def test_recipe_trains_and_re_trains_by_commands_that_parse(name, tmp_path):
         assert given[3:] == [["scripts/compare.py", "./logs/ChestXray/TAG"]]
 
 
+def run_without_python(folder: Path, name: str, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run a shell script from another folder; a stand-in for Python says that it ran."""
+    (folder / "python").write_text("#!/bin/sh\necho ran\n")
+    (folder / "python").chmod(0o755)
+    environment = {"PATH": f"{folder}:{os.environ['PATH']}", **environ}
+    command = ["bash", ROOT / "scripts" / name, *words]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
 @pytest.mark.parametrize(
-    ("words", "environment", "says"),
+    ("name", "words", "environment", "says"),
     [
-        (["--epochs=1"], {}, "error: flags of train.py come after the folder of the data and that of the runs"),
-        (["./data", "--epochs=1"], {}, "error: flags of train.py come after"),
-        (["./data", "./runs"], {"START": "ajusted"}, "error: START is adjusted or trained, not ajusted"),
+        ("mnist_lt.sh", ["--epochs=1"], {}, "error: --epochs=1 stands where a folder should: flags come after"),
+        ("mnist_lt.sh", ["./data", "--epochs=1"], {}, "error: --epochs=1 stands where a folder should"),
+        ("mnist_lt.sh", ["./data", "./runs"], {"START": "ajusted"}, "error: START is adjusted or trained, not ajusted"),
+        ("quickstart.sh", ["--quiet"], {"VIRTUAL_ENV": "there"}, "error: --quiet stands where a folder should"),
+        ("fashion_mnist_lt.sh", ["./data", "--list"], {}, "error: --list stands where a folder should"),
+        ("fashion_mnist_held_out.sh", ["-v"], {}, "error: -v stands where a folder should"),
     ],
 )
-def test_recipe_refuses_what_it_would_misunderstand(words, environment, says, tmp_path):
-    (tmp_path / "python").write_text("#!/bin/sh\necho ran\n")
-    (tmp_path / "python").chmod(0o755)
-    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", **environment}
-    command = ["bash", ROOT / "scripts" / "mnist_lt.sh", *words]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+def test_script_refuses_what_it_would_misunderstand(name, words, environment, says, tmp_path):
+    done = run_without_python(tmp_path, name, *words, **environment)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(says)
+
+
+@pytest.mark.parametrize("name", [*RECIPES, "chestxray.sh", "quickstart.sh", *FASHION])
+@pytest.mark.parametrize("words", [["-h"], ["./data", "./runs", "--help"]])
+def test_script_that_is_asked_for_help_prints_its_head(name, words, tmp_path):
+    done = run_without_python(tmp_path, name, *words, VIRTUAL_ENV="there")
+    head = (ROOT / "scripts" / name).read_text().split("\nset -")[0].splitlines()[1:]
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [line.removeprefix("#").removeprefix(" ") for line in head]
+    assert f"./scripts/{name} [" in done.stdout
 
 
 WORK = """
