@@ -29,7 +29,6 @@ sys.path.insert(0, str(ROOT))
 
 from scripts.experiments import protocol
 from scripts.experiments.choices import (
-    FILE,
     Choice,
     Tried,
     best,
@@ -73,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.quick and (options.runs == RUNS or options.results == RESULTS):
         raise UserError("--quick: its numbers mean nothing, name other folders for them (--runs and --results)")
     for stage in options.stages:
-        check_subsets(stage, options.subsets or ())
+        check_selection(stage, options.rows, options.subsets or ())
     deadline = time.monotonic() + options.until if options.until else None
     runner = Runner(ROOT, ROOT / options.runs, ROOT / options.results, options.jobs, deadline)
     failed = 0
@@ -86,11 +85,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if failed else 0
 
 
-def check_subsets(stage: str, asked: Sequence[int]) -> None:
-    """Raise a `UserError` if a choice were made on the subset of a table, or a table on one of the choices."""
+def check_selection(stage: str, names: Sequence[str], subsets: Sequence[int]) -> None:
+    """Raise a `UserError` if a stage has none of the rows, or if subsets of choices and of tables are mixed up."""
+    if not set(names) & set(rows_of(stage)):
+        raise UserError(f"--rows: the stage {stage} has the rows {', '.join(rows_of(stage))}")
     allowed = protocol.TUNING if stage in TUNED else protocol.TABLE
-    if not set(asked) <= set(allowed):
+    if not set(subsets) <= set(allowed):
         raise UserError(f"--subsets: the stage {stage} has the subsets {', '.join(map(str, allowed))}")
+
+
+def rows_of(stage: str) -> Sequence[str]:
+    """Name the rows that a stage has."""
+    if stage in CHOSEN:
+        return CHOSEN[stage][0]
+    return tuple(protocol.BY_NAME) if TUNED[stage] is protocol.ALL else protocol.IN_TENTH
 
 
 def run_all(jobs: list[Job], options: argparse.Namespace, runner: Runner) -> Report:
@@ -125,16 +133,17 @@ def run_tuning(stage: str, options: argparse.Namespace, runner: Runner) -> Repor
     another call.
     """
     regime, subsets = TUNED[stage], options.subsets or protocol.TUNING
-    rows = [protocol.BY_NAME[name] for name in options.rows if regime is protocol.ALL or name in protocol.IN_TENTH]
+    rows = [protocol.BY_NAME[name] for name in options.rows if name in rows_of(stage)]
     grids = {row: [(rate, row.default) for rate in regime.rates] for row in rows}
     rates, report = try_grids(stage, grids, subsets, options, runner)
     best_rates = {row: rate for row, (rate, _) in best_of(stage, rates, subsets, runner).items()}
+    grids = {row: [(rate, value) for value in row.values] for row, rate in best_rates.items()}
     if options.rates_only:  # but other values may be there from before
-        own = {row: [(rate, value) for value in row.values] for row, rate in best_rates.items()}
-        for row, pairs in own.items():
-            own[row] = [pair for pair in pairs if validated(folder_of(stage, row, pair, runner), subsets)]
+        own = {
+            row: [pair for pair in pairs if validated(folder_of(stage, row, pair, runner), subsets)]
+            for row, pairs in grids.items()
+        }
     else:
-        grids = {row: [(rate, value) for value in row.values] for row, rate in best_rates.items()}
         own, more = try_grids(stage, grids, subsets, options, runner)
         report = joined(report, more)
     found = best_of(stage, own, subsets, runner)
@@ -188,8 +197,7 @@ def write_best(
     Args:
         numbers: how many settings of each row were tried.
     """
-    file = runner.results / FILE
-    choices = read_choices(file)
+    choices = read_choices(runner.results)
     for row, pair in found.items():
         folder = folder_of(stage, row, pair, runner)
         if validated(folder, protocol.TUNING):
@@ -197,7 +205,7 @@ def write_best(
             choices.setdefault(TUNED[stage].name, {})[row.name] = choice
             print(f"{stage}: {row.name}: lr {choice.rate:g}, {row.own} {choice.own:g}")
     if choices:
-        write_choices(file, choices)
+        write_choices(runner.results, choices)
 
 
 def run_stage(stage: str, options: argparse.Namespace, runner: Runner) -> Report:
@@ -207,7 +215,7 @@ def run_stage(stage: str, options: argparse.Namespace, runner: Runner) -> Report
         UserError: no row is left.
     """
     places = Places(options.data, options.runs, options.quick)
-    choices = read_choices(runner.results / FILE)
+    choices = read_choices(runner.results)
     if options.quick or options.list:
         choices = {regime.name: defaults(regime) | choices.get(regime.name, {}) for regime in TUNED.values()}
     names, regime = CHOSEN[stage]

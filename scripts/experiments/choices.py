@@ -11,7 +11,7 @@ from utils.errors import UserError
 from utils.files import read_rows, write_text
 
 Tried = tuple[float, float]  # learning rate, own parameter
-FILE = "chosen.json"
+CHOSEN_FILE = "chosen.json"
 Key = TypeVar("Key")
 
 
@@ -97,18 +97,19 @@ def value_of(text: str) -> float | str:
         return text
 
 
-def write_choices(path: Path, choices: dict[str, dict[str, Choice]]) -> None:
-    """Write what was chosen: regime -> row -> choice."""
+def write_choices(results: Path, choices: dict[str, dict[str, Choice]]) -> None:
+    """Write what was chosen, regime -> row -> choice, into the folder of results."""
     content = {regime: {row: choice._asdict() for row, choice in rows.items()} for regime, rows in choices.items()}
-    write_text(path, json.dumps(content, indent=2) + "\n")
+    write_text(results / CHOSEN_FILE, json.dumps(content, indent=2) + "\n")
 
 
-def read_choices(path: Path) -> dict[str, dict[str, Choice]]:
-    """Read what `write_choices` wrote; nothing if there is no such file.
+def read_choices(results: Path) -> dict[str, dict[str, Choice]]:
+    """Read what `write_choices` wrote into the folder of results; nothing if there is no such file.
 
     Raises:
         UserError: the file is damaged.
     """
+    path = results / CHOSEN_FILE
     try:
         content = json.loads(path.read_text())
         return {regime: {row: Choice(**choice) for row, choice in rows.items()} for regime, rows in content.items()}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from scripts.experiments import protocol
-from scripts.experiments.choices import FILE, Choice, read_choices
+from scripts.experiments.choices import Choice, read_choices
 from scripts.experiments.jobs import Job, require_same_settings
 from scripts.experiments.protocol import MADE, Places, Row, Selection
 from scripts.experiments.results import Run, read_runs, values_of, values_under
@@ -15,7 +15,7 @@ from utils.errors import UserError
 
 DGCMM_ROW = "dgcmm"  # the method as it is meant: with the learned mixture
 STRONG_DECODER, WITHOUT_MIXTURE = "dgcmm-alive-mixup", "dgcmm-off"
-SAME = 1e-3  # ACSA measured twice, from codes and from images, differs by less than this
+MEASURED_ALIKE = 1e-3  # ACSA measured twice, from codes and from images, differs by less than this
 AS_TRAINED = Choice(0.0, 0.0, {}, "trained", 0, ())  # of a row of which nothing was chosen
 
 
@@ -60,7 +60,7 @@ def contenders(results: Path, stage: str, regime: str, condition: str | None = N
         UserError: a run was made by other commands than the protocol's with what is chosen now, or has no measurement
             of the method chosen.
     """
-    chosen = read_choices(results / FILE).get(regime, {})
+    chosen = read_choices(results).get(regime, {})
     jobs = jobs_of(stage, regime, chosen)
     found = []
     for row in protocol.ROWS:
@@ -101,7 +101,7 @@ def require_measured(run: Run, method: str, condition: str | None) -> None:
         under = f" under {condition}" if condition else ""
         raise UserError(f"{method} is chosen now, {run.folder} has no measurement of it{under}: {remedy}")
     table, beside = (list(acsa_of([run], method, where).values()) for where in (None, "clean"))
-    if table and beside and abs(table[0] - beside[0]) > SAME:
+    if table and beside and abs(table[0] - beside[0]) > MEASURED_ALIKE:
         raise UserError(
             f"{method} has an ACSA of {table[0]:.4f} in {run.folder}, and of {beside[0]:.4f} in its "
             f"metrics_robustness.csv: {remedy}"

@@ -20,6 +20,7 @@ from utils.files import read_rows, write_atomically
 
 COLOURS = (BLUE, RED, GREEN, PURPLE, BLACK)
 MARKERS = "osD^v"
+STYLES = {"clean": "-", NOISE: "--"}
 DIGEST = "Description"  # of a PNG's texts
 
 Curve = dict[str, list[float]]  # "x", "y", "subsets"
@@ -93,15 +94,15 @@ def draw_recall(ax: Axes, curves: dict[str, Curve]) -> None:
 
 
 def draw_images(ax: Axes, curves: dict[str, Curve]) -> None:
-    """Draw balanced accuracy against the number of images; a row has a colour, noise is dashed.
+    """Draw balanced accuracy against the number of images; a row has a colour, a condition a style.
 
     Below a number of images stands over how many subsets the means are.
     """
-    titles = [BY_NAME[name].title for name in FURTHER]
-    for title, curve in curves.items():
-        row = next(number for number, name in enumerate(titles) if title.startswith(f"{name}, "))
-        style = "-" if title.endswith("clean") else "--"
-        ax.plot(curve["x"], curve["y"], style, color=COLOURS[row], marker=MARKERS[row], markersize=4, label=title)
+    for condition, style in STYLES.items():
+        for name, colour, marker in zip(FURTHER, COLOURS, MARKERS, strict=False):
+            title = f"{BY_NAME[name].title}, {condition}"
+            if curve := curves.get(title):
+                ax.plot(curve["x"], curve["y"], style, color=colour, marker=marker, markersize=4, label=title)
     subsets: dict[float, set[float]] = {}
     for curve in curves.values():
         for x, number in zip(curve["x"], curve["subsets"], strict=True):

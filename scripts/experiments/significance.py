@@ -7,7 +7,7 @@ import numpy as np
 from scipy import stats
 
 LEVEL = 0.95
-SAME = 1e-9  # differences of shares that lie closer differ by rounding alone
+ROUNDING = 1e-9  # differences of shares that lie closer differ by rounding alone
 
 
 class Difference(NamedTuple):
@@ -30,7 +30,7 @@ class Difference(NamedTuple):
 def paired_difference(values: Sequence[float], others: Sequence[float]) -> Difference:
     """Compare paired values, such as those of two methods on the same subsets: values - others."""
     found = np.subtract(values, others)
-    if len(found) < 2 or np.ptp(found) < SAME:
+    if len(found) < 2 or np.ptp(found) < ROUNDING:
         return Difference(tuple(found.tolist()), float(found.mean()), None, None, None)
     test = stats.ttest_1samp(found, 0.0)
     interval = test.confidence_interval(LEVEL)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from scripts.experiments import protocol
-from scripts.experiments.choices import FILE, Choice, read_choices
+from scripts.experiments.choices import Choice, read_choices
 from scripts.experiments.comparison import DGCMM_ROW, STRONG_DECODER, compare, contenders, jobs_of, read_runs_of
 from scripts.experiments.corruption import CORRUPTIONS, NOISE
 from scripts.experiments.posthoc import METHODS
@@ -106,7 +106,7 @@ def differences_table(results: Path, stage: str = "table", regime: str = ALL.nam
 def settings_table(results: Path) -> str:
     """Write what was chosen on validation images: for each row, and the values of its methods."""
     lines = []
-    for regime, choices in read_choices(results / FILE).items():
+    for regime, choices in read_choices(results).items():
         for row in protocol.ROWS:
             if row.name in choices:
                 lines.append([row.title, regime, *_setting(row, choices[row.name])])
@@ -187,7 +187,7 @@ def _counted(values: list[float]) -> str:
 
 def weights_table(results: Path) -> str:
     """Write what a flag of DGCMM's row does, the others as they were chosen, and what the decoder learns then."""
-    chosen = read_choices(results / FILE).get(TENTH_18.name, {})
+    chosen = read_choices(results).get(TENTH_18.name, {})
     jobs = jobs_of(TENTH_18.name, TENTH_18.name, chosen) | jobs_of("weights", TENTH_18.name, chosen)
     titles = {f"`{flag}={value:g}`": varied_folder(flag, value) for flag, values in VARIED.items() for value in values}
     if DGCMM_ROW in chosen:

@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from scripts.experiments.choices import FILE, read_choices
+from scripts.experiments.choices import read_choices
 from scripts.experiments.comparison import (
     DGCMM_ROW,
     WITHOUT_MIXTURE,
@@ -90,7 +90,7 @@ def besides(results: Path, stage: str = "table", regime: str = ALL.name, name: s
     found = next((one for one in rows if one.row.name == name), None)
     if found is None:
         return NOTHING
-    choice = read_choices(results / FILE).get(regime, {}).get(name)
+    choice = read_choices(results).get(regime, {}).get(name)
     said = [*retraining(found, choice.values if choice else {}), *calibration(found, rows), *generative_half(found)]
     said += under_conditions(found, rows)
     if any(one.row.name == WITHOUT_MIXTURE for one in rows):

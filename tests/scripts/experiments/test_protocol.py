@@ -134,7 +134,7 @@ def test_published_commands_find_their_runs_and_need_no_data(tmp_path, capsys):
 
 
 def test_row_that_was_not_chosen_keeps_no_other_from_being_made(tmp_path, monkeypatch, capsys):
-    write_choices(tmp_path / "chosen.json", {"tenth": {"ce": CHOICES["tenth"]["ce"]}})
+    write_choices(tmp_path, {"tenth": {"ce": CHOICES["tenth"]["ce"]}})
     monkeypatch.setattr(script.Runner, "run", lambda self, jobs: script.Report([job.folder for job in jobs], [], []))
     assert script.main(["tenth", "--rows", "focal", "ce", f"--results={tmp_path}", f"--data={tmp_path}"]) == 0
     assert capsys.readouterr().out.splitlines() == [
@@ -153,6 +153,18 @@ def test_trials_are_kept_apart(words):
 def test_subsets_of_choices_and_of_tables_are_kept_apart(words):
     with pytest.raises(UserError, match="--subsets: the stage t[a-z]+ has the subsets "):
         script.main(words)
+
+
+@pytest.mark.parametrize(
+    ("stage", "name", "says"),
+    [
+        ("third", "mixup", "the stage third has the rows dgcmm, dgcmm-frozen, ce-control, logit-adjust"),
+        ("tune-tenth", "dgcmm-recipe", "the stage tune-tenth has the rows ce, "),
+    ],
+)
+def test_stage_that_has_none_of_the_rows_is_refused(stage, name, says):
+    with pytest.raises(UserError, match=f"--rows: {says}"):
+        script.main([stage, "--rows", name])
 
 
 def test_best_setting_and_methods_are_those_of_validation(tmp_path, monkeypatch, capsys):
@@ -187,16 +199,16 @@ def test_best_setting_and_methods_are_those_of_validation(tmp_path, monkeypatch,
     values = [(0.12, value, subset) for subset in (5, 6) for value in (40.0, 100.0, 200.0)]
     last = [(0.12, 400.0, subset) for subset in (5, 6)]
     assert tried == rates + values + last + last  # the best one is asked for again
-    choice = read_choices(tmp_path / "chosen.json")["all"]["dgcmm"]
+    choice = read_choices(tmp_path)["all"]["dgcmm"]
     assert choice == (0.12, 400.0, {"crt": 0.001, "ncm": "unit"}, "crt", 7, [5, 6])
     assert "dgcmm: lr 0.12, --weight-reconst 400" in capsys.readouterr().out
     assert script.main(["tune", "--rows", "dgcmm", "--rates-only", *places]) == 0
-    assert read_choices(tmp_path / "chosen.json")["all"]["dgcmm"] == choice  # what is there counts
+    assert read_choices(tmp_path)["all"]["dgcmm"] == choice  # what is there counts
     tried.clear()
     assert script.main(["tune", "--rows", "dgcmm", "--subsets", "5", *places]) == 0
     assert {subset for *_, subset in tried[:-2]} == {5}
     assert tried[-2:] == last  # the methods on its codes are chosen on both
-    assert read_choices(tmp_path / "chosen.json")["all"]["dgcmm"] == choice._replace(subsets=[5])
+    assert read_choices(tmp_path)["all"]["dgcmm"] == choice._replace(subsets=[5])
 
 
 def test_runs_have_what_was_chosen_for_their_regime():
@@ -335,7 +347,7 @@ def test_what_is_measured_under_noise_is_what_was_chosen():
 
 
 def test_judges_are_trained_beside_what_does_not_wait_for_it(tmp_path, monkeypatch):
-    write_choices(tmp_path / "chosen.json", CHOICES)
+    write_choices(tmp_path, CHOICES)
     asked = []
 
     def run(self: object, jobs: list[Job]) -> script.Report:
@@ -357,4 +369,4 @@ def test_judges_are_trained_beside_what_does_not_wait_for_it(tmp_path, monkeypat
 def test_results_that_are_no_folder_are_one_line(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"file/chosen.json cannot be read \(Not a directory\): name another --results"):
-        read_choices(tmp_path / "file" / "chosen.json")
+        read_choices(tmp_path / "file")

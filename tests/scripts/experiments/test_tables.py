@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from helpers.project import ROOT
 from helpers.results import write_conditions, write_csv, write_health, write_run
 from scripts import claim
-from scripts.experiments.choices import FILE, Choice, read_choices, write_choices
+from scripts.experiments.choices import Choice, read_choices, write_choices
 from scripts.experiments.comparison import jobs_of
 from scripts.experiments.drawing import FIGURES, draw
 from scripts.experiments.results import read_runs
@@ -33,7 +33,7 @@ def results(tmp_path):
             write_run(run, value - 0.02, {"logit-adjustment": value - 0.01, "case-2": value})
         write_health(run, mse=0.01, mse_class_mean=0.04, recognised_samples_by_resnet32=0.6, acsa_mixture=None)
     chosen = {name: Choice(0.03, 1, {"case-2": 0.001}, "case-2", 6, [5, 6]) for name in ("ce", "ce-control", "dgcmm")}
-    write_choices(folder / FILE, {"all": chosen | {"ce": Choice(0.03, 1.0, {}, "trained", 6, [5, 6])}})
+    write_choices(folder, {"all": chosen | {"ce": Choice(0.03, 1.0, {}, "trained", 6, [5, 6])}})
     return folder
 
 
@@ -89,7 +89,7 @@ def test_the_best_of_several_rows_is_not_called_ahead_by_its_own_p_alone(results
             value = control + (more if name == "dgcmm" else more - 0.008)
             write_run(results / "table" / name / f"subset{subset}", 0.8, {"case-2": value})
     chosen = {name: Choice(0.03, 1, {}, "case-2", 6, [5, 6]) for name in ("ce-control", "dgcmm", "dgcmm-frozen")}
-    write_choices(results / FILE, {"all": chosen | {"dgcmm-off": chosen["dgcmm"]}})
+    write_choices(results, {"all": chosen | {"dgcmm-off": chosen["dgcmm"]}})
     *_, p, adjusted = cells(TABLES["differences"](results))["DGCMM, learned mixture, then case-2"]
     assert (p, adjusted) == ("0.028", "0.083")
     said = " ".join(TABLES["verdict"](results).split())
@@ -138,9 +138,9 @@ def test_what_else_was_measured_is_said_good_or_bad(results):
         run = results / "table" / "dgcmm" / f"subset{subset}"
         shares = {f"recognised_{what}_by_resnet18": 0.1 * rank for rank, what in enumerate(RECOGNISED, 1)}
         write_health(run, acsa_mixture=0.7 + subset / 100, mse=0.01, **shares, recognised_samples_by_resnet32=0.1)
-    chosen = read_choices(results / FILE)["all"]
+    chosen = read_choices(results)["all"]
     values = chosen["dgcmm"].values | {"case-1-adjusted": 0.0001, "case-2-adjusted": 0.0001}
-    write_choices(results / FILE, {"all": chosen | {"dgcmm": chosen["dgcmm"]._replace(values=values)}})
+    write_choices(results, {"all": chosen | {"dgcmm": chosen["dgcmm"]._replace(values=values)}})
     title, *lines = TABLES["besides"](results).splitlines()
     assert title.startswith("DGCMM, learned mixture")
     assert " ".join(" ".join(lines).split()).split("- ")[1:] == [
@@ -181,8 +181,8 @@ def test_what_the_mixture_gives_is_said_clean_and_under_noise(results):
         write_run(results / "table" / "dgcmm-off" / f"subset{subset}", 0.8, {"case-2": without})
         rows = [{"classifier": "case-2", "condition": "noise 0.2", "acsa": value - 0.1}]
         write_csv(results / "table" / "dgcmm-off" / f"subset{subset}" / "metrics_robustness.csv", rows)
-    chosen = read_choices(results / FILE)["all"]
-    write_choices(results / FILE, {"all": chosen | {"dgcmm-off": chosen["dgcmm"]}})
+    chosen = read_choices(results)["all"]
+    write_choices(results, {"all": chosen | {"dgcmm-off": chosen["dgcmm"]}})
     said = " ".join(TABLES["besides"](results).split())
     assert "against DGCMM without a mixture: +1.20 points (95 % +1.00 to +1.40), under noise +0.00 points" in said
 
@@ -195,7 +195,7 @@ def test_recall_figure_has_dgcmm_by_each_way_and_the_best_baseline(results):
     assert curves[control]["x"] == [10.0, 100.0, 1000.0]
     assert curves[control]["y"][2] == pytest.approx(sum(CONTROL) / 5)
     assert curves["DGCMM, Case 2"]["y"][2] == pytest.approx(sum(DGCMM) / 5)
-    write_choices(results / FILE, {"all": {"dgcmm": Choice(0.03, 1, {}, "logit-adjustment", 6, [5, 6])}})
+    write_choices(results, {"all": {"dgcmm": Choice(0.03, 1, {}, "logit-adjustment", 6, [5, 6])}})
     chosen = "DGCMM, learned mixture, then logit-adjustment"
     for subset in range(5):  # the script of Case 2 was run as well
         run = results / "table" / "dgcmm" / f"subset{subset}"
@@ -231,7 +231,7 @@ def test_rows_are_compared_under_noise_by_what_was_measured_there(results):
             write_csv(results / "table" / name / f"subset{subset}" / "metrics_robustness.csv", rows)
             shutil.copytree(results / "table" / name, results / "tenth" / name, dirs_exist_ok=True)
     chosen = {"dgcmm": Choice(0.03, 1, {}, "case-2-adjusted", 3, [5]), "ce-control": Choice(0.03, 1, {}, "crt", 3, [5])}
-    write_choices(results / FILE, {"tenth": chosen})
+    write_choices(results, {"tenth": chosen})
     values, *_ = cells(TABLES["tenth noise differences"](results))["DGCMM, learned mixture, then case-2-adjusted"]
     assert values == "+10.00 +9.00 +8.00 +7.00 +6.00"
     verdict = " ".join(TABLES["tenth verdict"](results).split()).partition(" Under noise ")[2]
@@ -239,8 +239,8 @@ def test_rows_are_compared_under_noise_by_what_was_measured_there(results):
 
 
 def test_run_without_a_measurement_by_the_method_chosen_is_refused(results):
-    chosen = read_choices(results / FILE)["all"]
-    write_choices(results / FILE, {"all": chosen | {"dgcmm": chosen["dgcmm"]._replace(method="lda")}})
+    chosen = read_choices(results)["all"]
+    write_choices(results, {"all": chosen | {"dgcmm": chosen["dgcmm"]._replace(method="lda")}})
     with pytest.raises(UserError, match="lda is chosen now, .*dgcmm/subset0 has no measurement of it: move"):
         TABLES["main"](results)
 
@@ -258,9 +258,9 @@ def test_run_without_a_measurement_by_the_method_chosen_is_refused(results):
 )
 def test_run_by_another_command_than_the_protocols_is_refused(results, program, word, changed):
     """Whatever flag of whatever step it is."""
-    chosen = read_choices(results / FILE)["all"]
+    chosen = read_choices(results)["all"]
     chosen["dgcmm"] = chosen["dgcmm"]._replace(values={"case-2": 0.001, "ncm": "unit"})
-    write_choices(results / FILE, {"all": chosen})
+    write_choices(results, {"all": chosen})
     run = results / "table" / "dgcmm" / "subset2"
     steps = jobs_of("table", "all", chosen)["table/dgcmm/subset2"].steps
     for step in steps:
@@ -285,7 +285,7 @@ def test_method_with_another_value_under_the_conditions_is_refused(results):
 
 def test_short_table_has_accuracy_alone(results):
     shutil.copytree(results / "table", results / "tenth")
-    write_choices(results / FILE, {"tenth": {"dgcmm": Choice(0.03, 1, {}, "case-2", 3, [5])}})
+    write_choices(results, {"tenth": {"dgcmm": Choice(0.03, 1, {}, "case-2", 3, [5])}})
     found = cells(TABLES["tenth headline"](results))
     trained, chosen, noisy = "0.8860 ±0.0055", "0.9060 ±0.0055", "0.8060 ±0.0055"
     assert found["DGCMM, learned mixture"] == [trained, "case-2", chosen, noisy]
@@ -341,7 +341,7 @@ def test_other_results_have_a_document_and_figures_of_their_own(results, tmp_pat
     for document in (tmp_path / "README.md", results / "TABLES.md"):
         document.write_text(published)
     shutil.copytree(results / "table", tmp_path / "mine" / "table")
-    shutil.copy(results / FILE, tmp_path / "mine")
+    shutil.copy(results / "chosen.json", tmp_path / "mine")
     assert claim.main(["--results=mine"], tmp_path) == 0
     assert "0.9060 ±0.0055" in (tmp_path / "mine" / "TABLES.md").read_text()
     assert (tmp_path / "mine" / "fashion_mnist_recall.png").exists()
@@ -406,7 +406,7 @@ def test_tables_of_this_repository_say_what_its_results_say():
 def test_further_tables_have_a_column_for_each_imbalance_and_a_line_for_each_weight(tmp_path):
     """Of runs whose accuracy tells which they are."""
     chosen = Choice(0.03, 1, {}, "crt", 6, [5, 6])
-    write_choices(tmp_path / FILE, {"tenth-resnet18": {"dgcmm": chosen, "mixup": chosen}})
+    write_choices(tmp_path, {"tenth-resnet18": {"dgcmm": chosen, "mixup": chosen}})
     for number, factor in enumerate((10, 20, 50, 100, 200)):
         for subset in (0, 1):
             write_run(tmp_path / f"imbalance/{factor}/dgcmm/subset{subset}", 0.1, {"crt": 0.9 - number / 10})
@@ -444,8 +444,8 @@ def test_row_of_one_subset_is_not_the_best_and_has_no_test_that_counts(results):
         for subset in range(count):
             value = DGCMM[subset] + more * (1 + 0.1 * subset)
             write_run(results / "table" / name / f"subset{subset}", 0.8, {"case-2": value})
-    chosen = read_choices(results / FILE)["all"]
-    write_choices(results / FILE, {"all": chosen | dict.fromkeys(("dgcmm-frozen", "dgcmm-off"), chosen["dgcmm"])})
+    chosen = read_choices(results)["all"]
+    write_choices(results, {"all": chosen | dict.fromkeys(("dgcmm-frozen", "dgcmm-off"), chosen["dgcmm"])})
     said = " ".join(TABLES["verdict"](results).split())
     assert said.startswith("On clean images the best row of DGCMM (DGCMM, learned mixture, then case-2) is ahead of")
     assert "after Holm over 2 rows" in said
@@ -455,8 +455,8 @@ def test_ablation_is_on_the_same_subsets_or_not_said(results):
     for subset in range(1, 5):
         write_run(results / "table" / "dgcmm-off" / f"subset{subset}", 0.8, {"case-2": 0.9})
     shutil.rmtree(results / "table" / "dgcmm" / "subset4")
-    chosen = read_choices(results / FILE)["all"]
-    write_choices(results / FILE, {"all": chosen | {"dgcmm-off": chosen["dgcmm"]}})
+    chosen = read_choices(results)["all"]
+    write_choices(results, {"all": chosen | {"dgcmm-off": chosen["dgcmm"]}})
     assert "without a mixture" not in TABLES["besides"](results)
 
 
