@@ -112,8 +112,8 @@ class ImageDataset(Dataset):
         there = [name for name, count in zip(self.classes, self.class_counts, strict=True) if count]
         if others := [name for name in there if name not in classes]:
             raise UserError(
-                f"the data has {count_of(others, 'class', 'classes')} that the model has not ({len(classes)} classes: "
-                f"{', '.join(classes[:3])}, ...){in_another_form(others, classes)}: name data with its classes"
+                f"the data has {count_of(others, 'class', 'classes')} that the model has not; the model has "
+                f"{count_of(classes, 'class', 'classes')}{in_another_form(others, classes)}: name data with its classes"
             )
         part = self.subset(np.arange(len(self)))
         part.classes = classes
@@ -198,8 +198,8 @@ class Load(Protocol):
             args: `datadir`, which data sets that come with a package ignore; `subset_seed` says which long-tailed
                 subset is drawn, where one is drawn, `subset_scale` how large it is, and `val_per_class` what is left
                 over for a validation set; `logdir`, which may lie in `datadir`, holds no data; `imbalance_factor`,
-                `csv` and `names` are the data set's own. Where `test_alone` is there the test set alone is wanted: the
-                data may lack training images, and classes.
+                `csv`, `names` and `bad_images` are the data set's own. Where `test_alone` is there the test set alone
+                is wanted: the data may lack training images, and classes.
 
         Raises:
             UserError: the files are missing, damaged or not what the data set needs.

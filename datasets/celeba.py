@@ -31,7 +31,9 @@ def load(args: argparse.Namespace) -> Splits:
     root = next((place for place in possible_places(root, "celeba") if (place / ATTRIBUTES).is_file()), root)
     if lacking := [name for name in (ATTRIBUTES, PARTITION, IMAGES) if not (root / name).exists()]:
         raise UserError(f"{root} lacks {', '.join(lacking)} of CelebA: {REMEDY}")
-    part_of = dict(_once(_pairs(root / PARTITION), root / PARTITION))
+    pairs = _pairs(root / PARTITION)
+    _require_each_once(pairs, root / PARTITION)
+    part_of = dict(pairs)
     rows = _labelled(root / ATTRIBUTES)
     if unknown := [name for name, _ in rows if name not in part_of]:
         raise UserError(
@@ -50,11 +52,10 @@ def _pairs(path: Path) -> list[list[str]]:
     return rows
 
 
-def _once(lines: list[list[str]], path: Path) -> list[list[str]]:
-    """Return the lines of a list, in each of which another image comes first."""
+def _require_each_once(lines: list[list[str]], path: Path) -> None:
+    """Raise a `UserError` if two lines of a list name one image."""
     if twice := repeated(line[0] for line in lines):
         raise UserError(f"{path} names {count_of(twice, 'image')} more than once: replace it")
-    return lines
 
 
 def _labelled(path: Path) -> list[tuple[str, int]]:
@@ -66,7 +67,7 @@ def _labelled(path: Path) -> list[tuple[str, int]]:
     columns = [1 + header.index(name) for name in CLASSES]
     if any(len(line) != 1 + len(header) for line in lines) or count != [str(len(lines))]:
         raise UserError(f"{path} is not complete: its first line names {' '.join(count)} images: replace it")
-    lines = _once(lines, path)
+    _require_each_once(lines, path)
     return [(line[0], label) for line in lines for label, column in enumerate(columns) if line[column] == "1"]
 
 

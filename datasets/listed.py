@@ -161,13 +161,14 @@ def _find(root: Path, lines: Sequence[Line], remedy: str) -> list[str]:
     """
     found: dict[int, str] = {}
     left = list(range(len(lines)))
-    for layout in [layout for layouts in LAYOUTS.values() for layout in layouts]:
-        top = layout.partition("/")[0]
-        here = [row for row in left if layout in LAYOUTS[lines[row].part]] if (root / top).is_dir() else []
-        paths = {row: _place(layout, lines[row]) for row in here}
-        missing = set(missing_files(root, list(paths.values())))
-        found |= {row: path for row, path in paths.items() if path not in missing}
-        left = [row for row in left if row not in found]
+    for part, layouts in LAYOUTS.items():
+        for layout in layouts:
+            if not (root / layout.partition("/")[0]).is_dir():
+                continue
+            paths = {row: _place(layout, lines[row]) for row in left if lines[row].part == part}
+            missing = set(missing_files(root, list(paths.values())))
+            found |= {row: path for row, path in paths.items() if path not in missing}
+            left = [row for row in left if row not in found]
     if left:
         lost = [f"{lines[row].part}/{lines[row].folder}/{lines[row].name}" for row in left]
         raise UserError(f"{count_of(lost, 'image')} of {len(lines)} not found that are listed in {remedy}")

@@ -167,7 +167,7 @@ def load_test(args: argparse.Namespace, classes: Sequence[str], preprocessing: P
     if isinstance(found.test, FileDataset):
         found.test.colour = preprocessing.colour
     test = _prepared(spec, {"test": found.test}, args, preprocessing.resize)["test"]
-    if spec.takes_names:
+    if not spec.classes:
         test = test.labelled_as(classes)
     test.transform = preprocessing.evaluation_transform()
     if not isinstance(test, FileDataset):

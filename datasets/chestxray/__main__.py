@@ -23,8 +23,9 @@ from datasets.images.cache import prepare_images
 from datasets.images.finder import find_files, find_images, locate
 from datasets.images.opening import read_grey
 from datasets.loading import BatchLoader, EvaluationBatches
+from datasets.tables import count_of
 from datasets.workers import kill_workers
-from utils.cli.common import Parser, add_data
+from utils.cli.common import Parser, add_download
 from utils.cli.types import count_or_zero, path, pixels_or_zero
 from utils.errors import UserError, run_script
 from utils.files import write_text, writing
@@ -67,7 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--cache-dir", type=path, metavar="PATH", help="folder of the cache (default: DATADIR/cache)")
     add("--quiet", action="store_true", help="print warnings and errors only")
-    add_data(parser)
+    add_download(parser)
     return parser
 
 
@@ -78,6 +79,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         UserError: the folder is not complete, not sound, or not the official data set.
     """
     args = build_parser().parse_args(argv)
+    if args.download_only and args.cache_size:
+        raise UserError("--download-only unpacks no image, so --cache-size has none to keep: leave one of the two out")
     start_logging(args.quiet)
     prepare(
         args.datadir,
@@ -119,8 +122,8 @@ def check_lists(folder: Path, official: bool) -> None:
             log.warning("%s: %d images with several labels lack; they are not used", name, len(listed) - found)
     both = sorted(patients[True] & patients[False])
     if both:
-        some = ", ".join(f"{patient:08d}" for patient in both[:3])
-        raise UserError(f"{folder}: {len(both)} patients ({some}, ...) are in both lists: replace the lists by NIH's")
+        what = count_of([f"{patient:08d}" for patient in both], "patient")
+        raise UserError(f"{folder}: {what} in both lists: replace the lists by NIH's")
     log.info("no patient is in both lists")
 
 

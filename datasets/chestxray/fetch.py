@@ -132,8 +132,8 @@ class _Fetch:
                 missing = read_contents(self.folder).missing
         if missing:
             raise UserError(
-                f"{self.folder}: {len(missing)} images that the lists name ({', '.join(missing[:3])}, ...) are in none "
-                "of the archives: the lists and the archives do not belong together"
+                f"{self.folder}: {count_of(missing, 'image')} of the lists in none of the archives: the lists and the "
+                "archives do not belong together"
             )
 
     def _announce(self, contents: Contents) -> None:

@@ -58,8 +58,10 @@ def find_or_download(root: Path, collection: Collection) -> Path:
     Raises:
         UserError: the folder is not there, or files are lacking and cannot be downloaded; says what to put there.
     """
-    name = f"name the folder with the files of {collection.name}, or create it (mkdir -p) and they are downloaded there"
-    if found := collection.find(images_root(root, name)):
+    remedy = (
+        f"name the folder with the files of {collection.name}, or create it (mkdir -p) and they are downloaded there"
+    )
+    if found := collection.find(images_root(root, remedy)):
         return found
     with folder_lock(root, f"it downloads {collection.name}"):
         return collection.find(root) or _download(root, collection)

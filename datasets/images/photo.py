@@ -34,7 +34,7 @@ class Photo:
         self.width, self.height = self._image.size
 
     def crop(self, top: int, left: int, height: int, width: int) -> np.ndarray:
-        """Decode the image and give a part, uint8 (height, width, 3).
+        """Give a part of the image, uint8 (height, width, 3).
 
         Raises:
             UserError: the file is damaged.

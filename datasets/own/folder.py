@@ -7,9 +7,8 @@ DATADIR/CLASS/...                                          a fifth of the images
 import argparse
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from datasets.base import DatasetSpec, Splits
 from datasets.images.files import images_root, require_reachable
@@ -58,16 +57,22 @@ def load_folder(args: argparse.Namespace, parts: Sequence[str] = PARTS) -> Split
             raise UserError(f"{root} has {other} and {folder}, both for {part}: rename one of them")
     if place_of and (others := [folder for folder in folders if folder not in place_of.values()]):
         log.info("left out: %s, beside %s", ", ".join(others), ", ".join(place_of.values()))
-    found = _Found([], {}, [])
+    images: list[Listed] = []
+    dead_links: list[str] = []
+    places: dict[tuple[int, int], str] = {}
     for part in [part for part in parts if part in place_of] or [""]:
         folder = place_of.get(part, "")
-        _add_class_folders(root, folder, part, _folders(root / folder) if folder else folders, found)
-    if found.dead_links and args.bad_images == "error" and not getattr(args, "test_alone", False):
+        labels = _folders(root / folder) if folder else folders
+        _check_labels(root, folder, part, labels, {image.label for image in images})
+        found, dead = _list_images(root, folder, part, labels, places)
+        images += found
+        dead_links += dead
+    if dead_links and args.bad_images == "error" and not getattr(args, "test_alone", False):
         raise UserError(
-            f"{root}: {count_of(found.dead_links, 'link')} leading nowhere: mend or delete, or give --bad-images=skip, "
+            f"{root}: {count_of(dead_links, 'link')} leading nowhere: mend or delete, or give --bad-images=skip, "
             "which leaves out what cannot be read"
         )
-    return split_images(root, found.images, args)
+    return split_images(root, images, args)
 
 
 def _check_logdir(root: Path, logdir: str) -> None:
@@ -86,86 +91,86 @@ def _is_of_run(folder: Path, logdir: str) -> bool:
 
 
 def _find_outside_runs(folder: Path) -> tuple[Files, list[str]]:
-    """List the files below a folder but those of runs, which have pictures too; and these runs, which are named."""
+    """List the files below a folder but those of runs, which have pictures too; and these runs."""
     found = find_files(folder)
     inside = {path.rpartition("/")[0] for path in (*found.images, *found.others)} - {""}
     above = {str(place) for path in inside for place in (Path(path), *Path(path).parents[:-1])}
     runs = sorted(place for place in above if _is_locked(folder / place))
-    if runs:
-        log.info("%s: left out %s, of a run", folder, ", ".join(runs))
     starts = tuple(f"{run}/" for run in runs)
     return Files(*([path for path in paths if not path.startswith(starts)] for paths in found)), runs
 
 
-class _Found(NamedTuple):
-    """What is in class folders.
-
-    Attributes:
-        images: all of them.
-        places: device and inode of each class folder -> its name, to see that none is another one by a link.
-        dead_links: paths of those that lead nowhere: to images, or to folders of images, on a disk not mounted.
-    """
-
-    images: list[Listed]
-    places: dict[tuple[int, int], str]
-    dead_links: list[str]
-
-
-def _add_class_folders(root: Path, folder: str, part: str, labels: Sequence[str], result: _Found) -> None:
-    """Add what is in the class folders in a folder of `root`, '' for `root` itself.
+def _check_labels(root: Path, folder: str, part: str, labels: Sequence[str], known: Collection[str]) -> None:
+    """Raise a `UserError` if a folder of `root`, '' for itself, has no class folder, or one that holds the classes.
 
     Args:
         labels: names of the class folders.
-        result: of the parts so far, training images first.
+        known: labels of the images in the parts before.
     """
-    images: list[Listed] = []
-    require_reachable(root / folder)
-    loose = _loose_images(root / folder)
+    above = root / folder
+    require_reachable(above)
+    loose = _loose_images(above)
     if not labels:
         only = f", only {count_of(loose, 'image')}" if loose else ""
         where, remedy = "", "into train/CLASS/ and test/CLASS/, or into CLASS/"
         if folder:
             where, remedy = f": {folder}", f"into {folder}/CLASS/, or delete it, or rename it if it is a class"
         raise UserError(f"--datadir {root}{where} has no class folder{only}: put images {remedy} ({KINDS})")
-    known = {image.label for image in result.images}
     may_be_alone = part in ("val", "test") and (not known or labels[0] in known)
-    if len(labels) == 1 and not may_be_alone and (inner := _folders(root / folder / labels[0])):
-        what, above = count_of(inner, "folder"), root / folder
+    if len(labels) == 1 and not may_be_alone and (inner := _folders(above / labels[0])):
+        what = count_of(inner, "folder")
         remedy = f"move them to {above}" if folder else f"name that one, --datadir={above / labels[0]}"
         raise UserError(f"{above} has one class folder, {labels[0]}, with {what}: if these are the classes, {remedy}")
     if loose:
-        log.warning("%s: left out %s beside the class folders", root / folder, count_of(loose, "image"))
+        log.warning("%s: left out %s beside the class folders", above, count_of(loose, "image"))
+
+
+def _list_images(
+    root: Path, folder: str, part: str, labels: Sequence[str], places: dict[tuple[int, int], str]
+) -> tuple[list[Listed], list[str]]:
+    """List the images in the class folders of a folder of `root`, '' for itself, and links that lead nowhere.
+
+    Args:
+        labels: names of the class folders.
+        places: device and inode of each class folder so far -> its name, to see that none is another one by a link.
+    """
+    images: list[Listed] = []
     others: list[str] = []
-    tops: list[set[str]] = []  # of the images of each class: the folder in which one lies, '' for that of the class
+    dead_links: list[str] = []  # to images, or to folders of images, on a disk not mounted
+    inner: list[set[str]] = []  # the folders in each class folder that have its images, '' for images in itself
     for label in labels:
         place = f"{folder}/{label}" if folder else label
-        _check_class_folder(root, place, label, result.places)
-        (found, others_here, dead), runs = _find_outside_runs(root / place)
-        if runs and not found:
+        _check_class_folder(root, place, label, places)
+        files, runs = _find_outside_runs(root / place)
+        if runs:
+            log.info("%s: left out %s, of a run", root / place, ", ".join(runs))
+        if not files.images:
+            if not runs:
+                _tell_of_empty(root, place, part, files.others)
             continue
-        if not found:
-            what = f"it has {shown_endings(others_here)}; {KINDS}" if others_here else "it is empty"
-            if part in ("val", "test"):
-                log.warning("left out %s, which has no image (%s)", root / place, what)
-                continue
-            raise UserError(
-                f"--datadir {root}: {place} has no image ({what}): put some there, or name another --datadir"
-            )
-        images += [Listed(f"{place}/{path}", label, part) for path in found]
-        others += others_here
-        result.dead_links.extend(f"{place}/{path}" for path in dead)
-        tops.append({path.rpartition("/")[0].partition("/")[0] for path in found})
+        images += [Listed(f"{place}/{path}", label, part) for path in files.images]
+        others += files.others
+        dead_links += [f"{place}/{path}" for path in files.dead_links]
+        inner.append({path.rpartition("/")[0].partition("/")[0] for path in files.images})
     if not images:
         where, remedy = (f": {folder}", ", or delete it") if folder else ("", "")
         raise UserError(f"--datadir {root}{where} has no image: put some there{remedy} ({KINDS})")
     if others:
         text = "%s: left out %d files that are no images: %s (%s)"
         log.info(text, root / folder, len(others), shown_endings(others), KINDS)
-    if len(tops) > 1 and len(tops[0]) > 1 and "" not in tops[0] and all(names == tops[0] for names in tops):
+    if len(inner) > 1 and len(inner[0]) > 1 and "" not in inner[0] and all(names == inner[0] for names in inner):
         text = "%s: each of %s has the same folders in it, %s: if these are the classes, put them into train/ and test/"
-        what = count_of(labels, "class folder"), count_of(sorted(tops[0]), "folder")
+        what = count_of(labels, "class folder"), count_of(sorted(inner[0]), "folder")
         log.warning(text, root / folder, *what)
-    result.images.extend(images)
+    return images, dead_links
+
+
+def _tell_of_empty(root: Path, place: str, part: str, others: Sequence[str]) -> None:
+    """Raise a `UserError` that a class folder has no image; warn, if it is not of the training."""
+    what = f"it has {shown_endings(others)}; {KINDS}" if others else "it is empty"
+    if part not in ("val", "test"):
+        raise UserError(f"--datadir {root}: {place} has no image ({what}): put some there, or name another --datadir")
+    log.warning("left out %s, which has no image (%s)", root / place, what)
 
 
 def _check_class_folder(root: Path, place: str, label: str, places: dict[tuple[int, int], str]) -> None:

@@ -70,10 +70,25 @@ def split_images(root: Path, images: Sequence[Listed], args: argparse.Namespace)
         log.info("val is the test set: there is no other")
         by_part["test"], by_part["val"] = by_part["val"], []
     training = [] if getattr(args, "test_alone", False) else by_part["train"] or by_part[""]
+    classes = _classes_of(root, images, training, args.names)
+    numbers = _group_numbers(images)
+    data = {part: _dataset(root, found, classes, numbers) for part, found in by_part.items()}
+    if by_part["test"]:
+        return Splits(data["train"], data["val"] if by_part["val"] else None, data["test"])
+    whole = data["train"] if by_part["train"] else data[""]
+    return _with_drawn_test(root, whole, args.subset_seed, alone=not training)
+
+
+def _classes_of(root: Path, images: Sequence[Listed], training: Sequence[Listed], names: str | None) -> dict[str, str]:
+    """Name the classes, label -> name, in their order: those of the training images, if any are wanted.
+
+    Args:
+        names: file of their names, if there is one.
+    """
     labels = sorted({image.label for image in training or images}, key=_by_number_or_name)
     classes = {label: label for label in labels}
-    if args.names:
-        classes = read_class_names(args.names, labels, may_name_others=not training)
+    if names:
+        classes = read_class_names(names, labels, may_name_others=not training)
     if others := [image for image in images if image.label not in classes]:
         label, where = others[0].label, others[0].part
         paths = [image.path for image in others if image.label == label]
@@ -89,25 +104,28 @@ def split_images(root: Path, images: Sequence[Listed], args: argparse.Namespace)
     if alike := [label for label in labels if folded[_folded(label)] > 1]:
         form = in_another_form(alike, alike)
         log.warning("classes whose names differ in case only: %s%s; is one of them misspelt?", ", ".join(alike), form)
-    numbers = _group_numbers(images)
-    data = {part: _dataset(root, found, classes, numbers) for part, found in by_part.items()}
-    val = data["val"] if by_part["val"] else None
-    if by_part["test"]:
-        return Splits(data["train"], val, data["test"])
-    whole = data["train"] if by_part["train"] else data[""]
-    kept, held = hold_out(whole.targets, len(classes), TEST_SHARE, args.subset_seed, whole.groups)
+    return classes
+
+
+def _with_drawn_test(root: Path, whole: FileDataset, seed: int, alone: bool) -> Splits:
+    """Hold a share of the images out as the test set.
+
+    Args:
+        alone: nothing else is wanted; a warning says so.
+    """
+    kept, held = hold_out(whole.targets, len(whole.classes), TEST_SHARE, seed, whole.groups)
     if not len(held):
         raise UserError(
             f"{root} names no test set, and {TEST_SHARE:.0%} of its {len(whole)} images cannot be drawn as one: that "
             "would take the only image of a class, or part a group; add images, or name a test set"
         )
     text = "no test set: %d of %d images, drawn by --subset-seed, are held out as one"
-    if training:
-        log.info(text, len(held), len(whole))
-    else:
+    if alone:
         text += ", and measured alone; to measure all, put them into test/CLASS/, or give the table a column split"
         log.warning(text, len(held), len(whole))
-    return Splits(whole.subset(kept), val, whole.subset(held))
+    else:
+        log.info(text, len(held), len(whole))
+    return Splits(whole.subset(kept), None, whole.subset(held))
 
 
 def _each_file_once(root: Path, images: Sequence[Listed]) -> list[Listed]:

@@ -87,7 +87,7 @@ def common_parser(
         help="a log line every N steps (default: %(default)s)",
     )
 
-    add_data(parser)
+    add_download(parser)
     _add_reading(parser, transforms)
     _add_model(parser, architectures)
     _add_optimiser(parser, lr)
@@ -96,7 +96,7 @@ def common_parser(
     return parser
 
 
-def add_data(parser: argparse.ArgumentParser) -> None:
+def add_download(parser: argparse.ArgumentParser) -> None:
     """Add the flags of a data set that brings its own files."""
     add = parser.add_argument_group("data (ChestXray; what --datadir lacks is downloaded)").add_argument
     add(

@@ -44,6 +44,11 @@ def test_empty_folder_is_brought_and_counted(manifest, tmp_path, capsys):
     assert err == "warning: train_val_list.txt: 2 images with several labels lack; they are not used\n"
 
 
+def test_cache_of_what_is_not_unpacked_is_refused(manifest, tmp_path):
+    with pytest.raises(UserError, match="--download-only unpacks no image, so --cache-size has none to keep"):
+        check(tmp_path / "data", manifest, "--download-only", "--cache-size=32")
+
+
 def test_download_only(manifest, tmp_path, capsys):
     check(tmp_path / "data", manifest, "--download-only")
     assert "all files are there" in capsys.readouterr().out
@@ -97,7 +102,7 @@ def test_patient_in_both_lists(name, chest, manifest):
         file.write("1_007.png,Mass|Nodule\n")  # which need not be there
     with (chest / LISTS[False]).open("a") as file:
         file.write(f"\n{name}")
-    with pytest.raises(UserError, match=r"1 patients \(00000001, ...\) are in both lists"):
+    with pytest.raises(UserError, match=r"1 patient \(00000001\) in both lists"):
         check(chest, manifest)
 
 

@@ -345,7 +345,7 @@ def test_hostile_archive_leaves_nothing_half_done(mirror, bring, tmp_path):
 
 def test_listed_image_that_no_archive_holds_is_named(mirror, bring):
     del mirror.files["images_003.zip"]
-    with pytest.raises(UserError, match=r"20 images that the lists name \(00000041_000.png, .*are in none"):
+    with pytest.raises(UserError, match=r"20 images \(00000041_000.png, .*\) of the lists in none"):
         bring()
     assert len(mirror.asked) == len(mirror.files)
 
