@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from utils.choice import rank_in_class
 from utils.errors import UserError
 from utils.randomness import Stream, permutation
 
@@ -126,12 +127,10 @@ def hold_out(
 
 
 def spread(targets: np.ndarray, count: int) -> np.ndarray:
-    """Choose at most `count` sorted indices, round the classes in turn; at least one of each class."""
-    rank = np.empty(len(targets), dtype=np.int64)  # how many of its class come before each image
-    for members in _members(targets).values():
-        rank[members] = np.arange(len(members))
-    order = np.lexsort((targets, rank))
-    return np.sort(order[: max(count, int((rank == 0).sum()))])
+    """Choose `count` sorted indices, if there are so many, round the classes in turn; at least one of each class."""
+    ranks = rank_in_class(targets)
+    order = np.lexsort((targets, ranks))
+    return np.sort(order[: max(count, int((ranks == 0).sum()))])
 
 
 def some_of_each(targets: np.ndarray, limit: int) -> dict[int, np.ndarray]:

@@ -13,9 +13,9 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from models.dgcmm import DGCMM
+from utils.choice import images_of, some_classes
 from utils.device import autocast, to_device
 from utils.errors import UserError
-from utils.figures.choice import images_of, some_classes
 from utils.randomness import Stream, generator
 from utils.training.run import Run
 

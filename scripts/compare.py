@@ -33,9 +33,9 @@ from utils.training.layout import (
     RESULTS,
     epochs_of,
     find_runs,
-    is_of_earlier_epoch,
     places_of_origin,
     start_times,
+    went_on_since,
     with_suffix,
 )
 
@@ -189,9 +189,8 @@ def history(run: Path, own: Started) -> tuple[Started, Started]:
 
 def is_outdated(own: Started, base: Started, retrained: Started) -> bool:
     """Tell whether the training, or re-training, whose model a script took has gone on since."""
-    if own.first and own.first < max(base.last, retrained.last):
-        return True
-    return is_of_earlier_epoch({"arguments": own.arguments, "model": own.model}, epochs_of(base.rows))
+    made = {"started": own.first, "arguments": own.arguments, "model": own.model}
+    return went_on_since(made, (base.last, retrained.last), epochs_of(base.rows))
 
 
 def origin(run: Path, script: Started) -> Path | None:

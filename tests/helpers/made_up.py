@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from helpers.project import METRIC_NAMES
-from utils.figures.choice import some_classes
+from utils.choice import some_classes
 from utils.metrics import Measurement, Predictions
 from utils.training.checkpoint import digest, save_checkpoint
 from utils.training.folder import RunFolder

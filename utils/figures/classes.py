@@ -9,7 +9,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix
 
-from utils.figures.choice import by_size
+from utils.choice import by_size
 from utils.figures.reading import Answers, ClassResults
 from utils.figures.style import (
     BLACK,

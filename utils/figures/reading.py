@@ -9,11 +9,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from utils.figures.choice import images_of, some_classes
+from utils.choice import images_of, some_classes
 from utils.files import open_table, read_rows
 from utils.training.checkpoint import digest
 from utils.training.folder import RunFolder
-from utils.training.layout import epochs_of, is_of_earlier_epoch, places_of_origin, start_times
+from utils.training.layout import codes_beside, epochs_of, places_of_origin, start_times, went_on_since
 
 
 class History(NamedTuple):
@@ -97,7 +97,7 @@ def find_codes(folder: RunFolder) -> list[Path]:
     if not args.exists():
         return []
     arguments = json.loads(args.read_text())["arguments"]
-    name = f"{Path(arguments['resume']).stem}_codes.pth"
+    name = codes_beside(Path(arguments["resume"])).name
     places = (place / name for place in places_of_origin(folder.path, arguments))
     return [path for path in places if path.exists()][:1]
 
@@ -135,8 +135,8 @@ def is_of_another_model(folder: RunFolder) -> bool:
     places = [place.resolve() for place in places_of_origin(folder.path, retraining["arguments"])]
     if folder.path.resolve() not in places:
         return True
-    began_before = "" < start_times(retraining)[0] < max(start_times(training))
-    return began_before or is_of_earlier_epoch(retraining, _epochs_done(RunFolder(folder.path).file("metrics.csv")))
+    epochs = _epochs_done(RunFolder(folder.path).file("metrics.csv"))
+    return went_on_since(retraining, start_times(training), epochs)
 
 
 def _epochs_done(metrics: Path) -> int:

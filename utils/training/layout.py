@@ -17,7 +17,6 @@ MEASURED = (  # of a trained run, by scripts/baselines.py and scripts/robustness
     *("args_baselines.json", "metrics_baselines.csv", "metrics_per_class_baselines.csv"),
     *("args_robustness.json", "metrics_robustness.csv", "generative_half.json"),
 )
-CODES = ("checkpoint_codes.pth", "checkpoint_prev_codes.pth", "model_best_codes.pth")  # of a trained run, by augment.py
 PROJECTED, PROJECTOR = "00000", "projector_config.pbtxt"  # TensorBoard's folder of codes, and the file that names it
 PICTURES = "figures"  # the folder of all scripts' figures
 FOLDERS = (PICTURES, *(suffix.strip("_") for suffix in SUFFIXES if suffix))  # that one, and TensorBoard's of a script
@@ -32,6 +31,19 @@ def with_suffix(name: str, suffix: str) -> str:
     return f"{stem}{suffix}{dot}{extension}"
 
 
+def previous_of(checkpoint: Path) -> Path:
+    """Name the checkpoint before the last."""
+    return checkpoint.with_name(f"{checkpoint.stem}_prev.pth")
+
+
+def codes_beside(checkpoint: Path) -> Path:
+    """Name the file in which augment.py keeps the codes of a checkpoint."""
+    return checkpoint.with_name(f"{checkpoint.stem}_codes.pth")
+
+
+CODES = tuple(codes_beside(path).name for path in (Path(LAST), previous_of(Path(LAST)), Path(BEST)))  # of a training
+
+
 def start_times(content: Mapping[str, Any]) -> list[str]:
     """Tell when a script was started, and resumed, by its args.json: ISO 8601 in UTC, '' where it is silent."""
     return [str(start.get("started", "")) for start in (content, *content.get("resumed", ()))]
@@ -42,13 +54,16 @@ def epochs_of(rows: Iterable[Mapping[str, str]]) -> int:
     return max((int(row["epoch"]) for row in rows), default=0)
 
 
-def is_of_earlier_epoch(made: Mapping[str, Any], epochs: int) -> bool:
-    """Tell whether a script took the last checkpoint of a training that has more epochs now.
+def went_on_since(made: Mapping[str, Any], starts: Iterable[str], epochs: int) -> bool:
+    """Tell whether a training has gone on, or begun anew, since a script took its model.
 
     Args:
         made: the args.json of the script; those of older versions do not say which epoch the model was of.
+        starts: when the training was started and resumed, '' where that is not known.
         epochs: that the training has done.
     """
+    if "" < start_times(made)[0] < max(starts):
+        return True
     taken = Path(str(made["arguments"].get("resume"))).name
     return taken == LAST and made.get("model", {}).get("epoch", epochs) < epochs
 

@@ -1,4 +1,4 @@
-"""What a figure shows of very much: some of many classes, some of many images."""
+"""Some of very many: classes of all sizes, images round the classes in turn."""
 
 from collections.abc import Sequence
 
@@ -35,8 +35,12 @@ def images_of(classes: Sequence[int], targets: np.ndarray, at_most: int) -> np.n
         Sorted indices into `targets`.
     """
     rows = np.flatnonzero(np.isin(targets, classes))
-    labels = targets[rows]
-    order = np.argsort(labels, kind="stable")
-    ranks = np.empty(len(rows), dtype=np.int64)  # how many of its class come before each image
-    ranks[order] = np.arange(len(rows)) - np.searchsorted(labels[order], labels[order])
-    return np.sort(rows[np.argsort(ranks, kind="stable")[:at_most]])
+    return np.sort(rows[np.argsort(rank_in_class(targets[rows]), kind="stable")[:at_most]])
+
+
+def rank_in_class(targets: np.ndarray) -> np.ndarray:
+    """Count how many images of its class come before each image: labels (N,) -> (N,)."""
+    order = np.argsort(targets, kind="stable")
+    ranks = np.empty(len(targets), dtype=np.int64)
+    ranks[order] = np.arange(len(targets)) - np.searchsorted(targets[order], targets[order])
+    return ranks

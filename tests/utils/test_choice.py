@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from utils.figures.choice import images_of, some_classes
+from utils.choice import images_of, some_classes
 
 
 def test_all_classes_from_the_largest_to_the_smallest_where_there_is_room():
