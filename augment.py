@@ -14,6 +14,7 @@ import argparse
 import logging
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -91,16 +92,20 @@ def posterior_sampler(codes: Codes, num_classes: int, args: argparse.Namespace) 
     return PosteriorSampler(codes["mu"], codes["sigma"], codes["targets"], num_classes, args.seed)
 
 
+@memory_watched("the same command")
 def retrain(
     args: argparse.Namespace, given: set[str], kind: str, make_sampler: MakeSampler, flags: tuple[str, ...] = ()
 ) -> None:
-    """Re-train the classifier; all that the two augmentations share.
+    """Find out what is to be done, and do it; all that the two augmentations share.
 
     Args:
         args, given: the parsed command line.
         kind: 'aug' or 'aug_ftl', which is in the names of the files.
         make_sampler: from (training codes, number of classes, args) to a sampler.
         flags: names of the flags that only this augmentation has.
+
+    Raises:
+        UserError: what was trained cannot be re-trained so, or is not there.
     """
     start_logging(args.quiet)
     if rank := spare_rank(os.environ):
@@ -111,8 +116,7 @@ def retrain(
     found = find_unfinished(args, given, folder, trained, flags)
     complete(args, feature_dim(args.arch), args.arch in PLAIN_ARCHITECTURES, given)
     complete_data(args)
-    unfinished, path = found or (None, folder.checkpoint)
-    if result := finished_result(unfinished, args.epochs):
+    if result := finished_result(found and found[0], args.epochs):
         print_result(result)
         return
     check_adjusted_start(args, trained)
@@ -122,6 +126,27 @@ def retrain(
             "re-training changes nothing else: train with another weight"
         )
     folder.check_place()
+    result = retrain_from(args, given, trained, found, folder, kind, make_sampler)
+    report(result, folder, not args.no_figures)
+
+
+def retrain_from(
+    args: argparse.Namespace,
+    given: set[str],
+    trained: Checkpoint,
+    found: tuple[Checkpoint, Path] | None,
+    folder: RunFolder,
+    kind: str,
+    make_sampler: MakeSampler,
+) -> Row:
+    """Re-train the classifier of a trained model; returns the result.
+
+    Args:
+        trained: the model, whose weights are taken out of it.
+        found: what an earlier call of the same command has left, and the file it is in.
+        folder: where results go.
+    """
+    unfinished, path = found or (None, folder.checkpoint)
     if args.deterministic:
         repeat_exactly()
     world = World(choose_device(args.gpu))
@@ -138,12 +163,10 @@ def retrain(
     whole = splits
     if args.max_steps:
         splits = splits.spread(args.max_steps * args.batch_size)
-    with folder.open(overwrite=args.overwrite), memory_watched("the same command"):
-        resumed = (unfinished["epoch"], unfinished["step"]) if unfinished else None
-        before = unfinished["args"] if unfinished else None
-        write_record(folder, args, data_sha256, resumed, before, model=trained)
+    with folder.open(overwrite=args.overwrite):
+        write_record(folder, args, data_sha256, unfinished, model=trained)
         log_images(splits, args.dataset)
-        warn_of_part(args, whole._asdict())
+        warn_of_part(args, whole._asdict(), taken=splits._asdict())
         codes = load_or_extract(model, splits, trained_sha256, args, world)
         training = take_training_codes(codes, world.device)
         about |= examine_training_codes(model, training)
@@ -155,9 +178,8 @@ def retrain(
         if unfinished:
             run.restore(unfinished, path)
             log.info("continuing after %s", run.reached)
-        log_rates(args, run.epoch, before and before["epochs"])
-        result = train_epochs(run, sampler, codes, splits, first_loss)
-    report(result, folder, not args.no_figures)
+        log_rates(args, run.epoch, unfinished and unfinished["args"]["epochs"])
+        return train_epochs(run, sampler, codes, splits, first_loss)
 
 
 def check_adjusted_start(args: argparse.Namespace, trained: Checkpoint) -> None:

@@ -1,4 +1,8 @@
-"""The codes that a re-training starts from: extracting them with the trained model, and keeping them beside it."""
+"""Codes of images: those that a re-training starts from, kept beside the trained model, and what a checkpoint says.
+
+A checkpoint keeps how far training codes lie from their components (`models.atypicality`): of some images at the end of
+a training, of all codes at the start of a re-training.
+"""
 
 import argparse
 import logging
@@ -7,10 +11,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from datasets.base import Splits
-from datasets.loading import BatchLoader, make_loader
+from datasets.base import ImageDataset, Splits
+from datasets.loading import BatchLoader, make_loader, shared_batches
 from datasets.splits import load_splits
-from models.atypicality import code_distances, distance_quantiles
+from datasets.subsets import spread
+from models.atypicality import code_distances, distance_quantiles, measure_distances
 from models.classifier import ImageClassifier
 from models.loading import all_weights
 from models.samplers import ROWS
@@ -19,16 +24,24 @@ from utils.device import autocast, memory_watched, to_device
 from utils.distributed.world import World
 from utils.errors import UserError
 from utils.logs import progress
+from utils.preprocessing import Transform
 from utils.training.checkpoint import Checkpoint, read_verified, save_checkpoint
+from utils.training.layout import codes_beside
 from utils.training.resume import require_same_classes, require_same_data
+from utils.training.run import Run
 
 log = logging.getLogger("dgcmm")
 
-Codes = dict[str, Tensor]  # of one split, see `extract`
+MEASURED_CODES = 400  # of a class, for atypicality: a share is then known to 0.03
+Codes = dict[str, Tensor]  # of one split: as `extract` gives them, to a sampler as `take_training_codes` does
 
 
 def load_same_splits(args: argparse.Namespace, trained: Checkpoint) -> tuple[Splits, dict[str, str]]:
-    """Load the images that a model was trained and measured on, without random crops; returns their hashes too."""
+    """Load the images that a model was trained and measured on, without random crops; returns their hashes too.
+
+    Raises:
+        UserError: the data has other classes or images than the checkpoint says.
+    """
     splits = load_splits(args, augment=False)
     require_same_classes(trained, splits.train.classes, args.resume)
     data_sha256 = splits.fingerprints()
@@ -46,13 +59,16 @@ def load_or_extract(
 
     Args:
         trained_sha256: digest of the trained model's weights.
+
+    Returns:
+        Codes of 'train', of the split that is measured and of 'test', on the CPU.
     """
     name, measured = splits.measured
     parts = {"train": splits.train, name: measured, "test": splits.test}
     data = {name: part.fingerprint() for name, part in parts.items()}
     settings = ("new_size", "crop_size", "train_transform", "cache_size", "amp")
     key = {"weights": trained_sha256, "data": data, **{name: getattr(args, name) for name in settings}}
-    path = Path(args.resume).with_name(f"{Path(args.resume).stem}_codes.pth")
+    path = codes_beside(Path(args.resume))
     if path.exists():
         try:
             stored = read_verified(path)
@@ -130,11 +146,29 @@ def take_training_codes(codes: dict[str, Codes], device: torch.device) -> Codes:
     return training
 
 
-def examine_training_codes(model: ImageClassifier, codes: Codes) -> dict[str, Tensor]:
-    """Measure the distances of training codes that the checkpoint keeps, where there is a prior (`models.atypicality`).
+def examine_codes(run: Run, data: ImageDataset, transform: Transform) -> dict[str, Tensor | None]:
+    """Measure the distances of training codes that the checkpoint of a training keeps, where there is a prior.
 
-    As train.py does, but of codes that are there already.
+    One pass over the first `MEASURED_CODES` images a class or, if there are few of some classes, more of the others;
+    with `--max-steps` over as many as an epoch has.
+
+    Args:
+        data: the training images.
+        transform: of the evaluation.
     """
+    if run.model.prior is None or not run.model.prior.started:
+        return {}
+    args, world = run.args, run.world
+    most = MEASURED_CODES * run.model.num_classes
+    if args.max_steps:
+        most = min(most, args.max_steps * args.batch_size * world.nodes)
+    loader = make_loader(world, args, data.subset(spread(data.targets, most), transform))
+    batches = shared_batches(loader, args, world, "codes")
+    return {"distance_quantiles": measure_distances(run.model, batches, args.amp, world)}
+
+
+def examine_training_codes(model: ImageClassifier, codes: Codes) -> dict[str, Tensor]:
+    """Measure the distances of training codes that the checkpoint of a re-training keeps, where there is a prior."""
     if model.prior is None or not model.prior.started:
         return {}
     parts = zip(codes["mu"].split(ROWS), codes["targets"].split(ROWS), strict=True)

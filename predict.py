@@ -54,6 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     return predict_parser(prog="predict.py", description=__doc__)
 
 
+@memory_watched()
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse, check all that was named, then classify."""
     args, _ = parse(build_parser(), argv)
@@ -81,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     loader = BatchLoader(data, batches, args.workers, pin_memory=device.type == "cuda")
     outcome = Outcome(model.class_names, keep_codes=bool(args.codes))
     header = ["file", "prediction", "confidence", *outcome.columns, "atypicality", "error"]
-    with memory_watched(), progress("prediction", total=len(images), unit="img", quiet=args.quiet) as bar:
+    with progress("prediction", total=len(images), unit="img", quiet=args.quiet) as bar:
 
         def rows() -> Iterator[dict[str, str]]:
             """Classify batch by batch, and give the row of each image."""
@@ -252,7 +253,7 @@ class Outcome:
             errors: why each cannot be read, '' for one that can.
             found: of all of them; what it says of one that cannot be read does not count.
         """
-        labels, probabilities = found.labels.tolist(), found.probabilities.tolist()
+        labels, probabilities = found.labels.tolist(), found.probabilities.cpu().numpy()
         read = [number for number, error in enumerate(errors) if not error]
         self.counts += np.bincount(found.labels[read].cpu().numpy(), minlength=len(self.counts))
         self.errors += len(errors) - len(read)
@@ -264,12 +265,12 @@ class Outcome:
             if error:
                 yield {"file": image.name, "error": error}
                 continue
-            atypicality = found.atypicality[number]
+            atypicality, written = found.atypicality[number], exact(probabilities[number])
             yield {
                 "file": image.name,
                 "prediction": self.class_names[labels[number]],
-                "confidence": exact(probabilities[number][labels[number]]),
-                **{column: exact(p) for column, p in zip(self.columns, probabilities[number], strict=True)},
+                "confidence": written[labels[number]],
+                **dict(zip(self.columns, written, strict=True)),
                 "atypicality": "" if np.isnan(atypicality) else f"{atypicality:.4f}",
             }
 

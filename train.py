@@ -22,6 +22,7 @@ The last line on standard output is a JSON object with the final metrics.
 import argparse
 import copy
 import logging
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -30,16 +31,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.amp import GradScaler
 
+from codes import examine_codes
 from datasets import DATASETS
-from datasets.base import ImageDataset
 from datasets.loading import SAMPLERS, BatchLoader, ClassPairs, make_loader, shared_batches
 from datasets.splits import complete_data, load_splits, load_test, log_images, prepare_data, preprocessing_of
-from datasets.subsets import spread
 from datasets.transforms import TRAIN_TRANSFORMS
-from models.atypicality import measure_distances
 from models.classifier import ImageClassifier
 from models.encoder import ARCHITECTURES, PLAIN_ARCHITECTURES, feature_dim, fetch_pretrained
 from models.facts import log_facts, warn_of_part
@@ -88,7 +87,6 @@ from utils.training.run import Run
 log = logging.getLogger("dgcmm")
 
 CLASS_IMAGES = 100  # of each class that show whether the decoder lives, and as many training images
-MEASURED_CODES = 400  # of a class, for atypicality: a share is then known to 0.03
 TERMS = ("loss", "loss_cls", "loss_reconst", "loss_gmm")
 
 
@@ -214,13 +212,12 @@ def train(
             folder.open(overwrite=args.overwrite)
     with folder:
         if world.is_main:
-            resumed = (checkpoint["epoch"], checkpoint["step"]) if checkpoint else None
-            before = checkpoint["args"] if checkpoint else None
-            write_record(folder, args, data_sha256, resumed, before, world.size)
+            write_record(folder, args, data_sha256, checkpoint, world.size)
             folder.write_subset(splits.train.rows)
             log_images(splits, args.dataset)
             warn_of_part(args, splits._asdict(), world.nodes)
-            log_facts(run, len(splits.train), len(loaders["train"]), before and before["epochs"])
+            planned = checkpoint and checkpoint["args"]["epochs"]
+            log_facts(run, len(splits.train), len(loaders["train"]), planned)
         if start:
             take_weights(run, start)
             forget_weights(start)
@@ -277,7 +274,8 @@ def train_epochs(run: Run, loaders: dict[str, BatchLoader]) -> Row:
             examine_decoder(run, loaders)
             if world.is_main:
                 keep_pictures(run, loaders["test"].dataset)
-        return finish(run, measure, measurement, partial(examine_codes, run, loaders["train"].dataset))
+        train_images, transform = loaders["train"].dataset, loaders["test"].dataset.transform
+        return finish(run, measure, measurement, partial(examine_codes, run, train_images, transform))
 
 
 def examine_decoder(run: Run, loaders: dict[str, BatchLoader]) -> None:
@@ -304,9 +302,10 @@ def train_epoch(run: Run, module: nn.Module, loader: BatchLoader, weights: LossW
         weights: of the loss terms.
 
     Returns:
-        The cross-entropy before the first step, of the epoch with which a run begins; else 0.
+        The cross-entropy before the first step, of the epoch with which a run begins, inf if it is not known; else 0.
     """
-    first_loss = 0.0
+    # of an epoch that was interrupted its first loss is not known, and whether it diverged is not judged
+    first_loss = math.inf if run.epoch == 0 and run.position.step else 0.0
     args, world, model = run.args, run.world, run.model
     module.train()
     loader.batches.set_epoch(run.epoch, run.position.step)
@@ -375,24 +374,6 @@ def evaluate(
     order = np.argsort(columns[0], kind="stable")
     columns = [column[order] for column in columns]
     return Measurement.of(Predictions(*columns), loader.dataset.ids, loader.dataset.classes, train_counts)
-
-
-def examine_codes(run: Run, data: ImageDataset) -> dict[str, Tensor | None]:
-    """Measure the distances of training codes that the checkpoint keeps, where there is a prior (`models.atypicality`).
-
-    One pass over the first `MEASURED_CODES` images a class or, if there are few of some classes, more of the others;
-    with `--max-steps` over as many as an epoch has.
-    """
-    if run.model.prior is None or not run.model.prior.started:
-        return {}
-    args, world = run.args, run.world
-    most = MEASURED_CODES * run.model.num_classes
-    if args.max_steps:
-        most = min(most, args.max_steps * args.batch_size * world.nodes)
-    transform = DATASETS[args.dataset].transform(False, args.new_size, args.crop_size, args.train_transform)
-    loader = make_loader(world, args, data.subset(spread(data.targets, most), transform))
-    batches = shared_batches(loader, args, world, "codes")
-    return {"distance_quantiles": measure_distances(run.model, batches, args.amp, world)}
 
 
 def evaluate_only(world: World, args: argparse.Namespace, checkpoint: Checkpoint, folder: RunFolder) -> Row:

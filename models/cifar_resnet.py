@@ -3,6 +3,8 @@
 It is the network of the LDAM-DRW baselines: three stages of 16, 32 and 64 channels, and shortcuts without parameters.
 """
 
+from itertools import pairwise
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -44,7 +46,7 @@ class CifarResNet(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(3, CHANNELS[0], 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(CHANNELS[0])
-        pairs = zip((CHANNELS[0], *CHANNELS), CHANNELS, strict=False)
+        pairs = pairwise((CHANNELS[0], *CHANNELS))
         self.layer1, self.layer2, self.layer3 = (
             nn.Sequential(BasicBlock(before, after), *(BasicBlock(after, after) for _ in range(blocks - 1)))
             for before, after in pairs

@@ -102,7 +102,12 @@ class VAE3Decoder(nn.Module):
         return self.render_maps(projected, labels, projected.device.type == "cuda" and not self.training)
 
     def render_maps(self, projected: Tensor, labels: Tensor, fewer_passes: bool) -> Tensor:
-        """Do what `render` does; `fewer_passes` over the maps, in evaluation alone."""
+        """Do what `render` does.
+
+        Args:
+            projected, labels: as there.
+            fewer_passes: go over the maps once for bias and norm, which evaluation allows.
+        """
         maps = projected.view(-1, CHANNELS[0], START_SIZE, START_SIZE)
         for depth, (convolution, norm) in enumerate(zip(self.convolutions, self.norms, strict=True)):
             maps = maps if depth == 0 else F.relu(maps)

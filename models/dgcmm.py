@@ -106,17 +106,17 @@ class DGCMM(ImageClassifier):
                 MSE over pixels and channels too.
             mixed: what was mixed into the images, if anything.
         """
-        shares = labels if mixed is None else mixed.label_shares(labels, self.num_classes)
-        mu, log_var = self.posterior(self.features(images), shares)
+        targets = labels if mixed is None else mixed.label_shares(labels, self.num_classes)
+        mu, log_var = self.posterior(self.features(images), targets)
         codes = mu + (0.5 * log_var).exp() * noise
         cls = reconst = gmm = None
         if weights.reconst:  # under the autocast: the decoder may be narrower, its error is not
-            reconst = (widen(self.decoder(codes, shares)) - images).square().mean()
+            reconst = (widen(self.decoder(codes, targets)) - images).square().mean()
         with torch.autocast(images.device.type, enabled=False):
             if weights.cls:
                 cls = self.classification_term(codes, labels, mixed)
             if weights.gmm:
-                assigned = shares if self.gmm_assign == "label" else None
+                assigned = targets if self.gmm_assign == "label" else None
                 gmm = self.prior.mixture_term(mu, log_var, codes, assigned).mean()
         terms = zip(weights, (cls, reconst, gmm), strict=True)
         total = sum(weight * term for weight, term in terms if term is not None)

@@ -11,16 +11,21 @@ from utils.training.run import Run
 log = logging.getLogger("dgcmm")
 
 
-def warn_of_part(args: argparse.Namespace, parts: Mapping[str, Sized | None], nodes: int = 1) -> None:
+Parts = Mapping[str, Sized | None]  # the images of each split
+
+
+def warn_of_part(args: argparse.Namespace, parts: Parts, nodes: int = 1, taken: Parts | None = None) -> None:
     """Warn if `--max-steps`, which a run that is continued still has, leaves images of the measured splits out.
 
     Args:
         args: max_steps and batch_size are read.
-        parts: the images of each split; others than 'val' and 'test' are not measured.
+        parts: all images; splits other than 'val' and 'test' are not measured.
         nodes: each takes `--batch-size` images a step.
+        taken: the images that are measured, where they have been chosen; None for the first steps of each split.
     """
     for split in ("val", "test") if args.max_steps else ():
-        measured, there = args.max_steps * args.batch_size * nodes, len(parts.get(split) or ())
+        there = len(parts.get(split) or ())
+        measured = args.max_steps * args.batch_size * nodes if taken is None else len(taken[split] or ())
         if measured < there:
             log.warning("--max-steps %d: %d of %d %s images are measured", args.max_steps, measured, there, split)
 

@@ -47,7 +47,11 @@ def create_model(args: argparse.Namespace, num_classes: int, pretrained: bool = 
 
 
 def build_model(world: World, args: argparse.Namespace, num_classes: int, pretrained: bool = False) -> ImageClassifier:
-    """Create a model as the seed says, on the device of this process, ready to be trained or measured."""
+    """Create a model as the seed says, on the device of this process, ready to be trained or measured.
+
+    Raises:
+        UserError: as `create_model`.
+    """
     with global_seed(args.seed, Stream.INITIALISATION):
         model = create_model(args, num_classes, pretrained).to(world.device)
     if args.sync_bn:

@@ -54,8 +54,8 @@ def of_one_process(value: Tensor) -> Tensor:
 class ClassificationLoss(nn.Module):
     """A mean over the batch of losses of its images; with class weights w the mean weighted by w_y.
 
-    The weights stand outside of what an image's loss is computed from, and the weighted mean is that of the batch of
-    all processes (`F.cross_entropy(weight=)` on one of them).
+    A weight multiplies the finished loss of an image, and the weighted mean is over the batch of all processes: one
+    process alone gives what `F.cross_entropy(weight=)` gives.
 
     Args:
         class_weights: w, (K,), or None.
@@ -193,5 +193,8 @@ def implied_shares(name: str, class_counts: Sequence[int], power: float, reweigh
 
 
 def first_reweighted_epoch(epochs: int) -> int:
-    """Return how many epochs of a run come before the deferred re-weighting of 'ldam-drw': 80 %, rounded up."""
+    """Number the epoch, from 0, that begins the deferred re-weighting of 'ldam-drw': after 80 % of them, rounded up.
+
+    Cao et al. (NeurIPS 2019) re-weight from epoch 160 of 200 on.
+    """
     return math.ceil(4 * epochs / 5)

@@ -146,30 +146,28 @@ class GaussianMixturePrior(nn.Module):
         mu: Tensor,
         log_var: Tensor,
         codes: Tensor,
-        labels: Tensor | None = None,
+        targets: Tensor | None = None,
     ) -> Tensor:
         """Compute L_gmm = sum_c gamma_c KL( N(mu, sigma^2) || N(m_c, v_c) ) + KL(gamma || pi) of each image.
 
         Args:
             mu, log_var: the encoder's distribution, (B,D) each.
-            codes: where the responsibilities are taken: the sampled z in training, mu in evaluation, (B,D).
-            labels: None for gamma from `codes` (the gradient flows through it); class indices (B,) for
+            codes: where the responsibilities are taken, the sampled z, (B,D); read without `targets` only.
+            targets: None for gamma from `codes` (the gradient flows through it); class indices (B,) for
                 gamma = onehot(y), for which KL(gamma || pi) = -log pi_y; or gamma itself, shares of the labels (B,K).
 
         Returns:
             (B,), in nats, summed over D.
         """
-        if labels is not None and labels.dim() == 2:
+        if targets is not None and targets.dim() == 2:
             components = self.components()
             kl = components.divergences(components.energies(mu), log_var)
-            terms = labels * (kl - self.log_weights()) + torch.xlogy(labels, labels)
+            terms = targets * (kl - self.log_weights()) + torch.xlogy(targets, targets)
             return terms.sum(dim=1).to(log_var.dtype)
-        if labels is not None:
-            return self._kl_to_own(mu, log_var, labels) - rows_of(self.log_weights()[:, None], labels)[:, 0]
+        if targets is not None:
+            return self._kl_to_own(mu, log_var, targets) - rows_of(self.log_weights()[:, None], targets)[:, 0]
         components = self.components()
-        at_codes = components.energies(codes)
-        at_mu = at_codes if codes is mu else components.energies(mu)
-        return self.posterior_term(components, at_codes, at_mu, log_var)
+        return self.posterior_term(components, components.energies(codes), components.energies(mu), log_var)
 
     def posterior_term(self, components: Components, at_codes: Tensor, at_mu: Tensor, log_var: Tensor) -> Tensor:
         """Compute L_gmm with gamma from the codes, of their energies and those of mu (B,K): -> (B,), as log_var."""

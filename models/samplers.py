@@ -29,6 +29,9 @@ class PosteriorSampler:
         targets: (N,) labels.
         num_classes: K.
         seed: of the plans.
+
+    Raises:
+        UserError: a class has no training code.
     """
 
     def __init__(self, mu: Tensor, sigma: Tensor, targets: Tensor, num_classes: int, seed: int) -> None:
@@ -134,9 +137,10 @@ def to_largest(counts: Sequence[int]) -> list[int]:
 
 
 def to_next_group(counts: Sequence[int]) -> list[int]:
-    """Want low-shot classes as large as the smallest median one, those as the smallest many-shot (`get_rep_nums2`).
+    """Want low-shot classes as large as the smallest median one, and median ones as the smallest many-shot one.
 
-    Where the group above is empty the next larger one counts, and where there is none a class stays as it is.
+    That is `get_rep_nums2`. Where the group above is empty the one above it counts; where there is none a class stays
+    as it is.
     """
     median = [n for n in counts if FEW_SHOT <= n <= MANY_SHOT]
     many = [n for n in counts if n > MANY_SHOT]

@@ -1,16 +1,21 @@
 """Extraction of codes, the file that keeps them, and what a re-training takes of them."""
 
 import argparse
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+import codes as codes_module
+import train
 from codes import examine_training_codes, extract, load_or_extract, take_training_codes
 from datasets.base import Splits
+from datasets.splits import complete_data, load_splits
 from helpers.codes import ARGS, DIM, loader_of, model_of
 from models.classifier import PlainClassifier
 from models.losses import LossWeights
 from models.scoring import Scorer
+from utils.cli.rules import parse
 from utils.device import to_device
 from utils.distributed.world import World
 from utils.errors import UserError
@@ -94,3 +99,19 @@ def test_distances_are_measured_from_components_that_training_has_moved(moved, f
 
 def test_plain_classifier_has_no_components_to_measure_from():
     assert examine_training_codes(PlainClassifier("resnet32", 3), {}) == {}
+
+
+def test_distances_are_of_images_as_the_evaluation_has_them_and_of_an_epochs_in_a_trial(monkeypatch):
+    flags = ["Digits_LT", "--new-size=16", "--crop-size=16", "--batch-size=20", "--max-steps=2"]
+    args, _ = parse(train.build_parser(), [*flags, "--train-transform=shift"])
+    complete_data(args)
+    seen = []
+    monkeypatch.setattr(codes_module, "make_loader", lambda world, args, data: seen.append(data))
+    monkeypatch.setattr(codes_module, "shared_batches", lambda *_: None)
+    monkeypatch.setattr(codes_module, "measure_distances", lambda *_: None)
+    model, splits = SimpleNamespace(prior=SimpleNamespace(started=True), num_classes=10), load_splits(args)
+    run = SimpleNamespace(model=model, args=args, world=World())
+    codes_module.examine_codes(run, splits.train, splits.test.transform)
+    (data,) = seen
+    assert len(data) == 40
+    assert all(torch.equal(data[0][0], data[0][0]) for _ in range(20))

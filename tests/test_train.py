@@ -15,7 +15,6 @@ from torch.overrides import TorchFunctionMode
 import train
 from datasets.base import ArrayDataset
 from datasets.loading import BatchLoader, EvaluationBatches, TrainBatches
-from datasets.splits import complete_data, load_splits
 from helpers.runs import run_without_folder
 from models import starting
 from models.dgcmm import DGCMM
@@ -164,6 +163,18 @@ def test_max_steps_ends_the_epoch(data):
     model = Recorder()
     run(model, data, max_steps=2)
     assert len(model.calls) == 2
+
+
+def test_first_loss_is_that_of_a_run_that_begins_and_of_a_begun_epoch_not_known(data):
+    loader = BatchLoader(data, TrainBatches(len(data), 8, 0), 0, False)
+    firsts = []
+    for position in (Position(), Position(step=1, seen=8, totals=(5.0,) * 4)):
+        model = model_of(data)
+        started = run_without_folder(ARGS, model, build_optimizer(model, ARGS))
+        started.position = position
+        firsts.append(train.train_epoch(started, model, loader, WEIGHTS))
+    assert 0 < firsts[0] < 20
+    assert firsts[1] == math.inf
 
 
 def test_terms_of_weight_0_are_none(data):
@@ -338,18 +349,3 @@ def test_prior_at_rate_0_stays_at_the_classes_codes_while_the_network_learns(dat
     changed = {name for name, value in model.named_parameters() if not torch.equal(value, before[name])}
     assert changed
     assert not {name for name in changed if name.startswith("prior.")}
-
-
-def test_distances_are_of_images_as_the_evaluation_has_them_and_of_an_epochs_in_a_trial(monkeypatch):
-    flags = ["Digits_LT", "--new-size=16", "--crop-size=16", "--batch-size=20", "--max-steps=2"]
-    args, _ = parse(train.build_parser(), [*flags, "--train-transform=shift"])
-    complete_data(args)
-    seen = []
-    monkeypatch.setattr(train, "make_loader", lambda world, args, data: seen.append(data))
-    monkeypatch.setattr(train, "shared_batches", lambda *_: None)
-    monkeypatch.setattr(train, "measure_distances", lambda *_: None)
-    model = SimpleNamespace(prior=SimpleNamespace(started=True), num_classes=10)
-    train.examine_codes(SimpleNamespace(model=model, args=args, world=World()), load_splits(args).train)
-    (data,) = seen
-    assert len(data) == 40
-    assert all(torch.equal(data[0][0], data[0][0]) for _ in range(20))

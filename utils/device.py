@@ -85,7 +85,7 @@ def share_cores(local_size: int, environ: Mapping[str, str]) -> None:
 
 
 def autocast(device: torch.device, amp: str) -> contextlib.AbstractContextManager:
-    """Give the context of a forward pass under `--amp`: 'off' is plain float32, else convolutions use 16 bits."""
+    """Give the context of a forward pass under `--amp`: 'off' changes nothing, else products are of 16 bits."""
     return torch.autocast(device.type, dtype=PRECISIONS[amp], enabled=amp != "off")
 
 

@@ -127,7 +127,7 @@ def share_warnings(gather: Callable[[list[str]], list[list[str]]], is_main: bool
 
 
 class _LogFile(logging.FileHandler):
-    """Whose full disk is the user's to mend, not a traceback for each line."""
+    """A log file; a full disk under it is a `UserError`, not a traceback for each line."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]

@@ -34,8 +34,8 @@ class Measurement:
     """All metrics of one evaluation.
 
     Attributes:
-        numbers: name -> value in [0,1] or None, the prior's live components, their mutual information with the class
-            (None without a prior).
+        numbers: the metrics, in [0,1], None where one is undefined; `live_components` of the prior, and
+            `mutual_information` of component and class, in nats; both None without a prior.
         predictions: what they were computed from.
         ids: name of each image, (N,).
         classes: class names.
@@ -67,9 +67,10 @@ def shown(numbers: Row) -> str:
     return ", ".join(f"{name} {'-' if numbers[name] is None else format(numbers[name], '.4f')}" for name in SHOWN)
 
 
-def exact(probability: float) -> str:
-    """Write a float32 with as many digits as tell it from its neighbours."""
-    return f"{probability:.9g}"
+def exact(probabilities: np.ndarray) -> list[str]:
+    """Write probabilities (K,) with as many digits as tell each from its neighbours: 9 of float32, 17 of float64."""
+    digits = 9 if probabilities.dtype == np.float32 else 17
+    return [f"{probability:.{digits}g}" for probability in probabilities.tolist()]
 
 
 def require_finite(probabilities: Sequence[np.ndarray], remedy: str) -> None:
@@ -124,7 +125,13 @@ def compute_metrics(targets: np.ndarray, probabilities: np.ndarray, train_counts
 def per_class_metrics(
     targets: np.ndarray, probabilities: np.ndarray, train_counts: Sequence[int], classes: Sequence[str]
 ) -> list[Row]:
-    """One row per class: name, group, training and measured images, recall, precision, F1, specificity, AUC."""
+    """Compute a row per class: name, group, training and measured images, recall, precision, F1, specificity, AUC.
+
+    Args:
+        targets: (N,) labels.
+        probabilities: (N,K); the prediction is the argmax.
+        train_counts, classes: training images and name of each class, (K,).
+    """
     labels = np.arange(probabilities.shape[1])
     predictions = probabilities.argmax(axis=1)
     precision, recall, f1, support = skm.precision_recall_fscore_support(
@@ -149,7 +156,10 @@ def per_class_metrics(
 
 
 def class_aucs(targets: np.ndarray, probabilities: np.ndarray) -> list[float | None]:
-    """Area under the ROC curve of each class against the rest; None without positives, or without negatives."""
+    """Compute the area under the ROC curve of each class against the rest: (N,) labels, (N,K) -> K values.
+
+    None of a class without positives, or without negatives.
+    """
     positives = [targets == c for c in range(probabilities.shape[1])]
     return [
         float(skm.roc_auc_score(positive, probabilities[:, c])) if positive.any() and not positive.all() else None
@@ -158,7 +168,7 @@ def class_aucs(targets: np.ndarray, probabilities: np.ndarray) -> list[float | N
 
 
 def mutual_information(components: np.ndarray, targets: np.ndarray) -> float:
-    """Mutual information of component and class, in nats; ln K for a perfect match of K equal classes."""
+    """Compute the mutual information of component (N,) and class (N,), in nats; ln K if K equal classes match."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # scikit-learn takes many clusters for a sign of regression targets
         return float(skm.mutual_info_score(targets, components))

@@ -360,6 +360,27 @@ def test_start_epoch_goes_back_once(script, tmp_path, trained_digits, monkeypatc
     assert script("train", "Digits_LT", *flags, "--epochs=3", f"--logdir={tmp_path}").result == more.result
 
 
+@pytest.mark.parametrize(
+    ("name", "loads", "after"),
+    [
+        ("augment", "augment.load_trained_model", "; the same command goes on from the last checkpoint with it"),
+        ("predict", "predict.TrainedModel.to", ""),
+    ],
+)
+def test_gpu_that_has_no_room_for_the_model_is_told(name, loads, after, script, tmp_path, trained_digits, monkeypatch):
+    def exhausted(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(loads, exhausted)
+    shutil.copy(trained_digits / "checkpoint.pth", tmp_path)
+    Image.new("L", (8, 8)).save(tmp_path / "image.png")
+    words = {"augment": ["Digits_LT", f"--logdir={tmp_path}", "--resume=auto"]}
+    words["predict"] = [tmp_path / "checkpoint.pth", tmp_path / "image.png", f"--out={tmp_path}/out.csv"]
+    done = script(name, *words[name])
+    assert done.status == 2
+    assert "(CUDA out of memory. Tried to allocate 2.00 GiB.): give a smaller --batch-size" + after in done.error
+
+
 def test_run_whose_memory_ran_out_goes_on_with_a_smaller_batch_and_a_longer_schedule(script, tmp_path, monkeypatch):
     def exhausted():
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
@@ -433,12 +454,14 @@ def test_file_that_nobody_has_looked_at_does_not_replace_the_one_before(script, 
 
 
 @pytest.mark.parametrize(
-    ("later", "flags", "lost"),
-    [(3, [], False), (3, ["--batch-size=500"], True), (4, [], True)],
-    ids=["the next epoch, again", "the next epoch, another way", "a later epoch"],
+    ("later", "nodes", "flags", "lost"),
+    [(3, 1, [], False), (3, 2, [], False), (3, 1, ["--batch-size=500"], True), (4, 1, [], True)],
+    ids=["the next epoch, again", "on fewer nodes", "the next epoch, another way", "a later epoch"],
 )
-def test_best_epoch_of_a_continuation_that_is_left_does_not_count(later, flags, lost, script, tmp_path, trained_digits):
-    stored = load_checkpoint(trained_digits / "checkpoint.pth") | {"machine": {"threads": 99}}
+def test_best_epoch_of_a_continuation_that_is_left_does_not_count(
+    later, nodes, flags, lost, script, tmp_path, trained_digits
+):
+    stored = load_checkpoint(trained_digits / "checkpoint.pth") | {"machine": {"threads": 99}, "nodes": nodes}
     for name, best in (("checkpoint", {"epoch": 1, "acsa": 0.9}), ("model_best", {"epoch": later, "acsa": 0.95})):
         save_checkpoint(tmp_path / f"{name}.pth", stored | {"best": best})
     done = script("train", "Digits_LT", "--resume=auto", "--epochs=3", "--workers=0", f"--logdir={tmp_path}", *flags)
@@ -484,6 +507,15 @@ def test_best_epoch_of_what_a_run_did_later_does_not_go_along(script, tmp_path, 
     refused = script("train", "Digits_LT", *flags)
     assert refused.status == 2
     assert "model_best.pth has epoch 2, the best one of" in refused.error
+
+
+def test_best_epoch_that_is_put_back_wrongly_is_told(script, tmp_path, trained_digits):
+    stored = load_checkpoint(trained_digits / "checkpoint.pth")
+    save_checkpoint(tmp_path / "checkpoint.pth", stored | {"best": {"epoch": 1, "acsa": 0.9}})
+    save_checkpoint(tmp_path / "model_best.pth", stored)
+    refused = script("train", "Digits_LT", "--resume=auto", "--epochs=3", "--workers=0", f"--logdir={tmp_path}")
+    assert refused.status == 2
+    assert "model_best.pth is of a run without validation images: put the right one back" in refused.error
 
 
 def test_best_epoch_is_kept_and_it_alone_is_measured_on_the_test_images(script, tmp_path, monkeypatch):

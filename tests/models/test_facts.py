@@ -40,3 +40,10 @@ def test_splits_that_are_not_measured_whole_are_told(max_steps, told, caplog):
     warn_of_part(args, {"train": range(1000), "val": range(30), "test": range(241)}, nodes=2)
     warn_of_part(args, {"train": range(1000), "val": None}, nodes=2)
     assert caplog.messages == [f"--max-steps {max_steps}: {part} images are measured" for part in told]
+
+
+def test_images_that_were_chosen_are_counted(caplog):
+    """At least one of each class is, so there may be more than the steps have."""
+    args, taken = Namespace(max_steps=1, batch_size=5), {"train": range(10), "val": None, "test": range(10)}
+    warn_of_part(args, {"train": range(1000), "val": None, "test": range(241)}, taken=taken)
+    assert caplog.messages == ["--max-steps 1: 10 of 241 test images are measured"]

@@ -207,7 +207,7 @@ def test_label_assignment_costs_minus_log_weight_beside_the_kl():
     mu, log_var, labels = torch.randn(3, 8), torch.randn(3, 8), torch.tensor([4, 0, 4])
     own = torch.distributions.Normal(prior.means[labels], (0.5 * prior.log_vars[labels]).exp())
     kl = torch.distributions.kl_divergence(torch.distributions.Normal(mu, (0.5 * log_var).exp()), own).sum(dim=1)
-    term = prior.mixture_term(mu, log_var, codes=mu, labels=labels)
+    term = prior.mixture_term(mu, log_var, codes=mu, targets=labels)
     torch.testing.assert_close(term, kl - prior.logits.log_softmax(0)[labels])
 
 

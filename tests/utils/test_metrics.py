@@ -108,9 +108,14 @@ def test_group_borders(images, group):
     assert shot_group(images) == group
 
 
-def test_probabilities_are_written_with_as_many_digits_as_they_have():
-    probabilities = np.random.default_rng(0).random(1000, dtype=np.float32) ** 4
-    assert all(np.float32(exact(probability)) == probability for probability in probabilities.tolist())
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_probabilities_are_written_with_as_many_digits_as_they_have(dtype):
+    probabilities = np.random.default_rng(0).random(1000, dtype=dtype) ** 4
+    assert np.array_equal(np.array(exact(probabilities), dtype), probabilities)
+
+
+def test_probabilities_in_float32_have_no_more_digits_than_that():
+    assert exact(np.array([0.1, 1.0], np.float32)) == ["0.100000001", "1"]
 
 
 def test_mutual_information_of_a_match_and_of_none():

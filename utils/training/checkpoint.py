@@ -20,6 +20,7 @@ import torch
 from utils.cli.rules import BEFORE
 from utils.errors import UserError
 from utils.files import keep_as, write_atomically
+from utils.training.layout import previous_of
 
 log = logging.getLogger("dgcmm")
 
@@ -74,6 +75,9 @@ def save_checkpoint(path: Path, content: Checkpoint, previous: Path | None = Non
         path: where.
         content: tensors, numbers, strings, None, dicts, lists and tuples only.
         previous: keep the file that was at `path` under this name.
+
+    Raises:
+        UserError: it cannot be written.
     """
     content = _on_cpu({key: value for key, value in content.items() if key != "sha256"})
     content["sha256"] = digest(content)
@@ -125,9 +129,28 @@ def read_verified(path: Path) -> Checkpoint:
     return content
 
 
+def load_best(path: Path) -> Checkpoint:
+    """Read the checkpoint of a best epoch.
+
+    Raises:
+        UserError: as `load_checkpoint` does, or it is of a run without validation images.
+    """
+    content = load_checkpoint(path)
+    if content["best"] is None:
+        raise UserError(f"{path} is of a run without validation images: put the right one back")
+    return content
+
+
+def arguments_on(checkpoint: Checkpoint, nodes: int) -> dict[str, Any]:
+    """Give the arguments of a run with the `--batch-size` by which `nodes` nodes take as many images a step in all."""
+    stored = checkpoint["args"]
+    images = stored["batch_size"] * checkpoint["nodes"]
+    return stored | {"batch_size": images // nodes if images % nodes == 0 else images / nodes}
+
+
 def _remedy(path: Path) -> str:
     """Say what to take in place of a damaged file."""
-    previous = path.with_name(f"{path.stem}_prev.pth")
+    previous = previous_of(path)
     return f"name the one before it, {previous}" if previous.exists() else "use an older copy"
 
 

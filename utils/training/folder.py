@@ -29,6 +29,7 @@ from utils.training.layout import (
     PROJECTOR,
     RESULTS,
     SUFFIXES,
+    previous_of,
     start_times,
     with_suffix,
 )
@@ -69,7 +70,7 @@ class RunFolder:
     @property
     def previous(self) -> Path:
         """The checkpoint before the last."""
-        return self.path / f"{self.checkpoint.stem}_prev.pth"
+        return previous_of(self.checkpoint)
 
     @property
     def best(self) -> Path:
@@ -311,7 +312,7 @@ class RunFolder:
         columns = [f"p_{label}" for label in classes]
         rows = (
             {"id": name, "target": int(target), "prediction": int(prediction)}
-            | {column: exact(p) for column, p in zip(columns, probability.tolist(), strict=True)}
-            for name, target, prediction, probability in zip(ids, targets, predictions, probabilities, strict=True)
+            | dict(zip(columns, exact(of_image), strict=True))
+            for name, target, prediction, of_image in zip(ids, targets, predictions, probabilities, strict=True)
         )
         write_table(self.file("predictions.csv"), ["id", "target", "prediction", *columns], rows)

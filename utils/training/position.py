@@ -16,7 +16,8 @@ class Position:
     Attributes:
         step: steps done.
         seen: samples that this process has trained on.
-        totals: sums over them of the loss and of each of its terms; float64, as plain numbers.
+        totals: sums over them of the loss and of each of its terms; float64, as plain numbers. Before the first step
+            one 0, whatever their number.
     """
 
     step: int = 0

@@ -24,20 +24,19 @@ def write_record(
     folder: RunFolder,
     args: argparse.Namespace,
     data: dict[str, str],
-    resumed: tuple[int, int] | None = None,
-    before: dict[str, object] | None = None,
+    continued: Checkpoint | None = None,
     processes: int = 1,
     model: Checkpoint | None = None,
 ) -> None:
     """Write args.json: how a script was started, by which code, on which data; a resumption is added to its list.
 
     Args:
-        resumed: the epochs, and the steps of the next one, after which the run is continued.
-        before: the arguments of the checkpoint that is continued; what has changed since is noted.
+        continued: the checkpoint from which the run goes on; which arguments have changed since is noted.
         model: the checkpoint whose model a re-training or an evaluation takes.
     """
     now = plain(vars(args))
-    names = [name for name in (*TRAINING_FLAGS, "start_epoch") if name in (before or {}) and name in now]
+    before = continued["args"] if continued else {}
+    names = [name for name in (*TRAINING_FLAGS, "start_epoch") if name in before and name in now]
     changed = {name: [before[name], now[name]] for name in names if before[name] != now[name]}
     path = folder.file("args.json")
     launch = {
@@ -51,19 +50,18 @@ def write_record(
     content = {"arguments": now, "data": data, **launch, "resumed": []}
     if model is not None:
         content["model"] = {"epoch": model["epoch"], "step": model["step"]}
-    of_this_run = path.exists() and folder.holds_run()  # else of a start that came to nothing
-    if resumed is not None and not of_this_run and changed:  # it continues a run in another folder
-        content["resumed"] = [{"after_epoch": resumed[0], "after_step": resumed[1], "changed": changed}]
-    if resumed is not None and of_this_run:
-        try:
-            earlier = json.loads(path.read_text())
-            _forget_what_came_to_nothing(earlier["resumed"], before)
-            earlier["resumed"].append(
-                {"after_epoch": resumed[0], "after_step": resumed[1], "changed": changed, **launch}
-            )
-            content = earlier
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            log.warning("%s is damaged and written anew, without what it said before: %s", path, error)
+    if continued:
+        resumption = {"after_epoch": continued["epoch"], "after_step": continued["step"], "changed": changed}
+        if path.exists() and folder.holds_run():  # else it is of a start that came to nothing
+            try:
+                earlier = json.loads(path.read_text())
+                _forget_what_came_to_nothing(earlier["resumed"], before)
+                earlier["resumed"].append(resumption | launch)
+                content = earlier
+            except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+                log.warning("%s is damaged and written anew, without what it said before: %s", path, error)
+        elif changed:  # it continues a run in another folder
+            content["resumed"] = [resumption]
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 

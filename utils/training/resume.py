@@ -26,6 +26,7 @@ from utils.preprocessing import Preprocessing
 from utils.training.checkpoint import (
     FORMAT,
     Checkpoint,
+    arguments_on,
     changed_splits,
     is_made_from,
     load_checkpoint,
@@ -196,7 +197,7 @@ def _for_nodes(checkpoint: Checkpoint, nodes: int, source: str, another_batch: b
         return stored
     if total % nodes:
         raise UserError(f"{source} was trained with {total} images a step, which {nodes} nodes cannot share evenly")
-    return stored | {"batch_size": total // nodes}
+    return arguments_on(checkpoint, nodes)
 
 
 def find_trained(args: argparse.Namespace, given: set[str], folder: RunFolder) -> Checkpoint:

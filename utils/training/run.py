@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from utils import stopping
 from utils.cli.rules import changed_on_the_way
@@ -38,7 +39,8 @@ from utils.stopping import Stopped
 from utils.training.board import Board
 from utils.training.checkpoint import (
     Checkpoint,
-    load_checkpoint,
+    arguments_on,
+    load_best,
     load_model_state,
     require_entries,
     save_checkpoint,
@@ -51,7 +53,6 @@ from utils.training.step import Stepper
 
 log = logging.getLogger("dgcmm")
 
-CONTINUATION = {"train": "--resume=auto"}  # what the user gives to go on; an augmentation: the same command again
 Batch = TypeVar("Batch")
 
 
@@ -107,6 +108,8 @@ class Run:
         self._worth_saving = False  # whether an error leaves a state to go on from: whole steps, all finite
         self._went_back = False
         self._elapsed = 0.0  # seconds of the running epoch before `open`
+        self._started = 0.0  # when the running epoch was, had it not been interrupted; set by `open`
+        self._scheduler: LRScheduler | None = None
         self._keeps_previous = True
         self._machine = machine_of(world.device)
         self._best_beside: Path | None = None  # the best epoch beside the checkpoint that is continued
@@ -379,14 +382,14 @@ class Run:
         """
         if not self._best_beside.exists():
             raise UserError(f"{path} has its best epoch in {self._best_beside}, which is missing: put it back")
-        there = load_checkpoint(self._best_beside)["best"]
+        there = load_best(self._best_beside)["best"]
         replaced = f"{self._best_beside} has epoch {there['epoch']}, the best one of {path} was {self.best['epoch']}"
         if self._best_beside.resolve() != self.folder.best.resolve():
             if there != self.best:
                 raise UserError(f"{replaced}: put that one back, or continue the run in its own folder")
             return
         next_epoch = checkpoint["epoch"] + 1
-        changed = changed_on_the_way(self.args, checkpoint["args"])
+        changed = changed_on_the_way(self.args, arguments_on(checkpoint, self.world.nodes))
         if there["epoch"] > next_epoch or (there["epoch"] == next_epoch and changed):
             log.warning("%s: that one is lost, and the best of the epochs from here on counts", replaced)
             self.best = None
@@ -411,5 +414,5 @@ class Run:
         return f"epoch {self.epoch + 1}/{self.args.epochs}, step {self.position.step}"
 
     def _farewell(self) -> str:
-        continuation = CONTINUATION.get(self.kind, "the same command")
+        continuation = "--resume=auto" if self.kind == "train" else "the same command"
         return f"saved after {self.reached} in {self.folder.checkpoint}; {continuation} continues"

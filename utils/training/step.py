@@ -119,7 +119,7 @@ class Stepper:
             )
 
     def _clip(self) -> Tensor:
-        """Clip the network's gradient; returns the norm of all gradients, which tells whether they are finite."""
+        """Clip the network's gradient; returns its norm and the prior's, added: finite where all gradients are."""
         network = [value for value in self.network if value.grad is not None]
         prior = [value.grad for value in self.prior if value.grad is not None]
         norm = get_total_norm([value.grad for value in network])

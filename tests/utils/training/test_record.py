@@ -11,20 +11,25 @@ from utils.training.folder import RunFolder
 from utils.training.record import write_record
 
 
+def checkpoint_of(args: dict[str, object], epoch: int, step: int = 0) -> dict[str, object]:
+    return {"args": args, "epoch": epoch, "step": step}
+
+
 def test_changes_of_continuations_that_came_to_nothing_are_forgotten(tmp_path):
     """The checkpoint knows what the run was trained with."""
     (tmp_path / "checkpoint.pth").touch()
     folder, stored = RunFolder(str(tmp_path)), {"epochs": 6, "batch_size": 64, "wd": 0.1}
 
-    def start(resumed: tuple[int, int] | None, **changes: object) -> list[dict]:
-        write_record(folder, argparse.Namespace(**stored | changes), {}, resumed, stored if resumed else None)
+    def start(epoch: int | None, **changes: object) -> list[dict]:
+        continued = checkpoint_of(stored, epoch) if epoch else None
+        write_record(folder, argparse.Namespace(**stored | changes), {}, continued)
         return [start["changed"] for start in json.loads((tmp_path / "args.json").read_text())["resumed"]]
 
     assert start(None) == []
-    assert start((6, 0), epochs=7, batch_size=128) == [{"epochs": [6, 7], "batch_size": [64, 128]}]
-    assert start((6, 0), epochs=8) == [{}, {"epochs": [6, 8]}]
+    assert start(6, epochs=7, batch_size=128) == [{"epochs": [6, 7], "batch_size": [64, 128]}]
+    assert start(6, epochs=8) == [{}, {"epochs": [6, 8]}]
     stored["epochs"] = 8  # that one has saved itself
-    assert start((7, 0), epochs=9) == [{}, {"epochs": [6, 8]}, {"epochs": [8, 9]}]
+    assert start(7, epochs=9) == [{}, {"epochs": [6, 8]}, {"epochs": [8, 9]}]
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"resumed": 1}', "{"])
@@ -32,7 +37,7 @@ def test_damaged_args_file_is_written_anew_and_said(content, tmp_path, caplog):
     caplog.set_level("WARNING", "dgcmm")
     (tmp_path / "args.json").write_text(content)
     (tmp_path / "checkpoint.pth").touch()
-    write_record(RunFolder(str(tmp_path)), argparse.Namespace(lr=1.0), {}, resumed=(1, 0))
+    write_record(RunFolder(str(tmp_path)), argparse.Namespace(lr=1.0), {}, checkpoint_of({}, 1))
     assert "args.json is damaged and written anew" in caplog.text
     assert json.loads((tmp_path / "args.json").read_text())["arguments"] == {"lr": 1.0}
 
@@ -41,7 +46,7 @@ def test_arguments_keep_the_first_start_and_list_resumptions(tmp_path):
     folder = RunFolder(str(tmp_path))
     write_record(folder, argparse.Namespace(lr=0.1), {"train": "abc"})
     folder.checkpoint.touch()
-    write_record(folder, argparse.Namespace(lr=0.1), {"train": "abc"}, resumed=(3, 7), processes=2)
+    write_record(folder, argparse.Namespace(lr=0.1), {"train": "abc"}, checkpoint_of({"lr": 0.1}, 3, 7), processes=2)
     content = json.loads((tmp_path / "args.json").read_text())
     assert content["arguments"] == {"lr": 0.1}
     assert content["data"] == {"train": "abc"}
@@ -57,8 +62,8 @@ def test_what_a_continuation_changes_is_noted(tmp_path):
     folder = RunFolder(str(tmp_path))
     write_record(folder, argparse.Namespace(**before), {})
     folder.checkpoint.touch()
-    write_record(folder, now, {}, resumed=(2, 0), before=before)
-    write_record(folder, now, {}, resumed=(3, 0), before=vars(now))
+    write_record(folder, now, {}, checkpoint_of(before, 2))
+    write_record(folder, now, {}, checkpoint_of(vars(now), 3))
     content = json.loads((tmp_path / "args.json").read_text())
     assert content["arguments"] == before
     changed = {"epochs": [2, 4], "batch_size": [50, 25], "T_max": [2, 4]}
@@ -66,7 +71,7 @@ def test_what_a_continuation_changes_is_noted(tmp_path):
     elsewhere = RunFolder(str(tmp_path / "other"))
     elsewhere.path.mkdir()
     write_record(elsewhere, argparse.Namespace(lr=7.0), {})  # of a start that came to nothing
-    write_record(elsewhere, now, {}, resumed=(2, 0), before=before)
+    write_record(elsewhere, now, {}, checkpoint_of(before, 2))
     content = json.loads((elsewhere.path / "args.json").read_text())
     assert (content["arguments"], content["resumed"][0]["changed"]) == (vars(now), changed)
 
