@@ -386,9 +386,14 @@ def test_commands_of_the_page_run_and_its_code_too(script, tmp_path, trained_dig
         done = script("predict", *words, "--overwrite")
         assert done.status == 0, done.err
         assert done.result["errors"] == 0
-    code = re.search(r"```python\n(.*?)```", PAGE, re.DOTALL)[1]
+    code, drawing = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     assert len([line for line in code.splitlines() if line and "import" not in line]) <= 5
     capsys.readouterr()
-    exec(code, {})
+    names = {}
+    exec(code, names)
     assert capsys.readouterr().out.split()[0] in DATASETS["Digits_LT"].classes
+    exec(drawing, names)
+    for images, number in ((names["drawn"], 3), (names["rebuilt"], 1)):
+        assert images.shape == (number, 3, *2 * [names["model"].image_size])
+        assert 0 <= images.min() < images.max() <= 1
     assert json.loads(done.out.splitlines()[-1])["images"]
