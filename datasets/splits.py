@@ -14,9 +14,9 @@ from torchvision import transforms as T
 from datasets import DATASETS
 from datasets.base import DatasetSpec, ImageDataset, Splits
 from datasets.dummy import DummyDataset
-from datasets.images.cache import prepare_images
 from datasets.images.files import FileDataset
 from datasets.images.inspection import warn_of_grey_levels
+from datasets.images.preparation import prepare_images
 from datasets.subsets import hold_out, scaled_counts
 from datasets.tables import count_of
 from datasets.transforms import resize_under

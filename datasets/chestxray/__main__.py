@@ -19,9 +19,9 @@ from torch.utils.data import Dataset
 from datasets.chestxray import load, prepare
 from datasets.chestxray.lists import patient_of, read_list
 from datasets.chestxray.source import LISTS, list_problem
-from datasets.images.cache import prepare_images
 from datasets.images.finder import find_files, find_images, locate
 from datasets.images.opening import read_grey
+from datasets.images.preparation import prepare_images
 from datasets.loading import BatchLoader, EvaluationBatches
 from datasets.tables import count_of
 from datasets.workers import kill_workers

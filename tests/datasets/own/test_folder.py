@@ -259,7 +259,7 @@ def test_hold_out_beside_a_validation_set_is_refused(tmp_path):
 
 @pytest.mark.parametrize("cache_size", [0, 30])
 def test_unreadable_image_is_named_or_left_out(cache_size, tmp_path, monkeypatch):
-    monkeypatch.setattr("datasets.images.cache.MOST_BAD", 0.3)
+    monkeypatch.setattr("datasets.images.preparation.MOST_BAD", 0.3)
     root = write(tmp_path, *TREE)
     bad = root / "train/cat/deep/er/2.Jpg"
     bad.write_bytes(bad.read_bytes()[:200])
@@ -362,7 +362,7 @@ def test_link_of_an_image_that_leads_nowhere_is_told_before_the_start(name, tmp_
 
 
 def test_link_of_an_image_that_leads_nowhere_is_left_out_if_asked(tmp_path, monkeypatch):
-    monkeypatch.setattr("datasets.images.cache.MOST_BAD", 0.3)
+    monkeypatch.setattr("datasets.images.preparation.MOST_BAD", 0.3)
     root = write(tmp_path, *TREE)
     (root / "train/dog/3.png").symlink_to("/nowhere/3.png")
     assert load(root, bad_images="skip").train.ids.tolist() == sorted(name for name in TREE if "train" in name)
