@@ -202,12 +202,6 @@ def test_evaluation_of_a_re_training_in_a_folder_of_its_own_is_of_its_training(t
     assert last == f"{tmp_path}/b0/adjusted: evaluated is of the model before its training, or re-training, went on"
 
 
-def test_checkpoint_is_of_the_re_training_that_its_name_ends_with():
-    names = ("before_augmentation.pth", "checkpoint_aug.pth", "checkpoint_aug_ftl_prev.pth", "model_best.pth")
-    found = [compare.NOT_THERE._replace(arguments={"resume": f"runs/{name}"}).retraining() for name in names]
-    assert found == ["", "_aug", "_aug_ftl", ""]
-
-
 def test_evaluations_that_do_not_say_of_what_stand_alone(tmp_path, capsys):
     for name in "ab":
         (run(tmp_path / name, suffix="_eval") / "args_eval.json").unlink()
