@@ -1,7 +1,7 @@
-"""Codes of images: those that a re-training starts from, kept beside the trained model, and what a checkpoint says.
+"""Codes of images: extracted for a re-training and kept beside the trained model, and measured for a checkpoint.
 
-A checkpoint keeps how far training codes lie from their components (`models.atypicality`): of some images at the end of
-a training, of all codes at the start of a re-training.
+A checkpoint says how far training codes lie from their components (`models.atypicality`): of a training some, of a
+re-training all.
 """
 
 import argparse
