@@ -38,6 +38,7 @@ from utils.cli.arguments import augment_parser
 from utils.cli.common import common_parser
 from utils.cli.rules import complete, parse
 from utils.device import (
+    ROOM_FOR_MODEL,
     available_amp,
     check_device,
     choose_device,
@@ -92,7 +93,6 @@ def posterior_sampler(codes: Codes, num_classes: int, args: argparse.Namespace) 
     return PosteriorSampler(codes["mu"], codes["sigma"], codes["targets"], num_classes, args.seed)
 
 
-@memory_watched("the same command")
 def retrain(
     args: argparse.Namespace, given: set[str], kind: str, make_sampler: MakeSampler, flags: tuple[str, ...] = ()
 ) -> None:
@@ -163,7 +163,7 @@ def retrain_from(
     whole = splits
     if args.max_steps:
         splits = splits.spread(args.max_steps * args.batch_size)
-    with folder.open(overwrite=args.overwrite):
+    with folder.open(overwrite=args.overwrite), memory_watched("the same command"):
         write_record(folder, args, data_sha256, unfinished, model=trained)
         log_images(splits, args.dataset)
         warn_of_part(args, whole._asdict(), taken=splits._asdict())
@@ -200,10 +200,14 @@ def check_adjusted_start(args: argparse.Namespace, trained: Checkpoint) -> None:
         )
 
 
+@memory_watched(remedy=ROOM_FOR_MODEL)
 def load_trained_model(args: argparse.Namespace, trained: Checkpoint, splits: Splits, world: World) -> ImageClassifier:
     """Build the trained model on the device of `world`, adjusted if `args.start` says so.
 
     All but its classifier stays as it is.
+
+    Raises:
+        UserError: the weights do not fit, or the device has no room for them.
     """
     model = create_model(args, len(splits.train.classes))
     load_model_state(model, trained, args.resume)

@@ -33,7 +33,7 @@ from models.losses import LIKELIHOOD_LOSSES, implied_shares
 from models.samplers import REP_METHODS
 from utils.cli.arguments import predict_parser
 from utils.cli.rules import parse
-from utils.device import available_amp, check_device, choose_device, memory_watched, to_device
+from utils.device import ROOM_FOR_MODEL, available_amp, check_device, choose_device, memory_watched, to_device
 from utils.errors import UserError, run_script
 from utils.files import Sink, write_rows, write_together
 from utils.logs import progress, start_logging
@@ -54,7 +54,6 @@ def build_parser() -> argparse.ArgumentParser:
     return predict_parser(prog="predict.py", description=__doc__)
 
 
-@memory_watched()
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse, check all that was named, then classify."""
     args, _ = parse(build_parser(), argv)
@@ -68,7 +67,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     correction = prior_correction(args.prior, checkpoint)
     device = choose_device(args.gpu)
     amp = choose_amp(args.amp, checkpoint, device)
-    model = TrainedModel(checkpoint, args.checkpoint).to(device)
+    with memory_watched(remedy=ROOM_FOR_MODEL):
+        model = TrainedModel(checkpoint, args.checkpoint).to(device)
     names = checkpoint["class_names"]
     log.info("%s: %s, %d classes of %s", args.checkpoint, checkpoint["arch"], len(names), checkpoint["dataset"])
     if model.network.prior is not None and model.distance_quantiles is None:
@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     loader = BatchLoader(data, batches, args.workers, pin_memory=device.type == "cuda")
     outcome = Outcome(model.class_names, keep_codes=bool(args.codes))
     header = ["file", "prediction", "confidence", *outcome.columns, "atypicality", "error"]
-    with progress("prediction", total=len(images), unit="img", quiet=args.quiet) as bar:
+    with memory_watched(), progress("prediction", total=len(images), unit="img", quiet=args.quiet) as bar:
 
         def rows() -> Iterator[dict[str, str]]:
             """Classify batch by batch, and give the row of each image."""

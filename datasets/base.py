@@ -184,7 +184,7 @@ class Splits(NamedTuple):
         return {name: part.fingerprint() for name, part in self._asdict().items() if part is not None}
 
     def spread(self, count: int) -> "Splits":
-        """Keep at most `count` images of each part, going round the classes, to try a machine."""
+        """Keep `count` images of each part, but at least one of each class, to try a machine."""
         return Splits(*(part and part.subset(spread(part.targets, count)) for part in self))
 
 
@@ -197,9 +197,10 @@ class Load(Protocol):
         Args:
             args: `datadir`, which data sets that come with a package ignore; `subset_seed` says which long-tailed
                 subset is drawn, where one is drawn, `subset_scale` how large it is, and `val_per_class` what is left
-                over for a validation set; `logdir`, which may lie in `datadir`, holds no data; `imbalance_factor`,
-                `csv`, `names` and `bad_images` are the data set's own. Where `test_alone` is there the test set alone
-                is wanted: the data may lack training images, and classes.
+                over for a validation set; `logdir`, which may lie in `datadir`, holds no data; `bad_images` says
+                what to do about those that cannot be read; `imbalance_factor`, `csv` and `names` are the data set's
+                own. Where `test_alone` is there the test set alone is wanted: the data may lack training images, and
+                classes.
 
         Raises:
             UserError: the files are missing, damaged or not what the data set needs.

@@ -58,7 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--results", type=path, default=RESULTS, metavar="PATH", help="default: %(default)s, in the repository")
     add("--jobs", type=count, default=1, metavar="N", help="runs at a time (default: %(default)s)")
     add("--until", type=positive, metavar="S", help="stop after so many seconds; what runs is saved, status 0")
-    add("--rows", nargs="+", choices=names, default=names, metavar="NAME", help=f"of {', '.join(names)}")
+    add("--rows", nargs="+", choices=names, metavar="NAME", help=f"of {', '.join(names)} (default: the stage's)")
     add("--subsets", nargs="+", type=count_or_zero, metavar="N", help="default: the stage's")
     add("--rates-only", action="store_true", help="tune the learning rates alone, of all rows")
     add("--quick", action="store_true", help="an epoch of two steps each, to try a machine; wants --runs and --results")
@@ -71,8 +71,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(argv)
     if options.quick and (options.runs == RUNS or options.results == RESULTS):
         raise UserError("--quick: its numbers mean nothing, name other folders for them (--runs and --results)")
+    if options.rows:
+        check_rows(options.stages, options.rows)
+    options.rows = options.rows or tuple(protocol.BY_NAME)
     for stage in options.stages:
-        check_selection(stage, options.rows, options.subsets or ())
+        check_subsets(stage, options.subsets or ())
     deadline = time.monotonic() + options.until if options.until else None
     runner = Runner(ROOT, ROOT / options.runs, ROOT / options.results, options.jobs, deadline)
     failed = 0
@@ -85,12 +88,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if failed else 0
 
 
-def check_selection(stage: str, names: Sequence[str], subsets: Sequence[int]) -> None:
-    """Raise a `UserError` if a stage has none of the rows, or if subsets of choices and of tables are mixed up."""
-    if not set(names) & set(rows_of(stage)):
-        raise UserError(f"--rows: the stage {stage} has the rows {', '.join(rows_of(stage))}")
+def check_rows(stages: Sequence[str], names: Sequence[str]) -> None:
+    """Raise a `UserError` if a stage has none of the rows, or a row is in none of the stages."""
+    for stage in stages:
+        if not set(names) & set(rows_of(stage)):
+            raise UserError(f"--rows: the stage {stage} has the rows {', '.join(rows_of(stage))}")
+    for name in names:
+        if not any(name in rows_of(stage) for stage in stages):
+            raise UserError(f"--rows: {name} is a row of none of these stages ({', '.join(stages)}): leave it out")
+
+
+def check_subsets(stage: str, asked: Sequence[int]) -> None:
+    """Raise a `UserError` if a choice were made on the subset of a table, or a table on one of the choices."""
     allowed = protocol.TUNING if stage in TUNED else protocol.TABLE
-    if not set(subsets) <= set(allowed):
+    if not set(asked) <= set(allowed):
         raise UserError(f"--subsets: the stage {stage} has the subsets {', '.join(map(str, allowed))}")
 
 

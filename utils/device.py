@@ -131,6 +131,9 @@ def check_device(device: torch.device, amp: str, sync_bn: bool = False) -> None:
         raise UserError("--sync-bn needs CUDA, also to continue what was trained with it")
 
 
+ROOM_FOR_MODEL = "a GPU that holds the model (--gpu), or none (CUDA_VISIBLE_DEVICES=)"
+
+
 @contextlib.contextmanager
 def memory_watched(continuation: str = "", remedy: str = "a smaller --batch-size") -> Iterator[None]:
     """Raise as a `UserError` that the memory of the GPU or of the machine is used up.

@@ -3,6 +3,7 @@
 One process builds a cache, others that want it wait.
 """
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -144,6 +145,10 @@ def _without_bad(
     """Leave out what nobody can read, or raise a `UserError` that has the bad images of all splits."""
     good = {split: caches[split].states()[data.rows] == GOOD for split, data in splits.items()}
     bad = {split: data.ids[~good[split]].tolist() for split, data in splits.items() if not good[split].all()}
+    for split in bad:
+        if not caches[split].damaged.exists():  # of a cache whose builder was killed at its end
+            with contextlib.suppress(UserError):
+                _list_damaged(caches[split], splits[split])
     what = {split: _said(names, split, len(splits[split]), caches[split].damaged) for split, names in bad.items()}
     root = next(iter(splits.values())).root
     if what and bad_images == "error":

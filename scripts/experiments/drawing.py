@@ -98,11 +98,13 @@ def draw_images(ax: Axes, curves: dict[str, Curve]) -> None:
 
     Below a number of images stands over how many subsets the means are.
     """
-    for condition, style in STYLES.items():
-        for name, colour, marker in zip(FURTHER, COLOURS, MARKERS, strict=False):
-            title = f"{BY_NAME[name].title}, {condition}"
-            if curve := curves.get(title):
-                ax.plot(curve["x"], curve["y"], style, color=colour, marker=marker, markersize=4, label=title)
+    looks = {
+        f"{BY_NAME[name].title}, {condition}": {"color": COLOURS[row], "marker": MARKERS[row], "linestyle": style}
+        for row, name in enumerate(FURTHER)
+        for condition, style in STYLES.items()
+    }
+    for title, curve in curves.items():
+        ax.plot(curve["x"], curve["y"], markersize=4, label=title, **looks[title])
     subsets: dict[float, set[float]] = {}
     for curve in curves.values():
         for x, number in zip(curve["x"], curve["subsets"], strict=True):

@@ -311,6 +311,14 @@ def test_model_with_names_is_measured_on_images_of_some_of_its_classes(folders, 
     assert data.classes == ("Panther", "Wolf", "Cow")
 
 
+def test_new_images_are_numbered_as_the_models_classes_whether_or_not_names_can_be_given(tmp_path, monkeypatch):
+    monkeypatch.setitem(DATASETS, "ImageFolder", dataclasses.replace(DATASETS["ImageFolder"], takes_names=False))
+    (tmp_path / "test" / "dog").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "test" / "dog" / "1.png")
+    data = load_test(data_args("ImageFolder", tmp_path), ("cat", "dog", "cow"), Preprocessing(True, "stretch", 0, 8, 8))
+    assert (data.classes, data.targets.tolist()) == (("cat", "dog", "cow"), [1])
+
+
 def test_class_whose_accent_is_stored_in_another_form_than_the_models_is_told(tmp_path):
     place = tmp_path / "test" / "cafe\u0301" / "1.png"
     place.parent.mkdir(parents=True)

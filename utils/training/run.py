@@ -245,7 +245,7 @@ class Run:
         Args:
             cross_entropy: in nats; None if it was not computed.
             class_counts: images or codes of each class in the epoch, or what is in proportion to them, (K,).
-            first: the cross-entropy before the first step.
+            first: the cross-entropy before the first step; inf if it is not known, and nothing is judged.
         """
         counts = torch.tensor(class_counts, dtype=torch.float64)
         guessing = torch.special.entr(counts / counts.sum()).sum().item()  # mean of -log p_y, p the class shares

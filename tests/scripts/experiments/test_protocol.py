@@ -156,15 +156,17 @@ def test_subsets_of_choices_and_of_tables_are_kept_apart(words):
 
 
 @pytest.mark.parametrize(
-    ("stage", "name", "says"),
+    ("stages", "names", "says"),
     [
-        ("third", "mixup", "the stage third has the rows dgcmm, dgcmm-frozen, ce-control, logit-adjust"),
-        ("tune-tenth", "dgcmm-recipe", "the stage tune-tenth has the rows ce, "),
+        (["third"], ["mixup"], "the stage third has the rows dgcmm, dgcmm-frozen, ce-control, logit-adjust"),
+        (["tune-tenth"], ["dgcmm-recipe"], "the stage tune-tenth has the rows ce, "),
+        (["tune", "third"], ["mixup"], "the stage third has the rows dgcmm, "),
+        (["third", "weights"], ["dgcmm", "mixup"], r"mixup is a row of none of these stages \(third, weights\)"),
     ],
 )
-def test_stage_that_has_none_of_the_rows_is_refused(stage, name, says):
+def test_rows_that_a_stage_does_not_have_are_refused(stages, names, says):
     with pytest.raises(UserError, match=f"--rows: {says}"):
-        script.main([stage, "--rows", name])
+        script.main([*stages, "--rows", *names])
 
 
 def test_best_setting_and_methods_are_those_of_validation(tmp_path, monkeypatch, capsys):
