@@ -1,6 +1,7 @@
 """The loops of train.py: what a step sees, and what an epoch and an evaluation give."""
 
 import argparse
+import itertools
 import math
 import os
 import signal
@@ -298,6 +299,15 @@ def test_prior_starts_at_the_classes_codes_and_loses_its_momentum(data):
         spread = mu[own].var(dim=0, correction=0) + log_var[own].exp().mean(dim=0)
         torch.testing.assert_close(model.prior.log_vars[c], spread.log(), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(model.prior.log_weights().exp(), torch.tensor([12, 6, 3]) / 21)
+
+
+def test_priors_start_takes_the_images_of_an_epochs_steps_alone(data):
+    model = model_of(data)
+    args = argparse.Namespace(**vars(ARGS) | {"max_steps": 2})
+    loader = BatchLoader(data, TrainBatches(len(data), 8, 0), 0, False)
+    start_prior(run_without_folder(args, model, build_optimizer(model, args)), loader, loader.batches.sizes)
+    labels = torch.cat([labels for _, labels, _ in itertools.islice(loader, 2)])
+    torch.testing.assert_close(model.prior.log_weights().exp(), torch.bincount(labels, minlength=3) / 16)
 
 
 def test_stop_within_the_priors_start_leaves_it_as_it_was(data, monkeypatch):

@@ -18,6 +18,7 @@ import torch
 import torchvision
 from PIL import Image
 
+import augment
 import datasets.dummy
 import train
 from datasets import DATASETS
@@ -113,6 +114,24 @@ def test_recipe_trains_and_re_trains_by_commands_that_parse(name, tmp_path):
         assert given[3] == ["scripts/compare.py", "./runs/subset3"]
     else:
         assert given[3:] == [["scripts/compare.py", "./logs/ChestXray/TAG"]]
+
+
+def test_held_out_comparison_trains_and_re_trains_six_variants_by_commands_that_parse(tmp_path):
+    script = "fashion_mnist_held_out.sh"
+    for name in re.findall(r"^run_one (\S+)", (ROOT / "scripts" / script).read_text(), re.MULTILINE):
+        (tmp_path / name).mkdir()
+        for metrics in ("metrics.csv", "metrics_aug.csv"):
+            (tmp_path / name / metrics).write_text("8,val,0.9,0.8\n")
+    calls = python_calls(tmp_path, script, "./data", str(tmp_path))
+    assert [name for name, *_ in calls] == ["train.py", "augment.py"] * 6
+    variants = set()
+    for (_, *training), (_, *retraining) in zip(calls[::2], calls[1::2], strict=True):
+        args, given = parse(train.build_parser(), training)
+        train.complete_and_check(args, given, 1)
+        again, _ = parse(augment.build_parser(), retraining)
+        assert (again.datadir, again.logdir) == (args.datadir, args.logdir)
+        variants.add((args.logdir, args.generative, args.gmm_assign, args.weight_gmm))
+    assert len({folder for folder, *_ in variants}) == len({tuple(settings) for _, *settings in variants}) == 6
 
 
 def run_without_python(folder: Path, name: str, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:

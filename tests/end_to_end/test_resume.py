@@ -579,6 +579,15 @@ def test_epoch_that_became_the_last_is_measured_like_any_last_one(name, hold_out
     assert load_checkpoint(tmp_path / f"checkpoint{suffix}.pth")["history"][1]["split"] == expected[1][1]
 
 
+def test_longer_re_training_is_told_that_its_learning_rate_rises_again(script, tmp_path, trained_digits):
+    shutil.copytree(trained_digits, tmp_path, dirs_exist_ok=True)
+    run = [*AUGMENT, f"--logdir={tmp_path}", "--resume=auto"]
+    assert "rises again" not in script("augment", *run).err
+    longer = script("augment", *run, "--epochs=5")
+    assert longer.status == 0, longer.err
+    assert "--T-max 3 of 5 epochs: the learning rate rises again from epoch 5 on" in longer.err
+
+
 def test_time_of_an_epoch_has_what_passed_before_its_interruption(script, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         at_call(patch, "step", 2, signalled(signal.SIGTERM))
