@@ -357,7 +357,7 @@ def test_judges_are_trained_beside_what_does_not_wait_for_it(tmp_path, monkeypat
         return script.Report(asked[-1], [], [])
 
     monkeypatch.setattr(script.Runner, "run", run)
-    places = ["--subsets", "0", "1", f"--results={tmp_path}"]
+    places = ["--subsets", "0", "1", f"--results={tmp_path}", f"--data={tmp_path}"]
     assert script.main(["tenth", "--rows", "dgcmm", "ce", *places]) == 0
     assert asked == [
         ["judge-resnet18", "judge-resnet32", "tenth/ce/subset0", "tenth/ce/subset1"],
