@@ -192,7 +192,7 @@ os._exit(7)
 def test_signal_to_a_script_ends_its_command_first(name, to_all, tmp_path):
     """And only once: a second SIGTERM or Ctrl-C would end it before it has saved itself."""
     (tmp_path / "work.py").write_text(WORK)
-    script = f"set -e; . {ROOT}/scripts/commands.sh; run {sys.executable} work.py; touch after"
+    script = f'set -e; . "{ROOT}/scripts/commands.sh"; run "{sys.executable}" work.py; touch after'
     process = subprocess.Popen(["bash", "-c", script], cwd=tmp_path, start_new_session=True)
     while not (tmp_path / "begun").exists():
         assert process.poll() is None
@@ -207,7 +207,7 @@ def test_signal_to_a_script_ends_its_command_first(name, to_all, tmp_path):
 
 
 def test_script_ends_with_the_status_of_the_command_that_fails(tmp_path):
-    script = f"set -e; . {ROOT}/scripts/commands.sh; run true; run bash -c 'exit 3'; touch after"
+    script = f"set -e; . '{ROOT}/scripts/commands.sh'; run true; run bash -c 'exit 3'; touch after"
     assert subprocess.run(["bash", "-c", script], cwd=tmp_path).returncode == 3
     assert not list(tmp_path.iterdir())
 

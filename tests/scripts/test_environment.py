@@ -27,7 +27,7 @@ def prepare(folder: Path, **active: str) -> list[str]:
         python.chmod(0o755)
         (folder / "python").symlink_to(python)
     environment = {"PATH": f"{folder}:{os.environ['PATH']}", "TOLD": str(told), **active}
-    code = f". {ROOT}/scripts/environment.sh && prepare_environment wanted.txt"
+    code = f". '{ROOT}/scripts/environment.sh' && prepare_environment wanted.txt"
     subprocess.run(["bash", "-euo", "pipefail", "-c", code], cwd=folder, env=environment, check=True)
     calls = [line for line in told.read_text().splitlines() if line.startswith("-m")]
     told.unlink()
