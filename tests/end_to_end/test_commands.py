@@ -1,5 +1,6 @@
 """Every documented command parses, and runs on small data; what a run leaves behind."""
 
+import argparse
 import hashlib
 import importlib
 import json
@@ -18,7 +19,6 @@ import torch
 import torchvision
 from PIL import Image
 
-import augment
 import datasets.dummy
 import train
 from datasets import DATASETS
@@ -74,14 +74,20 @@ def python_calls(folder: Path, name: str, *words: str, **environ: str) -> list[l
     return [line.split("\0")[:-1] for line in told.read_text().splitlines()]
 
 
+def parsed(call: list[str]) -> tuple[argparse.Namespace, set[str]]:
+    """Parse a call of one of the three scripts that train."""
+    script, *argv = call
+    return parse(importlib.import_module(script.removesuffix(".py")).build_parser(), argv)
+
+
 @pytest.mark.parametrize(
     ("words", "folder", "overwrites"), [([], "./logs/quickstart", True), (["./my"], "./my", False)]
 )
 def test_quick_start_overwrites_its_own_folder_alone(words, folder, overwrites, tmp_path):
     calls = python_calls(tmp_path, "quickstart.sh", *words, VIRTUAL_ENV="there")
     assert [call[0] for call in calls] == ["-m", "train.py", "augment_ftl.py", "augment.py", "scripts/compare.py"]
-    for script, *argv in calls[1:4]:
-        args, _ = parse(importlib.import_module(script.removesuffix(".py")).build_parser(), argv)
+    for call in calls[1:4]:
+        args, _ = parsed(call)
         assert (args.logdir, args.overwrite) == (folder, overwrites)
     assert calls[4][1:] == [folder]
 
@@ -91,16 +97,14 @@ def test_recipe_trains_and_re_trains_by_commands_that_parse(name, tmp_path):
     words = ["./data", "./runs", "--print-freq=7"] if name in RECIPES else ["--print-freq=7"]
     given = python_calls(tmp_path, name, *words, SEEDS="3", INIT="imagenet.pth", GPUS="4")
     assert [words[0] for words in given][:3] == ["train.py", "augment_ftl.py", "augment.py"]
-    parsed = [
-        parse(importlib.import_module(script.removesuffix(".py")).build_parser(), argv) for script, *argv in given[:3]
-    ]
-    (training, stated), *retrainings = parsed
+    every = [parsed(call) for call in given[:3]]
+    (training, stated), *retrainings = every
     check_start(training)
     train.complete_and_check(training, stated, 1)
     assert training.resume == "auto"
-    assert len({(args.dataset, args.logdir) for args, _ in parsed}) == 1
-    assert not any(args.overwrite for args, _ in parsed)
-    assert [args.print_freq for args, _ in parsed] == [7, 100, 100]  # the user's flags are for the training
+    assert len({(args.dataset, args.logdir) for args, _ in every}) == 1
+    assert not any(args.overwrite for args, _ in every)
+    assert [args.print_freq for args, _ in every] == [7, 100, 100]  # the user's flags are for the training
     as_published = name in ("chestxray.sh", "fashion_mnist_three_subsets.sh")
     start = ("trained", 1e-2) if as_published else ("adjusted", 1e-3)
     assert [(args.start, args.lr) for args, _ in retrainings] == [start, start]
@@ -124,14 +128,15 @@ def test_held_out_comparison_trains_and_re_trains_six_variants_by_commands_that_
             (tmp_path / name / metrics).write_text("8,val,0.9,0.8\n")
     calls = python_calls(tmp_path, script, "./data", str(tmp_path))
     assert [name for name, *_ in calls] == ["train.py", "augment.py"] * 6
-    variants = set()
-    for (_, *training), (_, *retraining) in zip(calls[::2], calls[1::2], strict=True):
-        args, given = parse(train.build_parser(), training)
+    folders, variants = set(), set()
+    for training, retraining in zip(calls[::2], calls[1::2], strict=True):
+        args, given = parsed(training)
         train.complete_and_check(args, given, 1)
-        again, _ = parse(augment.build_parser(), retraining)
+        again, _ = parsed(retraining)
         assert (again.datadir, again.logdir) == (args.datadir, args.logdir)
-        variants.add((args.logdir, args.generative, args.gmm_assign, args.weight_gmm))
-    assert len({folder for folder, *_ in variants}) == len({tuple(settings) for _, *settings in variants}) == 6
+        folders.add(args.logdir)
+        variants.add((args.generative, args.gmm_assign, args.weight_gmm))
+    assert len(folders) == len(variants) == 6
 
 
 def run_without_python(folder: Path, name: str, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -207,7 +212,7 @@ def test_signal_to_a_script_ends_its_command_first(name, to_all, tmp_path):
 
 
 def test_script_ends_with_the_status_of_the_command_that_fails(tmp_path):
-    script = f"set -e; . '{ROOT}/scripts/commands.sh'; run true; run bash -c 'exit 3'; touch after"
+    script = f'set -e; . "{ROOT}/scripts/commands.sh"; run true; run bash -c "exit 3"; touch after'
     assert subprocess.run(["bash", "-c", script], cwd=tmp_path).returncode == 3
     assert not list(tmp_path.iterdir())
 
