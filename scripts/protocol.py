@@ -9,8 +9,9 @@
 Stages: tune (subsets 5 and 6: learning rates, then the own parameter of each row at the best of them; the choices are
 in RESULTS/chosen.json), table (subsets 0 to 4), tune-tenth and tenth (a tenth of the images), tune-tenth-resnet18 and
 tenth-resnet18 (the same with ResNet-18), third (a third of the images), imbalance (10 to 200 at the same number of
-images), weights (weights of the loss terms, length of the code). The last two are on a tenth of the images too, with
-ResNet-18; the stages before them that do not name it have ResNet-32.
+images), weights (weights of the loss terms, length of the code), confirm (comparisons that were written down first, on
+the subsets 10 to 19). The last three are on a tenth of the images too, with ResNet-18; the stages before them that do
+not name it have ResNet-32.
 
 The same command goes on where it was: runs whose results lie in RESULTS are skipped at once, unfinished ones continued
 from their checkpoints in RUNS. At the end of a run its small files are copied to RESULTS, from which scripts/claim.py
@@ -100,7 +101,7 @@ def check_rows(stages: Sequence[str], names: Sequence[str]) -> None:
 
 def check_subsets(stage: str, asked: Sequence[int]) -> None:
     """Raise a `UserError` if a choice were made on the subset of a table, or a table on one of the choices."""
-    allowed = protocol.TUNING if stage in TUNED else protocol.TABLE
+    allowed = protocol.TUNING if stage in TUNED else protocol.SUBSETS.get(stage, protocol.TABLE)
     if not set(asked) <= set(allowed):
         raise UserError(f"--subsets: the stage {stage} has the subsets {', '.join(map(str, allowed))}")
 

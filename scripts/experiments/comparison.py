@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from scripts.experiments import protocol
 from scripts.experiments.choices import Choice, read_choices
+from scripts.experiments.corruption import NOISE
 from scripts.experiments.jobs import Job, require_same_settings
 from scripts.experiments.protocol import MADE, Places, Row, Selection
 from scripts.experiments.results import Run, read_runs, values_of, values_under
@@ -15,6 +16,8 @@ from utils.errors import UserError
 
 DGCMM_ROW = "dgcmm"  # the method as it is meant: with the learned mixture
 STRONG_DECODER, WITHOUT_MIXTURE = "dgcmm-alive-mixup", "dgcmm-off"
+# of the strong decoder's row on the fresh subsets, written down before their first run: (baseline, condition)
+CONFIRMED = (("mixup", None), ("sqrt", NOISE), ("mixup", NOISE))
 MEASURED_ALIKE = 1e-3  # ACSA measured twice, from codes and from images, differs by less than this
 AS_TRAINED = Choice(0.0, 0.0, {}, "trained", 0, ())  # of a row of which nothing was chosen
 

@@ -5,7 +5,8 @@ same small grid: the learning rates of its regime, then three values of one para
 of both one value beyond where the best is the smallest or the largest. It is chosen on 500 validation images a class,
 which the drawn subset leaves over, on the subsets `TUNING`; the tables are made on the subsets `TABLE`, whose runs have
 no validation set and are measured on the test set once, after their last epoch. With a validation set train.py would
-report the best epoch on it, and what is compared is the last.
+report the best epoch on it, and what is compared is the last. The stage "confirm" is on other subsets, `FRESH`, for
+comparisons that were written down before any run on them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,7 @@ from scripts.experiments.choices import Choice
 from scripts.experiments.jobs import Job, Step
 
 DATASET = "FashionMNIST_LT"
-TUNING, TABLE, FEW = (5, 6), (0, 1, 2, 3, 4), (0, 1)  # subsets
+TUNING, TABLE, FEW, FRESH = (5, 6), (0, 1, 2, 3, 4), (0, 1), tuple(range(10, 20))  # subsets
 VALIDATION = 500  # images a class: of 100, balanced accuracy has a standard error of 1.2 points, more than is chosen by
 RETRAINING_EPOCHS = 10
 LOOKED_AT = 2_000  # test images, spread over the classes, that every label is tried on by the decoder
@@ -142,6 +143,7 @@ CHOSEN: dict[str, tuple[Sequence[str], Regime]] = {
     "third": (FURTHER, ALL),
     "imbalance": ((*FURTHER, "mixup"), TENTH_18),  # the best baseline at the DGC paper's counts
     "weights": (("dgcmm",), TENTH_18),
+    "confirm": (("sqrt", "mixup", "dgcmm-alive-mixup"), TENTH_18),
 }
 
 
@@ -282,6 +284,14 @@ def weights_jobs(selection: Selection) -> list[Job]:
     ]
 
 
+def confirm_jobs(selection: Selection) -> list[Job]:
+    """List the runs on the fresh subsets, with what was chosen for a tenth of the images."""
+    return [
+        selection.full_job(f"confirm/{row.name}/subset{subset}", row, TENTH_18, TENTH_18, subset)
+        for row, subset in selection.of("confirm", FRESH)
+    ]
+
+
 TUNED = {"tune": ALL, "tune-tenth": TENTH, "tune-tenth-resnet18": TENTH_18}  # stage -> the regime that it chooses for
 MADE: dict[str, Callable[[Selection], list[Job]]] = {
     "table": table_jobs,
@@ -290,8 +300,10 @@ MADE: dict[str, Callable[[Selection], list[Job]]] = {
     "third": third_jobs,
     "imbalance": imbalance_jobs,
     "weights": weights_jobs,
+    "confirm": confirm_jobs,
 }
 STAGES = (*TUNED, *MADE)
+SUBSETS = {"confirm": FRESH}  # of stages that make other runs than those of the subsets `TABLE`
 
 
 def train_step(

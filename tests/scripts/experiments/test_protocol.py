@@ -107,6 +107,18 @@ def test_rows_are_tuned_alike_and_the_tables_have_no_validation_set():
     assert [arguments(job).weight_reconst for job in weights[:5]] == [0.1, 1, 10, 100, 392]
 
 
+def test_fresh_subsets_are_new_and_their_runs_those_of_the_tenth():
+    """But for subset, seed and folder; nobody has chosen or trained on these subsets, nor have the judges."""
+    judges = {arguments(job).subset_seed for job in protocol.judge_jobs(PLACES)}
+    assert judges.isdisjoint(protocol.FRESH)
+    assert set(protocol.FRESH).isdisjoint((*protocol.TABLE, *protocol.TUNING))
+    confirm, tenth = made("confirm", subsets=[10]), made("tenth-resnet18", CHOSEN["confirm"][0], [0])
+    for fresh, before in zip(confirm, tenth, strict=True):
+        steps = [[" ".join(step.words) for step in job.steps] for job in (fresh, before)]
+        as_before = [re.sub(r"(subset|seed=)10\b", r"\g<1>0", words) for words in steps[0]]
+        assert [words.replace("/confirm/", "/tenth-resnet18/") for words in as_before] == steps[1]
+
+
 def test_outer_setting_of_a_grid_is_tried_beside_the_best_alone():
     assert [beyond((1, 2, 3, 4, 5), best) for best in (2, 3, 4)] == [(1,), (), (5,)]
 
@@ -149,9 +161,17 @@ def test_trials_are_kept_apart(words):
         script.main(["table", "--quick", *words])
 
 
-@pytest.mark.parametrize("words", [["tune", "--subsets", "4"], ["tune", "table", "--subsets", "5"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["tune", "--subsets", "4"],
+        ["tune", "table", "--subsets", "5"],
+        ["confirm", "--subsets", "0"],
+        ["tenth-resnet18", "--subsets", "10"],
+    ],
+)
 def test_subsets_of_choices_and_of_tables_are_kept_apart(words):
-    with pytest.raises(UserError, match="--subsets: the stage t[a-z]+ has the subsets "):
+    with pytest.raises(UserError, match="--subsets: the stage [a-z0-9-]+ has the subsets "):
         script.main(words)
 
 
