@@ -101,7 +101,7 @@ def check_rows(stages: Sequence[str], names: Sequence[str]) -> None:
 
 def check_subsets(stage: str, asked: Sequence[int]) -> None:
     """Raise a `UserError` if a choice were made on the subset of a table, or a table on one of the choices."""
-    allowed = protocol.TUNING if stage in TUNED else protocol.SUBSETS.get(stage, protocol.TABLE)
+    allowed = protocol.subsets_of(stage)
     if not set(asked) <= set(allowed):
         raise UserError(f"--subsets: the stage {stage} has the subsets {', '.join(map(str, allowed))}")
 

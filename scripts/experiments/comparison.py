@@ -9,9 +9,9 @@ from scripts.experiments import protocol
 from scripts.experiments.choices import Choice, read_choices
 from scripts.experiments.corruption import NOISE
 from scripts.experiments.jobs import Job, require_same_settings
-from scripts.experiments.protocol import MADE, Places, Row, Selection
+from scripts.experiments.protocol import MADE, TENTH_18, Places, Row, Selection
 from scripts.experiments.results import Run, read_runs, values_of, values_under
-from scripts.experiments.significance import Difference, holm, paired_difference
+from scripts.experiments.significance import LEVEL, Difference, holm, paired_difference
 from utils.errors import UserError
 
 DGCMM_ROW = "dgcmm"  # the method as it is meant: with the learned mixture
@@ -26,12 +26,14 @@ class Contender(NamedTuple):
     """A row of a table with its runs, and the method on its codes that was chosen on validation images.
 
     Attributes:
+        condition: of the test images, a key of `CORRUPTIONS`; None: as they are.
         values: subset -> ACSA on the test set.
     """
 
     row: Row
     runs: list[Run]
     method: str
+    condition: str | None
     values: dict[int, float]
 
     @property
@@ -46,11 +48,27 @@ class Contender(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """A row against the best baseline, on the subsets that both have; p is Holm's, None where there is no test."""
+    """A row against a baseline, on the subsets that both have; p is Holm's, None where there is no test."""
 
     contender: Contender
+    baseline: Contender
     difference: Difference
     p: float | None
+
+    @property
+    def means(self) -> tuple[float, float]:
+        """Mean ACSA of both on the subsets that both have."""
+        sides = self.contender.values, self.baseline.values
+        common = sides[0].keys() & sides[1].keys()
+        ours, theirs = (statistics.fmean(values[subset] for subset in common) for values in sides)
+        return ours, theirs
+
+    @property
+    def verb(self) -> str:
+        """Say whether the row is ahead of the baseline, by Holm's p."""
+        if self.p is None or self.p > 1 - LEVEL:
+            return "cannot be told from"
+        return "is ahead of" if self.difference.mean > 0 else "is behind"
 
 
 def contenders(results: Path, stage: str, regime: str, condition: str | None = None) -> list[Contender]:
@@ -72,7 +90,7 @@ def contenders(results: Path, stage: str, regime: str, condition: str | None = N
         for run in runs:
             require_measured(run, method, condition)
         if runs:
-            found.append(Contender(row, runs, method, acsa_of(runs, method, condition)))
+            found.append(Contender(row, runs, method, condition, acsa_of(runs, method, condition)))
     return found
 
 
@@ -129,7 +147,21 @@ def compare(rows: Sequence[Contender]) -> tuple[Contender | None, list[Compariso
     baseline = best_baseline(rows)
     if baseline is None:
         return None, []
-    ours = [one for one in rows if not one.row.plain]
-    differences = [(one, found) for one in ours if (found := difference_between(one.values, baseline.values))]
-    adjusted = iter(holm([found.p for _, found in differences if found.p is not None]))
-    return baseline, [Comparison(one, found, None if found.p is None else next(adjusted)) for one, found in differences]
+    return baseline, corrected([(one, baseline) for one in rows if not one.row.plain])
+
+
+def confirmations(results: Path) -> list[Comparison]:
+    """Make the comparisons of `CONFIRMED` that have runs; Holm's correction is over them."""
+    pairs = []
+    for name, condition in CONFIRMED:
+        rows = {one.row.name: one for one in contenders(results, "confirm", TENTH_18.name, condition)}
+        if {STRONG_DECODER, name} <= rows.keys():
+            pairs.append((rows[STRONG_DECODER], rows[name]))
+    return corrected(pairs)
+
+
+def corrected(pairs: Sequence[tuple[Contender, Contender]]) -> list[Comparison]:
+    """Compare rows with baselines, (row, baseline), with Holm's correction; pairs that share no subset are left out."""
+    found = [(*pair, difference) for pair in pairs if (difference := difference_between(*(one.values for one in pair)))]
+    adjusted = iter(holm([difference.p for *_, difference in found if difference.p is not None]))
+    return [Comparison(*one, None if one[-1].p is None else next(adjusted)) for one in found]

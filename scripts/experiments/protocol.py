@@ -147,6 +147,13 @@ CHOSEN: dict[str, tuple[Sequence[str], Regime]] = {
 }
 
 
+def subsets_of(stage: str) -> tuple[int, ...]:
+    """Name the subsets that a stage may have."""
+    if stage in TUNED:
+        return TUNING
+    return FRESH if stage == "confirm" else TABLE
+
+
 class Places(NamedTuple):
     """Where data and runs lie, as commands name them; `quick` tries all with an epoch of two steps."""
 
@@ -303,7 +310,6 @@ MADE: dict[str, Callable[[Selection], list[Job]]] = {
     "confirm": confirm_jobs,
 }
 STAGES = (*TUNED, *MADE)
-SUBSETS = {"confirm": FRESH}  # of stages that make other runs than those of the subsets `TABLE`
 
 
 def train_step(

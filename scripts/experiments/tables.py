@@ -9,7 +9,16 @@ from pathlib import Path
 
 from scripts.experiments import protocol
 from scripts.experiments.choices import Choice, read_choices
-from scripts.experiments.comparison import DGCMM_ROW, STRONG_DECODER, compare, contenders, jobs_of, read_runs_of
+from scripts.experiments.comparison import (
+    DGCMM_ROW,
+    STRONG_DECODER,
+    Comparison,
+    compare,
+    confirmations,
+    contenders,
+    jobs_of,
+    read_runs_of,
+)
 from scripts.experiments.corruption import CORRUPTIONS, NOISE
 from scripts.experiments.posthoc import METHODS
 from scripts.experiments.protocol import (
@@ -18,14 +27,15 @@ from scripts.experiments.protocol import (
     CHOSEN,
     FACTORS,
     FEW,
+    FRESH,
     FURTHER,
     JUDGES,
-    TABLE,
     TENTH,
     TENTH_18,
     VARIED,
     Regime,
     Row,
+    subsets_of,
     varied_folder,
 )
 from scripts.experiments.results import (
@@ -35,7 +45,7 @@ from scripts.experiments.results import (
     values_of,
     values_under,
 )
-from scripts.experiments.verdicts import NOTHING, RECOGNISED, besides, marked, points, verdict
+from scripts.experiments.verdicts import NOTHING, RECOGNISED, besides, confirmation, marked, points, verdict
 
 HEADLINE = {"acsa": "ACSA", "f_ma": "F-macro", "g_ma": "G-macro", "many": "many", "median": "median", "low": "low"}
 HEALTH = {
@@ -45,6 +55,7 @@ HEALTH = {
     "acsa_reconstruction": "ACSA by reconstruction alone",
     "acsa_mixture": "ACSA by the mixture alone",
 }
+DIFFERENCES = ("each subset", "mean", "95 % interval", "p", "p (Holm)")
 NUMBERS_OF_IMAGES = {900: ("tenth", TENTH.name), 3_000: ("third", ALL.name), 9_000: ("table", ALL.name)}
 
 
@@ -62,7 +73,7 @@ def main_table(results: Path, stage: str = "table", regime: str = ALL.name) -> s
         trained = list(values_of(one.runs, "trained", "acsa").values())
         then = "-" if one.method == "trained" else one.method
         cells = [mean_and_deviation(trained), then, *map(mean_and_deviation, columns)]
-        lines.append([marked(one.row.title, len(one.values), len(TABLE)), *cells])
+        lines.append([marked(one.row.title, len(one.values), len(subsets_of(stage))), *cells])
     return markdown(["row", "ACSA as trained", "then", *HEADLINE.values(), "calibration error"], lines)
 
 
@@ -74,7 +85,7 @@ def headline_table(results: Path, stage: str, regime: str) -> str:
         found = [values_of(one.runs, "trained", "acsa"), one.values, under_noise.values]
         trained, *chosen = (mean_and_deviation(list(values.values())) for values in found)
         then = "-" if one.method == "trained" else one.method
-        lines.append([marked(one.row.title, len(one.values), len(TABLE)), trained, then, *chosen])
+        lines.append([marked(one.row.title, len(one.values), len(subsets_of(stage))), trained, then, *chosen])
     return markdown(["row", "ACSA as trained", "then", "ACSA", "ACSA under noise, sd 0.2 of [0,1]"], lines)
 
 
@@ -84,23 +95,36 @@ def methods_table(results: Path, stage: str = "table", regime: str = ALL.name) -
     for one in contenders(results, stage, regime):
         means = [list(values_of(one.runs, method, "acsa").values()) for method in METHODS]
         cells = [f"{statistics.fmean(values):.4f}" if values else "-" for values in means]
-        lines.append([marked(one.row.title, len(one.runs), len(TABLE)), *cells])
+        lines.append([marked(one.row.title, len(one.runs), len(subsets_of(stage))), *cells])
     return markdown(["row", *METHODS], lines)
 
 
 def differences_table(results: Path, stage: str = "table", regime: str = ALL.name, condition: str | None = None) -> str:
     """Write the paired differences of DGCMM's rows to the best baseline, in points."""
     baseline, comparisons = compare(contenders(results, stage, regime, condition))
-    lines = []
-    for one, found, p in comparisons:
-        interval = "-" if found.low is None else f"{points(found.low)} to {points(found.high)}"
-        tests = ["-" if value is None else f"{value:.3f}" for value in (found.p, p)]
-        title = marked(one.title, len(found.values), len(TABLE))
-        lines.append([title, " ".join(map(points, found.values)), points(found.mean), interval, *tests])
-    if not lines:
+    if not comparisons:
         return NOTHING
-    header = ["row", "each subset", "mean", "95 % interval", "p", "p (Holm)"]
-    return f"Against {baseline.title}:\n\n{markdown(header, lines)}"
+    lines = [
+        [marked(one.contender.title, len(one.difference.values), len(subsets_of(stage))), *_differences(one)]
+        for one in comparisons
+    ]
+    return f"Against {baseline.title}:\n\n{markdown(['row', *DIFFERENCES], lines)}"
+
+
+def confirmations_table(results: Path) -> str:
+    """Write the paired differences on the fresh subsets, in points."""
+    lines = []
+    for one in confirmations(results):
+        title = marked(one.baseline.title, len(one.difference.values), len(FRESH))
+        lines.append([title, one.baseline.condition or "clean", *_differences(one)])
+    return markdown(["baseline", "test images", *DIFFERENCES], lines)
+
+
+def _differences(one: Comparison) -> list[str]:
+    found = one.difference
+    interval = "-" if found.low is None else f"{points(found.low)} to {points(found.high)}"
+    tests = ["-" if p is None else f"{p:.3f}" for p in (found.p, one.p)]
+    return [" ".join(map(points, found.values)), points(found.mean), interval, *tests]
 
 
 def settings_table(results: Path) -> str:
@@ -129,7 +153,7 @@ def robustness_table(results: Path, stage: str = "table", regime: str = ALL.name
         found = [values_under(one.runs, one.method, condition, metric) for metric, condition in columns]
         cells = [mean_and_deviation(list(values.values())) for values in found]
         if any(found):
-            lines.append([marked(one.title, len(found[0]), len(TABLE)), *cells])
+            lines.append([marked(one.title, len(found[0]), len(subsets_of(stage))), *cells])
     return markdown(["row", *CORRUPTIONS, "calibration error, clean", f"calibration error, {NOISE}"], lines)
 
 
@@ -140,7 +164,7 @@ def health_table(results: Path, stage: str = "table", regime: str = ALL.name) ->
         found = [health for run in one.runs if (health := read_generative_half(run))]
         cells = [mean_and_deviation([health[name] for health in found if name in health], 3) for name in HEALTH]
         if found:
-            lines.append([marked(one.row.title, len(found), len(TABLE)), *cells])
+            lines.append([marked(one.row.title, len(found), len(subsets_of(stage))), *cells])
     return markdown(["row", *HEALTH.values()], lines)
 
 
@@ -154,7 +178,7 @@ def recognised_table(results: Path, stage: str = "table", regime: str = ALL.name
             cells = [mean_and_deviation([health[name] for health in found if name in health], 3) for name in shares]
             seen = sum(any(name in health for name in shares) for health in found)
             if seen:
-                lines.append([marked(one.row.title, seen, len(TABLE)), judge, *cells])
+                lines.append([marked(one.row.title, seen, len(subsets_of(stage))), judge, *cells])
     return markdown(["row", "judge", "images", "blurred images", "reconstructions", "samples"], lines)
 
 
@@ -240,4 +264,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "images": images_table,
     "imbalance": imbalance_table,
     "weights": weights_table,
+    "confirmation": confirmation,
+    "confirmations": confirmations_table,
+    "confirm robustness": lambda results: robustness_table(results, "confirm", TENTH_18.name),
 }

@@ -9,17 +9,19 @@ from scripts.experiments.choices import read_choices
 from scripts.experiments.comparison import (
     DGCMM_ROW,
     WITHOUT_MIXTURE,
+    Comparison,
     Contender,
     best_baseline,
     compare,
+    confirmations,
     contenders,
     difference_between,
 )
 from scripts.experiments.corruption import CORRUPTIONS, NOISE
 from scripts.experiments.posthoc import RATES
-from scripts.experiments.protocol import ALL, CHOSEN, JUDGES, LOOKED_AT, TABLE
+from scripts.experiments.protocol import ALL, CHOSEN, FRESH, JUDGES, LOOKED_AT, TABLE
 from scripts.experiments.results import Run, read_generative_half, values_of, values_under
-from scripts.experiments.significance import LEVEL, Difference, paired_difference
+from scripts.experiments.significance import Difference, paired_difference
 
 NOTHING = "No run of this table has been made yet."
 LINE = 120  # characters of prose
@@ -61,27 +63,48 @@ def comparison(rows: Sequence[Contender], where: str) -> str:
     if not comparisons:
         return ""
     first = max(comparisons, key=lambda one: (len(one.difference.values), one.difference.mean))
-    found, names = first.difference, (first.contender.title, baseline.title)
-    common = first.contender.values.keys() & baseline.values.keys()
-    ours, theirs = (
-        f"{statistics.fmean(side.values[one] for one in common):.4f}" for side in (first.contender, baseline)
-    )
-    gap = f"{ours} against {theirs}, {points(found.mean)} points"
-    partial = ""
-    if len(found.values) < len(TABLE):
-        partial = f" So far on {len(found.values)} of {len(TABLE)} subsets."
-    title, other = f"{where} the best row of DGCMM ({names[0]})", f"the best baseline ({names[1]})"
+    title, other = f"{where} the best row of DGCMM ({first.contender.title})", f"the best baseline ({baseline.title})"
     if first.p is None:
-        said = f"{title} and {other}: {gap}, without an interval yet."
+        said = f"{title} and {other}: {gap_of(first)}, without an interval yet."
     else:
         tests = sum(one.p is not None for one in comparisons)
-        alone, holm = (" uncorrected", f" after Holm over {tests} rows") if tests > 1 else ("", "")
-        ends = f"(95 %{alone} {points(found.low)} to {points(found.high)}; p {first.p:.3f}{holm})"
-        verb = "cannot be told from"
-        if first.p <= 1 - LEVEL:
-            verb = "is ahead of" if found.mean > 0 else "is behind"
-        said = f"{title} {verb} {other}: {gap} {ends}."
-    return said + partial
+        holm = f" after Holm over {tests} rows" if tests > 1 else ""
+        said = f"{title} {first.verb} {other}: {gap_of(first)} ({test_of(first, tests)}{holm})."
+    return said + so_far(len(first.difference.values), len(TABLE))
+
+
+def confirmation(results: Path) -> str:
+    """Say how every comparison on the fresh subsets has ended."""
+    found = confirmations(results)
+    if not found:
+        return NOTHING
+    tests = sum(one.p is not None for one in found)
+    said = []
+    for one in found:
+        where = "on clean images" if one.baseline.condition is None else "under noise"
+        test = "no interval yet" if one.p is None else test_of(one, tests)
+        said.append(f"{where} it {one.verb} {one.baseline.title}: {gap_of(one)} ({test})")
+    holm = f"; p after Holm over {tests} comparisons" if tests > 1 else ""
+    text = f"{found[0].contender.title}, on fresh subsets: {'; '.join(said)}{holm}."
+    fewest = min(len(one.difference.values) for one in found)
+    return textwrap.fill(text + so_far(fewest, len(FRESH)), LINE, break_on_hyphens=False)
+
+
+def gap_of(one: Comparison) -> str:
+    """Write both means and their difference."""
+    ours, theirs = one.means
+    return f"{ours:.4f} against {theirs:.4f}, {points(one.difference.mean)} points"
+
+
+def test_of(one: Comparison, tests: int) -> str:
+    """Write interval and p of one of several tests."""
+    alone = " uncorrected" if tests > 1 else ""
+    return f"95 %{alone} {points(one.difference.low)} to {points(one.difference.high)}; p {one.p:.3f}"
+
+
+def so_far(found: int, wanted: int) -> str:
+    """Say that subsets are missing; '' where none is."""
+    return f" So far on {found} of {wanted} subsets." if found < wanted else ""
 
 
 def besides(results: Path, stage: str = "table", regime: str = ALL.name, name: str = DGCMM_ROW) -> str:
