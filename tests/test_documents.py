@@ -16,6 +16,7 @@ import train
 from datasets import DATASETS
 from helpers.documents import DOCUMENTS, PAGES, commands, program
 from helpers.project import ROOT, SMALL_MODEL
+from scripts.experiments.posthoc import METHODS
 from utils.files import read_rows
 
 FOLDERS = ("models", "datasets", "utils", "scripts", "fig")
@@ -155,6 +156,15 @@ def test_options_page_has_the_defaults_and_choices_of_the_code():
             assert str(action.default) in re.split(r"[`; ]+", default), flags
         if action.choices and action.dest != "arch":
             assert f"`{flags[-1]} {{{','.join(action.choices)}}}`" in text
+
+
+def test_methods_of_the_baselines_page_are_those_of_the_code():
+    """With the value of each that has no validation set to choose by."""
+    text = (ROOT / "docs/baselines.md").read_text()
+    rows = re.findall(r"^\| ((?:`[a-z0-9-]+`(?:, )?)+) \| .* \| .*\(`?([a-z0-9.]+)`?\) \|$", text, re.M)
+    listed = {name: default for names, default in rows for name in re.findall("`(.*?)`", names)}
+    defaults = {name: method.default for name, method in METHODS.items() if method.parameter}
+    assert listed == {name: f"{value:g}" if isinstance(value, float) else value for name, value in defaults.items()}
 
 
 def test_data_set_of_the_readme_trains(script, tmp_path, monkeypatch):
