@@ -14,6 +14,7 @@ The last line on standard output is a JSON object: images, errors, and how many 
 """
 
 import argparse
+import contextlib
 import logging
 import os
 import zipfile
@@ -46,6 +47,7 @@ log = logging.getLogger("dgcmm")
 
 NAMED_PRIORS = ("uniform", "natural")  # any other is a table
 SHARE_COLUMNS = ("class", "share")
+RUN_HEADER = b"id,target,prediction,"  # with which the predictions.csv of a run begins
 SUM_TOLERANCE = 1e-3  # of shares that a user has rounded
 
 
@@ -140,12 +142,21 @@ def check_outputs(args: argparse.Namespace) -> None:
             raise UserError(f"{flag} {path} is a folder: name a file")
         if os.path.exists(path) and not os.path.isfile(path):
             raise UserError(f"{flag} {path} is a device or a pipe: name a file")
+        if os.path.exists(path) and _is_of_run(path):
+            raise UserError(f"{flag} {path} holds the test predictions of a run: name another file")
         if os.path.exists(path) and not args.overwrite:
             raise UserError(f"{flag} {path} exists: --overwrite it, or name another file")
         folder = os.path.dirname(os.path.abspath(path))
         if not os.path.isdir(folder) or not os.access(folder, os.W_OK | os.X_OK):
             reason = "no permission" if os.path.isdir(folder) else f"there is no folder {folder}"
             raise UserError(f"{flag} {path} cannot be written ({reason}): name another file")
+
+
+def _is_of_run(path: str) -> bool:
+    """Tell whether a file is the predictions.csv of a run, which has the name of this script's own."""
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        return file.read(len(RUN_HEADER)) == RUN_HEADER
+    return False
 
 
 def choose_amp(given: str | None, checkpoint: Checkpoint, device: torch.device) -> str:
@@ -208,7 +219,8 @@ def read_shares(path: str, names: Sequence[str]) -> list[float]:
         raise UserError(f"--prior {path} has no column {lacking[0]}, but {', '.join(header) or 'nothing'}: {remedy}")
     shares: dict[str, float] = {}
     for number, row in rows:
-        name, text = (row[columns[c]].strip() if columns[c] < len(row) else "" for c in SHARE_COLUMNS)
+        name, text = (row[columns[c]] if columns[c] < len(row) else "" for c in SHARE_COLUMNS)
+        name = name if name in names else name.strip()
         if name not in names or name in shares:
             what = "names twice" if name in shares else "names"
             classes = count_of(names, "class", "classes")

@@ -65,7 +65,7 @@ def _collection(kind: type[TorchvisionCIFAR10]) -> Collection:
         folder=kind.base_folder,
         download=lambda root: kind(root, download=True),
         remedy=f"put {kind.filename} from {kind.url} there",
-        archives=(kind.filename,),
+        archives={kind.filename: kind.tgz_md5},
     )
 
 

@@ -160,12 +160,19 @@ def load_test(args: argparse.Namespace, classes: Sequence[str], preprocessing: P
         preprocessing: of the model.
 
     Raises:
-        UserError: files are missing or cannot be read, or the data has other classes.
+        UserError: files are missing or cannot be read, the data has other classes, or the cache has another size than
+            the images of the training were first resized to.
     """
     spec = DATASETS[args.dataset]
     found = _found(spec, argparse.Namespace(**vars(args), test_alone=True))
     if isinstance(found.test, FileDataset):
         found.test.colour = preprocessing.colour
+        first = preprocessing.cache_size or preprocessing.new_size  # what images are resized to first
+        if args.cache_size not in (0, first):
+            raise UserError(
+                f"--cache-size {args.cache_size}: the images of the training were first resized to {first}, give that, "
+                "or leave --cache-size out"
+            )
     test = _prepared(spec, {"test": found.test}, args, preprocessing.resize)["test"]
     if not spec.classes:
         test = test.labelled_as(classes)

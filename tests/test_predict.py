@@ -268,6 +268,10 @@ BAD = {
     "empty folder": (["RUN", "TMP/empty"], "TMP/empty names no image"),
     "unknown device file": (["RUN", "RUN"], "is no image by the ending"),
     "output that exists": (["RUN", "IMAGE", "--out=TMP/there.csv"], "--out TMP/there.csv exists: --overwrite it"),
+    "predictions of a run": (
+        ["RUN", "IMAGE", "--overwrite", "--out=TMP/of_run.csv"],
+        "--out TMP/of_run.csv holds the test predictions of a run: name another file",
+    ),
     "codes that exist": (["RUN", "IMAGE", "--codes=TMP/there.csv"], "--codes TMP/there.csv exists"),
     "output in no folder": (["RUN", "IMAGE", "--out=TMP/no/out.csv"], "there is no folder TMP/no"),
     "output that is a folder": (["RUN", "IMAGE", "--out=TMP/empty"], "--out TMP/empty is a folder"),
@@ -312,6 +316,7 @@ def test_bad_input_is_one_line_and_writes_nothing(name, script, tmp_path, traine
     (tmp_path / "some").mkdir()
     shutil.copy(digits / "000.png", tmp_path / "some" / "a.png")
     (tmp_path / "there.csv").write_text("path\nx.png\n")
+    shutil.copy(trained_digits / "predictions.csv", tmp_path / "of_run.csv")
     os.mkfifo(tmp_path / "pipe")
     save_checkpoint(tmp_path / "codes.pth", {"key": 1})
     for file, text in SHARES.items():
@@ -327,6 +332,7 @@ def test_bad_input_is_one_line_and_writes_nothing(name, script, tmp_path, traine
     assert expected in done.error
     assert sorted(tmp_path.iterdir()) == before
     assert (tmp_path / "there.csv").read_text() == "path\nx.png\n"
+    assert (tmp_path / "of_run.csv").read_bytes() == (trained_digits / "predictions.csv").read_bytes()
     assert (tmp_path / "some" / "a.png").read_bytes() == (digits / "000.png").read_bytes()
 
 

@@ -1,10 +1,12 @@
 """Files that torchvision downloads: fetched beside where they belong, and put there when they are complete."""
 
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
+
+from torchvision.datasets.utils import check_integrity
 
 from datasets.images.files import images_root, possible_places
 from datasets.images.finder import dead_link
@@ -24,7 +26,7 @@ class Collection:
         folder: where torchvision puts them, within its root; they may also lie in the root itself.
         download: has torchvision download them into a root.
         remedy: says which files to put there by hand, and where they come from.
-        archives: what torchvision unpacks; one that lies in the root, put there by hand, is not downloaded.
+        archives: what torchvision unpacks -> its MD5; one that lies in the root, put there by hand, is not downloaded.
         forms: endings under which a file may lie there, '' among them.
     """
 
@@ -33,7 +35,7 @@ class Collection:
     folder: str
     download: Callable[[str], object]
     remedy: str
-    archives: Sequence[str] = ()
+    archives: Mapping[str, str] = field(default_factory=dict)
     forms: Sequence[str] = ("",)
 
     def find(self, root: Path) -> Path | None:
@@ -86,9 +88,13 @@ def _download(root: Path, collection: Collection) -> Path:
         if not any(path.is_file() for path in beside.rglob("*")):
             shutil.rmtree(beside, ignore_errors=True)
         place = max((root, folder), key=lambda place: len(collection.files) - len(collection.lacking(place)))
-        lacking = ", ".join(collection.lacking(place))
+        found = f"{place} lacks {', '.join(collection.lacking(place))}"
+        archives = {root / name: md5 for name, md5 in collection.archives.items()}
+        damaged = [str(path) for path, md5 in archives.items() if path.is_file() and not check_integrity(path, md5)]
+        if damaged:
+            found = f"{', '.join(damaged)} is not as published (MD5)"
         raise UserError(
-            f"{place} lacks {lacking}, and the download failed ({' '.join(str(error).split())}): {collection.remedy}"
+            f"{found}, and the download failed ({' '.join(str(error).split())}): {collection.remedy}"
         ) from error
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)

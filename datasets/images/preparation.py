@@ -151,9 +151,11 @@ def _without_bad(
                 _list_damaged(caches[split], splits[split])
     what = {split: _said(names, split, len(splits[split]), caches[split].damaged) for split, names in bad.items()}
     root = next(iter(splits.values())).root
+    many = [what[split] for split, names in bad.items() if len(names) > MOST_BAD * len(splits[split])]
     if what and bad_images == "error":
-        raise UserError(f"{root}: {', '.join(what.values())}: replace them, or leave them out with --bad-images=skip")
-    if many := [what[split] for split, names in bad.items() if len(names) > MOST_BAD * len(splits[split])]:
+        remedy = "replace them" if many else "replace them, or leave them out with --bad-images=skip"
+        raise UserError(f"{root}: {', '.join(what.values())}: {remedy}")
+    if many:
         least = f"more than --bad-images=skip leaves out ({MOST_BAD:.0%})"
         raise UserError(f"{root}: {', '.join(many)}, {least}: replace them")
     for text in what.values():

@@ -25,14 +25,16 @@ from datasets.images.finder import (
     listed,
     shown_endings,
 )
+from datasets.images.preparation import MOST_BAD
 from datasets.own.splitting import PARTS, Listed, part_of, split_images
 from datasets.tables import count_of
 from utils.errors import UserError
 from utils.locks import LOCK_NAME
-from utils.training.layout import FOLDERS, SUFFIXES, is_run
+from utils.training.layout import FIGURES, FOLDERS, SUFFIXES, is_run
 
 log = logging.getLogger("dgcmm")
 
+DRAWN = {f"{name}{suffix}.png" for name in FIGURES for suffix in SUFFIXES}  # images that a run leaves
 IMAGENET_COUNTS = {"train": 1_281_167, "val": 50_000}  # images
 
 
@@ -70,7 +72,7 @@ def load_folder(args: argparse.Namespace, parts: Sequence[str] = PARTS) -> Split
     if dead_links and args.bad_images == "error" and not getattr(args, "test_alone", False):
         raise UserError(
             f"{root}: {count_of(dead_links, 'link')} leading nowhere: mend or delete, or give --bad-images=skip, "
-            "which leaves out what cannot be read"
+            f"which leaves out up to {MOST_BAD:.0%} of a split"
         )
     return split_images(root, images, args)
 
@@ -83,10 +85,20 @@ def _check_logdir(root: Path, logdir: str) -> None:
 
 
 def _is_of_run(folder: Path, logdir: str) -> bool:
-    """Tell whether a folder has nothing but the run in it, or is what a run has drawn, and so no class."""
+    """Tell whether a folder has nothing but the run in it, or is what a run has drawn, and so no class.
+
+    Raises:
+        UserError: it has the images of a class, and the run would draw into it.
+    """
     place, run = folder.resolve(), Path(logdir).resolve()
     if place.name in FOLDERS and (place.parent == run or _is_locked(place.parent)):
-        return True
+        if DRAWN.issuperset(find_images(place)):
+            return True
+        if place.parent == run:
+            raise UserError(
+                f"{folder} has images that no run has drawn, and the run in --logdir {logdir} writes there too: name "
+                "another --logdir"
+            )
     return place in (run, *run.parents) and not _find_outside_runs(place)[0].images
 
 

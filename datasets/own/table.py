@@ -65,7 +65,7 @@ def load_table(args: argparse.Namespace) -> Splits:
     if missing := missing_files(root, [image.path for image in images]):
         what = count_of(missing, "image")
         raise UserError(f"{table}: {what} of {len(images)} listed not found in {root}: {_remedy(root, missing[0])}")
-    return split_images(root, images, args)
+    return split_images(root, sorted(images), args)  # a table that was sorted anew has the same splits
 
 
 def _remedy(root: Path, missing: str) -> str:

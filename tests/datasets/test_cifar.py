@@ -162,6 +162,16 @@ def test_full_disk_at_the_copy_of_an_archive_is_said(published, monkeypatch, tmp
         load_splits(data_args("CIFAR10", tmp_path))
 
 
+def test_archive_put_there_by_hand_that_is_damaged_is_named(published, tmp_path):
+    archive = tmp_path / CIFAR10.filename
+    archive.write_bytes(b"cut")
+    says = (
+        rf"^{archive} is not as published \(MD5\), and the download failed \(.+\): put {CIFAR10.filename} from .* there"
+    )
+    with pytest.raises(UserError, match=says):
+        load_splits(data_args("CIFAR10", tmp_path))
+
+
 def test_what_lacks_and_where_it_comes_from_is_said(published, tmp_path):
     files = {name: content for name, content in published["CIFAR10"].items() if name != "data_batch_4"}
     folder = write(tmp_path / CIFAR10.base_folder, files)

@@ -357,6 +357,23 @@ def test_foreign_images_are_measured_as_they_are_predicted(resize, colour, cache
         assert torch.equal(data[0][0], predicted)
 
 
+@pytest.mark.parametrize("resize", ["stretch", "centre", "pad"])
+@pytest.mark.parametrize(("of_training", "given"), [(20, 20), (0, 16)])
+def test_cache_of_foreign_images_is_of_the_side_that_those_of_the_training_had_first(
+    of_training, given, resize, tmp_path
+):
+    """Any other would change the pixels that the model sees."""
+    (tmp_path / "test/cat").mkdir(parents=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 90, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "test/cat/wide.png")
+    preprocessing = Preprocessing(True, resize, of_training, 16, 12)
+    data = load_test(data_args("ImageFolder", tmp_path, cache_size=given), ("cat", "dog"), preprocessing)
+    with Image.open(tmp_path / "test/cat/wide.png") as image:
+        assert torch.equal(data[0][0].float() / 255, preprocessing(image))
+    with pytest.raises(UserError, match=f"--cache-size 24: the images of the training were first resized to {given}, "):
+        load_test(data_args("ImageFolder", tmp_path, cache_size=24), ("cat", "dog"), preprocessing)
+
+
 def test_folder_of_a_checkpoint_that_is_not_there_is_not_made(tmp_path):
     args = data_args("ChestXray", tmp_path / "gone", resume="run/checkpoint.pth")
     with pytest.raises(UserError, match=r"run/checkpoint.pth was trained on .*gone, which is not there: .*--datadir"):

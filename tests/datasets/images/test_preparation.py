@@ -216,6 +216,13 @@ def test_cache_without_skip_names_bad_images_and_the_remedy(tmp_path):
     assert len(prepare_images(splits, 16, "skip", quiet=True)["training"]) == TRAIN - 1
 
 
+def test_cache_without_skip_does_not_advise_it_where_it_would_not_help(tmp_path):
+    splits = splits_of(tmp_path)
+    break_images(tmp_path, [7, 8, 9])
+    with pytest.raises(UserError, match=r"3 of 200 training images .*: replace them$"):
+        prepare_images(splits, 16, "error", quiet=True)
+
+
 @pytest.mark.parametrize(("cache_size", "bad_images"), [(16, "error"), (16, "skip"), (0, "skip")])
 def test_bad_images_of_all_splits_are_named_or_listed(cache_size, bad_images, tmp_path):
     good = splits_of(tmp_path)["training"].path(0).read_bytes()

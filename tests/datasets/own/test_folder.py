@@ -404,6 +404,18 @@ def test_folders_of_the_run_are_no_classes(logdir, tmp_path, monkeypatch):
     assert load(root, logdir=logdir).train.classes == ("cat", "dog")
 
 
+@pytest.mark.parametrize("label", ["aug", "figures"])
+def test_class_of_the_name_of_a_runs_folder_is_not_lost(label, tmp_path):
+    """It is told where the run would write into it, and a class where an earlier run lies beside it."""
+    names = [f"{name}/{number}.png" for name in (label, "cat", "dog") for number in range(3)]
+    root = write(tmp_path, *names)
+    with pytest.raises(UserError, match=f"{root}/{label} has images that no run has drawn, and the run in --logdir"):
+        load(root, logdir=str(root))
+    (root / "args.json").touch()
+    (root / ".lock").touch()
+    assert load(root, logdir=str(root / "run")).train.classes == tuple(sorted((label, "cat", "dog")))
+
+
 def test_name_follows_a_label_with_blanks(tmp_path):
     names = tmp_path / "names.txt"
     names.write_text("dog\ngolden dog the golden one\n")
