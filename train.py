@@ -212,7 +212,7 @@ def train(
             folder.open(overwrite=args.overwrite)
     with folder:
         if world.is_main:
-            write_record(folder, args, data_sha256, checkpoint, world.size)
+            write_record(folder, args, data_sha256, checkpoint, world.size, world.nodes)
             folder.write_subset(splits.train.rows)
             log_images(splits, args.dataset)
             warn_of_part(args, splits._asdict(), world.nodes)
@@ -398,7 +398,7 @@ def evaluate_only(world: World, args: argparse.Namespace, checkpoint: Checkpoint
         if measurement is None:
             return {}
         folder.make_way(args.overwrite)
-        write_record(folder, args, data_sha256, processes=world.size, model=checkpoint)
+        write_record(folder, args, data_sha256, processes=world.size, nodes=world.nodes, model=checkpoint)
         folder.write_measurement(measurement, checkpoint["epoch"], "test")
         result = {"epoch": checkpoint["epoch"], "split": "test", **measurement.numbers}
         result["time"] = time.perf_counter() - started

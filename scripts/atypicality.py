@@ -47,7 +47,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if model.class_names != DATASETS["FashionMNIST_LT"].classes:
         raise UserError(f"{args.checkpoint} has other classes than FashionMNIST_LT: name a checkpoint of that data set")
     if model.distance_quantiles is None:
-        raise UserError(f"{args.checkpoint} has no distances of training codes: name one of this version of train.py")
+        raise UserError(
+            f"{args.checkpoint} has no distances of training codes: name one of a DGCMM with a mixture, of this "
+            "version of train.py, whose training has ended"
+        )
     where = {"datadir": args.datadir, "subset_seed": 0, "imbalance_factor": None, "subset_scale": 1.0}
     test = DATASETS["FashionMNIST_LT"].load(argparse.Namespace(**where, val_per_class=0)).test
     usual, usual_groups = score(model, [test.read(int(row)) for row in test.rows])

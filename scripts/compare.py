@@ -26,11 +26,12 @@ sys.path.insert(0, str(ROOT))
 
 from scripts.experiments.results import mean_and_deviation
 from utils.cli.common import Parser
-from utils.cli.rules import flag_of
+from utils.cli.rules import DATA_FLAGS, MODEL_FLAGS, SCORING_FLAGS, flag_of
 from utils.errors import UserError, run_script
 from utils.training.layout import RESULTS, find_runs
 from utils.training.reached import ERRORS, Result, Settings, read_results
 
+OF_MODEL = {"dataset", "amp", *MODEL_FLAGS, *DATA_FLAGS, *SCORING_FLAGS}  # which a re-training takes from its training
 METRICS = ("acc", "acsa", "f_ma", "g_ma", "many", "median", "low")
 
 
@@ -94,7 +95,7 @@ def group(results: Iterable[Result]) -> list[Row]:
         differing = {
             name: value
             for name, value in first.settings.items()
-            if (name not in training or training[name] != value)  # else the training's row has it
+            if (name not in OF_MODEL or training.get(name) != value)  # else the training's row has it
             and any(name in other and other[name] != value for other in others)
         }
         rows.append(Row(members, differing))

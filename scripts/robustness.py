@@ -54,6 +54,7 @@ from utils.streams import print_result
 from utils.training.checkpoint import is_made_from, load_checkpoint, load_model_state
 from utils.training.folder import RunFolder
 from utils.training.record import write_record
+from utils.training.resume import warn_of_begun_epoch, warn_of_unfinished
 
 log = logging.getLogger("dgcmm")
 
@@ -157,6 +158,8 @@ def classifiers_of(run: TrainedRun, folder: Path) -> dict[str, nn.Module]:
         if not is_made_from(stored, run.checkpoint):
             log.warning("%s was made from another model than %s: it is left out", checkpoint, run.args.resume)
             continue
+        warn_of_unfinished(stored, str(checkpoint))
+        warn_of_begun_epoch(stored, str(checkpoint))
         state = {name.removeprefix("classifier."): value for name, value in stored["state_dict"].items()}
         classifier = type(run.model.classifier)(run.model.z_dim, run.model.num_classes)
         classifier.load_state_dict({name: state[name] for name in classifier.state_dict()})

@@ -248,6 +248,12 @@ def test_prior_corrects_the_probabilities_by_bayes_rule(script, tmp_path, traine
         assert predictions == weighted.argmax(axis=1).tolist()
 
 
+def test_shares_are_of_classes_by_their_names_as_they_are(tmp_path):
+    """The name of a class folder may begin or end with a blank."""
+    (tmp_path / "shares.csv").write_text('class,share\n" lead",0.25\n tail ,0.75\n')
+    assert predict.read_shares(str(tmp_path / "shares.csv"), (" lead", "tail")) == [0.25, 0.75]
+
+
 def test_named_prior_is_no_file_that_is_read(script, tmp_path, trained_digits, digits, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = [trained_digits / "checkpoint.pth", digits / "000.png", "--prior=uniform", "--out=uniform", "--workers=0"]

@@ -87,8 +87,14 @@ def test_methods_agree_with_the_scripts_of_both_cases(script, run):
     save_checkpoint(
         run / "checkpoint_aug.pth", load_checkpoint(run / "checkpoint_aug_ftl.pth") | {"trained_sha256": ""}
     )
+    begun = load_checkpoint(run / "adjusted/checkpoint_aug.pth")
+    begun["args"]["epochs"] = begun["epoch"] + 3
+    save_checkpoint(run / "adjusted/checkpoint_aug.pth", begun)
     done = script("scripts.robustness", run, *methods, *judges)
     assert done.status == 0, done.err
+    epochs = f"{begun['epoch']} of {begun['epoch'] + 3} epochs"
+    assert f"adjusted/checkpoint_aug.pth is of a re-training that has not ended: {epochs}" in done.err
+    assert "checkpoint_aug_ftl.pth is of" not in done.err
     assert "checkpoint_aug.pth was made from another model than" in done.err
     assert "it is left out" in done.err
     rows = {(row["classifier"], row["condition"]): row for row in read_rows(run / "metrics_robustness.csv")}
@@ -106,6 +112,8 @@ def test_methods_agree_with_the_scripts_of_both_cases(script, run):
     health = json.loads((run / "generative_half.json").read_text())
     assert 0 < health["mse_class_mean"] < health["mse_constant"] < 0.25
     assert health["recognised_samples_by_resnet18"] is None  # components get their codes, not their classes, by default
+    done = script("augment_ftl", "Digits_LT", f"--logdir={run}", "--resume=auto", "--overwrite", *RETRAIN)
+    assert f"{run} holds results of the model before this re-training: metrics_robustness.csv; make them" in done.err
 
 
 def test_generative_run_is_refused(script, tmp_path, monkeypatch):

@@ -137,6 +137,29 @@ def test_runs_of_other_flags_stand_apart_and_say_by_what(tmp_path, capsys):
     ]
 
 
+def test_runs_on_other_numbers_of_nodes_stand_apart(tmp_path, capsys):
+    """Each node takes --batch-size images a step; where a launcher starts them, no flag says how many there are."""
+    run(tmp_path / "old", seed=0, batch_size=32)
+    for seed, nodes in ((1, 1), (2, 2), (3, 2)):
+        run(tmp_path / f"run{seed}", seed=seed, batch_size=32, about={"nodes": nodes})
+    rows = [(row["runs"], row["differs_by"]) for row in table(capsys, tmp_path)]
+    assert rows == [("2", "--world-size=1"), ("2", "--world-size=2")]
+
+
+def test_flag_of_a_re_training_that_its_training_has_too_is_said(tmp_path, capsys):
+    """What a re-training takes from its training stands in the row of that."""
+    for name, start, epochs in (("a", "trained", 2), ("b", "adjusted", 4)):
+        run(tmp_path / name, arch=name)
+        run(tmp_path / name, suffix="_aug", arch=name, start=start, epochs=epochs)
+    rows = [(row["result"], row["differs_by"]) for row in table(capsys, tmp_path)]
+    assert rows == [
+        ("trained", "--arch=a"),
+        ("Case 2", "--start=trained --epochs=2"),
+        ("trained", "--arch=b"),
+        ("Case 2", "--start=adjusted --epochs=4"),
+    ]
+
+
 def test_re_trainings_of_other_trainings_are_never_averaged(tmp_path, capsys):
     for name, lr in (("a", 0.1), ("b", 0.2)):
         run(tmp_path / name, lr=lr)

@@ -19,6 +19,7 @@ from utils.logs import end_log_file, log_to_file
 from utils.metrics import Measurement, Row, exact, per_class_metrics
 from utils.training.layout import (
     BEST,
+    CLASSIFIERS,
     CODES,
     FIGURES,
     LAST,
@@ -147,7 +148,7 @@ class RunFolder:
             path = self.file("log.txt")
             self._log_start = path.stat().st_size if path.exists() else 0
             self._log = log_to_file(path)
-            if not self.suffix and not self._warned:
+            if self.suffix != "_eval" and not self._warned:
                 self._warn_of_what_an_earlier_model_made()
         except BaseException:
             self.close()
@@ -244,13 +245,16 @@ class RunFolder:
         self.close()
 
     def _warn_of_what_an_earlier_model_made(self) -> None:
-        """Warn of results beside a training that goes on: they were made of the model as it is now."""
-        made = [what for suffix, what in RESULTS.items() if suffix and RunFolder(self.path, suffix).holds_run()]
-        made += [name for name in MEASURED if name.startswith("metrics_") and self.file(name).exists()]
+        """Warn of results beside a training or re-training that goes on: they were made of the model as it is now."""
+        what, made, measured = "re-training", [], [CLASSIFIERS]
+        if not self.suffix:
+            what, measured = "training", [name for name in MEASURED if name.startswith("metrics_")]
+            made = [result for suffix, result in RESULTS.items() if suffix and RunFolder(self.path, suffix).holds_run()]
+        made += [name for name in measured if (self.path / name).exists()]
         self._warned = True
         if made:
-            text = "%s holds results of the model before this training: %s; make them anew after it, with --overwrite"
-            log.warning(text, self.path, ", ".join(made))
+            text = "%s holds results of the model before this %s: %s; make them anew after it, with --overwrite"
+            log.warning(text, self.path, what, ", ".join(made))
 
     def _clear_alone(self) -> None:
         """Delete results while no script is at work on them; raises `Timeout` if one is."""

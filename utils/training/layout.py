@@ -13,9 +13,10 @@ NAMES = (
     *("args.json", "health.json", "log.txt", "metrics.csv", "metrics_per_class.csv", "predictions.csv", "subset.txt"),
     "pictures.npz",
 )
+CLASSIFIERS = "metrics_robustness.csv"  # of a trained run and of its re-trainings, by scripts/robustness.py
 MEASURED = (  # of a trained run, by scripts/baselines.py and scripts/robustness.py
     *("args_baselines.json", "metrics_baselines.csv", "metrics_per_class_baselines.csv"),
-    *("args_robustness.json", "metrics_robustness.csv", "generative_half.json"),
+    *("args_robustness.json", CLASSIFIERS, "generative_half.json"),
 )
 PROJECTED, PROJECTOR = "00000", "projector_config.pbtxt"  # TensorBoard's folder of codes, and the file that names it
 PICTURES = "figures"  # the folder of all scripts' figures
@@ -77,7 +78,7 @@ def places_of_origin(run: Path, arguments: Mapping[str, Any]) -> tuple[Path, Pat
     return run / os.path.relpath(named, str(arguments.get("logdir", "."))), named
 
 
-MARKS = tuple(with_suffix(name, suffix) for name in ("args.json", "metrics.csv") for suffix in SUFFIXES)
+MARKS = {with_suffix(name, suffix) for name in ("args.json", "metrics.csv") for suffix in SUFFIXES}
 
 
 def is_run(place: Path) -> bool:
@@ -86,7 +87,7 @@ def is_run(place: Path) -> bool:
 
 
 def find_runs(place: Path) -> list[Path]:
-    """Find run folders: `place` itself, or those below it, sorted.
+    """Find run folders: `place` itself, or those below it, also by links, sorted; each is named once.
 
     Raises:
         UserError: there are none.
@@ -94,9 +95,18 @@ def find_runs(place: Path) -> list[Path]:
     if is_run(place):
         return [place]
     try:
-        runs = sorted({path.parent for mark in MARKS for path in place.rglob(mark)})
+        os.scandir(place).close()
     except OSError as error:
         raise UserError(f"{place} cannot be read ({error.strerror}): name another folder") from error
+    runs, seen = [], {os.path.realpath(place)}
+    for folder, names, files in os.walk(place, followlinks=True):
+        if not MARKS.isdisjoint(files):
+            runs.append(Path(folder))
+        inner: dict[str, str] = {}  # where a name leads -> the name
+        for name in sorted(names):
+            inner.setdefault(os.path.realpath(os.path.join(folder, name)), name)
+        names[:] = [name for real, name in inner.items() if real not in seen]  # links may lead in circles
+        seen.update(inner)
     if not runs:
         raise UserError(f"{place} is no run folder, and none is below it: name the --logdir of a run")
-    return runs
+    return sorted(runs)

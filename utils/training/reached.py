@@ -32,6 +32,7 @@ class Started(NamedTuple):
     """What a script left: how it was started, with what its resumptions have changed, and its metrics.csv."""
 
     arguments: Settings
+    nodes: int  # each of which takes `--batch-size` images a step
     data: dict[str, str]  # hashes of the splits
     first: str  # when, as text of ISO 8601 in UTC
     last: str
@@ -41,7 +42,8 @@ class Started(NamedTuple):
     def settings(self) -> Settings:
         """Give the flags that make another experiment."""
         tables = {name: Path(str(path)).name for name in TABLES if (path := self.arguments.get(name))}
-        return {name: value for name, value in self.arguments.items() if name not in OWN} | tables
+        nodes = {"world_size": self.nodes} if self.arguments else {}  # a launcher may have given them without the flag
+        return {name: value for name, value in self.arguments.items() if name not in OWN} | tables | nodes
 
     def of_model(self) -> Settings:
         """Give the same and which of a run's checkpoints it started from; nothing where it does not say."""
@@ -57,7 +59,7 @@ class Started(NamedTuple):
         return next((suffix for suffix in ("_aug_ftl", "_aug") if stem.endswith(suffix)), "")
 
 
-NOT_THERE = Started({}, {}, "", "", {}, [])
+NOT_THERE = Started({}, 1, {}, "", "", {}, [])
 
 
 class Result(NamedTuple):
@@ -162,7 +164,7 @@ def read_started(run: Path, suffix: str) -> Started:
         arguments = BEFORE | content["arguments"] | later
         started = start_times(content)
         data, model = (dict(content.get(name) or {}) for name in ("data", "model"))
-        return Started(arguments, data, started[0], max(started), model, rows)
+        return Started(arguments, int(content.get("nodes", 1)), data, started[0], max(started), model, rows)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({error}): leave this run out") from error
 

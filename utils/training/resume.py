@@ -232,7 +232,7 @@ def find_trained(args: argparse.Namespace, given: set[str], folder: RunFolder) -
 
 
 def warn_of_unfinished(last: Checkpoint, source: str) -> None:
-    """Warn if a training has not ended.
+    """Warn if a training, or a re-training, has not ended.
 
     Args:
         last: its last checkpoint.
@@ -240,7 +240,8 @@ def warn_of_unfinished(last: Checkpoint, source: str) -> None:
     """
     done, asked = last["epoch"], last["args"]["epochs"]
     if done < asked:
-        log.warning("%s is of a training that has not ended: %d of %d epochs", source, done, asked)
+        what = "training" if last["kind"] == "train" else "re-training"
+        log.warning("%s is of a %s that has not ended: %d of %d epochs", source, what, done, asked)
 
 
 def find_unfinished(

@@ -65,15 +65,18 @@ def test_overwriting_a_training_deletes_what_was_made_from_it(tmp_path):
 def test_results_of_an_earlier_model_are_told_where_a_training_goes_on(tmp_path, caplog):
     for name in ("metrics.csv", "metrics_aug.csv", "metrics_eval.csv", "metrics_robustness.csv"):
         (tmp_path / name).write_text("x")
-    with RunFolder(str(tmp_path), "_aug").open():
+    with RunFolder(str(tmp_path), "_eval").open():
         pass
     assert not caplog.messages
-    folder = RunFolder(str(tmp_path))
-    for _ in range(2):  # for the training, and then for its figures
-        with folder.open():
-            pass
-    (told,) = caplog.messages
-    assert "before this training: Case 2, evaluated, metrics_robustness.csv; make them anew" in told
+    made = {"_aug": "re-training: metrics_robustness.csv", "": "training: Case 2, evaluated, metrics_robustness.csv"}
+    for suffix, names in made.items():
+        folder = RunFolder(str(tmp_path), suffix)
+        for _ in range(2):  # for the training, and then for its figures
+            with folder.open():
+                pass
+        (told,) = caplog.messages
+        assert f" before this {names}; make them anew" in told
+        caplog.clear()
 
 
 def test_folder_that_another_process_has_changed_since_it_was_looked_at_is_not_opened(tmp_path):

@@ -7,8 +7,25 @@ import subprocess
 import pytest
 
 from helpers.project import ROOT
+from utils.errors import UserError
 from utils.training.folder import RunFolder
-from utils.training.layout import CODES, FOLDERS, MEASURED, NAMES, PROJECTED, PROJECTOR, SUFFIXES
+from utils.training.layout import CODES, FOLDERS, MEASURED, NAMES, PROJECTED, PROJECTOR, SUFFIXES, find_runs
+
+
+def test_runs_are_found_by_links_too_and_each_once(tmp_path):
+    """Such as those on another disk. Links may lead in circles."""
+    for name in ("logs/deep/b", "logs/c", "elsewhere/a"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "args.json").touch()
+    logs = tmp_path / "logs"
+    (logs / "a").symlink_to(tmp_path / "elsewhere/a")
+    (logs / "d").symlink_to(logs / "c")
+    (logs / "deep/up").symlink_to(logs)
+    (logs / "gone").symlink_to(tmp_path / "nowhere")
+    assert find_runs(logs) == [logs / "a", logs / "c", logs / "deep/b"]
+    assert find_runs(logs / "d") == [logs / "d"]
+    with pytest.raises(UserError, match=r"nowhere cannot be read \(No such file or directory\): name another folder"):
+        find_runs(tmp_path / "nowhere")
 
 
 @pytest.mark.skipif(not shutil.which("git"), reason="there is no git")

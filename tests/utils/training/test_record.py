@@ -11,8 +11,8 @@ from utils.training.folder import RunFolder
 from utils.training.record import write_record
 
 
-def checkpoint_of(args: dict[str, object], epoch: int, step: int = 0) -> dict[str, object]:
-    return {"args": args, "epoch": epoch, "step": step}
+def checkpoint_of(args: dict[str, object], epoch: int, step: int = 0, nodes: int = 1) -> dict[str, object]:
+    return {"args": {"batch_size": 8} | args, "epoch": epoch, "step": step, "nodes": nodes}
 
 
 def test_changes_of_continuations_that_came_to_nothing_are_forgotten(tmp_path):
@@ -74,6 +74,37 @@ def test_what_a_continuation_changes_is_noted(tmp_path):
     write_record(elsewhere, now, {}, checkpoint_of(before, 2))
     content = json.loads((elsewhere.path / "args.json").read_text())
     assert (content["arguments"], content["resumed"][0]["changed"]) == (vars(now), changed)
+
+
+def test_batch_size_has_changed_where_the_images_of_a_step_have(tmp_path):
+    """It is that of a node. Of what came to nothing the checkpoint knows nothing, on however many nodes it was."""
+    folder = RunFolder(str(tmp_path))
+    folder.checkpoint.touch()
+    checkpoint = {"batch_size": 16}, 2
+
+    def start(batch_size: int, nodes: int, of: int) -> list[dict]:
+        args = argparse.Namespace(batch_size=batch_size)
+        write_record(folder, args, {}, checkpoint_of(*checkpoint, nodes=of) if of else None, nodes=nodes)
+        return [start["changed"] for start in json.loads((tmp_path / "args.json").read_text())["resumed"]]
+
+    assert start(16, 2, 0) == []
+    assert start(32, 1, 2) == [{}]
+    assert start(16, 1, 2) == [{}, {"batch_size": [32, 16]}]
+    checkpoint = {"batch_size": 16}, 3  # that one has saved itself, on one node
+    assert start(8, 2, 1) == [{}, {"batch_size": [32, 16]}, {}]
+    assert start(4, 2, 1) == [{}, {"batch_size": [32, 16]}, {}, {"batch_size": [8, 4]}]
+    assert start(16, 1, 1) == [{}, {"batch_size": [32, 16]}, {}, {}, {}]
+
+
+def test_changes_of_a_run_that_went_back_are_of_the_epoch_that_it_went_back_to(tmp_path):
+    before = {"start_epoch": 2, "lr": 1.0}
+    now = argparse.Namespace(start_epoch=3, lr=0.5)
+    write_record(RunFolder(str(tmp_path)), now, {}, checkpoint_of(before, 4, 7))
+    (resumed,) = json.loads((tmp_path / "args.json").read_text())["resumed"]
+    assert (resumed["after_epoch"], resumed["after_step"]) == (3, 0)
+    write_record(RunFolder(str(tmp_path)), now, {}, checkpoint_of({"start_epoch": 3, "lr": 1.0}, 4, 7))
+    (resumed,) = json.loads((tmp_path / "args.json").read_text())["resumed"]  # it has gone back before
+    assert (resumed["after_epoch"], resumed["after_step"]) == (4, 7)
 
 
 def test_package_without_metadata_has_no_version(tmp_path, monkeypatch):
