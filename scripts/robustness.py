@@ -140,6 +140,7 @@ def load_judges(checkpoints: Sequence[str], run: TrainedRun) -> dict[str, ImageC
             )
         if args.arch in judges:
             raise UserError(f"--judge {checkpoint} is a second {args.arch}: name one of each architecture")
+        warn_of_unfinished(stored, f"--judge {checkpoint}")
         model = create_model(args, len(stored["class_names"]))
         load_model_state(model, stored, checkpoint)
         judges[args.arch] = model.to(run.world.device).eval()

@@ -77,6 +77,7 @@ def test_methods_agree_with_the_scripts_of_both_cases(script, run):
     assert opened(judge).args.seed == 5  # its own, of all that methods draw
     older = load_checkpoint(judge / "checkpoint.pth")
     del older["args"]["loss"]  # which was none of its flags
+    older["args"]["epochs"] = 3
     save_checkpoint(judge / "checkpoint.pth", older)
     methods = ["--methods", "logit-adjustment", "crt", "case-1", "--fixed", "crt=0.01"]
     judges = [f"--judge={judge}/checkpoint.pth"]
@@ -95,6 +96,7 @@ def test_methods_agree_with_the_scripts_of_both_cases(script, run):
     epochs = f"{begun['epoch']} of {begun['epoch'] + 3} epochs"
     assert f"adjusted/checkpoint_aug.pth is of a re-training that has not ended: {epochs}" in done.err
     assert "checkpoint_aug_ftl.pth is of" not in done.err
+    assert f"--judge {judge}/checkpoint.pth is of a training that has not ended: 1 of 3 epochs" in done.err
     assert "checkpoint_aug.pth was made from another model than" in done.err
     assert "it is left out" in done.err
     rows = {(row["classifier"], row["condition"]): row for row in read_rows(run / "metrics_robustness.csv")}
