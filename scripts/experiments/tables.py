@@ -5,6 +5,7 @@ A row of fewer subsets than its table is to have is marked with their number. Ro
 
 import statistics
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from scripts.experiments import protocol
@@ -45,7 +46,7 @@ from scripts.experiments.results import (
     values_of,
     values_under,
 )
-from scripts.experiments.verdicts import NOTHING, RECOGNISED, besides, confirmation, marked, points, verdict
+from scripts.experiments.verdicts import NOTHING, RECOGNISED, besides, marked, points, verdict
 
 HEADLINE = {"acsa": "ACSA", "f_ma": "F-macro", "g_ma": "G-macro", "many": "many", "median": "median", "low": "low"}
 HEALTH = {
@@ -109,6 +110,17 @@ def differences_table(results: Path, stage: str = "table", regime: str = ALL.nam
         for one in comparisons
     ]
     return f"Against {baseline.title}:\n\n{markdown(['row', *DIFFERENCES], lines)}"
+
+
+def confirmation_table(results: Path) -> str:
+    """Write how the comparisons on the fresh subsets have ended: each row reads as a sentence."""
+    lines = []
+    for one in confirmations(results):
+        ours, theirs = (f"{mean:.4f}" for mean in one.means)
+        _, *differences, _, p = _differences(one)
+        baseline = marked(one.baseline.title, len(one.difference.values), len(FRESH))
+        lines.append([one.baseline.condition or "clean", ours, one.verb, baseline, theirs, *differences, p])
+    return markdown(["test images", "DGCMM", "", "", "baseline", "points", "95 % interval", "p (Holm)"], lines)
 
 
 def confirmations_table(results: Path) -> str:
@@ -264,7 +276,9 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "images": images_table,
     "imbalance": imbalance_table,
     "weights": weights_table,
-    "confirmation": confirmation,
+    "confirmation": confirmation_table,
     "confirmations": confirmations_table,
-    "confirm robustness": lambda results: robustness_table(results, "confirm", TENTH_18.name),
+    "confirm robustness": partial(robustness_table, stage="confirm", regime=TENTH_18.name),
+    "confirm health": partial(health_table, stage="confirm", regime=TENTH_18.name),
+    "confirm recognised": partial(recognised_table, stage="confirm", regime=TENTH_18.name),
 }

@@ -13,13 +13,12 @@ from scripts.experiments.comparison import (
     Contender,
     best_baseline,
     compare,
-    confirmations,
     contenders,
     difference_between,
 )
 from scripts.experiments.corruption import CORRUPTIONS, NOISE
 from scripts.experiments.posthoc import RATES
-from scripts.experiments.protocol import ALL, CHOSEN, FRESH, JUDGES, LOOKED_AT, TABLE
+from scripts.experiments.protocol import ALL, CHOSEN, JUDGES, LOOKED_AT, TABLE
 from scripts.experiments.results import Run, read_generative_half, values_of, values_under
 from scripts.experiments.significance import Difference, paired_difference
 
@@ -71,23 +70,6 @@ def comparison(rows: Sequence[Contender], where: str) -> str:
         holm = f" after Holm over {tests} rows" if tests > 1 else ""
         said = f"{title} {first.verb} {other}: {gap_of(first)} ({test_of(first, tests)}{holm})."
     return said + so_far(len(first.difference.values), len(TABLE))
-
-
-def confirmation(results: Path) -> str:
-    """Say how every comparison on the fresh subsets has ended."""
-    found = confirmations(results)
-    if not found:
-        return NOTHING
-    tests = sum(one.p is not None for one in found)
-    said = []
-    for one in found:
-        where = "on clean images" if one.baseline.condition is None else "under noise"
-        test = "no interval yet" if one.p is None else test_of(one, tests)
-        said.append(f"{where} it {one.verb} {one.baseline.title}: {gap_of(one)} ({test})")
-    holm = f"; p after Holm over {tests} comparisons" if tests > 1 else ""
-    text = f"{found[0].contender.title}, on fresh subsets: {'; '.join(said)}{holm}."
-    fewest = min(len(one.difference.values) for one in found)
-    return textwrap.fill(text + so_far(fewest, len(FRESH)), LINE, break_on_hyphens=False)
 
 
 def gap_of(one: Comparison) -> str:
