@@ -68,7 +68,7 @@ def comparison(rows: Sequence[Contender], where: str) -> str:
     else:
         tests = sum(one.p is not None for one in comparisons)
         holm = f" after Holm over {tests} rows" if tests > 1 else ""
-        said = f"{title} {first.verb} {other}: {gap_of(first)} ({test_of(first, tests)}{holm})."
+        said = f"{title} {first.verb} {other}: {gap_of(first)} ({interval_and_p(first, tests)}{holm})."
     return said + so_far(len(first.difference.values), len(TABLE))
 
 
@@ -78,7 +78,7 @@ def gap_of(one: Comparison) -> str:
     return f"{ours:.4f} against {theirs:.4f}, {points(one.difference.mean)} points"
 
 
-def test_of(one: Comparison, tests: int) -> str:
+def interval_and_p(one: Comparison, tests: int) -> str:
     """Write interval and p of one of several tests."""
     alone = " uncorrected" if tests > 1 else ""
     return f"95 %{alone} {points(one.difference.low)} to {points(one.difference.high)}; p {one.p:.3f}"
