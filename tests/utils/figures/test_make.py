@@ -18,6 +18,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from helpers.made_up import made_up_run
+from helpers.runs import make_older
 from scripts import figures
 from utils.errors import UserError
 from utils.figures import codes, drawing
@@ -280,6 +281,7 @@ def test_tensorboard_shows_the_figures_in_order_and_the_codes(drawn, tmp_path, c
         for epoch in range(1, 9):  # of which the fifth was the best
             board.scalars(epoch, {"epoch": epoch, "split": "val", "acsa": 0.5})
     for _ in range(2):  # the second time with figures that were made anew
+        make_older(folder.board)
         show_figures(pictures, folder, 5)
     assert capsys.readouterr().out == ""
     events = EventAccumulator(str(folder.board)).Reload()
