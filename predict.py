@@ -41,13 +41,14 @@ from utils.logs import progress, start_logging
 from utils.metrics import NO_REDUCTION, exact, require_finite
 from utils.streams import print_result
 from utils.training.checkpoint import Checkpoint, load_checkpoint
+from utils.training.layout import PREDICTIONS
 from utils.training.resume import warn_of_begun_epoch
 
 log = logging.getLogger("dgcmm")
 
 NAMED_PRIORS = ("uniform", "natural")  # any other is a table
 SHARE_COLUMNS = ("class", "share")
-RUN_HEADER = b"id,target,prediction,"  # with which the predictions.csv of a run begins
+RUN_HEADER = f"{','.join(PREDICTIONS)},".encode()  # with which the predictions.csv of a run begins
 SUM_TOLERANCE = 1e-3  # of shares that a user has rounded
 
 
@@ -142,7 +143,7 @@ def check_outputs(args: argparse.Namespace) -> None:
             raise UserError(f"{flag} {path} is a folder: name a file")
         if os.path.exists(path) and not os.path.isfile(path):
             raise UserError(f"{flag} {path} is a device or a pipe: name a file")
-        if os.path.exists(path) and _is_of_run(path):
+        if _is_of_run(path):
             raise UserError(f"{flag} {path} holds the test predictions of a run: name another file")
         if os.path.exists(path) and not args.overwrite:
             raise UserError(f"{flag} {path} exists: --overwrite it, or name another file")

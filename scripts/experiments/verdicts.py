@@ -9,7 +9,6 @@ from scripts.experiments.choices import read_choices
 from scripts.experiments.comparison import (
     DGCMM_ROW,
     WITHOUT_MIXTURE,
-    Comparison,
     Contender,
     best_baseline,
     compare,
@@ -63,30 +62,17 @@ def comparison(rows: Sequence[Contender], where: str) -> str:
         return ""
     first = max(comparisons, key=lambda one: (len(one.difference.values), one.difference.mean))
     title, other = f"{where} the best row of DGCMM ({first.contender.title})", f"the best baseline ({baseline.title})"
+    ours, theirs = first.means
+    gap = f"{ours:.4f} against {theirs:.4f}, {points(first.difference.mean)} points"
     if first.p is None:
-        said = f"{title} and {other}: {gap_of(first)}, without an interval yet."
+        said = f"{title} and {other}: {gap}, without an interval yet."
     else:
         tests = sum(one.p is not None for one in comparisons)
-        holm = f" after Holm over {tests} rows" if tests > 1 else ""
-        said = f"{title} {first.verb} {other}: {gap_of(first)} ({interval_and_p(first, tests)}{holm})."
-    return said + so_far(len(first.difference.values), len(TABLE))
-
-
-def gap_of(one: Comparison) -> str:
-    """Write both means and their difference."""
-    ours, theirs = one.means
-    return f"{ours:.4f} against {theirs:.4f}, {points(one.difference.mean)} points"
-
-
-def interval_and_p(one: Comparison, tests: int) -> str:
-    """Write interval and p of one of several tests."""
-    alone = " uncorrected" if tests > 1 else ""
-    return f"95 %{alone} {points(one.difference.low)} to {points(one.difference.high)}; p {one.p:.3f}"
-
-
-def so_far(found: int, wanted: int) -> str:
-    """Say that subsets are missing; '' where none is."""
-    return f" So far on {found} of {wanted} subsets." if found < wanted else ""
+        alone, holm = (" uncorrected", f" after Holm over {tests} rows") if tests > 1 else ("", "")
+        ends = f"{points(first.difference.low)} to {points(first.difference.high)}"
+        said = f"{title} {first.verb} {other}: {gap} (95 %{alone} {ends}; p {first.p:.3f}{holm})."
+    found = len(first.difference.values)
+    return said if found >= len(TABLE) else f"{said} So far on {found} of {len(TABLE)} subsets."
 
 
 def besides(results: Path, stage: str = "table", regime: str = ALL.name, name: str = DGCMM_ROW) -> str:

@@ -26,6 +26,7 @@ from utils.training.layout import (
     MEASURED,
     NAMES,
     PICTURES,
+    PREDICTIONS,
     PROJECTED,
     PROJECTOR,
     RESULTS,
@@ -319,4 +320,4 @@ class RunFolder:
             | dict(zip(columns, exact(of_image), strict=True))
             for name, target, prediction, of_image in zip(ids, targets, predictions, probabilities, strict=True)
         )
-        write_table(self.file("predictions.csv"), ["id", "target", "prediction", *columns], rows)
+        write_table(self.file("predictions.csv"), [*PREDICTIONS, *columns], rows)

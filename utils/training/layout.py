@@ -13,6 +13,7 @@ NAMES = (
     *("args.json", "health.json", "log.txt", "metrics.csv", "metrics_per_class.csv", "predictions.csv", "subset.txt"),
     "pictures.npz",
 )
+PREDICTIONS = ("id", "target", "prediction")  # the first columns of a run's predictions.csv
 CLASSIFIERS = "metrics_robustness.csv"  # of a trained run and of its re-trainings, by scripts/robustness.py
 MEASURED = (  # of a trained run, by scripts/baselines.py and scripts/robustness.py
     *("args_baselines.json", "metrics_baselines.csv", "metrics_per_class_baselines.csv"),
