@@ -163,15 +163,20 @@ def retrain_from(
     whole = splits
     if args.max_steps:
         splits = splits.spread(args.max_steps * args.batch_size)
-    with folder.open(overwrite=args.overwrite), memory_watched("the same command"):
-        write_record(folder, args, data_sha256, unfinished, model=trained)
+    with folder.open(), memory_watched("the same command"):
         log_images(splits, args.dataset)
         warn_of_part(args, whole._asdict(), taken=splits._asdict())
         codes = load_or_extract(model, splits, trained_sha256, args, world)
         training = take_training_codes(codes, world.device)
         about |= examine_training_codes(model, training)
         sampler = make_sampler(training, model.num_classes, args)
-        first_loss = measure_first_loss(model, sampler, args)
+        batches = plan_batches(sampler, 0, args, world.device)
+        if (number := len(batches[0][1])) < args.batch_size:
+            log.warning("--batch-size %d: only %d codes an epoch, all in one batch", args.batch_size, number)
+        first_loss = measure_first_loss(model, sampler, batches[: args.max_steps], args.seed)
+        if args.overwrite:  # not before the images were read: a broken one must not cost an earlier re-training
+            folder.make_way(overwrite=True)
+        write_record(folder, args, data_sha256, unfinished, model=trained)
         optimizer = build_sgd(model.classifier.parameters(), args)
         state = {"trained_sha256": trained_sha256}
         run = Run(kind, args, model, optimizer, folder, splits.measured[0], about, world, state=state)
@@ -279,11 +284,12 @@ def loss_of(
 
 
 @torch.inference_mode()
-def measure_first_loss(model: ImageClassifier, sampler: PosteriorSampler, args: argparse.Namespace) -> float:
-    """Measure the classifier before it is re-trained: its mean cross-entropy over the codes of the first epoch."""
-    batches = plan_batches(sampler, 0, args, model.classifier.weight.device)[: args.max_steps]
+def measure_first_loss(
+    model: ImageClassifier, sampler: PosteriorSampler, batches: Sequence[tuple[Tensor, Tensor]], seed: int
+) -> float:
+    """Measure the classifier before it is re-trained: its mean cross-entropy over the batches of the first epoch."""
     total = sum(
-        loss_of(model, sampler, sources, labels, (args.seed, 0, step)).item() * len(labels)
+        loss_of(model, sampler, sources, labels, (seed, 0, step)).item() * len(labels)
         for step, (sources, labels) in enumerate(batches)
     )
     return total / sum(len(labels) for _, labels in batches)

@@ -54,7 +54,8 @@ def test_steps_are_those_of_a_plain_loop(sampler_class):
 
 def test_first_loss_is_that_of_an_epoch_in_which_nothing_moves():
     sampler, model = sampler_of(PosteriorSampler), model_of()
-    first = augment.measure_first_loss(model, sampler, ARGS)
+    batches = augment.plan_batches(sampler, 0, ARGS, torch.device("cpu"))[: ARGS.max_steps]
+    first = augment.measure_first_loss(model, sampler, batches, ARGS.seed)
     run = run_without_folder(ARGS, model, torch.optim.SGD(model.classifier.parameters(), lr=0.0))
     augment.train_epoch(run, sampler)
     assert run.mean_terms() == pytest.approx([first])

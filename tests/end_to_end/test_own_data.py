@@ -1,5 +1,6 @@
 """One's own images through all scripts: from other folders, under other paths, and new ones to measure a model on."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +109,33 @@ def test_image_that_cannot_be_read_loses_no_step_and_may_be_replaced(part, steps
     assert mended.status == 0
     assert f"continuing after epoch 1/1, step {steps}\n" in mended.out
     assert differences(tmp_path / "whole", tmp_path / "broken") == []
+
+
+def test_image_that_cannot_be_read_costs_no_earlier_re_training(trained, script, tmp_path):
+    retrain = ["CSV", f"--logdir={trained}", "--resume=auto", "--epochs=1", "--workers=0"]
+    assert script("augment", *retrain).status == 0
+    files = ["checkpoint_aug.pth", "metrics_aug.csv", "predictions_aug.csv", "args_aug.json"]
+    before = [(trained / name).read_bytes() for name in files]
+    (trained / "checkpoint_codes.pth").unlink()
+    bad = tmp_path / "photos/b1.png"
+    content = bad.read_bytes()
+    bad.write_bytes(content[:60])
+    broken = script("augment", *retrain, "--overwrite", "--batch-size=5")
+    assert broken.status == 2
+    assert broken.error.endswith("(the PNG is cut off or damaged): replace it")
+    assert [(trained / name).read_bytes() for name in files] == before
+    bad.write_bytes(content)
+    assert script("augment", *retrain, "--overwrite", "--batch-size=5").status == 0
+    assert json.loads((trained / "args_aug.json").read_text())["arguments"]["batch_size"] == 5
+    assert "codes: written to" in (trained / "log_aug.txt").read_text()  # which starts anew with this command
+    assert "cut off" not in (trained / "log_aug.txt").read_text()
+
+
+def test_re_training_says_where_an_epoch_is_one_batch(trained, script):
+    retrain = ["CSV", f"--logdir={trained}", "--resume=auto", "--epochs=1", "--workers=0"]
+    told = "--batch-size 19: only 18 codes an epoch, all in one batch"  # two of each class's eight are test images
+    assert told in script("augment", *retrain, "--batch-size=19").err
+    assert "all in one batch" not in script("augment", *retrain, "--batch-size=18", "--overwrite").err
 
 
 def test_nothing_that_can_be_read_is_an_error_beside_the_table(trained, script, tmp_path):
