@@ -20,7 +20,7 @@ from models.classifier import ImageClassifier
 from models.loading import all_weights
 from models.samplers import ROWS
 from models.scoring import Scorer
-from utils.device import autocast, memory_watched, to_device
+from utils.device import autocast, memory_watched, to_unit_range
 from utils.distributed.world import World
 from utils.errors import UserError
 from utils.logs import progress
@@ -114,7 +114,7 @@ def extract(
     done = 0
     with progress("codes", total=len(loader.dataset), unit="img", quiet=args.quiet) as bar:
         for images, labels, _ in loader:
-            images, labels = to_device(images, device), labels.to(device)
+            images, labels = to_unit_range(images, device), labels.to(device)
             with autocast(device, args.amp):
                 pair = model.posterior(model.features(images), labels) if by_label else scorer.evidence(images)
             found = dict(zip(names, (labels, *pair), strict=True))

@@ -34,7 +34,7 @@ from models.losses import LIKELIHOOD_LOSSES, implied_shares
 from models.samplers import REP_METHODS
 from utils.cli.arguments import predict_parser
 from utils.cli.rules import parse
-from utils.device import ROOM_FOR_MODEL, available_amp, check_device, choose_device, memory_watched, to_device
+from utils.device import ROOM_FOR_MODEL, available_amp, check_device, choose_device, memory_watched, to_unit_range
 from utils.errors import UserError, run_script
 from utils.files import Sink, write_rows, write_together
 from utils.logs import progress, start_logging
@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             """Classify batch by batch, and give the row of each image."""
             done = 0
             for pixels, errors in loader:
-                found = model.classify(to_device(pixels, device), amp, correction)
+                found = model.classify(to_unit_range(pixels, device), amp, correction)
                 require_finite([found.probabilities.cpu().numpy()], NO_REDUCTION)
                 yield from outcome.rows(images[done : done + len(errors)], errors, found)
                 done += len(errors)

@@ -51,7 +51,7 @@ from models.scoring import Scorer
 from models.starting import start_prior, take_weights
 from utils.cli.arguments import train_parser
 from utils.cli.common import common_parser
-from utils.cli.rules import check_start, check_training, complete, default_prior_lr, follow, parse
+from utils.cli.rules import check_start, check_training, complete, follow, parse
 from utils.device import (
     autocast,
     available_amp,
@@ -59,7 +59,7 @@ from utils.device import (
     memory_watched,
     repeat_exactly,
     require_compiler,
-    to_device,
+    to_unit_range,
 )
 from utils.distributed.launch import launch
 from utils.distributed.plan import check_batch_size, plan_launch
@@ -176,8 +176,6 @@ def train(
     world: World, args: argparse.Namespace, checkpoint: Checkpoint | None, folder: RunFolder, start: Checkpoint | None
 ) -> Row:
     """Start a training run, with the weights of `start` if given, or continue `checkpoint`'s; returns its result."""
-    if args.prior_lr is None:
-        args.prior_lr = default_prior_lr(args.lr, args.weight_gmm)
     splits = world.on_each_node_first(lambda: load_splits(args))
     data_sha256 = splits.fingerprints()
     main_sha256 = world.broadcast(data_sha256)
@@ -310,7 +308,7 @@ def train_epoch(run: Run, module: nn.Module, loader: BatchLoader, weights: LossW
     module.train()
     loader.batches.set_epoch(run.epoch, run.position.step)
     for images, labels, ids in run.steps(loader, loader.batches.sizes):
-        images, labels = to_device(images, world.device), labels.to(world.device, non_blocking=True)
+        images, labels = to_unit_range(images, world.device), labels.to(world.device, non_blocking=True)
         # the noise is drawn for the batch of all processes, and each takes its rows
         step = run.position.step
         noise = standard_normal(loader.batches.sizes[step], model.z_dim, args.seed, run.epoch, step, world.device)
@@ -356,7 +354,7 @@ def evaluate(
     parts: list[tuple[np.ndarray, ...]] = []
     for images, labels, indices in shared_batches(loader, args, world, "evaluation"):
         with autocast(world.device, args.amp):
-            features, fixed = scorer.evidence(to_device(images, world.device))
+            features, fixed = scorer.evidence(to_unit_range(images, world.device))
         probabilities = scorer.probabilities(features, fixed)
         mu, _ = model.posterior(features, probabilities.argmax(dim=1))
         components = model.responsible_component(mu)

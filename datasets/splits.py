@@ -20,6 +20,7 @@ from datasets.images.preparation import prepare_images
 from datasets.subsets import hold_out, scaled_counts
 from datasets.tables import count_of
 from datasets.transforms import resize_under
+from utils.choice import by_size
 from utils.errors import UserError
 from utils.metrics import shot_group
 from utils.preprocessing import Preprocessing
@@ -280,7 +281,7 @@ def log_images(splits: Splits, name: str) -> None:
     held = f", {len(val)} held out" if val else ""
     log.info("%s: %d training images%s, %d test images", name, len(train), held, len(test))
     classes, counts = train.classes, train.class_counts
-    order = np.argsort(-np.asarray(counts), kind="stable")
+    order = by_size(counts)
     shown = [f"{classes[c]} {counts[c]}" for c in range(len(classes))]
     if len(classes) > LISTED_CLASSES:
         ends = LISTED_CLASSES // 2

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from models.dgcmm import DGCMM
 from models.prior import GaussianMixturePrior
-from utils.device import autocast, to_device
+from utils.device import autocast, to_unit_range
 from utils.distributed.world import World
 
 QUANTILES = 101  # of the distances of a class's training codes, from the least to the largest
@@ -83,7 +83,7 @@ def measure_distances(model: DGCMM, batches: Iterable[Sequence[Tensor]], amp: st
     for images, targets, *_ in batches:
         labels = targets.to(world.device)
         with autocast(world.device, amp):
-            features = model.features(to_device(images, world.device))
+            features = model.features(to_unit_range(images, world.device))
         mu, _ = model.posterior(features, labels)
         parts.append((code_distances(model.prior, mu, labels).cpu().numpy(), targets.numpy()))
     found = world.gather_main(parts)

@@ -58,6 +58,8 @@ def log_facts(run: Run, training_images: int, steps: int, planned: int | None) -
     log.info("%d steps of %d images an epoch, %s", min(steps, args.max_steps or steps), images, rates)
     if (first := run.state.get("reweighted_from", args.epochs)) < args.epochs:
         log.info("classes are re-weighted after epoch %d", first)
+    elif args.loss == "ldam-drw":
+        log.warning("--loss ldam-drw: in %d epochs no class is re-weighted: that is LDAM, give more", args.epochs)
     if args.warmup_epochs >= args.epochs and args.warmup_threshold is None:
         log.warning("--warmup-epochs %d of %d: decoder and prior are not trained", args.warmup_epochs, args.epochs)
     if continued:

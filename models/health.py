@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from models.dgcmm import DGCMM
-from utils.device import autocast, to_device
+from utils.device import autocast, to_unit_range
 from utils.distributed.world import World
 from utils.logs import progress
 
@@ -82,13 +82,13 @@ def measure_health(
 def class_errors(model: DGCMM, part: ClassImages, device: torch.device, amp: str, at_once: int) -> ClassErrors:
     """Measure the images of one class; the model sees `at_once` of them at a time."""
     examples, images, labels = (tensor.to(device) for tensor in part)
-    images = to_device(images, device)
+    images = to_unit_range(images, device)
     errors = []
     for some, own in zip(images.split(at_once), labels.split(at_once), strict=True):
         with autocast(device, amp):
             rebuilt = model.reconstructions(some, own)
         errors.append((rebuilt - some).double().square().mean(dim=(1, 2, 3)))
-    images, mean = images.double(), to_device(examples, device).double().mean(dim=0)
+    images, mean = images.double(), to_unit_range(examples, device).double().mean(dim=0)
     means = torch.stack(
         [torch.cat(errors).mean(), (images - mean).square().mean(), images.mean(), images.square().mean()]
     )

@@ -14,7 +14,7 @@ from torchvision.utils import make_grid
 
 from models.dgcmm import DGCMM
 from utils.choice import images_of, some_classes
-from utils.device import autocast, to_device
+from utils.device import autocast, to_unit_range
 from utils.errors import UserError
 from utils.randomness import Stream, generator
 from utils.training.run import Run
@@ -73,7 +73,7 @@ def reconstruct(run: Run, dataset: LabelledImages) -> tuple[Tensor, np.ndarray]:
     classes = there[some_classes(np.asarray(run.about["class_counts"])[there], SHOWN_IMAGES)].tolist()
     chosen = images_of(classes, dataset.targets, SHOWN_IMAGES)
     chosen = sorted(chosen, key=lambda index: classes.index(dataset.targets[index]))
-    images = to_device(torch.stack([dataset[index][0] for index in chosen]), run.world.device)
+    images = to_unit_range(torch.stack([dataset[index][0] for index in chosen]), run.world.device)
     labels = dataset.targets[chosen]
     run.model.eval()
     with autocast(run.world.device, run.args.amp):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from models.classifier import ImageClassifier
 from models.prior import ClassMoments
-from utils.device import autocast, to_device
+from utils.device import autocast, to_unit_range
 from utils.logs import progress
 from utils.training.checkpoint import Checkpoint
 from utils.training.run import Run
@@ -71,7 +71,7 @@ def take_weights(run: Run, start: Checkpoint) -> None:
     if args.initial_sigma and "log_var_head" in taken:
         taken.remove("log_var_head")
         left.append("log_var_head")
-    run.state["prior_started"] = "prior" in taken and run.model.prior.started
+    run.state["prior_started"] = "prior" in taken and start.get("prior_started", False)
     if run.world.is_main:
         source = f"--init {args.init} ({start['arch']}, {start['dataset']}, {start['epoch']} epochs)"
         parts = ", ".join(f"{part} in part" if part in left else part for part in taken)
@@ -103,7 +103,7 @@ def start_prior(run: Run, batches: Iterable[tuple[Tensor, ...]], sizes: Sequence
             world.check_stop()
             labels = labels.to(world.device)
             with autocast(world.device, args.amp):
-                features = model.features(to_device(images, world.device))
+                features = model.features(to_unit_range(images, world.device))
             moments.add(*model.posterior(features, labels), labels)
             bar.update(len(images) * world.size)
     world.all_reduce(moments.counts, moments.sums, moments.squares)

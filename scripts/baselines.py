@@ -36,21 +36,21 @@ from scripts.experiments.trained import open_run, run_parser
 from utils.device import memory_watched
 from utils.errors import UserError, run_script
 from utils.logs import start_logging
-from utils.metrics import SHOWN, Row, calibration_error, compute_metrics, per_class_metrics, require_finite
+from utils.metrics import Row, calibration_error, compute_metrics, per_class_metrics, require_finite
 from utils.streams import print_result
 from utils.training.checkpoint import Checkpoint
 from utils.training.folder import RunFolder
+from utils.training.layout import BASELINES, BASELINES_BY_CLASS, SHOWN
 from utils.training.record import write_record
 
 log = logging.getLogger("dgcmm")
 
-FILE, PER_CLASS_FILE = "metrics_baselines.csv", "metrics_per_class_baselines.csv"
 COLUMNS = (*SHOWN, "calibration_error")
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the command line."""
-    parser = run_parser(__doc__, FILE)
+    parser = run_parser(__doc__, BASELINES)
     add = parser.add_argument
     add("--methods", nargs="+", choices=METHODS, default=list(METHODS), metavar="NAME", help=f"of {', '.join(METHODS)}")
     add(
@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def measure_run(folder: RunFolder, options: argparse.Namespace, fixed: dict[str, float | str]) -> None:
     """Measure the methods on the run in a folder, and write and print what was found."""
-    run = open_run(folder, options, FILE)
+    run = open_run(folder, options, BASELINES)
     if run.model.generative:
         raise UserError(
             f"{options.run} is generative: the code of a test image depends on the label in question, so these methods "
@@ -88,8 +88,8 @@ def measure_run(folder: RunFolder, options: argparse.Namespace, fixed: dict[str,
     if not rows:
         raise UserError(f"--methods: all these need a linear classifier, that of {options.run} is by the cosine")
     write_record(RunFolder(options.run, "_baselines"), options, run.checkpoint["data_sha256"])
-    folder.write_rows(PER_CLASS_FILE, per_class)
-    folder.write_rows(FILE, rows)
+    folder.write_rows(BASELINES_BY_CLASS, per_class)
+    folder.write_rows(BASELINES, rows)
     print(table(rows))
     tested = [row for row in rows if row["split"] == "test"]
     print_result({row["method"]: {name: row[name] for name in ("value", *COLUMNS)} for row in tested})

@@ -28,11 +28,10 @@ from scripts.experiments.results import mean_and_deviation
 from utils.cli.common import Parser
 from utils.cli.rules import DATA_FLAGS, MODEL_FLAGS, SCORING_FLAGS, flag_of
 from utils.errors import UserError, run_script
-from utils.training.layout import RESULTS, find_runs
+from utils.training.layout import RESULTS, SHOWN, find_runs
 from utils.training.reached import ERRORS, Result, Settings, read_results
 
 OF_MODEL = {"dataset", "amp", *MODEL_FLAGS, *DATA_FLAGS, *SCORING_FLAGS}  # which a re-training takes from its training
-METRICS = ("acc", "acsa", "f_ma", "g_ma", "many", "median", "low")
 
 
 class Row(NamedTuple):
@@ -180,7 +179,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--metrics",
         type=metric_names,
-        default=",".join(METRICS),
+        default=",".join(SHOWN),
         metavar="NAME,NAME",
         help="columns of metrics.csv to show (default: %(default)s)",
     )

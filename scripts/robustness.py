@@ -45,7 +45,7 @@ from scripts.experiments.posthoc import LEAVE_OUT, METHODS, Classify, fixed_of, 
 from scripts.experiments.protocol import LOOKED_AT
 from scripts.experiments.trained import TrainedRun, open_run, run_parser
 from utils.cli.types import path
-from utils.device import autocast, memory_watched, to_device
+from utils.device import autocast, memory_watched, to_unit_range
 from utils.errors import UserError, run_script
 from utils.files import write_text
 from utils.logs import start_logging
@@ -53,19 +53,19 @@ from utils.metrics import Row, calibration_error, compute_metrics, require_finit
 from utils.streams import print_result
 from utils.training.checkpoint import is_made_from, load_checkpoint, load_model_state
 from utils.training.folder import RunFolder
+from utils.training.layout import GENERATIVE_HALF, ROBUSTNESS
 from utils.training.record import write_record
 from utils.training.resume import warn_of_begun_epoch, warn_of_unfinished
 
 log = logging.getLogger("dgcmm")
 
-FILE, HEALTH_FILE = "metrics_robustness.csv", "generative_half.json"
 DEFAULT = "logit-adjustment"
 CHECKPOINTS = ("checkpoint_aug_ftl.pth", "checkpoint_aug.pth")  # of re-trainings
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the command line."""
-    parser = run_parser(__doc__, FILE)
+    parser = run_parser(__doc__, ROBUSTNESS)
     add = parser.add_argument
     names = [name for name in METHODS if name != "trained"]
     add("--methods", nargs="+", choices=names, metavar="NAME", help=f"of {', '.join(names)} (default: {DEFAULT})")
@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def measure_run(folder: RunFolder, options: argparse.Namespace) -> None:
     """Measure the run in a folder, and write and print what was found."""
-    run = open_run(folder, options, FILE)
+    run = open_run(folder, options, ROBUSTNESS)
     judges = load_judges(options.judge, run)
     classifiers = classifiers_of(run, folder.path)
     if run.model.generative and options.methods:
@@ -107,9 +107,9 @@ def measure_run(folder: RunFolder, options: argparse.Namespace) -> None:
         result["generative half"] = health
         for name, value in health.items():
             print(f"{name:<40} {'-' if value is None else format(value, '.4f')}")
-        write_text(folder.file(HEALTH_FILE), json.dumps(health, indent=2) + "\n")
+        write_text(folder.file(GENERATIVE_HALF), json.dumps(health, indent=2) + "\n")
     write_record(RunFolder(options.run, "_robustness"), options, run.checkpoint["data_sha256"])
-    folder.write_rows(FILE, rows)
+    folder.write_rows(ROBUSTNESS, rows)
     print_result(result)
 
 
@@ -193,7 +193,7 @@ def classify(
     parts: dict[str, list[np.ndarray]] = {name: [] for name in (*classifiers, *methods)}
     for number, (images, _, _) in enumerate(batches(run.splits.test, run.args.batch_size)):
         with autocast(device, run.args.amp):
-            evidence = scorer.evidence(corrupt(to_device(images, device), number))
+            evidence = scorer.evidence(corrupt(to_unit_range(images, device), number))
         for name, classifier in classifiers.items():
             model.classifier = classifier
             parts[name].append(scorer.probabilities(*evidence).cpu().numpy())

@@ -16,7 +16,7 @@ from models.classifier import PlainClassifier
 from models.losses import LossWeights
 from models.scoring import Scorer
 from utils.cli.rules import parse
-from utils.device import to_device
+from utils.device import to_unit_range
 from utils.distributed.world import World
 from utils.errors import UserError
 from utils.training.checkpoint import read_verified
@@ -28,7 +28,7 @@ WEIGHTS = LossWeights(10.0, 0.1, 0.001)
 def test_extracted_codes_are_those_of_each_image_in_order(generative, labelled):
     model, loader = model_of(generative=generative).eval(), loader_of(11, 4)
     codes = extract(model, loader, labelled, ARGS, torch.device("cpu"))
-    images = to_device(torch.stack([loader.dataset[n][0] for n in range(11)]), torch.device("cpu"))
+    images = to_unit_range(torch.stack([loader.dataset[n][0] for n in range(11)]), torch.device("cpu"))
     targets = torch.arange(11) % 3
     with torch.no_grad():
         features = model.features(images)

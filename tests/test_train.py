@@ -25,7 +25,7 @@ from models.mixup import mix
 from models.starting import start_prior
 from utils import stopping
 from utils.cli.rules import parse
-from utils.device import to_device
+from utils.device import to_unit_range
 from utils.distributed.world import Vote, World
 from utils.errors import UserError
 from utils.metrics import require_finite
@@ -255,7 +255,7 @@ def test_evaluation_is_of_every_image_once_in_evaluation_mode(data):
     assert found.indices.tolist() == list(range(21))
     assert found.targets.tolist() == data.targets.tolist()
     np.testing.assert_allclose(found.probabilities.sum(axis=1), 1, rtol=1e-5)
-    images = to_device(torch.stack([data[index][0] for index in range(21)]), CPU)
+    images = to_unit_range(torch.stack([data[index][0] for index in range(21)]), CPU)
     with torch.no_grad():
         mu, _ = model.eval().posterior(model.features(images), None)
         expected = model.classifier(mu).softmax(dim=1).numpy()
@@ -290,7 +290,7 @@ def test_prior_starts_at_the_classes_codes_and_loses_its_momentum(data):
     assert all(torch.equal(value, before[name]) for name, value in model.named_buffers() if name in before)
     remembered = {name for name, value in model.named_parameters() if value in started.optimizer.state}
     assert remembered == {name for name, _ in model.named_parameters() if not name.startswith("prior.")}
-    images = to_device(torch.stack([data[index][0] for index in range(21)]), CPU)
+    images = to_unit_range(torch.stack([data[index][0] for index in range(21)]), CPU)
     with torch.no_grad():
         mu, log_var = model.train().posterior(model.features(images), None)  # as a step does
     for c in range(3):
@@ -318,9 +318,9 @@ def test_stop_within_the_priors_start_leaves_it_as_it_was(data, monkeypatch):
 
     def signalled(images, device):
         os.kill(os.getpid(), signal.SIGUSR1)
-        return to_device(images, device)
+        return to_unit_range(images, device)
 
-    monkeypatch.setattr(starting, "to_device", signalled)
+    monkeypatch.setattr(starting, "to_unit_range", signalled)
     with stopping.handled(), stopping.held(), pytest.raises(Stopped):
         start_prior(started, loader, loader.batches.sizes)
     assert not started.state["prior_started"]

@@ -169,6 +169,6 @@ def require_compiler(device: torch.device) -> None:
         raise UserError(f"--compile: there is no {language} compiler {names} here: install one, or start without it")
 
 
-def to_device(images: Tensor, device: torch.device) -> Tensor:
+def to_unit_range(images: Tensor, device: torch.device) -> Tensor:
     """Bring uint8 images (B,C,S,S) to `device`, as torch's default type (float32) in [0,1]."""
     return images.to(device, non_blocking=True).to(torch.get_default_dtype()).div_(255)

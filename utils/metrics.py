@@ -10,10 +10,10 @@ import numpy as np
 from sklearn import metrics as skm
 
 from utils.errors import NotFinite
+from utils.training.layout import SHOWN
 
 MANY_SHOT, FEW_SHOT = 100, 20  # more than MANY_SHOT training images: many; fewer than FEW_SHOT: low; else median
 CALIBRATION_BINS = 15
-SHOWN = ("acc", "acsa", "f_ma", "g_ma", "many", "median", "low")
 # what to do about probabilities that are not finite, of a model as it is
 NO_REDUCTION = "give --amp=off; if they stay so, the checkpoint is of a training astray"
 Metrics = dict[str, float | None]

@@ -94,7 +94,7 @@ def script_args(parser: argparse.ArgumentParser, sizes: Sizes, *flags: str) -> a
 
 def train_args(sizes: Sizes, *flags: str) -> argparse.Namespace:
     """Parse a command line of train.py."""
-    return script_args(train.build_parser(), sizes, "--prior-lr=1", *flags)
+    return script_args(train.build_parser(), sizes, *flags)
 
 
 def next_epoch(run: Run) -> None:

@@ -9,6 +9,7 @@ from typing import NamedTuple, TypeVar
 from scripts.experiments.results import damage_in_one_line
 from utils.errors import UserError
 from utils.files import read_rows, write_text
+from utils.training.layout import BASELINES
 
 Tried = tuple[float, float]  # learning rate, own parameter
 CHOSEN_FILE = "chosen.json"
@@ -55,7 +56,7 @@ def validated(setting: Path, subsets: Sequence[int]) -> dict[tuple[str, str], fl
 
 def _validation_rows(run: Path) -> list[dict[str, str]]:
     """Read the last measurement on the validation images, of every method if there are several."""
-    methods, epochs = run / "metrics_baselines.csv", run / "metrics.csv"
+    methods, epochs = run / BASELINES, run / "metrics.csv"
     if methods.exists():
         return [row for row in read_rows(methods) if row["split"] == "val"]
     return [row for row in read_rows(epochs) if row["split"] == "val"][-1:] if epochs.exists() else []

@@ -12,7 +12,7 @@ Corrupt = Callable[[Tensor, int], Tensor]  # images (B,C,S,S), number of the bat
 
 
 def with_noise(deviation: float) -> Corrupt:
-    """Add Gaussian noise, which is a function of the number of the batch alone, and clip."""
+    """Add Gaussian noise, which is a function of the batch's number and shape alone, and clip."""
 
     def corrupt(images: Tensor, batch: int) -> Tensor:
         noise = torch.randn(images.shape, generator=generator(0, Stream.CORRUPTION, batch))

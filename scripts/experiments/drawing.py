@@ -17,6 +17,7 @@ from scripts.experiments.tables import NOISE, NUMBERS_OF_IMAGES
 from scripts.experiments.verdicts import marked
 from utils.figures.style import BLACK, BLUE, GREEN, PURPLE, RED, defaults
 from utils.files import read_rows, write_atomically
+from utils.training.layout import BASELINES_BY_CLASS
 
 COLOURS = (BLUE, RED, GREEN, PURPLE, BLACK)
 MARKERS = "osD^v"
@@ -34,7 +35,7 @@ def class_recalls(run: Run, method: str) -> dict[str, tuple[int, float]]:
     if method == "trained":
         path = run.folder / "metrics_per_class.csv"
     else:
-        path = run.folder / "metrics_per_class_baselines.csv"
+        path = run.folder / BASELINES_BY_CLASS
         for name in (name for name, case in RETRAINED.items() if case == method):
             own = retrained_file(run.folder, "metrics_per_class.csv", name)
             path = own if own.exists() else path

@@ -15,7 +15,7 @@ from models.classifier import ImageClassifier
 from models.dgcmm import DGCMM
 from models.losses import widen
 from scripts.experiments.corruption import blurred
-from utils.device import to_device
+from utils.device import to_unit_range
 from utils.metrics import compute_metrics
 from utils.randomness import Stream, generator
 
@@ -31,7 +31,7 @@ def class_mean_images(data: ImageDataset, batch_size: int, device: torch.device)
     """Compute the mean image of each class: (K,C,S,S) in [0,1]."""
     sums = torch.zeros(len(data.classes), *data[0][0].shape, dtype=torch.float64, device=device)
     for images, labels, _ in batches(data, batch_size):
-        sums.index_add_(0, labels.to(device), to_device(images, device).double())
+        sums.index_add_(0, labels.to(device), to_unit_range(images, device).double())
     counts = torch.tensor(data.class_counts, device=device)
     return (sums / counts[:, None, None, None]).float()
 
@@ -90,7 +90,7 @@ def measure_generative_half(
     grey = (means.mean(dim=(1, 2, 3)) * shares).sum()
     columns: dict[str, list[Tensor]] = {}
     for images, labels, _ in batches(test, batch_size):
-        images, labels = to_device(images, device), labels.to(device)
+        images, labels = to_unit_range(images, device), labels.to(device)
         found = _measure_batch(model, images, labels, judges)
         found["mse_constant"] = (images - grey).square().mean(dim=(1, 2, 3))
         found["mse_class_mean"] = (images - means[labels]).square().mean(dim=(1, 2, 3))

@@ -145,7 +145,19 @@ class Runner:
                 process.terminate()
 
     def _run_job(self, job: Job) -> bool | None:
-        """Run a job: whether it ended well; None if it was stopped before its end."""
+        """Run a job, and say how it ended: whether well; None if it was stopped before its end."""
+        try:
+            return self._run_steps(job)
+        except UserError as error:  # of this job alone: the others go on
+            print(f"FAILED   {job.folder}: {error}", flush=True)
+            return False
+
+    def _run_steps(self, job: Job) -> bool | None:
+        """Run the commands of a job: True at its end, None if it was stopped before.
+
+        Raises:
+            UserError: one failed, was given with other flags before, or its results cannot be kept.
+        """
         folder, started = self.runs / job.folder, time.monotonic()
         for step in job.steps:
             if self._stopped.is_set():
@@ -157,8 +169,7 @@ class Runner:
             if status and self._stopped.is_set():
                 return None
             if status:
-                print(f"FAILED   {job.folder}: {step.words[0]} ended with status {status}, see {folder / OUTPUT}")
-                return False
+                raise UserError(f"{step.words[0]} ended with status {status}, see {folder / OUTPUT}")
         if job.kept:
             self._collect(folder, self.results / job.folder)
         print(f"finished {job.folder} in {time.monotonic() - started:.0f} s", flush=True)

@@ -15,6 +15,7 @@ from typing import NamedTuple, TypeVar
 
 from scripts.experiments.choices import Choice
 from scripts.experiments.jobs import Job, Step
+from utils.training.layout import BASELINES, ROBUSTNESS
 
 DATASET = "FashionMNIST_LT"
 TUNING, TABLE, FEW, FRESH = (5, 6), (0, 1, 2, 3, 4), (0, 1), tuple(range(10, 20))  # subsets
@@ -365,7 +366,7 @@ def baseline_steps(places: Places, folder: str, row: Row, values: dict[str, floa
     if not row.codes_are_free:
         return []
     words = ["scripts/baselines.py", f"{places.runs}/{folder}", *fixed_values(values)]
-    return [Step(tuple(words), "metrics_baselines.csv", "args_baselines.json")]
+    return [Step(tuple(words), BASELINES, "args_baselines.json")]
 
 
 def robustness_step(places: Places, folder: str, row: Row, choice: Choice) -> Step:
@@ -380,7 +381,7 @@ def robustness_step(places: Places, folder: str, row: Row, choice: Choice) -> St
         words += fixed_values({name: choice.values[name] for name in methods if name in choice.values})
     if not row.plain:
         words += [f"--judge={places.runs}/{judge_folder(encoder)}/checkpoint.pth" for encoder in JUDGES]
-    return Step(tuple(words), "metrics_robustness.csv", "args_robustness.json")
+    return Step(tuple(words), ROBUSTNESS, "args_robustness.json")
 
 
 def fixed_values(values: dict[str, float | str]) -> list[str]:

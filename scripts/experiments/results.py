@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from utils.errors import UserError
 from utils.files import read_rows
-from utils.training.layout import with_suffix
+from utils.training.layout import BASELINES, GENERATIVE_HALF, ROBUSTNESS, with_suffix
 
 # what augment_ftl.py and augment.py made in a run folder, and in one below it -> the method
 RETRAINED = {
@@ -75,7 +75,7 @@ def read_run(folder: Path) -> Run:
 
 def _read_run(folder: Path) -> Run:
     methods = {"trained": numbers_of(read_rows(folder / "metrics.csv")[-1])}
-    baselines = folder / "metrics_baselines.csv"
+    baselines = folder / BASELINES
     if baselines.exists():
         for row in read_rows(baselines):
             if row["split"] == "test":
@@ -100,7 +100,7 @@ def read_runs(folder: Path) -> list[Run]:
 
 def read_conditions(folder: Path) -> dict[tuple[str, str], Numbers]:
     """Read what robustness.py measured of a run: (method, condition) -> metrics."""
-    path = folder / "metrics_robustness.csv"
+    path = folder / ROBUSTNESS
     rows = read_rows(path) if path.exists() else []
     return {(RETRAINED.get(row["classifier"], row["classifier"]), row["condition"]): numbers_of(row) for row in rows}
 
@@ -110,7 +110,7 @@ def read_generative_half(run: Run) -> Numbers:
 
     Its errors are means over the images: not those of health.json, which are means over the classes.
     """
-    return _numbers_in(run.folder / "generative_half.json")
+    return _numbers_in(run.folder / GENERATIVE_HALF)
 
 
 def read_decoder(run: Run) -> Numbers:

@@ -27,7 +27,7 @@ from models.prior import ClassMoments
 from models.starting import start_prior
 from scripts.compare_runs import differences
 from utils.cli.rules import SAME_RUN_FLAGS, parse
-from utils.device import to_device
+from utils.device import to_unit_range
 from utils.distributed.plan import Launch
 from utils.distributed.rendezvous import host_store
 from utils.distributed.spawn import spawn
@@ -97,7 +97,7 @@ def reference(frozen):
 def part_of(data, keys, rank):
     """What one of two processes has of a batch: images (B,C,S,S) in [0,1], labels (B,)."""
     images, labels, _ = zip(*(data[key] for key in keys[rank::2]), strict=True)
-    return to_device(torch.stack(images), torch.device("cpu")), torch.tensor(labels)
+    return to_unit_range(torch.stack(images), torch.device("cpu")), torch.tensor(labels)
 
 
 def start_by_parts(model, batches):

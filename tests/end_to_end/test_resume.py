@@ -35,9 +35,9 @@ AUGMENT = ["Digits_LT", "--batch-size=50", "--epochs=3", "--T-max=3", "--max-ste
 # where a run can be: what is called there
 PLACES = {
     "step": (Stepper, "take"),
-    "images": (train, "to_device"),  # of a step, of an evaluation
-    "prior": (starting, "to_device"),  # at its start
-    "codes": (codes, "to_device"),
+    "images": (train, "to_unit_range"),  # of a step, of an evaluation
+    "prior": (starting, "to_unit_range"),  # at its start
+    "codes": (codes, "to_unit_range"),
     "scores": (DGCMM, "responsible_component"),  # of a batch
     "measurement": (metrics.Measurement, "of"),
     "save": (run, "save_checkpoint"),

@@ -6,6 +6,7 @@ import pytest
 
 from helpers.runs import some_run
 from models.facts import log_facts, warn_of_part
+from models.losses import first_reweighted_epoch
 
 
 @pytest.mark.parametrize(
@@ -28,6 +29,19 @@ def test_what_is_hardly_meant_is_told_at_the_start(images, flags, told, caplog):
     run.model.prior = None
     vars(run.args).update({"batch_size": 256, "step_size": 30, "weight_cls": 10.0} | flags)
     log_facts(run, images, 1, None)
+    assert caplog.messages == told
+
+
+@pytest.mark.parametrize(
+    ("epochs", "told"),
+    [(4, ["--loss ldam-drw: in 4 epochs no class is re-weighted: that is LDAM, give more"]), (5, [])],
+)
+def test_deferred_re_weighting_that_never_comes_is_told(epochs, told, caplog):
+    run = some_run()
+    run.model.prior = None
+    vars(run.args).update({"step_size": 30, "weight_cls": 10.0, "loss": "ldam-drw", "epochs": epochs})
+    run.state["reweighted_from"] = first_reweighted_epoch(epochs)
+    log_facts(run, 1000, 1, None)
     assert caplog.messages == told
 
 

@@ -167,6 +167,8 @@ def complete(
         args.weight_cls = PLAIN_WEIGHT_CLS if plain else WEIGHT_CLS
     if args.h_dim not in (None, feature_dim):
         raise UserError(f"--h-dim {args.h_dim}: the encoder of {args.arch} gives {feature_dim}; leave --h-dim out")
+    if getattr(args, "prior_lr", 0) is None:  # an augmentation has no such rate
+        args.prior_lr = default_prior_lr(args.lr, args.weight_gmm)
     args.h_dim = feature_dim
     args.z_dim = args.z_dim or feature_dim
     if args.crop_size > args.new_size:
@@ -233,11 +235,10 @@ def check_training(args: argparse.Namespace, given: Collection[str]) -> None:
         raise UserError(f"--loss {args.loss} is the classification term, which --weight-cls 0 switches off")
     if not args.weight_gmm and (idle := [flag_of(name) for name in ("prior_lr", "prior_variance") if name in given]):
         raise UserError(f"{' and '.join(idle)}: --weight-gmm 0 leaves the prior as it is, leave it out")
-    prior_lr = default_prior_lr(args.lr, args.weight_gmm) if args.prior_lr is None else args.prior_lr
-    if args.T_max is not None and 0 < prior_lr < COSINE_FLOOR:
-        what = "--prior-lr" if args.prior_lr is not None else "--prior-lr, which is --lr over --weight-gmm,"
+    if args.T_max is not None and 0 < args.prior_lr < COSINE_FLOOR:
+        what = "--prior-lr" if "prior_lr" in given else "--prior-lr, which is --lr over --weight-gmm,"
         raise UserError(
-            f"{what} {prior_lr:g} is below {COSINE_FLOOR:g}, where the cosine of --T-max ends: it would rise "
+            f"{what} {args.prior_lr:g} is below {COSINE_FLOOR:g}, where the cosine of --T-max ends: it would rise "
             "(0 stays 0)"
         )
     if args.prior_variance and args.prior_variance[0] > args.prior_variance[1]:

@@ -19,7 +19,6 @@ from utils.logs import end_log_file, log_to_file
 from utils.metrics import Measurement, Row, exact, per_class_metrics
 from utils.training.layout import (
     BEST,
-    CLASSIFIERS,
     CODES,
     FIGURES,
     LAST,
@@ -30,6 +29,7 @@ from utils.training.layout import (
     PROJECTED,
     PROJECTOR,
     RESULTS,
+    ROBUSTNESS,
     SUFFIXES,
     previous_of,
     start_times,
@@ -247,7 +247,7 @@ class RunFolder:
 
     def _warn_of_what_an_earlier_model_made(self) -> None:
         """Warn of results beside a training or re-training that goes on: they were made of the model as it is now."""
-        what, made, measured = "re-training", [], [CLASSIFIERS]
+        what, made, measured = "re-training", [], [ROBUSTNESS]
         if not self.suffix:
             what, measured = "training", [name for name in MEASURED if name.startswith("metrics_")]
             made = [result for suffix, result in RESULTS.items() if suffix and RunFolder(self.path, suffix).holds_run()]

@@ -13,11 +13,14 @@ NAMES = (
     *("args.json", "health.json", "log.txt", "metrics.csv", "metrics_per_class.csv", "predictions.csv", "subset.txt"),
     "pictures.npz",
 )
+SHOWN = ("acc", "acsa", "f_ma", "g_ma", "many", "median", "low")  # columns of metrics.csv that tables and lines have
 PREDICTIONS = ("id", "target", "prediction")  # the first columns of a run's predictions.csv
-CLASSIFIERS = "metrics_robustness.csv"  # of a trained run and of its re-trainings, by scripts/robustness.py
-MEASURED = (  # of a trained run, by scripts/baselines.py and scripts/robustness.py
-    *("args_baselines.json", "metrics_baselines.csv", "metrics_per_class_baselines.csv"),
-    *("args_robustness.json", CLASSIFIERS, "generative_half.json"),
+# of a trained run, by scripts/baselines.py; by scripts/robustness.py, which measures its re-trainings too
+BASELINES, BASELINES_BY_CLASS = "metrics_baselines.csv", "metrics_per_class_baselines.csv"
+ROBUSTNESS, GENERATIVE_HALF = "metrics_robustness.csv", "generative_half.json"
+MEASURED = (
+    *("args_baselines.json", BASELINES, BASELINES_BY_CLASS),
+    *("args_robustness.json", ROBUSTNESS, GENERATIVE_HALF),
 )
 PROJECTED, PROJECTOR = "00000", "projector_config.pbtxt"  # TensorBoard's folder of codes, and the file that names it
 PICTURES = "figures"  # the folder of all scripts' figures

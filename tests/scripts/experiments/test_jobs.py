@@ -39,10 +39,13 @@ def test_small_files_of_finished_runs_are_kept_and_nothing_is_run_twice(runner, 
     assert (tmp_path / "runs/a/subset0/log.txt").read_text() == "x"
 
 
-def test_results_that_cannot_be_kept_are_one_line(runner, tmp_path):
-    (tmp_path / "results").touch()
-    with pytest.raises(UserError, match="results/a/subset0 cannot be written"):
-        runner.run([job(tmp_path, "a/subset0", METRICS)])
+def test_results_that_cannot_be_kept_are_one_line_and_end_their_job_alone(runner, tmp_path, capsys):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results/a").touch()
+    report = runner.run([job(tmp_path, "a/subset0", METRICS), job(tmp_path, "b/subset0", METRICS)])
+    assert (report.done, report.failed, report.left) == (["b/subset0"], ["a/subset0"], [])
+    assert "FAILED   a/subset0: " in (said := capsys.readouterr().out)
+    assert "results/a/subset0 cannot be written (Not a directory): choose another folder" in said
 
 
 def test_a_run_that_is_no_result_is_asked_each_time(runner, tmp_path):
@@ -124,13 +127,13 @@ def test_what_has_its_product_is_not_made_again_after_an_interruption(runner, tm
     assert (tmp_path / "results/a/subset0/metrics_more.csv").read_text() == "from before"
 
 
-def test_methods_of_other_values_are_not_taken_for_those_of_now(runner, tmp_path):
+def test_methods_of_other_values_are_not_taken_for_those_of_now(runner, tmp_path, capsys):
     folder, record = tmp_path / "runs/a/subset0", "args_baselines.json"
     write_csv(folder / "metrics_baselines.csv", [{"acsa": 1}])
     (folder / record).write_text(json.dumps({"command": ["baselines.py", "./there", "--fixed", "lda=0.1"]}))
     made = job(tmp_path, "a/subset0", METRICS)
     measured = Step(("scripts/baselines.py", "./here", "--fixed", "lda=0.5"), "metrics_baselines.csv", record)
-    with pytest.raises(UserError, match="baselines.py with lda=0.1, now it would be with lda=0.5: move it away"):
-        runner.run([Job("a/subset0", (*made.steps, measured))])
+    assert runner.run([Job("a/subset0", (*made.steps, measured))]).failed == ["a/subset0"]
+    assert "baselines.py with lda=0.1, now it would be with lda=0.5: move it away" in capsys.readouterr().out
     same = measured._replace(words=(*measured.words[:-1], "lda=0.1"))
     assert runner.run([Job("a/subset0", (*made.steps, same))]).done == ["a/subset0"]
