@@ -23,7 +23,7 @@ from utils.cli.rules import SAME_RUN_FLAGS
 from utils.errors import UserError, run_script
 from utils.files import read_rows
 from utils.training.checkpoint import digest, load_checkpoint
-from utils.training.layout import SUFFIXES, with_suffix
+from utils.training.layout import BEST, LAST, SUFFIXES, with_suffix
 
 LEFT_OUT = ("sha256", "machine")  # the first is a hash of content that has clocks in it
 HABITS = (*SAME_RUN_FLAGS, "init")  # the place of the first weights, too
@@ -37,7 +37,7 @@ def differences(first: Path, second: Path) -> list[str]:
     """
     found = [{}, {}]
     for suffix in SUFFIXES:
-        if any((folder / with_suffix("checkpoint.pth", suffix)).exists() for folder in (first, second)):
+        if any((folder / with_suffix(LAST, suffix)).exists() for folder in (first, second)):
             for contents, folder in zip(found, (first, second), strict=True):
                 contents.update(_contents(folder, suffix))
     if not found[0]:
@@ -47,14 +47,16 @@ def differences(first: Path, second: Path) -> list[str]:
 
 def _contents(folder: Path, suffix: str) -> dict[str, str]:
     """Name -> digest of everything that one script left."""
-    checkpoint = folder / with_suffix("checkpoint.pth", suffix)
-    stored = {name: value for name, value in load_checkpoint(checkpoint).items() if name not in LEFT_OUT}
-    stored["args"] = {name: value for name, value in stored["args"].items() if name not in HABITS}
-    contents = {f"{checkpoint.name}: {name}": digest(_timeless(value)) for name, value in stored.items()}
+    last, best = (folder / with_suffix(name, suffix) for name in (LAST, BEST))
+    contents = {}
+    for checkpoint in (last, *([best] if best.exists() else [])):
+        stored = {name: value for name, value in load_checkpoint(checkpoint).items() if name not in LEFT_OUT}
+        stored["args"] = {name: value for name, value in stored["args"].items() if name not in HABITS}
+        contents |= {f"{checkpoint.name}: {name}": digest(_timeless(value)) for name, value in stored.items()}
     metrics = folder / with_suffix("metrics.csv", suffix)
     if metrics.exists():
         contents[metrics.name] = digest(_timeless(read_rows(metrics)))
-    for name in ("metrics_per_class.csv", "predictions.csv", "health.json"):
+    for name in ("metrics_per_class.csv", "predictions.csv", "health.json", "subset.txt"):
         path = folder / with_suffix(name, suffix)
         if path.exists():
             contents[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()

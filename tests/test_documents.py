@@ -148,7 +148,8 @@ def test_options_page_has_every_option_in_the_order_of_the_help():
 
 def test_options_page_has_the_defaults_and_choices_of_the_code():
     text = (ROOT / "docs/options.md").read_text()
-    for flags, action in (options_of(train) | options_of(augment) | options_of(augment_ftl)).items():
+    actions = [pair for script in (train, augment, augment_ftl) for pair in options_of(script).items()]
+    for flags, action in actions:
         default = listed_options()[flags]
         if isinstance(action, argparse._StoreTrueAction):
             assert default == "", flags
@@ -156,6 +157,11 @@ def test_options_page_has_the_defaults_and_choices_of_the_code():
             assert str(action.default) in re.split(r"[`; ]+", default), flags
         if action.choices and action.dest != "arch":
             assert f"`{flags[-1]} {{{','.join(action.choices)}}}`" in text
+
+
+@pytest.mark.parametrize(("script", "rate"), [(train, 5e-3), (augment, 1e-2), (augment_ftl, 1e-2)])
+def test_learning_rates_are_those_of_the_published_commands(script, rate):
+    assert script.build_parser().get_default("lr") == rate
 
 
 def test_methods_of_the_baselines_page_are_those_of_the_code():

@@ -174,8 +174,13 @@ def test_first_loss_is_that_of_a_run_that_begins_and_of_a_begun_epoch_not_known(
         started = run_without_folder(ARGS, model, build_optimizer(model, ARGS))
         started.position = position
         firsts.append(train.train_epoch(started, model, loader, WEIGHTS))
-    assert 0 < firsts[0] < 20
     assert firsts[1] == math.inf
+    model = model_of(data)  # one step, whose mean is that of its batch before it
+    one = run_without_folder(argparse.Namespace(**vars(ARGS) | {"max_steps": 1}), model, build_optimizer(model, ARGS))
+    assert train.train_epoch(one, model, loader, WEIGHTS) == pytest.approx(firsts[0])
+    losses = train.mean_losses(one, WEIGHTS)
+    assert firsts[0] == pytest.approx(losses["loss_cls"])
+    assert losses["loss"] > 2 * losses["loss_cls"]
 
 
 def test_terms_of_weight_0_are_none(data):

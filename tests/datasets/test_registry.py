@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision import transforms as T
 
 from datasets import DATASETS
 from datasets.splits import load_splits, prepare_data
@@ -18,6 +19,18 @@ from helpers.limits import without_privileges
 from utils.errors import UserError
 
 SIZES = [(32, 32), (48, 40), (256, 224)]
+MNIST_TEST = (980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009)
+SVHN_TEST = (1744, 5099, 4149, 2882, 2523, 2384, 1977, 2019, 1660, 1595)
+MADE_SQUARE_AND_VARIED = {  # by default; digits are not mirrored
+    **dict.fromkeys(("CIFAR10", "CIFAR10_LT", "CIFAR100", "CIFAR100_LT"), ("pad", "shift-flip", 1 / 8)),
+    **dict.fromkeys(("MNIST_LT", "SVHN", "SVHN_LT"), ("pad", "shift", 1 / 16)),
+    "FashionMNIST_LT": ("pad", "shift-flip", 1 / 16),
+    "Digits_LT": ("stretch", "shift", 1 / 16),
+    "CelebA": ("stretch", "shift-flip", 1 / 16),
+    "ChestXray": ("stretch", "resized-crop", None),
+    **dict.fromkeys(("ImageNet", "ImageNet_LT", "Places_LT"), ("centre", "resized-crop", None)),
+    **dict.fromkeys(("iNaturalist2017", "ImageFolder", "CSV"), ("centre", "resized-crop", None)),
+}
 
 
 @pytest.mark.parametrize(
@@ -25,17 +38,31 @@ SIZES = [(32, 32), (48, 40), (256, 224)]
     [
         ("Digits_LT", (130, 110, 80, 60, 45, 35, 25, 20, 12, 6), (40,) * 10),
         ("FashionMNIST_LT", (4000, 2000, 1000, 750, 500, 350, 200, 100, 60, 40), (1000,) * 10),
+        ("MNIST_LT", (4000, 2000, 1000, 750, 500, 350, 200, 100, 60, 40), MNIST_TEST),
+        ("SVHN", (4948, 13861, 10585, 8497, 7458, 6882, 5727, 5595, 5045, 4659), SVHN_TEST),
+        ("SVHN_LT", (4500, 2000, 1000, 800, 600, 500, 400, 250, 150, 80), SVHN_TEST),
+        ("CelebA", (15000, 1500, 750, 300, 150), (2660, 5422, 423, 3587, 636)),
         (
             "ChestXray",
             (50500, 3414, 777, 2788, 7327, 1696, 2248, 234, 1241, 829, 397, 587, 551, 817, 65),
             (9861, 801, 316, 1167, 2220, 443, 457, 88, 953, 481, 231, 305, 176, 309, 45),
         ),
     ],
-    ids=["Digits_LT", "FashionMNIST_LT", "ChestXray"],
+    ids=["Digits_LT", "FashionMNIST_LT", "MNIST_LT", "SVHN", "SVHN_LT", "CelebA", "ChestXray"],
 )
 def test_published_counts(name, train_counts, test_counts):
     assert DATASETS[name].train_counts == train_counts
     assert DATASETS[name].test_counts == test_counts
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_images_are_made_square_and_varied_as_is_usual_for_them(name):
+    resize, varied, shift = MADE_SQUARE_AND_VARIED[name]
+    spec = DATASETS[name]
+    assert (spec.resize, spec.train_transform) == (resize, varied)
+    if shift:
+        shifts = next(part for part in spec.transform(True, 64, 64).transforms if isinstance(part, T.RandomCrop))
+        assert shifts.padding == 64 * shift
 
 
 def test_order_of_the_chest_xray_classes():

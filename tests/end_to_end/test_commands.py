@@ -225,6 +225,18 @@ def test_several_nodes_need_to_know_of_each_other():
     assert done.stderr.startswith(b"error: set NODES to the number of nodes, GPUS to")
 
 
+def test_several_nodes_are_started_by_torchrun_and_continue(tmp_path):
+    (tmp_path / "torchrun").write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >{tmp_path}/told\n')
+    (tmp_path / "torchrun").chmod(0o755)
+    nodes = {"NODES": "3", "GPUS": "4", "MASTER": "node0:29500", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    subprocess.run(["bash", ROOT / "scripts/multi_node.sh", "Digits_LT", "--logdir=my run"], env=nodes, check=True)
+    words = (tmp_path / "told").read_text().splitlines()
+    own, script = words[: words.index("train.py")], words[words.index("train.py") + 1 :]
+    assert {"--nnodes=3", "--nproc-per-node=4", "--rdzv-endpoint=node0:29500", "--rdzv-backend=c10d"} <= set(own)
+    args, _ = parse(train.build_parser(), script)
+    assert (args.dataset, args.logdir, args.resume) == ("Digits_LT", "my run", "auto")
+
+
 PUBLISHED = (
     *("CIFAR10", "CIFAR10_LT", "CIFAR100", "CIFAR100_LT", "CelebA", "ChestXray", "Digits_LT", "FashionMNIST_LT"),
     *("ImageNet", "ImageNet_LT", "MNIST_LT", "Places_LT", "SVHN", "SVHN_LT", "iNaturalist2017"),

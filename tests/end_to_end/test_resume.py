@@ -269,6 +269,19 @@ def test_finished_run_prints_its_result_and_changes_nothing(script, tmp_path, tr
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
+@pytest.mark.parametrize("name", ["augment", "augment_ftl"])
+def test_finished_re_training_prints_its_result_alone(name, script, tmp_path, trained_digits, monkeypatch):
+    shutil.copytree(trained_digits, tmp_path, dirs_exist_ok=True)
+    retrain = ["Digits_LT", f"--logdir={tmp_path}", "--resume=auto", "--epochs=1", "--workers=0"]
+    first = script(name, *retrain)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    for what in ("load_or_extract", "train_epoch"):
+        monkeypatch.setattr(augment, what, lambda *_: pytest.fail("codes were extracted, or an epoch trained"))
+    again = script(name, *retrain)
+    assert (again.status, again.result) == (0, first.result)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
 def test_finished_run_lets_the_others_go_before_its_figures(script, tmp_path, trained_digits, monkeypatch):
     """Which may take longer than other processes would wait."""
     shutil.copytree(trained_digits, tmp_path, dirs_exist_ok=True)

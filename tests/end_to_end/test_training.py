@@ -206,6 +206,7 @@ def test_class_counts_are_those_after_the_hold_out(script, tmp_path):
 @pytest.mark.parametrize(
     ("loss", "kind", "weighted"),
     [
+        ("ce", torch.nn.CrossEntropyLoss, [False]),
         ("focal", FocalLoss, [False]),
         ("class-balanced", ClassificationLoss, [True]),
         ("ldam-drw", LDAMLoss, [False] * 4 + [True]),
@@ -213,21 +214,23 @@ def test_class_counts_are_those_after_the_hold_out(script, tmp_path):
     ],
 )
 def test_each_epoch_has_the_loss_that_was_asked_for(loss, kind, weighted, script, tmp_path, monkeypatch):
-    """Weighted by class, if at all, over the batch of all processes."""
-    original, seen = train.train_epoch, []
+    """Weighted by class, if at all, over the batch of all processes; what is no likelihood is not judged by one."""
+    original, seen, judged = train.train_epoch, [], []
 
     def noted(run, *others):
         seen.append((run.model.criterion, run.world))
         return original(run, *others)
 
     monkeypatch.setattr(train, "train_epoch", noted)
+    monkeypatch.setattr(train.Run, "warn_of_divergence", lambda *_: judged.append(loss))
     small = ["--arch=resnet32", "--new-size=16", "--crop-size=16", "--batch-size=24", "--max-steps=1", "--workers=0"]
     flags = [f"--loss={loss}", f"--epochs={len(weighted)}", "--eval-every=5", f"--logdir={tmp_path}"]
     done = script("train", "Digits_LT", *small, *flags)
     assert done.status == 0, done.err
     assert [type(criterion) for criterion, _ in seen] == [kind] * len(weighted)
-    assert [criterion.class_weights is not None for criterion, _ in seen] == weighted
+    assert [getattr(criterion, "class_weights", None) is not None for criterion, _ in seen] == weighted
     assert all(c.average == world.mean for (c, world), used in zip(seen, weighted, strict=True) if used)
+    assert bool(judged) == (loss in ("ce", "logit-adjust"))
     if loss == "ldam-drw":  # epochs that follow do not take the re-weighting back
         more = ["--resume=auto", "--workers=0", "--epochs=7", f"--logdir={tmp_path}"]
         assert script("train", "Digits_LT", *more).status == 0

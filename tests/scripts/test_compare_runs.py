@@ -89,6 +89,17 @@ def test_entry_of_a_checkpoint_that_differs_is_named(entry, value, suffix, runs)
     assert differences(*runs) == differences(*runs[::-1]) == [f"checkpoint{suffix}.pth: {entry}"]
 
 
+@pytest.mark.parametrize("suffix", SCRIPTS)
+def test_best_epoch_that_differs_is_named(suffix, runs):
+    for folder in runs:
+        shutil.copy(folder / f"checkpoint{suffix}.pth", folder / f"model_best{suffix}.pth")
+    assert differences(*runs) == []
+    change(runs[1] / f"model_best{suffix}.pth", best={"epoch": 2, "acsa": 0.5})
+    assert differences(*runs) == differences(*runs[::-1]) == [f"model_best{suffix}.pth: best"]
+    (runs[1] / f"model_best{suffix}.pth").unlink()
+    assert f"model_best{suffix}.pth: state_dict" in differences(*runs)
+
+
 def test_command_names_all_that_differs_and_ends_with_1(runs, script):
     replace(runs[1] / "metrics_aug.csv", "0.75", "0.751")
     change(runs[1] / "checkpoint.pth", epoch=3)

@@ -99,9 +99,12 @@ def test_archives_are_kept_if_asked_to(bring, chest_folder):
     assert {path.name for path in folder.iterdir()} >= ARCHIVES
 
 
-def test_mirror_without_hashes(mirror, tmp_path, chest_folder):
-    manifest = str(mirror.manifest(tmp_path / "manifest.json", hashes=False))
+@pytest.mark.parametrize("hashes", [False, True])
+def test_mirror_without_hashes_is_told(hashes, mirror, tmp_path, chest_folder, caplog):
+    manifest = str(mirror.manifest(tmp_path / "manifest.json", hashes=hashes))
     prepare(str(tmp_path / "data"), manifest=manifest, jobs=9, keep_archives=False, quiet=True)
+    told = f"{manifest} gives no hash of 6 files (Data_Entry_2017.csv, train_val_list.txt, test_list.txt, ...): only"
+    assert (told in caplog.text) is not hashes
     require_complete(tmp_path / "data", chest_folder)
     assert asked(mirror) == TEXTS | ARCHIVES
 

@@ -145,6 +145,20 @@ def test_process_that_prepares_ends_when_the_store_is_gone(monkeypatch):
         first.on_each_node(lambda: time.sleep(30))
 
 
+def test_silence_of_the_others_ends_after_the_timeout_that_was_asked_for(monkeypatch):
+    """In the group of the gradients as in that of the messages; gloo's own is half an hour."""
+    waits = []
+
+    def group(*_, timeout, **__):
+        waits.append(timeout.total_seconds())
+
+    monkeypatch.setattr(world_module, "reach_store", lambda *_: dist.HashStore())
+    monkeypatch.setattr(dist, "init_process_group", group)
+    monkeypatch.setattr(dist, "new_group", group)
+    Member.join(Launch(1, local_size=1, timeout=7), 0, None, None)
+    assert waits == [7, 7]
+
+
 def test_processes_that_meet_and_cannot_connect_are_told_of_the_network_interface(monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("[gloo/transport/tcp/pair.cc] Gloo connectFullMesh failed\nwith a long story")
