@@ -23,7 +23,13 @@ from utils.errors import UserError
 DIGITS = tuple("0123456789")
 CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 TRAIN_COUNTS = (4000, 2000, 1000, 750, 500, 350, 200, 100, 60, 40)
-TEST_COUNTS = {"MNIST": (980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009), "Fashion-MNIST": (1000,) * 10}
+PUBLISHED = {  # images of each class in the files
+    "MNIST": {
+        "train": (5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949),
+        "t10k": (980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009),
+    },
+    "Fashion-MNIST": {"train": (6000,) * 10, "t10k": (1000,) * 10},
+}
 FILES = tuple(f"{prefix}-{kind}-ubyte" for prefix in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
 FORMS = ("", ".gz")
 
@@ -62,9 +68,6 @@ def load(args: argparse.Namespace, classes: tuple[str, ...], collection: Collect
     """
     folder = find_or_download(Path(args.datadir), collection)
     train, test = (_read(folder, prefix, classes, collection) for prefix in ("train", "t10k"))
-    found = next((name for name, counts in TEST_COUNTS.items() if counts == tuple(test.class_counts)), None)
-    if found not in (collection.name, None):  # the files of both have the same names
-        raise UserError(f"{folder} has the files of {found}, not of {collection.name}: name another --datadir")
     return draw_splits(train, test, long_tail(args.imbalance_factor), args)
 
 
@@ -77,6 +80,10 @@ def _read(folder: Path, prefix: str, classes: tuple[str, ...], collection: Colle
         raise UserError(
             f"{folder}: {prefix} label {targets.max()}, but {collection.name} has 0 to 9: replace the files"
         )
+    counts = tuple(np.bincount(targets, minlength=len(classes)))
+    found = next((name for name, published in PUBLISHED.items() if published[prefix] == counts), None)
+    if found not in (collection.name, None):  # the files of both have the same names
+        raise UserError(f"{folder} has the {prefix} files of {found}, not of {collection.name}: name another --datadir")
     return ArrayDataset(images, classes, targets, [f"{prefix}/{row:05d}" for row in range(len(targets))])
 
 
@@ -100,7 +107,7 @@ MNIST_LT = DatasetSpec(
     classes=DIGITS,
     train_counts=TRAIN_COUNTS,
     long_tail=long_tail,
-    test_counts=TEST_COUNTS["MNIST"],
+    test_counts=PUBLISHED["MNIST"]["t10k"],
     pool=True,
 )
 FASHION_MNIST_LT = DatasetSpec(
@@ -110,6 +117,6 @@ FASHION_MNIST_LT = DatasetSpec(
     classes=CLOTHES,
     train_counts=TRAIN_COUNTS,
     long_tail=long_tail,
-    test_counts=TEST_COUNTS["Fashion-MNIST"],
+    test_counts=PUBLISHED["Fashion-MNIST"]["t10k"],
     pool=True,
 )

@@ -13,7 +13,13 @@ prepare_environment() { # requirements file
     # shellcheck disable=SC1091
     . .venv/bin/activate
   fi
-  if ! python -m pip install --quiet --disable-pip-version-check -r "$1" >&2; then
+  if ! python -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+    echo "error: the active environment has $(python --version): Python 3.11 or newer is needed" >&2
+    exit 2
+  fi
+  local install=(python -m pip install --disable-pip-version-check)
+  python -c 'import pip' 2>/dev/null || install=(uv pip install) # uv makes environments without pip
+  if ! "${install[@]}" --quiet -r "$1" >&2; then
     echo "error: $1 cannot be installed: check the network, or install it yourself" >&2
     exit 2
   fi

@@ -70,11 +70,13 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stages one after the other; 1 if a run failed."""
     options = build_parser().parse_args(argv)
-    if options.quick and (options.runs == RUNS or options.results == RESULTS):
+    published = [(ROOT / given).resolve() for given in (RUNS, RESULTS)]
+    if options.quick and {(ROOT / given).resolve() for given in (options.runs, options.results)} & set(published):
         raise UserError("--quick: its numbers mean nothing, name other folders for them (--runs and --results)")
     if options.rows:
         check_rows(options.stages, options.rows)
     options.rows = options.rows or tuple(protocol.BY_NAME)
+    options.subsets = options.subsets and list(dict.fromkeys(options.subsets))  # each once
     for stage in options.stages:
         check_subsets(stage, options.subsets or ())
     deadline = time.monotonic() + options.until if options.until else None

@@ -142,11 +142,14 @@ def write_rows(file: Sink, header: Sequence[str], rows: Iterable[Mapping[str, ob
     buffer = io.StringIO()
     plain = csv.DictWriter(buffer, header, lineterminator="\n")
     quoted = csv.DictWriter(buffer, header, lineterminator="\n", quoting=csv.QUOTE_ALL)
-    plain.writeheader()
+
+    def writer_of(cells: Iterable[object]) -> csv.DictWriter:
+        """A carriage return, as the name of a file or class may have, is quoted by itself from Python 3.13 on only."""
+        return quoted if any(isinstance(cell, str) and "\r" in cell for cell in cells) else plain
+
+    writer_of(header).writeheader()
     for row in rows:
-        # a carriage return, as the name of a file may have, is quoted by itself from Python 3.13 on only
-        has_return = any(isinstance(value, str) and "\r" in value for value in row.values())
-        (quoted if has_return else plain).writerow(row)
+        writer_of(row.values()).writerow(row)
         if buffer.tell() > TABLE_CHUNK:
             file.write(encoded(buffer))
             buffer.seek(0)

@@ -64,7 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=pixels_or_zero,
         default=0,
         metavar="PX",
-        help="build the cache that train.py reads with it (default: %(default)s, no cache)",
+        help="build the cache that train.py reads with it, by the default --train-transform (default: %(default)s)",
     )
     add("--cache-dir", type=path, metavar="PATH", help="folder of the cache (default: DATADIR/cache)")
     add("--quiet", action="store_true", help="print warnings and errors only")

@@ -75,9 +75,9 @@ def _download(root: Path, collection: Collection) -> Path:
     parts = [beside / collection.folder / name for name in collection.files]
     if folder.is_symlink() and not folder.exists():
         raise dead_link(folder)
-    if len(collection.forms) > 1:
+    if len(collection.forms) > 1 or collection.archives:
         for part in parts:
-            part.unlink(missing_ok=True)  # torchvision takes any unpacked file for a whole one
+            part.unlink(missing_ok=True)  # torchvision takes unpacked files for whole ones, and some for all
     try:
         beside.mkdir(exist_ok=True)
         for name in collection.archives:

@@ -147,6 +147,18 @@ def test_archive_is_downloaded_or_found_and_unpacked_beside(by_hand, published, 
     assert there == {CIFAR10.base_folder} | ({CIFAR10.filename} if by_hand else set())
 
 
+def test_unpacking_that_was_ended_before_the_last_file_is_done_again(published, monkeypatch, tmp_path):
+    """The last one has the names of the classes, and torchvision takes the archive for unpacked without it."""
+    files = published["CIFAR100"]
+    archive = tar_gz({f"{CIFAR100.base_folder}/{name}": content for name, content in files.items()})
+    monkeypatch.setattr(CIFAR100, "tgz_md5", md5(archive))
+    half = {name: content for name, content in files.items() if name != CIFAR100.meta["filename"]}
+    write(tmp_path / "CIFAR100.part" / CIFAR100.base_folder, half)
+    (tmp_path / "CIFAR100.part" / CIFAR100.filename).write_bytes(archive)
+    assert len(load_splits(data_args("CIFAR100", tmp_path)).train) == 5_000
+    assert {path.name for path in tmp_path.iterdir() if not path.name.startswith(".")} == {CIFAR100.base_folder}
+
+
 def test_folder_that_is_a_link_which_leads_nowhere_is_told_before_the_download(published, tmp_path):
     (tmp_path / CIFAR10.base_folder).symlink_to("/nowhere/cifar")
     says = rf"{tmp_path / CIFAR10.base_folder} is a link to /nowhere/cifar, which cannot be reached: mend or delete it"

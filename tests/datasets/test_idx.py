@@ -15,6 +15,7 @@ from torchvision.datasets import FashionMNIST
 
 from datasets import DATASETS
 from datasets.base import ImageDataset
+from datasets.idx import PUBLISHED
 from helpers.data import load_part
 from helpers.ports import free_port
 from helpers.served import Server, serving
@@ -92,16 +93,24 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_mnist_is_the_same_in_its_own_folder_and_is_not_fashion_mnist(files, tmp_path):
     counts = DATASETS["MNIST_LT"].test_counts
-    labels = np.repeat(np.arange(10, dtype=np.uint8), counts)
-    write(tmp_path / "MNIST/raw", files | {TEST_LABELS: idx(labels)})
+    own = {
+        f"{prefix}-labels-idx1-ubyte": idx(np.repeat(np.arange(10, dtype=np.uint8), of_class))
+        for prefix, of_class in PUBLISHED["MNIST"].items()
+    }
+    write(tmp_path / "MNIST/raw", files | own)
     train = load_part("MNIST_LT", tmp_path, True)
     assert tuple(train.class_counts) == FASHION.train_counts
     assert train.classes == tuple("0123456789")
     assert tuple(load_part("MNIST_LT", tmp_path, False).class_counts) == counts
-    with pytest.raises(UserError, match="has the files of MNIST, not of Fashion-MNIST: name another --datadir"):
+    with pytest.raises(UserError, match="has the train files of MNIST, not of Fashion-MNIST: name another --datadir"):
         load(tmp_path / "MNIST/raw", True)
+    for name, labels in own.items():  # one set's training files beside the other's test files
+        folder, prefix = tmp_path / "mixed" / name, name.partition("-")[0]
+        write(folder, files | {name: labels})
+        with pytest.raises(UserError, match=f"has the {prefix} files of MNIST, not of Fashion-MNIST"):
+            load(folder, True)
     write(tmp_path, files)
-    with pytest.raises(UserError, match="has the files of Fashion-MNIST, not of MNIST: name another --datadir"):
+    with pytest.raises(UserError, match="has the train files of Fashion-MNIST, not of MNIST: name another --datadir"):
         load_part("MNIST_LT", tmp_path, True)
 
 

@@ -84,7 +84,7 @@ def parsed(call: list[str]) -> tuple[argparse.Namespace, set[str]]:
     ("words", "folder", "overwrites"), [([], "./logs/quickstart", True), (["./my"], "./my", False)]
 )
 def test_quick_start_overwrites_its_own_folder_alone(words, folder, overwrites, tmp_path):
-    calls = python_calls(tmp_path, "quickstart.sh", *words, VIRTUAL_ENV="there")
+    calls = [call for call in python_calls(tmp_path, "quickstart.sh", *words, VIRTUAL_ENV="there") if call[0] != "-c"]
     assert [call[0] for call in calls] == ["-m", "train.py", "augment_ftl.py", "augment.py", "scripts/compare.py"]
     for call in calls[1:4]:
         args, _ = parsed(call)

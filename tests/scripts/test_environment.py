@@ -10,13 +10,15 @@ from helpers.project import ROOT
 
 PYTHON = """#!/bin/sh
 echo "$@" >>"$TOLD"
+[ "$1 $2" != "$FAILS" ] || exit 1
 if [ "$1 $2" = "-m venv" ]; then
   mkdir -p .venv/bin && cp "$0" .venv/bin/python && touch .venv/bin/activate
 fi
 """
 
 
-INSTALL = "-m pip install --quiet --disable-pip-version-check -r wanted.txt"
+INSTALL = "-m pip install --disable-pip-version-check --quiet -r wanted.txt"
+PREPARE = ["bash", "-euo", "pipefail", "-c", f". '{ROOT}/scripts/environment.sh' && prepare_environment wanted.txt"]
 
 
 def prepare(folder: Path, **active: str) -> list[str]:
@@ -26,9 +28,8 @@ def prepare(folder: Path, **active: str) -> list[str]:
         python.write_text(PYTHON)
         python.chmod(0o755)
         (folder / "python").symlink_to(python)
-    environment = {"PATH": f"{folder}:{os.environ['PATH']}", "TOLD": str(told), **active}
-    code = f". '{ROOT}/scripts/environment.sh' && prepare_environment wanted.txt"
-    subprocess.run(["bash", "-euo", "pipefail", "-c", code], cwd=folder, env=environment, check=True)
+    environment = {"PATH": f"{folder}:{os.environ['PATH']}", "TOLD": str(told), "FAILS": "", **active}
+    subprocess.run(PREPARE, cwd=folder, env=environment, check=True)
     calls = [line for line in told.read_text().splitlines() if line.startswith("-m")]
     told.unlink()
     return calls
@@ -46,3 +47,19 @@ def test_environment_that_was_interrupted_is_made_again(tmp_path):
 def test_active_environment_is_used_as_it_is(variable, tmp_path):
     assert prepare(tmp_path, **{variable: "there"}) == [INSTALL]
     assert not (tmp_path / ".venv").exists()
+
+
+def test_environment_that_uv_has_made_is_filled_by_it(tmp_path):
+    """It has no pip."""
+    (tmp_path / "uv").write_text(f'#!/bin/sh\necho "-m uv $@" >>{tmp_path}/told\n')
+    (tmp_path / "uv").chmod(0o755)
+    assert prepare(tmp_path, VIRTUAL_ENV="there", FAILS="-c import pip") == ["-m uv pip install --quiet -r wanted.txt"]
+
+
+def test_active_environment_of_an_old_python_is_told(tmp_path):
+    (tmp_path / "python").write_text('#!/bin/sh\n[ "$1" = --version ] && echo "Python 3.10.2" || exit 1\n')
+    (tmp_path / "python").chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "VIRTUAL_ENV": "there"}
+    done = subprocess.run(PREPARE, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "error: the active environment has Python 3.10.2: Python 3.11 or newer is needed\n"

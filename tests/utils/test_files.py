@@ -121,6 +121,12 @@ def test_cells_are_read_as_they_were_written(tmp_path):
     assert read_rows(tmp_path / "table.csv") == [{"file": row["file"], "a": str(row["a"])} for row in rows]
 
 
+def test_columns_are_read_as_they_were_written(tmp_path):
+    row = {"p_cat\r": "1", "p_dog\n": "2", 'p_"c,d"': "3"}
+    write_table(tmp_path / "table.csv", list(row), [row])
+    assert read_rows(tmp_path / "table.csv") == [row]
+
+
 def test_move_to_another_disk(tmp_path, monkeypatch):
     separate_disks(monkeypatch)
     (tmp_path / "here").write_text("text")

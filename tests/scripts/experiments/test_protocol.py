@@ -155,7 +155,7 @@ def test_row_that_was_not_chosen_keeps_no_other_from_being_made(tmp_path, monkey
     ]
 
 
-@pytest.mark.parametrize("words", [[], ["--results=x"], ["--runs=x"]])
+@pytest.mark.parametrize("words", [[], ["--results=x"], ["--runs=x"], ["--runs=x", f"--results=./{script.RESULTS}/"]])
 def test_trials_are_kept_apart(words):
     with pytest.raises(UserError, match="--quick: its numbers mean nothing"):
         script.main(["table", "--quick", *words])
@@ -320,6 +320,19 @@ def test_commands_are_listed_and_nothing_is_run(tmp_path, capsys):
     assert rates == {"--lr=0.015"}  # the middle of five
 
 
+def test_subset_that_is_named_twice_is_run_once(tmp_path, capsys):
+    script.main(["table", "--rows", "ce", "--subsets", "1", "1", "--list", f"--results={tmp_path}"])
+    assert sum("--subset-seed=1" in line for line in capsys.readouterr().out.splitlines()) == 1
+
+
+def test_entry_script_takes_its_results_from_the_environment(tmp_path):
+    """Which both of its commands are given."""
+    words = ["bash", ROOT / "scripts/fashion_mnist_lt.sh", "./data", "./runs", "--results=results/mine"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "error: --results: name the folder by RESULTS, which the tables are made from too\n"
+
+
 def test_entry_script_runs_its_stages_and_then_writes_the_tables(tmp_path):
     """A stand-in for Python writes down what it is given."""
     python, told = tmp_path / "python", tmp_path / "told"
@@ -338,10 +351,10 @@ def test_entry_script_runs_its_stages_and_then_writes_the_tables(tmp_path):
 
 @pytest.mark.parametrize(
     ("status", "flags", "tables"),
-    [(0, [], True), (1, [], True), (2, [], False), (130, [], False), (0, ["--list"], False)],
+    [(0, [], True), (1, [], True), (2, [], False), (130, [], False), (0, ["--list"], False), (0, ["--quick"], False)],
 )
 def test_entry_script_writes_tables_of_runs_that_have_ended_alone(status, flags, tables, tmp_path):
-    """Not after wrong input, a signal or a list of commands."""
+    """Not after wrong input, a signal or a list of commands; nor of two steps each."""
     python, told = tmp_path / "python", tmp_path / "told"
     python.write_text(f"#!/bin/sh\necho $1 >>{told}; [ $1 != scripts/protocol.py ] || exit {status}\n")
     python.chmod(0o755)
