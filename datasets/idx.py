@@ -80,11 +80,12 @@ def _read(folder: Path, prefix: str, classes: tuple[str, ...], collection: Colle
         raise UserError(
             f"{folder}: {prefix} label {targets.max()}, but {collection.name} has 0 to 9: replace the files"
         )
-    counts = tuple(np.bincount(targets, minlength=len(classes)))
+    data = ArrayDataset(images, classes, targets, [f"{prefix}/{row:05d}" for row in range(len(targets))])
+    counts = tuple(data.class_counts)
     found = next((name for name, published in PUBLISHED.items() if published[prefix] == counts), None)
     if found not in (collection.name, None):  # the files of both have the same names
         raise UserError(f"{folder} has the {prefix} files of {found}, not of {collection.name}: name another --datadir")
-    return ArrayDataset(images, classes, targets, [f"{prefix}/{row:05d}" for row in range(len(targets))])
+    return data
 
 
 def _read_idx(path: Path, dimensions: int) -> np.ndarray:

@@ -47,9 +47,9 @@ def differences(first: Path, second: Path) -> list[str]:
 
 def _contents(folder: Path, suffix: str) -> dict[str, str]:
     """Name -> digest of everything that one script left."""
-    last, best = (folder / with_suffix(name, suffix) for name in (LAST, BEST))
     contents = {}
-    for checkpoint in (last, *([best] if best.exists() else [])):
+    checkpoints = [folder / with_suffix(name, suffix) for name in (LAST, BEST)]
+    for checkpoint in checkpoints if checkpoints[1].exists() else checkpoints[:1]:
         stored = {name: value for name, value in load_checkpoint(checkpoint).items() if name not in LEFT_OUT}
         stored["args"] = {name: value for name, value in stored["args"].items() if name not in HABITS}
         contents |= {f"{checkpoint.name}: {name}": digest(_timeless(value)) for name, value in stored.items()}

@@ -70,8 +70,10 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stages one after the other; 1 if a run failed."""
     options = build_parser().parse_args(argv)
-    published = [(ROOT / given).resolve() for given in (RUNS, RESULTS)]
-    if options.quick and {(ROOT / given).resolve() for given in (options.runs, options.results)} & set(published):
+    published, given = (
+        {(ROOT / place).resolve() for place in pair} for pair in ((RUNS, RESULTS), (options.runs, options.results))
+    )
+    if options.quick and published & given:
         raise UserError("--quick: its numbers mean nothing, name other folders for them (--runs and --results)")
     if options.rows:
         check_rows(options.stages, options.rows)

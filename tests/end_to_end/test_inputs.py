@@ -1,6 +1,7 @@
 """What a user can get wrong: one line that names it, exit status 2, and nothing changed on disk."""
 
 import shutil
+import socket
 import subprocess
 import sys
 
@@ -167,6 +168,20 @@ CASES = {
     "another precision": ("train", ["Digits_LT", "--resume=RUN", "--amp=bf16"], "--amp is bf16"),
     "another size": ("augment", ["Digits_LT", "--resume=RUN", "--new-size=40"], "--new-size is 40"),
 }
+
+
+def test_host_that_is_nowhere(script, tmp_path, monkeypatch):
+    """No name server is asked: some answer every name."""
+
+    def nobody(*_, **__):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", nobody)
+    words = [MP, "--ngpus=2", "--world-size=2", "--rank=0", "--dist-url=tcp://no-such-host.invalid:4000"]
+    done = script("train", *DIGITS, *words, f"--logdir={tmp_path / 'new'}")
+    assert done.status == 2
+    assert "there is no host no-such-host.invalid" in done.error
+    assert not (tmp_path / "new").exists()
 
 
 def test_table_is_long():

@@ -86,16 +86,19 @@ def test_decoder_reads_no_codes_of_other_heads():
         assert torch.equal(value, (before if name.startswith("project") else theirs)[name]), name
 
 
-@pytest.mark.parametrize("started", [True, False])
-def test_prior_of_another_model_counts_as_started_if_it_was(started):
+@pytest.mark.parametrize(("moved", "started"), [(True, True), (True, False), (False, False)])
+def test_prior_of_another_model_counts_as_started_if_it_was(moved, started):
     """Not if the other run was stopped within its first epoch, whose steps have moved components placed at random."""
     model, other = dgcmm(), dgcmm(seed=1)
     about = {"class_names": list("abcde")}
     run = SimpleNamespace(model=model, about=about, state={}, world=World(), args=ARGS)
+    other.prior.logits.data.mul_(moved)
     start = {"state_dict": other.state_dict(), "prior_started": started, **about, "arch": ARCH, "dataset": "x"}
     take_weights(run, start | {"epoch": 1})
     assert torch.equal(model.prior.means, other.prior.means)
     assert run.state == {"prior_started": started}
+    found = model.responsible_component(torch.zeros(1, 8))
+    assert (found >= 0).item() is moved  # where it was not, components mean nothing
 
 
 @pytest.mark.parametrize("flag", [{"weight_gmm": 0}, {"warmup_epochs": 1}, {"prior_lr": 0}])
