@@ -27,6 +27,7 @@ from helpers.data import load_part
 from helpers.documents import DOCUMENTS, TRAINING, commands, program, replaced
 from helpers.ports import free_port
 from helpers.project import METRIC_NAMES, ROOT, SMALL_MODEL
+from helpers.stand_ins import stand_in
 from utils.cli.rules import check_start, parse
 from utils.files import read_rows
 from utils.training.checkpoint import load_checkpoint
@@ -66,9 +67,8 @@ def test_documented_command_parses(document, words):
 
 def python_calls(folder: Path, name: str, *words: str, **environ: str) -> list[list[str]]:
     """List what a shell script gives to Python, as bash makes it of its variables; a stand-in writes it down."""
-    python, told = folder / "python", folder / "told"
-    python.write_text(f'#!/bin/sh\nprintf "%s\\0" "$@" >>{told}; printf "\\n" >>{told}\n')
-    python.chmod(0o755)
+    told = folder / "told"
+    stand_in(folder / "python", f'printf "%s\\0" "$@" >>{told}; printf "\\n" >>{told}')
     environment = {"PATH": f"{folder}:{os.environ['PATH']}", **environ}
     subprocess.run(["bash", ROOT / "scripts" / name, *words], env=environment, check=True)
     return [line.split("\0")[:-1] for line in told.read_text().splitlines()]
@@ -141,8 +141,7 @@ def test_held_out_comparison_trains_and_re_trains_six_variants_by_commands_that_
 
 def run_without_python(folder: Path, name: str, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
     """Run a shell script from another folder; a stand-in for Python says that it ran."""
-    (folder / "python").write_text("#!/bin/sh\necho ran\n")
-    (folder / "python").chmod(0o755)
+    stand_in(folder / "python", "echo ran")
     environment = {"PATH": f"{folder}:{os.environ['PATH']}", **environ}
     command = ["bash", ROOT / "scripts" / name, *words]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
@@ -226,8 +225,7 @@ def test_several_nodes_need_to_know_of_each_other():
 
 
 def test_several_nodes_are_started_by_torchrun_and_continue(tmp_path):
-    (tmp_path / "torchrun").write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >{tmp_path}/told\n')
-    (tmp_path / "torchrun").chmod(0o755)
+    stand_in(tmp_path / "torchrun", f'printf "%s\\n" "$@" >{tmp_path}/told')
     nodes = {"NODES": "3", "GPUS": "4", "MASTER": "node0:29500", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     subprocess.run(["bash", ROOT / "scripts/multi_node.sh", "Digits_LT", "--logdir=my run"], env=nodes, check=True)
     words = (tmp_path / "told").read_text().splitlines()

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from helpers.project import ROOT
+from helpers.stand_ins import stand_in
 
-PYTHON = """#!/bin/sh
-echo "$@" >>"$TOLD"
+PYTHON = """echo "$@" >>"$TOLD"
 [ "$1 $2" != "$FAILS" ] || exit 1
 if [ "$1 $2" = "-m venv" ]; then
   mkdir -p .venv/bin && cp "$0" .venv/bin/python && touch .venv/bin/activate
@@ -25,8 +25,7 @@ def prepare(folder: Path, **active: str) -> list[str]:
     """Prepare an environment in a folder; returns the calls of Python that make and fill it."""
     python, told = folder / "python3", folder / "told"
     if not python.exists():
-        python.write_text(PYTHON)
-        python.chmod(0o755)
+        stand_in(python, PYTHON)
         (folder / "python").symlink_to(python)
     environment = {"PATH": f"{folder}:{os.environ['PATH']}", "TOLD": str(told), "FAILS": "", **active}
     subprocess.run(PREPARE, cwd=folder, env=environment, check=True)
@@ -51,14 +50,12 @@ def test_active_environment_is_used_as_it_is(variable, tmp_path):
 
 def test_environment_that_uv_has_made_is_filled_by_it(tmp_path):
     """It has no pip."""
-    (tmp_path / "uv").write_text(f'#!/bin/sh\necho "-m uv $@" >>{tmp_path}/told\n')
-    (tmp_path / "uv").chmod(0o755)
+    stand_in(tmp_path / "uv", f'echo "-m uv $@" >>{tmp_path}/told')
     assert prepare(tmp_path, VIRTUAL_ENV="there", FAILS="-c import pip") == ["-m uv pip install --quiet -r wanted.txt"]
 
 
 def test_active_environment_of_an_old_python_is_told(tmp_path):
-    (tmp_path / "python").write_text('#!/bin/sh\n[ "$1" = --version ] && echo "Python 3.10.2" || exit 1\n')
-    (tmp_path / "python").chmod(0o755)
+    stand_in(tmp_path / "python", '[ "$1" = --version ] && echo "Python 3.10.2" || exit 1')
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "VIRTUAL_ENV": "there"}
     done = subprocess.run(PREPARE, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 2

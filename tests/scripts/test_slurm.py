@@ -7,20 +7,16 @@ import pytest
 
 import train
 from helpers.project import ROOT
+from helpers.stand_ins import stand_in
 from utils.cli.rules import parse
 from utils.distributed.plan import plan_launch
-
-
-def command(path, body):
-    path.write_text(f"#!/bin/sh\n{body}\n")
-    path.chmod(0o755)
 
 
 @pytest.mark.parametrize(("status", "requeued"), [(138, True), (143, False), (2, False), (0, False)])
 def test_job_is_queued_again_when_its_time_was_over_and_only_then(status, requeued, tmp_path):
     told = tmp_path / "told"
-    command(tmp_path / "srun", f'printf "%s\\n" "$@" >{told}; exit {status}')
-    command(tmp_path / "scontrol", f'echo "$@" >> {tmp_path}/asked; echo node0')
+    stand_in(tmp_path / "srun", f'printf "%s\\n" "$@" >{told}; exit {status}')
+    stand_in(tmp_path / "scontrol", f'echo "$@" >> {tmp_path}/asked; echo node0')
     job = {"SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "node[0-1]"}
     job |= {"SLURM_GPUS_ON_NODE": "4", "SLURM_NNODES": "2", "SLURM_CPUS_PER_TASK": "32"}
     job |= {"PATH": f"{tmp_path}:{os.environ['PATH']}"}

@@ -14,6 +14,7 @@ from datasets.splits import complete_data
 from helpers import documents
 from helpers.project import ROOT
 from helpers.results import write_csv, write_run
+from helpers.stand_ins import stand_in
 from models.encoder import PLAIN_ARCHITECTURES, feature_dim
 from scripts import protocol as script
 from scripts.experiments import protocol
@@ -335,9 +336,8 @@ def test_entry_script_takes_its_results_from_the_environment(tmp_path):
 
 def test_entry_script_runs_its_stages_and_then_writes_the_tables(tmp_path):
     """A stand-in for Python writes down what it is given."""
-    python, told = tmp_path / "python", tmp_path / "told"
-    python.write_text(f'#!/bin/sh\nprintf "%s\\0" "$@" >>{told}; printf "\\n" >>{told}\n')
-    python.chmod(0o755)
+    told = tmp_path / "told"
+    stand_in(tmp_path / "python", f'printf "%s\\0" "$@" >>{told}; printf "\\n" >>{told}')
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "STAGES": "tune-tenth tenth", "JOBS": "12"}
     environment["RESULTS"] = str(tmp_path)
     words = ["bash", ROOT / "scripts/fashion_mnist_lt.sh", "./data", "./runs", "--until=500"]
@@ -355,9 +355,8 @@ def test_entry_script_runs_its_stages_and_then_writes_the_tables(tmp_path):
 )
 def test_entry_script_writes_tables_of_runs_that_have_ended_alone(status, flags, tables, tmp_path):
     """Not after wrong input, a signal or a list of commands; nor of two steps each."""
-    python, told = tmp_path / "python", tmp_path / "told"
-    python.write_text(f"#!/bin/sh\necho $1 >>{told}; [ $1 != scripts/protocol.py ] || exit {status}\n")
-    python.chmod(0o755)
+    told = tmp_path / "told"
+    stand_in(tmp_path / "python", f"echo $1 >>{told}; [ $1 != scripts/protocol.py ] || exit {status}")
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "RESULTS": str(tmp_path)}
     done = subprocess.run(["bash", ROOT / "scripts/fashion_mnist_lt.sh", "./data", "./runs", *flags], env=environment)
     assert done.returncode == status
