@@ -23,12 +23,12 @@ from datasets.workers import (
     why_lost,
     without_advice,
 )
+from utils.distributed.plan import MIN_IMAGES_PER_PROCESS
 from utils.distributed.world import World
 from utils.errors import LostWorker, UserError
 from utils.logs import progress
 from utils.randomness import Stream, generator, permutation
 
-MIN_IMAGES_PER_PROCESS = 2  # batch norm needs two
 SAMPLERS = {"instance": 1.0, "sqrt": 0.5, "balanced": 0.0}  # name -> q: a class is drawn in proportion to n_c^q
 
 

@@ -48,7 +48,7 @@ class Outcome(NamedTuple):
     @property
     def error(self) -> str:
         """The line of standard error that says what was wrong; there must be exactly one."""
-        lines = [line for line in self.err.splitlines() if "error: " in line]
+        lines = [line for line in self.err.splitlines() if line.startswith("error: ")]
         assert len(lines) == 1, self.err
         assert "Traceback" not in self.err
         return lines[0]

@@ -103,20 +103,39 @@ def test_code_page_names_what_is_there():
     assert {name for name in names if not re.search(rf"\b{name}\b", code)} <= {path.stem for path in CODE}
 
 
-def imported_packages(path):
-    """The packages of the project that a module imports, within its functions too."""
+def imported_modules(path):
+    """The names that a module imports, in full, within its functions too."""
     for node in ast.walk(ast.parse(path.read_text())):
-        names = [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
-        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        yield from {name.partition(".")[0] for name in names} & {"models", "datasets", "utils"}
+        if isinstance(node, ast.ImportFrom) and not node.level:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
 
 
 @pytest.mark.parametrize(
     ("package", "imports"), [("models", {"models", "utils"}), ("datasets", {"datasets", "utils"}), ("utils", {"utils"})]
 )
 def test_packages_import_what_the_code_page_lets_them(package, imports):
-    found = {(path.name, name) for path in (ROOT / package).rglob("*.py") for name in imported_packages(path)}
-    assert {name for _, name in found} == imports, found
+    paths = (ROOT / package).rglob("*.py")
+    found = {(path.name, name.partition(".")[0]) for path in paths for name in imported_modules(path)}
+    assert {name for _, name in found} & {"models", "datasets", "utils"} == imports, found
+
+
+@pytest.mark.parametrize(
+    ("package", "others"),
+    [
+        ("", set()),
+        ("cli", set()),
+        ("distributed", set()),
+        ("training", {"cli", "distributed"}),
+        ("figures", {"training"}),
+    ],
+)
+def test_packages_of_utils_import_those_below_them(package, others):
+    paths = (ROOT / "utils" / package).glob("*.py")
+    names = [name.split(".") for path in paths for name in imported_modules(path)]
+    folders = {path.name for path in (ROOT / "utils").iterdir() if path.is_dir()}
+    assert {name[1] for name in names if name[0] == "utils"} & folders - {package} == others
 
 
 def test_modules_that_say_that_they_do_not_import_torch_can_do_without():

@@ -10,7 +10,6 @@ import numpy as np
 from sklearn import metrics as skm
 
 from utils.errors import NotFinite
-from utils.training.layout import SHOWN
 
 MANY_SHOT, FEW_SHOT = 100, 20  # more than MANY_SHOT training images: many; fewer than FEW_SHOT: low; else median
 CALIBRATION_BINS = 15
@@ -60,11 +59,6 @@ class Measurement:
             "mutual_information": mutual_information(components, predictions.targets) if has_prior else None,
         }
         return cls(numbers, predictions, ids, classes, train_counts)
-
-
-def shown(numbers: Row) -> str:
-    """Write the headline metrics in a line."""
-    return ", ".join(f"{name} {'-' if numbers[name] is None else format(numbers[name], '.4f')}" for name in SHOWN)
 
 
 def exact(probabilities: np.ndarray) -> list[str]:

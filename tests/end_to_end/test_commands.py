@@ -412,20 +412,41 @@ def test_re_training_of_what_the_scores_leave_out_is_refused(script, tmp_path):
     assert "--generative --weight-cls=0: its scores leave the classifier out, and a re-training" in refused.error
 
 
-@pytest.mark.parametrize("name", [name for name, spec in DATASETS.items() if spec.classes])
-def test_defaults_train_a_finite_epoch(name, script, tmp_path, monkeypatch):
-    """Three steps by all defaults of optimiser and loss: a small encoder, random images with the data set's counts.
+def write_photos(place: Path) -> None:
+    """Two classes in folders, with the lists that some data sets read of them."""
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 100), ("val", 20)):
+        paths = [f"{part}/n0{number % 2}/{number}.jpg" for number in range(count)]
+        for number, path in enumerate(paths):
+            (place / path).parent.mkdir(parents=True, exist_ok=True)
+            pixels = rng.integers(0, 128, (32, 32, 3), dtype=np.uint8) + np.uint8(128 * (number % 2))
+            Image.fromarray(pixels).save(place / path)
+        lines = "".join(f"{path} {number % 2}\n" for number, path in enumerate(paths))
+        for name in ("ImageNet_LT", "Places_LT"):
+            (place / f"{name}_{'train' if part == 'train' else 'test'}.txt").write_text(lines)
+        with (place / "labels.csv").open("a") as file:
+            file.write("path,label\n" * (part == "train") + lines.replace(" ", ","))
 
-    Each step has 60 images, what one of the three published GPUs gets.
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_defaults_train_a_finite_epoch(name, script, tmp_path, monkeypatch):
+    """Three steps by all defaults of optimiser and loss, with a small encoder.
+
+    The images are random ones with the data set's counts; where only files tell the classes, written ones. Each step
+    has 60 images, what one of the three published GPUs gets.
     """
     monkeypatch.setattr(datasets.dummy, "IMAGE_SIZE", 32)
+    data = ["--dummy"]
+    if not DATASETS[name].classes:
+        write_photos(tmp_path)
+        data = [f"--datadir={tmp_path}", *([f"--csv={tmp_path / 'labels.csv'}"] if name == "CSV" else [])]
     monkeypatch.setattr(train, "CLASS_IMAGES", 4)
     small = ["--arch=resnet32_vae3", "--new-size=16", "--crop-size=16", "--workers=0"]
     short = ["--batch-size=60", "--max-steps=3", "--epochs=1"]
-    done = script("train", name, "--dummy", *small, *short, f"--logdir={tmp_path}")
+    done = script("train", name, *data, *small, *short, f"--logdir={tmp_path / 'run'}")
     assert done.status == 0, done.err
     assert "diverged" not in done.err
-    row = read_rows(tmp_path / "metrics.csv")[0]
+    row = read_rows(tmp_path / "run" / "metrics.csv")[0]
     assert all(abs(float(row[term])) < 1e4 for term in ("loss", "loss_cls", "loss_reconst", "loss_gmm"))
 
 

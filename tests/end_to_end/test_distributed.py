@@ -349,6 +349,7 @@ IMPOSSIBLE = {
     "run folder": (["--logdir={folder}/file/run"], "file is no folder"),
     "checkpoint": (["--resume={folder}/none.pth"], "there is no file"),
     "fp16 in two processes": (["--amp=fp16", *SEVERAL], "needs CUDA"),  # each finds it
+    "batch": (["--batch-size=3", *SEVERAL], "each of the node's 2 process(es) needs at least 2 images, give 4 or more"),
     "compiler": (["--compile"], "--compile: there is no C++ compiler none-such"),
     "weights that do not exist": (["--pretrained", "--arch=resnet32"], "no ImageNet weights of resnet32"),
     "weights that are damaged": (["--pretrained", "--resume=auto"], "delete it, or put a good copy there"),
@@ -364,9 +365,9 @@ def test_what_cannot_be_is_said_before_data_are_touched(name, script, tmp_path, 
     weights.write_bytes(b"cut short")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("CXX", "none-such")
-    argv = [flag.format(folder=tmp_path) for flag in ["--logdir={folder}/run", *wrong]]
+    argv = [flag.format(folder=tmp_path) for flag in ["--batch-size=24", "--logdir={folder}/run", *wrong]]
     data = tmp_path / "data"
-    done = script("train", "ChestXray", f"--datadir={data}", *argv, "--batch-size=24")
+    done = script("train", "ChestXray", f"--datadir={data}", *argv)
     assert done.status == 2, done.err
     assert word in done.err
     assert not data.exists()

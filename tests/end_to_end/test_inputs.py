@@ -52,7 +52,11 @@ CASES = {
     "plain classifier with a code": ("train", [*DIGITS, "--arch=resnet18"], "--z-dim: resnet18 is a plain classifier"),
     "threshold without warm-up": ("train", [*DIGITS, "--warmup-threshold=1"], "--warmup-threshold"),
     "start after the end": ("train", [*DIGITS, "--start-epoch=1"], "--start-epoch 1"),
-    "no step possible": ("train", [*DIGITS, "--batch-size=1"], "no training step"),
+    "no step possible": (
+        "train",
+        [*DIGITS, "--batch-size=1"],
+        "needs at least 2 images",
+    ),
     "missing chest folder": ("train", [*CHEST, "--datadir=TMP/none"], "into TMP/none by hand"),
     "mistyped chest folder": ("train", [*CHEST, "--datadir=TMP/none/none"], "does not exist, nor does TMP/none"),
     "empty chest folder": ("train", [*CHEST, "--datadir=TMP"], "put Data_Entry_2017.csv, train_val_list.txt"),
@@ -113,7 +117,7 @@ CASES = {
     "batch that cannot be shared": ("train", [*DIGITS, "--ngpus=3", MP], "--batch-size 16"),
     "batch that cannot be paired": (
         "train",
-        [*DIGITS, "--mixup=1", "--ngpus=4", "--batch-size=4", MP],
+        [*DIGITS, "--mixup=1", "--ngpus=4", "--batch-size=12", MP],
         "multiple of 8",
     ),
     "a variable that is not set": ("train", [*DIGITS, "--resume="], "--resume: the path is empty"),
@@ -247,6 +251,8 @@ def test_bad_input_is_one_line_and_changes_nothing(
     done = script(which, *words)
     assert done.status == 2, done.err
     assert expected.replace("TMP", str(files)) in done.error
+    others = [line for line in done.err.splitlines() if line != done.error]
+    assert all(line.startswith("warning: ") for line in others), done.err
     assert not done.out or "ChestXray" in argv  # which says what it is about to download
     after = snapshot(tmp_path)
     assert {path: content for path, content in after.items() if path.name != ".lock"} == before

@@ -31,7 +31,7 @@ ARGS = argparse.Namespace(
     **{"lr": 5e-3, "prior_lr": 5.0, "momentum": 0.9, "wd": 1e-4},
     **{"weight_cls": 10.0, "weight_reconst": 0.1, "weight_gmm": 0.001},
 )
-COUNT, BATCH, EPOCHS = 37, 8, 2  # 4 batches of 8 and one of 5, which two processes share as 2 and 2; 10 steps
+COUNT, BATCH, EPOCHS = 37, 8, 4  # 4 batches of 8 and one of 5, which two processes share as 2 and 2; 20 steps
 
 
 def images(count=COUNT):
@@ -60,7 +60,7 @@ def freeze_batch_norm(model):
 
 
 def train_together(world, data, frozen):
-    """10 steps in float64; the run, its loader and the mean losses of the last epoch."""
+    """20 steps in float64; the run, its loader and the mean losses of the last epoch."""
     model = small_model()
     if frozen:
         freeze_batch_norm(model)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from utils import device
+from utils.cli.types import AMP
 from utils.device import (
     autocast,
     available_amp,
@@ -38,6 +39,10 @@ def test_chosen_gpu_becomes_the_current_one(monkeypatch):
     monkeypatch.setattr(torch.cuda, "set_device", current.append)
     assert choose_device(1) == torch.device("cuda", 1)
     assert current == [torch.device("cuda", 1)]
+
+
+def test_command_line_offers_every_precision():
+    assert tuple(device.PRECISIONS) == AMP
 
 
 @pytest.mark.parametrize(("amp", "dtype"), [("off", torch.float32), ("bf16", torch.bfloat16)])

@@ -8,7 +8,18 @@ from collections.abc import Collection
 
 from utils.cli.common import Parser
 from utils.cli.rules import PLAIN_WEIGHT_CLS, WEIGHT_CLS
-from utils.cli.types import count, count_or_zero, non_negative, path, positive, seconds, sigma, unit_open_high, variance
+from utils.cli.types import (
+    AMP,
+    count,
+    count_or_zero,
+    non_negative,
+    path,
+    positive,
+    seconds,
+    sigma,
+    unit_open_high,
+    variance,
+)
 
 
 def train_parser(
@@ -281,7 +292,7 @@ def predict_parser(**kwargs: str | None) -> argparse.ArgumentParser:
     add("--gpu", type=count_or_zero, metavar="N", help="number of the GPU (default: the first; without CUDA the CPU)")
     add(
         "--amp",
-        choices=("off", "bf16", "fp16"),
+        choices=AMP,
         help="precision of the encoder (default: that of the training, or off where fp16 needs a GPU)",
     )
     return parser

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from utils.cli.rules import STEP_SIZE
 from utils.cli.types import (
+    AMP,
     Milestones,
     count,
     count_or_zero,
@@ -323,7 +324,7 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
     add("--gpu", type=count_or_zero, metavar="N", help="number of the GPU (default: the first; without CUDA the CPU)")
     add(
         "--amp",
-        choices=("off", "bf16", "fp16"),
+        choices=AMP,
         default="off",
         help="precision of encoder and decoder: off is float32 (a GPU's convolutions: TF32, unless the environment has "
         "NVIDIA_TF32_OVERRIDE=0), fp16 needs CUDA; losses and mixture are never reduced (default: off; a re-training: "

@@ -47,6 +47,7 @@ def path(text: str) -> str:
     return text
 
 
+AMP = ("off", "bf16", "fp16")  # choices of --amp, the keys of utils.device.PRECISIONS
 # no machine has as much as these, and far more overflows in torch
 MOST, MOST_PIXELS, MOST_DIMS = 2**31 - 1, 2**16, 2**20
 count = number(int, 1, MOST)

@@ -14,6 +14,7 @@ from utils.errors import UserError
 
 ENVIRONMENT = "env://"  # as the place where processes meet: what MASTER_ADDR and MASTER_PORT say
 HIGHEST_PORT = 65535
+MIN_IMAGES_PER_PROCESS = 2  # of a training step: batch norm needs two
 TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE")  # what torchrun sets, among others
 
 
@@ -118,7 +119,13 @@ def _check_url(url: str | None) -> None:
 
 
 def check_batch_size(args: argparse.Namespace, processes: int) -> None:
-    """Raise a `UserError` if the images of a step cannot be shared evenly by the processes of a node."""
+    """Raise a `UserError` if the processes of a node cannot share a step: too few images, or not evenly."""
+    least = MIN_IMAGES_PER_PROCESS * processes
+    if args.batch_size < least:
+        raise UserError(
+            f"--batch-size {args.batch_size} is too small for a training step: each of the node's {processes} "
+            f"process(es) needs at least {MIN_IMAGES_PER_PROCESS} images, give {least} or more"
+        )
     if args.batch_size % processes:
         raise UserError(
             f"--batch-size {args.batch_size} is the node's and cannot be shared by its {processes} processes: give a "

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable
 
 from utils.errors import UserError
-from utils.metrics import Measurement, Row, shown
+from utils.metrics import Measurement, Row
 from utils.training.checkpoint import (
     Checkpoint,
     changed_splits,
@@ -14,6 +14,7 @@ from utils.training.checkpoint import (
     load_model_state,
     save_checkpoint,
 )
+from utils.training.layout import shown
 from utils.training.run import Run
 
 log = logging.getLogger("dgcmm")

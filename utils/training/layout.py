@@ -30,6 +30,11 @@ RESULTS = {"": "trained", "_aug_ftl": "Case 1", "_aug": "Case 2", "_eval": "eval
 FIGURES = ("learning_curves", "recall", "confusion", "reliability", "codes", "reconstructions", "samples")
 
 
+def shown(row: Mapping[str, Any]) -> str:
+    """Write the headline metrics of a measurement in a line."""
+    return ", ".join(f"{name} {'-' if row[name] is None else format(row[name], '.4f')}" for name in SHOWN)
+
+
 def with_suffix(name: str, suffix: str) -> str:
     """Put a script's suffix before the extension: metrics_aug.csv."""
     stem, dot, extension = name.rpartition(".")

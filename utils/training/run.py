@@ -34,7 +34,7 @@ from utils.distributed.world import World
 from utils.errors import LostWorker, NotFinite, UserError
 from utils.files import write_atomically
 from utils.logs import progress, show_left_of_run
-from utils.metrics import Measurement, Row, shown
+from utils.metrics import Measurement, Row
 from utils.stopping import Stopped
 from utils.training.board import Board
 from utils.training.checkpoint import (
@@ -47,6 +47,7 @@ from utils.training.checkpoint import (
     warn_of_another_machine,
 )
 from utils.training.folder import RunFolder
+from utils.training.layout import shown
 from utils.training.optimisation import build_scheduler, calmer, step_schedule
 from utils.training.position import Position, own_position
 from utils.training.step import Stepper

@@ -121,9 +121,16 @@ def test_script_for_one_process_knows_those_that_are_spare(environ, rank):
 
 def test_batch_is_shared_evenly_or_not_at_all():
     args, _ = parse(train.build_parser(), ["Digits_LT", "--batch-size=6"])
-    for processes in (1, 2, 3, 6):
+    for processes in (1, 2, 3):
         check_batch_size(args, processes)
-    with pytest.raises(UserError, match="--batch-size 6 .*: give a multiple of 4"):
+    args.batch_size = 10
+    with pytest.raises(UserError, match="--batch-size 10 .*: give a multiple of 4"):
+        check_batch_size(args, 4)
+
+
+def test_batch_norm_needs_two_images_in_each_process():
+    args, _ = parse(train.build_parser(), ["Digits_LT", "--batch-size=6"])
+    with pytest.raises(UserError, match=r"--batch-size 6 is too small .* 4 process\(es\) needs .* give 8 or more"):
         check_batch_size(args, 4)
 
 

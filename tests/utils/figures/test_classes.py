@@ -46,6 +46,17 @@ def test_recalls_stand_over_their_classes_from_the_largest_to_the_smallest():
     assert labels_of(ax.xaxis) == ["most\n500", "some\n40", "few\n3"]
 
 
+def test_many_median_and_low_are_shaded_and_named():
+    """Of five classes three have more than 100 images, and one each 20 to 100 and fewer than 20."""
+    classes = ClassResults([*"abcde"], np.array([3, 900, 40, 200, 101]), np.ones(5))
+    figure = recall_by_size({"": classes}, "run")
+    shades = {patch.get_facecolor(): (patch.get_x(), patch.get_width()) for patch in figure.axes[0].patches}
+    assert list(shades.values()) == [(-0.5, 3), (2.5, 1), (3.5, 1)]
+    (legend,) = figure.legends
+    assert [text.get_text().split(":")[0] for text in legend.get_texts()] == ["trained", "many", "median", "low"]
+    assert [patch.get_facecolor() for patch in legend.get_patches()] == list(shades)
+
+
 @pytest.mark.parametrize(
     ("values", "window", "means"),
     [
