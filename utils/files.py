@@ -16,6 +16,7 @@ from utils.errors import UserError
 from utils.stopping import Stopped
 
 T = TypeVar("T")
+NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)  # what a disk says of such a path
 TABLE_CHUNK = 1 << 20  # characters of a table in memory
 
 

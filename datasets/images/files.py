@@ -1,7 +1,6 @@
 """Data sets whose images lie in files, and how each one is read."""
 
 import copy
-import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -17,8 +16,7 @@ from datasets.images.opening import open_image
 from datasets.images.source import ImageSource, SourceCache, whole
 from datasets.transforms import RandomCropAndFlip
 from utils.errors import UserError
-
-NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)  # what a disk says of such a path
+from utils.files import NOT_THERE
 
 
 def require_reachable(folder: Path) -> None:

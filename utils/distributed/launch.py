@@ -67,6 +67,9 @@ def choose_gpus(plan: Launch, environ: Mapping[str, str]) -> list[int | None]:
         return [None] * number
     have = torch.cuda.device_count()
     needed = max(plan.local_size, plan.local_rank + 1)  # some launchers tell the local rank alone
+    own = not plan.spawns and have == 1 and "CUDA_VISIBLE_DEVICES" in environ and "TORCHELASTIC_RUN_ID" not in environ
+    if own:  # srun's --gpus-per-task and such show each process a GPU of its own; torchrun does not
+        return [0]
     if needed > have:
         raise UserError(
             f"{needed} processes on this node, but CUDA has {have} GPU(s) here: lower --ngpus, or show more "

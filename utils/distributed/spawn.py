@@ -1,20 +1,18 @@
 """The processes of a run, as the command that starts them, or is one of them, sees them."""
 
 import contextlib
-import json
 import logging
 import multiprocessing
 import os
 import signal
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from multiprocessing import connection
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import torch.multiprocessing as mp
 
@@ -24,13 +22,29 @@ from utils.distributed.plan import Launch
 from utils.distributed.rendezvous import host_store
 from utils.distributed.world import Member, is_connection_error
 from utils.errors import LostRank, LostWorker, UserError, print_error
-from utils.files import write_text
 from utils.logs import go_on_from, said_so_far
 from utils.stopping import Stopped
 from utils.streams import say
 
 GRACE_S = 3.0  # after the first failure the other ranks may say what they saw
 POLL_S = 0.1
+MOST_SAID = 10_000  # characters of a report: a pipe takes as many, though nobody reads it yet
+
+
+class Report(NamedTuple):
+    """How a process ended that did not end well.
+
+    Attributes:
+        rank: of the process.
+        kind: 'user', 'lost', 'fault' or 'stopped', as `run_rank` has it.
+        text: what there is to say.
+        time: when that was known, in seconds of this machine's monotonic clock.
+    """
+
+    rank: int
+    kind: str
+    text: str
+    time: float
 
 
 def spawn(work: Callable, launch: Launch, devices: Sequence[int | None], *arguments: object) -> None:
@@ -49,11 +63,12 @@ def spawn(work: Callable, launch: Launch, devices: Sequence[int | None], *argume
     """
     store = host_store(launch)  # kept alive here: it outlives any process that may fail
     port = store.port if store is not None else None
-    with tempfile.TemporaryDirectory(prefix="dgcmm-") as folder, stopping.held():
+    pipes = [multiprocessing.Pipe(duplex=False) for _ in range(launch.local_size)]  # no file: the disk may be full
+    with stopping.held():
         with stopping.blocked():  # in the processes too, until they can handle a signal: `run_rank`
             context = mp.start_processes(
                 _rank_main,
-                args=(launch, devices, port, folder, said_so_far(), work, arguments),
+                args=(launch, devices, port, [writer for _, writer in pipes], said_so_far(), work, arguments),
                 nprocs=launch.local_size,
                 join=False,
                 start_method="spawn",
@@ -62,7 +77,13 @@ def spawn(work: Callable, launch: Launch, devices: Sequence[int | None], *argume
             _wait(context.processes)
         finally:
             killed = _end(context.processes)
-        _judge(launch, context.processes, killed, Path(folder))
+        reports = []
+        for reader, writer in pipes:
+            writer.close()
+            with contextlib.suppress(EOFError, OSError), reader:  # nothing was said, or not to its end
+                if reader.poll():  # loading processes that are still ending may keep it open
+                    reports.append(Report(*reader.recv()))
+        _judge(launch, context.processes, killed, reports)
 
 
 def _wait(processes: Sequence[BaseProcess]) -> None:
@@ -92,16 +113,15 @@ def _end(processes: Sequence[BaseProcess]) -> set[int]:
     return killed
 
 
-def _judge(launch: Launch, processes: Sequence[BaseProcess], killed: set[int], folder: Path) -> None:
+def _judge(launch: Launch, processes: Sequence[BaseProcess], killed: set[int], said: Sequence[Report]) -> None:
     """Raise what the ends of the processes amount to."""
     codes = [process.exitcode for process in processes]
     if stopping.received():  # one that had not come so far as to handle the signal was ended by it
         codes = [128 - code if code < 0 and -code in stopping.SIGNALS else code for code in codes]
     stops = {code - 128 for code in codes if code in {128 + signum for signum in stopping.SIGNALS}}
-    reports = [json.loads(path.read_text()) for path in folder.glob("*.json")]
     if stops and not killed and all(code == 0 or code - 128 in stops for code in codes):
-        raise Stopped(stops.pop(), "".join(report["text"] for report in reports if report["kind"] == "stopped"))
-    reports = [report for report in reports if report["kind"] != "stopped"]
+        raise Stopped(stops.pop(), "".join(report.text for report in said if report.kind == "stopped"))
+    reports = [report for report in said if report.kind != "stopped"]
     signalled = [index for index, code in enumerate(codes) if code < 0 and index not in killed]
     if signalled:
         rank, name = launch.first_rank + signalled[0], signal.Signals(-codes[signalled[0]]).name
@@ -113,13 +133,13 @@ def _judge(launch: Launch, processes: Sequence[BaseProcess], killed: set[int], f
         if failed:
             raise LostRank(f"rank {launch.first_rank + failed[0]} ended with status {codes[failed[0]]} without a word")
         return
-    first = min(reports, key=lambda report: (report["kind"] == "lost", report["time"]))
-    if first["kind"] == "user":
-        raise UserError(first["text"])
-    if first["kind"] == "lost":
-        raise LostRank(first["text"])
-    say(first["text"].rstrip())
-    raise LostRank(f"rank {first['rank']} failed with the traceback above; all were ended")
+    first = min(reports, key=lambda report: (report.kind == "lost", report.time))
+    if first.kind == "user":
+        raise UserError(first.text)
+    if first.kind == "lost":
+        raise LostRank(first.text)
+    say(first.text.rstrip())
+    raise LostRank(f"rank {first.rank} failed with the traceback above; all were ended")
 
 
 def _rank_main(
@@ -127,22 +147,24 @@ def _rank_main(
     launch: Launch,
     devices: Sequence[int | None],
     port: int | None,
-    folder: str,
+    pipes: Sequence[Connection],
     said: list[logging.LogRecord],
     work: Callable,
     rest: tuple,
 ) -> None:
-    """One process that `spawn` started; how it failed is left in `folder`. Its log goes on from what was `said`."""
+    """One process that `spawn` started; its pipe takes how it failed. Its log goes on from what was `said`."""
     mp._prctl_pr_set_pdeathsig(signal.SIGKILL)  # a parent that is gone can pass no signal on
+    if not multiprocessing.parent_process().is_alive():  # it went before
+        _end_now(1)
     go_on_from(said)
-    rank = launch.rank_of(index)
     with stopping.handled(repeat_kills=False):
         status, kind, text = run_rank(launch, index, devices[index], port, work, *rest)
-    if kind:
-        report = {"time": time.monotonic(), "rank": rank, "kind": kind, "text": text}
-        write_text(Path(folder, f"{rank}.json"), json.dumps(report))
-    if status:
-        _end_now(status)
+        with stopping.held():
+            if kind:
+                report = Report(launch.rank_of(index), kind, text[-MOST_SAID:], time.monotonic())
+                pipes[index].send(tuple(report))
+            if status:
+                _end_now(status)
 
 
 def run_member(launch: Launch, gpu: int | None, work: Callable, *arguments: object) -> None:
@@ -152,15 +174,16 @@ def run_member(launch: Launch, gpu: int | None, work: Callable, *arguments: obje
     """
     with stopping.handled(repeat_kills=False):
         status, kind, text = run_rank(launch, launch.local_rank, gpu, None, work, *arguments)
-    if kind == "fault":
-        say(f"rank {launch.first_rank}: {text.rstrip()}")
-    elif kind == "stopped":
-        if launch.first_rank == 0:
-            say(Stopped(status - 128, text))
-    elif kind:
-        print_error(text)
-    if status:
-        _end_now(status)
+        with stopping.held():
+            if kind == "fault":
+                say(f"rank {launch.first_rank}: {text.rstrip()}")
+            elif kind == "stopped":
+                if launch.first_rank == 0:
+                    say(Stopped(status - 128, text))
+            elif kind:
+                print_error(text)
+            if status:
+                _end_now(status)
 
 
 def run_rank(
@@ -179,25 +202,32 @@ def run_rank(
         world = Member.join(launch, local_rank, gpu, port)
         work(world, *arguments)
         world.leave()
-    except UserError as error:
-        _tell(world, str(error))
-        return 2, "user", str(error)
-    except LostRank as error:
-        return 1, "lost", str(error)
-    except LostWorker as error:
-        _tell(world, str(error))
-        return 1, "lost", f"rank {launch.rank_of(local_rank)}: {error}"
-    except Stopped as stop:
-        _tell(world, "it was stopped by a signal")
-        return stop.status, "stopped", "" if launch.rank_of(local_rank) else stop.note
-    except SystemExit as end:  # the main process says why
-        return int(end.code), None, ""
-    except Exception as error:
-        if world is not None and is_connection_error(error):
-            return 1, "lost", world.who_is_lost(error)
-        _tell(world, f"{type(error).__name__}: {error}")
-        return 1, "fault", traceback.format_exc()
+    except (Exception, Stopped, SystemExit) as error:
+        with stopping.held():  # a signal that comes now is too late
+            return _end_of(error, world, launch.rank_of(local_rank))
     return 0, None, ""
+
+
+def _end_of(error: BaseException, world: Member | None, rank: int) -> tuple[int, str | None, str]:
+    """What `run_rank` returns of an error, when the others know what they need to know of it."""
+    match error:
+        case UserError():
+            _tell(world, str(error))
+            return 2, "user", str(error)
+        case LostRank():
+            return 1, "lost", str(error)
+        case LostWorker():
+            _tell(world, str(error))
+            return 1, "lost", f"rank {rank}: {error}"
+        case Stopped():
+            _tell(world, "it was stopped by a signal")
+            return error.status, "stopped", "" if rank else error.note
+        case SystemExit():  # the main process says why
+            return int(error.code), None, ""
+    if world is not None and is_connection_error(error):
+        return 1, "lost", world.who_is_lost(error)
+    _tell(world, f"{type(error).__name__}: {error}")
+    return 1, "fault", "".join(traceback.format_exception(error))
 
 
 def _end_now(status: int) -> NoReturn:

@@ -5,6 +5,7 @@ A checkpoint is a dict of tensors and plain containers that `torch.load(path, we
 """
 
 import copy
+import errno
 import hashlib
 import json
 import logging
@@ -19,7 +20,7 @@ import torch
 
 from utils.cli.rules import BEFORE
 from utils.errors import UserError
-from utils.files import keep_as, write_atomically
+from utils.files import NOT_THERE, keep_as, write_atomically
 from utils.training.layout import previous_of
 
 log = logging.getLogger("dgcmm")
@@ -30,6 +31,10 @@ ENTRIES = (  # of any checkpoint; some runs have more
     *("kind", "epoch", "step", "sums", "nodes", "arch", "dataset", "class_names", "class_counts", "args"),
     *("data_sha256", "result", "state_dict", "optimizer", "history", "best"),
 )
+
+
+class Unreadable(UserError):
+    """The system does not give a file that may be whole."""
 
 
 def digest(content: Any) -> str:
@@ -107,26 +112,33 @@ def read_verified(path: Path) -> Checkpoint:
     """Read a file that `save_checkpoint` wrote onto the CPU, without running anything that it may carry.
 
     Raises:
+        Unreadable: the system does not give it.
         UserError: it is missing, not such a file, or damaged.
     """
-    if os.path.isdir(path):
-        raise UserError(f"{path} is a folder: name a checkpoint in it, as {path / 'checkpoint.pth'}")
-    if not os.path.isfile(path):
-        raise UserError(f"there is no file {path}: check the path")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a foreign file's pickle protocol
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except PermissionError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): make it readable, or name another") from error
     except Exception as error:  # a damaged pickle can raise anything
-        what = f"{path} cannot be loaded ({type(error).__name__}): it is damaged or no checkpoint"
-        raise UserError(f"{what}; {_remedy(path)}") from error
+        raise _not_loaded(path, error) from error
     if not isinstance(content, dict) or "sha256" not in content:
         raise UserError(f"{path} was not written by this project: name one of its checkpoints")
     if digest({key: value for key, value in content.items() if key != "sha256"}) != content["sha256"]:
         raise UserError(f"{path} is damaged (its SHA-256 does not match): {_remedy(path)}")
     return content
+
+
+def _not_loaded(path: Path, error: Exception) -> UserError:
+    """Say why torch could not load a file."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number == errno.EISDIR:
+        return UserError(f"{path} is a folder: name a checkpoint in it, as {path / 'checkpoint.pth'}")
+    if number in NOT_THERE:
+        return UserError(f"there is no file {path}: check the path")
+    if number not in (None, errno.EINVAL):  # which a damaged file gives too
+        return Unreadable(f"{path} cannot be read ({error.strerror}): make it readable, or name another")
+    what = f"{path} cannot be loaded ({type(error).__name__}): it is damaged or no checkpoint"
+    return UserError(f"{what}; {_remedy(path)}")
 
 
 def load_best(path: Path) -> Checkpoint:
@@ -190,16 +202,20 @@ def warn_of_another_machine(content: Checkpoint, now: dict[str, str | int], path
 def load_latest(path: Path, previous: Path) -> tuple[Checkpoint, Path] | None:
     """Load the checkpoint at `path` or, if that is damaged or missing, the one before it, with a warning.
 
+    One that only cannot be read now may be good, and the run would write over it: that is an error.
+
     Returns:
         The checkpoint and where it was found; None if there is neither file.
 
     Raises:
-        UserError: there are files, but none that loads.
+        UserError: there are files, but none that loads, or the last one cannot be read.
     """
     if not os.path.exists(path) and not os.path.exists(previous):
         return None
     try:
         return load_checkpoint(path), path
+    except Unreadable:
+        raise
     except UserError as error:
         if not previous.exists():
             raise

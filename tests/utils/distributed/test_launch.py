@@ -171,6 +171,15 @@ def test_member_takes_the_gpu_of_its_local_rank(monkeypatch):
     assert choose_gpus(Launch(8, 6, local_size=4, local_rank=2, url="env://"), {}) == [2]
 
 
+def test_process_that_is_shown_a_gpu_of_its_own_takes_it(monkeypatch):
+    cuda(monkeypatch, [1])
+    shown = {"CUDA_VISIBLE_DEVICES": "2"}
+    for local_size in (1, 4):  # a launcher may tell it or not
+        assert choose_gpus(Launch(8, 6, local_size, local_rank=2, url="env://"), shown) == [0]
+    with pytest.raises(UserError, match="4 processes on this node, but CUDA has 1"):  # torchrun shows all the same
+        choose_gpus(Launch(8, 6, local_size=4, local_rank=2, url="env://"), shown | {"TORCHELASTIC_RUN_ID": "none"})
+
+
 @pytest.mark.parametrize("plan", [Launch(3, local_size=3, spawns=True), Launch(4, 2, local_rank=2, url="env://")])
 def test_fewer_gpus_than_processes(plan, monkeypatch):
     cuda(monkeypatch, [1, 1])

@@ -1,35 +1,34 @@
 """What the ends of a run's processes amount to."""
 
-import json
 import multiprocessing
 import os
 import signal
+import sys
 import time
 import types
 
 import pytest
+import torch
 
 from utils import stopping
 from utils.distributed import spawn as processes
 from utils.distributed.plan import Launch
+from utils.distributed.spawn import Report
+from utils.distributed.world import Member
 from utils.errors import LostRank, UserError
 from utils.stopping import Stopped
 
 TWO = Launch(size=4, first_rank=2, local_size=2, spawns=True)
 
 
-def judge(codes, folder, killed=(), received=0, monkeypatch=None):
+def judge(codes, said=(), killed=(), received=0, monkeypatch=None):
     if monkeypatch:
         monkeypatch.setattr(stopping, "received", lambda: received)
-    processes._judge(TWO, [types.SimpleNamespace(exitcode=code) for code in codes], set(killed), folder)
+    processes._judge(TWO, [types.SimpleNamespace(exitcode=code) for code in codes], set(killed), said)
 
 
-def report(folder, rank, kind, when, text):
-    (folder / f"{rank}.json").write_text(json.dumps({"rank": rank, "kind": kind, "time": when, "text": text}))
-
-
-def test_good_ends(tmp_path, capsys):
-    judge([0, 0], tmp_path)
+def test_good_ends(capsys):
+    judge([0, 0])
     assert capsys.readouterr() == ("", "")
 
 
@@ -42,9 +41,9 @@ def test_good_ends(tmp_path, capsys):
         ([-signal.SIGTERM, -signal.SIGTERM], signal.SIGTERM),
     ],
 )
-def test_stopped_in_good_order(codes, received, tmp_path, monkeypatch):
+def test_stopped_in_good_order(codes, received, monkeypatch):
     with pytest.raises(Stopped) as end:
-        judge(codes, tmp_path, received=received, monkeypatch=monkeypatch)
+        judge(codes, received=received, monkeypatch=monkeypatch)
     assert end.value.signum == signal.SIGTERM
 
 
@@ -57,21 +56,20 @@ def test_stopped_in_good_order(codes, received, tmp_path, monkeypatch):
         ([0, 7], 0, "rank 3 ended with status 7 without a word"),
     ],
 )
-def test_lost_rank_is_named(codes, received, word, tmp_path, monkeypatch):
+def test_lost_rank_is_named(codes, received, word, monkeypatch):
     with pytest.raises(LostRank, match=word):
-        judge(codes, tmp_path, received=received, monkeypatch=monkeypatch)
+        judge(codes, received=received, monkeypatch=monkeypatch)
 
 
-def test_cause_counts_before_what_others_saw_of_it(tmp_path):
-    report(tmp_path, 2, "lost", 1.0, "lost rank 3")
-    report(tmp_path, 3, "user", 2.0, "the image is damaged")
+def test_cause_counts_before_what_others_saw_of_it():
+    said = [Report(2, "lost", "lost rank 3", 1.0), Report(3, "user", "the image is damaged", 2.0)]
     with pytest.raises(UserError, match="the image is damaged"):
-        judge([1, 2], tmp_path)
+        judge([1, 2], said)
 
 
-def test_process_that_leaves_the_word_to_the_first_node_points_there(tmp_path):
+def test_process_that_leaves_the_word_to_the_first_node_points_there():
     with pytest.raises(UserError, match="an error in another process ended the run: see the output of node 0"):
-        judge([2, 2], tmp_path)
+        judge([2, 2])
 
 
 def test_process_that_saves_after_a_signal_has_longer_than_one_that_is_left_by_a_failure(monkeypatch):
@@ -97,3 +95,46 @@ def test_second_signal_does_not_end_a_process_that_another_launcher_looks_after(
     processes.run_member(Launch(2, url="env://"), None, print)
     with pytest.raises(pytest.fail.Exception), stopping.handled():  # which is how a command by itself ends
         rank()
+
+
+def test_signal_that_comes_while_an_error_is_told_changes_nothing(monkeypatch):
+    def fail(_):
+        raise UserError("the image is damaged")
+
+    world = types.SimpleNamespace(post_failure=lambda _: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr(Member, "join", lambda *_: world)
+    monkeypatch.setattr(processes, "share_cores", lambda *_: None)
+    with stopping.handled():
+        assert processes.run_rank(TWO, 0, None, None, fail) == (2, "user", "the image is damaged")
+
+
+@pytest.fixture
+def ends(monkeypatch):
+    """The statuses with which a process of `spawn` would end: its work was stopped by Ctrl-C."""
+    statuses = []
+    monkeypatch.setattr(torch.multiprocessing, "_prctl_pr_set_pdeathsig", lambda _: None)
+    monkeypatch.setattr(multiprocessing, "parent_process", lambda: types.SimpleNamespace(is_alive=lambda: True))
+    monkeypatch.setattr(processes, "run_rank", lambda *_: (130, "stopped", "saved after epoch 3"))
+    monkeypatch.setattr(processes, "_end_now", statuses.append)
+    return statuses
+
+
+def test_ctrl_c_that_reaches_a_process_twice_ends_it_as_one_does(ends):
+    """From the terminal and from the process that started it, at any moment until it has ended."""
+
+    class Pipe:
+        def send(self, report):
+            signal.raise_signal(signal.SIGINT)
+            said.append(Report(*report))
+
+    said = []
+    processes._rank_main(1, TWO, [None, None], None, [None, Pipe()], [], print, ())
+    assert ends == [130]
+    assert [(report.rank, report.kind, report.text) for report in said] == [(3, "stopped", "saved after epoch 3")]
+
+
+def test_process_whose_parent_went_before_it_could_ask_to_be_told_ends(ends, monkeypatch):
+    monkeypatch.setattr(multiprocessing, "parent_process", lambda: types.SimpleNamespace(is_alive=lambda: False))
+    monkeypatch.setattr(processes, "_end_now", sys.exit)
+    with pytest.raises(SystemExit, match="1"):
+        processes._rank_main(0, TWO, [None, None], None, [], [], print, ())

@@ -5,6 +5,7 @@ import errno
 import os
 import pickle
 import random
+import shutil
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from utils.training.checkpoint import (
     digest,
     is_made_from,
     load_checkpoint,
+    load_latest,
     read_verified,
     save_checkpoint,
 )
@@ -87,13 +89,22 @@ def test_changed_weight_is_found(path):
         load_checkpoint(path)
 
 
-def test_checkpoint_that_may_not_be_read_is_told_from_a_damaged_one(path, monkeypatch):
-    def refused(*_, **__):
-        raise PermissionError(errno.EACCES, "Permission denied")
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ESTALE, errno.EMFILE, errno.EIO])
+def test_run_does_not_go_back_from_a_checkpoint_that_cannot_be_read_now(number, path, monkeypatch):
+    """It may be whole, and the next one would take its place."""
+    previous = path.with_name("previous.pth")
+    shutil.copyfile(path, previous)
 
+    def refused(place, **options):
+        if place == path:
+            raise OSError(number, os.strerror(number), str(place))
+        return loaded(place, **options)
+
+    loaded = torch.load
     monkeypatch.setattr(torch, "load", refused)
-    with pytest.raises(UserError, match=r"cannot be read \(Permission denied\): make it readable"):
-        load_checkpoint(path)
+    with pytest.raises(UserError, match=rf"{path} cannot be read \({os.strerror(number)}\): make it readable"):
+        load_latest(path, previous)
+    assert load_checkpoint(previous)
 
 
 def test_truncation_is_found(path):
