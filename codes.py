@@ -45,7 +45,7 @@ def load_same_splits(args: argparse.Namespace, trained: Checkpoint) -> tuple[Spl
     splits = load_splits(args, augment=False)
     require_same_classes(trained, splits.train.classes, args.resume)
     data_sha256 = splits.fingerprints()
-    require_same_data(trained["data_sha256"], data_sha256, args.resume)
+    require_same_data(trained["data_sha256"], data_sha256, args.resume, args.bad_images == "skip")
     return splits, data_sha256
 
 

@@ -201,7 +201,7 @@ def train(
         optimizer = build_optimizer(model, args)
         run = Run("train", args, model, optimizer, folder, split, about, world, state=state, scaler=scaler)
         if checkpoint:
-            require_same_data(checkpoint["data_sha256"], data_sha256, args.resume)
+            require_same_data(checkpoint["data_sha256"], data_sha256, args.resume, args.bad_images == "skip")
             run.restore(checkpoint, Path(args.resume))
             forget_weights(checkpoint)
         if goes_back(args, checkpoint):

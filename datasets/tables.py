@@ -22,6 +22,7 @@ FOREIGN_MARKS = {
 DELIMITERS = ",;\t"  # the last two: spreadsheets, by the country that they are set to
 SHOWN = 3  # names in a message
 PATH_COLUMNS = ("path", "file", "image")  # of a table of images, the first of them that is there
+csv.field_size_limit(2**31 - 1)  # bytes of a cell; else a longer text in a column that nobody reads is an error
 
 
 def read_text(path: Path, remedy: str) -> str:
@@ -83,7 +84,7 @@ def read_table(path: Path, remedy: str) -> Table:
     if first.lower() in {f"sep={sign}" for sign in DELIMITERS}:  # of Excel, which shows it in no row
         text = rest
     header = re.sub(r'"[^"]*"', "", text.lstrip("\n").partition("\n")[0])  # what is quoted may have any of them in it
-    delimiter = max(DELIMITERS, key=header.count)
+    delimiter = max(DELIMITERS, key=lambda sign: (_has_path_column(header.split(sign)), header.count(sign)))
     # not strict, a quote swallows what follows it
     reader = csv.reader(io.StringIO(text), delimiter=delimiter, skipinitialspace=True, strict=True)
     rows, number = [], 0
@@ -96,6 +97,10 @@ def read_table(path: Path, remedy: str) -> Table:
             f'{path}, row {number + 1}, cannot be read ({error}): is a quote (") not closed? Mend it, or {remedy}'
         ) from error
     return Table(rows[0][1], rows[1:]) if rows else Table([], [])
+
+
+def _has_path_column(names: Sequence[str]) -> bool:
+    return not column_numbers(names).keys().isdisjoint(PATH_COLUMNS)
 
 
 def has_more_cells(header: Sequence[str], row: Sequence[str]) -> bool:

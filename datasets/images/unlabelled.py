@@ -48,6 +48,9 @@ def find_named(sources: Sequence[str]) -> list[Named]:
         if not found:
             raise UserError(f"{source} names no image: {REMEDY}")
         images += found
+    if strange := [image.name for image in images if any("\ud800" <= sign <= "\udfff" for sign in image.name)]:
+        text = "the names of %d images are not UTF-8, the first %a, nor is the table that has them: rename them"
+        log.warning(text, len(strange), strange[0])
     return images
 
 

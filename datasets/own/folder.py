@@ -58,7 +58,9 @@ def load_folder(args: argparse.Namespace, parts: Sequence[str] = PARTS) -> Split
         if (part := part_of(folder)) in parts and (other := place_of.setdefault(part, folder)) != folder:
             raise UserError(f"{root} has {other} and {folder}, both for {part}: rename one of them")
     if place_of and (others := [folder for folder in folders if folder not in place_of.values()]):
-        log.info("left out: %s, beside %s", ", ".join(others), ", ".join(place_of.values()))
+        lost = "test" in parts and "test" not in place_of and any(find_images(root / folder) for folder in others)
+        level = logging.WARNING if lost else logging.INFO  # one of them may be meant for it
+        log.log(level, "left out: %s, beside %s", ", ".join(others), ", ".join(place_of.values()))
     images: list[Listed] = []
     dead_links: list[str] = []
     places: dict[tuple[int, int], str] = {}
@@ -135,6 +137,8 @@ def _check_labels(root: Path, folder: str, part: str, labels: Sequence[str], kno
         raise UserError(f"{above} has one class folder, {labels[0]}, with {what}: if these are the classes, {remedy}")
     if loose:
         log.warning("%s: left out %s beside the class folders", above, count_of(loose, "image"))
+    if hidden := _hidden_folders(above):
+        log.info("%s: left out %s: the name begins with a dot", above, count_of(hidden, "folder"))
 
 
 def _list_images(
@@ -228,6 +232,13 @@ def _is_locked(folder: Path) -> bool:
     """
     locked = any(os.path.exists(folder / f"{LOCK_NAME}{suffix}") for suffix in SUFFIXES)
     return locked and (is_run(folder) or all(path.partition("/")[0] in FOLDERS for path in find_images(folder)))
+
+
+def _hidden_folders(folder: Path) -> list[str]:
+    """List the folders in a folder that have images and a dot before their names, by name; they are no classes."""
+    with listed(folder) as entries:
+        names = [entry.name for entry in entries if entry.name.startswith(".") and is_folder(entry)]
+    return sorted(name for name in names if find_images(folder / name))
 
 
 def _loose_images(folder: Path) -> list[str]:

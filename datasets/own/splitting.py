@@ -46,7 +46,8 @@ class Listed(NamedTuple):
 
 def part_of(name: str) -> str:
     """Name the part that a folder, or a cell of a table, means: 'train' for 'Training'; any other in small letters."""
-    return SPELLINGS.get(name.lower(), name.lower())
+    written = name.lower().replace("-", "_").replace(" ", "_")
+    return SPELLINGS.get(written, name.lower())
 
 
 def split_images(root: Path, images: Sequence[Listed], args: argparse.Namespace) -> Splits:
@@ -182,7 +183,8 @@ def read_class_names(path: str, labels: Sequence[str], may_name_others: bool = F
     Args:
         path: of the file.
         labels: of the data.
-        may_name_others: the file may have more labels than the data; their lines are left out.
+        may_name_others: the file may have more labels than the data; their lines are left out. The labels may also be
+            names of such a file.
 
     Returns:
         Label -> name, in the order of the lines.
@@ -192,13 +194,17 @@ def read_class_names(path: str, labels: Sequence[str], may_name_others: bool = F
     """
     known = set(labels)
     names: dict[str, str] = {}
+    others: set[str] = set()
     for line in read_names(Path(path), "name the file with --names"):
         label, name = _label_and_name(line, known)
         if may_name_others and label not in known:
+            others.add(name)
             continue
         if label in names:
             raise UserError(f"--names {path} names {label!r} twice: keep one line of it")
         names[label] = name
+    if not names and known <= others:  # new images, sorted by the classes that predict.py names
+        return {label: label for label in labels}
     lacking, unknown = sorted(known - names.keys()), sorted(names.keys() - known)
     if lacking or unknown:
         wrong = [f"lacks {count_of(lacking, 'label')} of the data"] if lacking else []
@@ -228,7 +234,8 @@ def _folded(label: str) -> str:
     return unicodedata.normalize("NFKC", label).casefold()
 
 
-def _by_number_or_name(label: str) -> tuple[bool, int, str]:
+def _by_number_or_name(label: str) -> tuple[bool, int, str, str]:
     """Sort labels: whole numbers by their value before all others by their name."""
     number = label.isascii() and label.isdecimal()
-    return (not number, int(label) if number else 0, label)
+    digits = label.lstrip("0") if number else ""  # Python reads numbers of 4,300 digits at most
+    return (not number, len(digits), digits, label)

@@ -56,6 +56,9 @@ def load_table(args: argparse.Namespace) -> Splits:
         log.warning("%s: left out %s without a path or a label", table, count_of(lacking, "row"))
     if not images:
         raise UserError(f"{table} names no image: give it a row for each, with a path and a label")
+    if getattr(args, "test_alone", False):  # the images of other rows need not be there
+        measured = next((part for part in ("test", "val") if any(image.part == part for image in images)), None)
+        images = [image for image in images if measured in (None, image.part)]
     images = _each_once(images, table)
     _warn_of_doubtful_labels(Counter(image.label for image in images), table)
     for group, count in Counter(image.group for image in images).items():

@@ -72,7 +72,7 @@ def test_signs_within_a_quoted_name_do_not_part_the_columns(tmp_path):
 
 def test_what_is_no_table_is_named(tmp_path):
     (tmp_path / "table.csv").write_text('"' + "x" * 200_000)
-    with pytest.raises(UserError, match=r"table.csv, row 1, cannot be read \(field larger.*\).* or replace it"):
+    with pytest.raises(UserError, match=r"table.csv, row 1, cannot be read \(unexpected end.*\).* or replace it"):
         read_table(tmp_path / "table.csv", "replace it")
 
 

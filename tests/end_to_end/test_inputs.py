@@ -163,6 +163,16 @@ CASES = {
         ["Digits_LT", "--resume=RUN", "--logdir=TMP/own"],
         "predictions.csv is of no run",
     ),
+    "table of predictions where an evaluation writes": (
+        "train",
+        ["Digits_LT", "--evaluate", "--resume=RUN", "--logdir=TMP/own"],
+        "predictions_eval.csv is of no run",
+    ),
+    "table of predictions where a re-training writes": (
+        "augment",
+        ["Digits_LT", "--resume=RUN", "--logdir=TMP/own"],
+        "predictions_aug.csv is of no run",
+    ),
     "two starts": ("train", [*DIGITS, "--init=RUN", "--resume=RUN"], "--init starts a run"),
     "another start": ("train", ["Digits_LT", "--resume=RUN", "--freeze-encoder"], "--freeze-encoder is True"),
     "other epochs to measure": ("train", ["Digits_LT", "--resume=RUN", "--eval-every=2"], "--eval-every is 2"),
@@ -240,7 +250,8 @@ def test_bad_input_is_one_line_and_changes_nothing(
         if f"TMP/{odd.name}" in "".join(argv):
             shutil.copyfile(odd, files / odd.name)
     (files / "own").mkdir()
-    (files / "own" / "predictions.csv").write_text("file,prediction\n")
+    for suffix in ("", "_eval", "_aug"):
+        (files / "own" / f"predictions{suffix}.csv").write_text("file,prediction\n")
     (files / "fashion").mkdir()
     (files / "fashion" / "train-images-idx3-ubyte").write_bytes(b"none")
     run = trained_digits / "checkpoint.pth"

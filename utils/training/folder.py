@@ -103,10 +103,10 @@ class RunFolder:
         return any(os.path.exists(path) for path in (self.file("metrics.csv"), self.checkpoint, self.previous))
 
     def require_no_foreign_files(self, overwrite: bool) -> None:
-        """Raise a `UserError` if a training would replace a predictions.csv that no run here has written."""
-        path = self.file("predictions.csv")  # predict.py writes a file of this name too
+        """Raise a `UserError` if this script would replace a table of predictions that no run here has written."""
+        path = self.file("predictions.csv")  # predict.py may have written one of this name
         if path.exists() and not overwrite and not self.holds_run():
-            raise UserError(f"{path} is of no run, and a training would replace it: move it, or name another --logdir")
+            raise UserError(f"{path} is of no run, and would be replaced: move it, or name another --logdir")
 
     def look(self) -> None:
         """Remember what is here: the next `open` refuses to go on if another process has changed it by then."""

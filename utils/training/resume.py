@@ -51,8 +51,7 @@ def find_checkpoint(args: argparse.Namespace, given: set[str], folder: RunFolder
         UserError: it is missing, damaged or of another run, or the run folder holds a run that nothing asked for.
     """
     checkpoint = _load_named(args, folder)
-    if not args.evaluate:
-        folder.require_no_foreign_files(args.overwrite)
+    folder.require_no_foreign_files(args.overwrite)
     if checkpoint is None:
         return None
     if args.evaluate:
@@ -170,10 +169,15 @@ def terms_of_change(args: argparse.Namespace, given: set[str], checkpoint: Check
 
 
 def _adopt_places(args: argparse.Namespace, given: set[str], stored: Checkpoint, source: str) -> None:
-    """Take folders and files that were not given from a checkpoint's arguments, and say which folder has the data."""
+    """Take folders and files that were not given from a checkpoint's arguments, and say which."""
     adopt_places(args, given, stored)
-    if os.path.abspath(args.datadir) != os.getcwd() and "datadir" not in given:
-        log.info("--datadir: %s, as in %s", args.datadir, source)
+    moved = "datadir" in given and os.path.abspath(args.datadir) != os.path.abspath(stored["datadir"])
+    for name in PLACE_FLAGS:
+        path = getattr(args, name)
+        if not path or name in given or not stored.get(name) or os.path.abspath(path) == os.getcwd():
+            continue
+        others = name == "csv" and moved and os.path.isabs(path)  # the table of the images that were there
+        log.log(logging.WARNING if others else logging.INFO, "%s: %s, as in %s", flag_of(name), path, source)
 
 
 def _warn_of_changes(args: argparse.Namespace, stored: Checkpoint, source: str, epoch: int) -> None:
@@ -204,9 +208,11 @@ def find_trained(args: argparse.Namespace, given: set[str], folder: RunFolder) -
     """Load the trained model that `--resume` names for an augmentation, and adopt its flags into `args`.
 
     Raises:
-        UserError: it is missing, damaged, of another data set, or itself the result of an augmentation.
+        UserError: it is missing, damaged, of another data set, or itself the result of an augmentation; or the run
+            folder has a table that is not its own.
     """
     folder.look()
+    folder.require_no_foreign_files(args.overwrite)
     if args.resume == "auto":
         args.resume = str(folder.path / LAST)
         if not os.path.exists(args.resume):
@@ -318,16 +324,20 @@ def require_same_classes(checkpoint: Checkpoint, classes: tuple[str, ...], sourc
         )
 
 
-def require_same_data(stored: dict[str, str], data_sha256: dict[str, str], source: str) -> None:
+def require_same_data(stored: dict[str, str], data_sha256: dict[str, str], source: str, skips: bool = False) -> None:
     """Raise a `UserError` if a checkpoint was made on other images or labels than those at hand.
 
     Args:
         stored, data_sha256: as for `changed_splits`.
         source: of `stored`, for the message.
+        skips: whether images that cannot be read are left out.
     """
     if changed := changed_splits(stored, data_sha256):
         one_sided = "" if changed[0] in stored and changed[0] in data_sha256 else " (only one of the two has any)"
-        raise UserError(f"the {changed[0]} images are not those of {source}{one_sided}: check --datadir, or train anew")
+        left_out = ", remove one that --bad-images=skip had left out and that can be read again" if skips else ""
+        raise UserError(
+            f"the {changed[0]} images are not those of {source}{one_sided}: check --datadir{left_out}, or train anew"
+        )
 
 
 def description(

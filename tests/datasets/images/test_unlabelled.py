@@ -33,6 +33,17 @@ def test_folder_gives_all_images_below_it_sorted_and_sources_keep_their_order(fo
     assert names(folder / "sub" / "9.png", f"{folder}/other/") == [f"{folder}/sub/9.png", f"{folder}/other/x.bmp"]
 
 
+def test_names_that_no_other_program_can_read_from_the_table_are_told(folder, caplog):
+    names(folder)
+    assert "UTF-8" not in caplog.text
+    for name in ("n\udce9.png", "o\udce9.png"):  # as Python reads a byte that is no UTF-8
+        GREY.save(folder / name)
+    names(folder)
+    (told,) = (message for message in caplog.messages if "UTF-8" in message)
+    assert "the names of 2 images are not UTF-8, the first '" in told
+    assert "n\\udce9.png', nor is the table" in told
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [

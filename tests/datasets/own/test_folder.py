@@ -86,6 +86,7 @@ def test_parts_that_are_there(parts, val, test, tmp_path):
     [
         *(("training", "train"), ("valid", "val"), ("validation", "val"), ("dev", "val"), ("testing", "test")),
         *(("training_set", "train"), ("Val_Set", "val"), ("test_set", "test")),
+        *(("Test-Set", "test"), ("test set", "test")),
     ],
 )
 def test_other_words_for_the_parts_are_understood(word, part, tmp_path):
@@ -102,6 +103,22 @@ def test_drawn_test_set_is_another_for_another_seed_and_apart_from_the_hold_out(
     parts = [set(part.ids) for part in first]
     assert [len(part) for part in parts] == [24, 8, 8]
     assert len(set.union(*parts)) == 40
+
+
+@pytest.mark.parametrize("files", [["holdout/a/1.png"], [], ["holdout/a/1.png", "test/a/1.png"]])
+def test_folder_that_may_be_meant_for_the_test_set_is_left_out_aloud(files, tmp_path, caplog):
+    caplog.set_level("INFO", "dgcmm")
+    (tmp_path / "holdout").mkdir()
+    load(write(tmp_path, *(f"train/{label}/{number}.png" for label in "ab" for number in range(5)), *files))
+    (told,) = (record for record in caplog.records if "left out: holdout, beside " in record.message)
+    assert told.levelname == ("WARNING" if len(files) == 1 else "INFO")
+
+
+def test_folder_whose_name_begins_with_a_dot_is_said_to_be_no_class(tmp_path, caplog):
+    caplog.set_level("INFO", "dgcmm")
+    (tmp_path / ".git").mkdir()
+    load(write(tmp_path, *(f"{label}/{number}.png" for label in (".a", "b", "c") for number in range(5))))
+    assert f"{tmp_path}: left out 1 folder (.a): the name begins with a dot" in caplog.messages
 
 
 def test_links_are_followed_and_what_systems_leave_is_not_there(tmp_path, caplog):
@@ -440,6 +457,21 @@ def test_names_order_and_name_the_classes(tmp_path):
         names.write_text(text)
         with pytest.raises(UserError, match=says):
             load(root, names=str(names))
+
+
+@pytest.mark.parametrize("labels", [("cat", "dog"), ("Hund", "eine Katze")])
+def test_new_images_may_be_sorted_by_the_names_of_the_classes(labels, tmp_path):
+    names = tmp_path / "names.txt"
+    names.write_text("dog\tHund\ncat\teine Katze\n")
+    root = write(tmp_path / "data", *(f"test/{label}/1.png" for label in labels))
+    args = data_args("ImageFolder", root, names=str(names))
+    preprocessing = preprocessing_of({"dataset": "ImageFolder", "args": vars(args)})
+    test = load_test(args, ("Hund", "eine Katze"), preprocessing)
+    order = [1, 0] if "cat" in labels else [0, 1]
+    assert test.targets.tolist() == order
+    write(root, "test/fox/1.png")
+    with pytest.raises(UserError, match=r"lacks [0-9] labels? \(.*fox\) of the data"):
+        load_test(args, ("Hund", "eine Katze"), preprocessing)
 
 
 def test_names_that_look_alike_are_told_apart(tmp_path):

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from datasets.loading import BatchLoader, TrainBatches
-from datasets.splits import load_splits
+from datasets.splits import load_splits, load_test, preprocessing_of
 from helpers.data import data_args
 from utils.errors import UserError
 
@@ -135,6 +135,28 @@ def test_validation_rows_are_measured_and_do_not_train(data):
     splits = load(data, table(*rows))
     assert splits.measured[0] == "val"
     assert [len(part) for part in splits] == [6, 2, 4]
+
+
+def test_rows_that_are_not_measured_may_lack_their_images(data):
+    lost = [("gone.png", "a", "train"), ("gone too.png", "b", "val")]
+    (data / "labels.csv").write_text(table(*SPLIT[8:], *lost))
+    args = data_args("CSV", data, csv="labels.csv")
+    preprocessing = preprocessing_of({"dataset": "CSV", "args": vars(args)})
+    assert load_test(args, ("a", "b"), preprocessing).ids.tolist() == sorted(path for path, *_ in SPLIT[8:])
+    (data / "labels.csv").write_text(table(*((path, label, "val") for path, label, _ in SPLIT[8:]), lost[0]))
+    assert len(load_test(args, ("a", "b"), preprocessing)) == 4
+
+
+def test_labels_may_be_numbers_of_any_length(data):
+    long = "9" * 5_000
+    rows = [(path, {"a": long, "b": "0010"}[label], part) for path, label, part in SPLIT]
+    assert load(data, table(*rows)).train.classes == ("0010", long)
+
+
+def test_column_that_is_not_read_may_be_long_and_its_name_have_commas(data):
+    rows = [";".join([path, label, "x" * 200_000]) for path, label, _ in SPLIT]
+    splits = load(data, "\n".join(["path;label;what the doctors wrote (a, b, c, d)", *rows]))
+    assert splits.train.classes == ("a", "b")
 
 
 def test_what_is_odd_is_told(data, caplog):

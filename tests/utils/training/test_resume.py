@@ -193,6 +193,28 @@ def test_validation_images_that_have_changed_come_or_gone_are_named():
             require_same_data(before, now, "there")
 
 
+def test_image_that_can_be_read_again_after_it_was_left_out_is_thought_of():
+    with pytest.raises(UserError, match="check --datadir, remove one that --bad-images=skip had left out and that can"):
+        require_same_data({"train": "1"}, {"train": "2"}, "there", skips=True)
+
+
+def test_table_of_other_images_that_a_checkpoint_brings_is_told_aloud(tmp_path, trained_digits, caplog):
+    """The labels of 1.jpg there are not those of 1.jpg here."""
+    checkpoint = load_checkpoint(trained_digits / "checkpoint.pth")
+    table = tmp_path / "labels.csv"
+    table.touch()
+    checkpoint |= {"dataset": "CSV", "args": checkpoint["args"] | {"datadir": "/then", "csv": str(table)}}
+    save_checkpoint(tmp_path / "checkpoint.pth", checkpoint)
+    caplog.set_level("INFO", "dgcmm")
+    for place, level in (("/then", "INFO"), ("/now", "WARNING")):
+        words = ["CSV", "--evaluate", f"--datadir={place}", f"--resume={tmp_path}/checkpoint.pth"]
+        args, given = parse(train.build_parser(), words)
+        find_checkpoint(args, given, RunFolder(str(tmp_path / "new"), "_eval"))
+        (told,) = (record for record in caplog.records if "--csv" in record.getMessage())
+        assert (told.levelname, told.getMessage()) == (level, f"--csv: {table}, as in {tmp_path}/checkpoint.pth")
+        caplog.clear()
+
+
 def test_continued_run_says_how_it_began_whatever_its_command(tmp_path, trained_digits, caplog):
     for began in (False, True):
         checkpoint = load_checkpoint(trained_digits / "checkpoint.pth")
