@@ -191,7 +191,7 @@ def draw_retraining(ax: Axes) -> None:
         text(ax, x + 16, 402, words, 9.5, ha="left", va="baseline", color=GREY)
     box(ax, 720, 120, 370, 255)
     text(ax, 905, 342, "linear classifier", 11, weight="bold")
-    text(ax, 905, 278, "re-trained on as many\ncodes of every class", 10)
+    text(ax, 905, 278, "re-trained on equally\nmany codes of every class", 10)
     bars(ax, 846, 145, (80, 50, 30, 16, 7), full=80)
     arrow(ax, (610, 247), (720, 247))
     arrow(ax, (1200, 247), (1090, 247))

@@ -20,7 +20,8 @@ log = logging.getLogger("dgcmm")
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-FETCHING_ERRORS = (OSError, HTTPException, RuntimeError)  # network and disk; a hash that is not the expected one
+# network and disk; a hash that is not the expected one; the address of a proxy
+FETCHING_ERRORS = (OSError, HTTPException, RuntimeError, ValueError)
 # a damaged file, weights of another network
 LOADING_ERRORS = (
     OSError,

@@ -57,7 +57,8 @@ def folder_lock(folder: Path, purpose: str) -> Iterator[None]:
             log.warning("waiting for another process that has the lock of %s: %s", folder, purpose)
             lock = take_lock(path, timeout=-1)
     except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error.strerror}): name another folder") from error
+        what = error.filename or folder  # the lock may be another user's
+        raise UserError(f"{what} cannot be written ({error.strerror}): make it so, or name another folder") from error
     try:
         yield
     finally:

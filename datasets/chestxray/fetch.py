@@ -5,7 +5,7 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from datasets.chestxray.source import (
 from datasets.download.parallel import Cancel, run_jobs
 from datasets.download.remote import Download, Patience, RemoteFile, Unavailable, problem_of, problem_of_bytes
 from datasets.download.unpack import EXTENSIONS, unpack
-from datasets.images.finder import find_images
+from datasets.images.finder import find_files, find_images, locate
 from datasets.tables import count_of, read_text
 from utils.errors import UserError
 from utils.files import move, write_text
@@ -200,7 +200,14 @@ class _Fetch:
         """Tell whether this very archive is unpacked, by the marker, and none of its images has gone since."""
         folder = self.folder / images_folder(archive.name)
         held = _marker(folder)
-        return bool(held) and held["archive"] == _identity(archive) and set(held["images"]) <= set(os.listdir(folder))
+        if not held or held["archive"] != _identity(archive):
+            return False
+        elsewhere = set(held["images"]) - set(os.listdir(folder))
+        return not elsewhere or elsewhere <= self._located(elsewhere)
+
+    def _located(self, images: Iterable[str]) -> set[str]:
+        """Tell which images of an archive lie anywhere in the folder, in any format; hidden folders do not count."""
+        return set(locate(images, find_files(self.folder).reachable()).paths)
 
     def _require_space(self, texts: Sequence[RemoteFile], archives: Sequence[RemoteFile]) -> None:
         """Raise a `UserError` if the disk cannot take what is to be downloaded and unpacked."""
@@ -262,21 +269,22 @@ class _Fetch:
         self._publish(path, aside, images)
 
     def _publish(self, path: Path, aside: Path, images: Sequence[str]) -> None:
-        """Give a folder with all images of an archive its name; into one that is there those move that it lacks.
+        """Give a folder with all images of an archive its name; into one that is there those move that are lacking.
 
+        An image that is there already stays alone, wherever and in whatever format: it may be the user's, scaled down.
         The marker comes last. The archive goes first: killed in between, a process leaves the folder with its marker,
         which is published then.
         """
         if not self.keep_archives:
             path.unlink(missing_ok=True)
         target = self.folder / images_folder(path.name)
+        for name in self._located(images):
+            (aside / name).unlink(missing_ok=True)
         if not target.exists():
             os.rename(aside, target)
         else:
             for name in images:
-                if (target / name).exists():  # perhaps the user's, scaled down
-                    (aside / name).unlink(missing_ok=True)
-                elif (aside / name).exists():  # not yet moved by a process that was killed
+                if (aside / name).exists():
                     move(aside / name, target / name)
             move(aside / MARKER, target / MARKER)
             aside.rmdir()

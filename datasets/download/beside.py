@@ -75,16 +75,16 @@ def _download(root: Path, collection: Collection) -> Path:
     parts = [beside / collection.folder / name for name in collection.files]
     if folder.is_symlink() and not folder.exists():
         raise dead_link(folder)
-    if len(collection.forms) > 1 or collection.archives:
-        for part in parts:
-            part.unlink(missing_ok=True)  # torchvision takes unpacked files for whole ones, and some for all
     try:
+        if len(collection.forms) > 1 or collection.archives:
+            for part in parts:
+                part.unlink(missing_ok=True)  # torchvision takes unpacked files for whole ones, and some for all
         beside.mkdir(exist_ok=True)
         for name in collection.archives:
             if (root / name).is_file():
                 shutil.copyfile(root / name, beside / name)  # torchvision overwrites a damaged one
         collection.download(str(beside))
-    except (OSError, RuntimeError, HTTPException, EOFError) as error:
+    except (OSError, RuntimeError, HTTPException, EOFError, ValueError) as error:  # the last one of a proxy's address
         if not any(path.is_file() for path in beside.rglob("*")):
             shutil.rmtree(beside, ignore_errors=True)
         place = max((root, folder), key=lambda place: len(collection.files) - len(collection.lacking(place)))
@@ -100,5 +100,5 @@ def _download(root: Path, collection: Collection) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         for part in parts:
             move(part, folder / part.name)
-    shutil.rmtree(beside)
+    shutil.rmtree(beside, ignore_errors=True)
     return folder

@@ -20,6 +20,7 @@ from utils.files import write_text, writing
 CHUNK = 1 << 20
 PASSING_STATUS = (408, 425, 429)  # and all from 500 on
 LONGEST_RETRY_AFTER_S = 300.0
+SIGNATURES = {".gz": b"\x1f\x8b", ".zip": b"PK"}  # by which files with these endings begin
 
 
 @dataclass(frozen=True)
@@ -288,6 +289,9 @@ class Download:
         length = headers["Content-Length"]
         if length is not None and length != str(self.remote.size):
             raise self._other_length(length)
+        signature = SIGNATURES.get(Path(self.remote.name).suffix, b"")
+        if not signature.startswith(first[: len(signature)]):  # a server in trouble may say so in some text
+            raise _Fault("the server gives something else in place of the file")
 
     def _other_length(self, length: str) -> UserError:
         return UserError(

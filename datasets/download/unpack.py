@@ -24,6 +24,7 @@ LEFT_BY_MACOS = {"__MACOSX", ".DS_Store"}
 # of zip that are not supported, and for wrong offsets
 DAMAGE = (
     EOFError,
+    IndexError,
     zlib.error,
     lzma.LZMAError,
     tarfile.TarError,

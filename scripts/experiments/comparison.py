@@ -65,10 +65,10 @@ class Comparison(NamedTuple):
 
     @property
     def verb(self) -> str:
-        """Say whether the row is ahead of the baseline, by Holm's p."""
+        """Say how the row compares with the baseline, by Holm's p."""
         if self.p is None or self.p > 1 - LEVEL:
-            return "cannot be told from"
-        return "is ahead of" if self.difference.mean > 0 else "is behind"
+            return "is not significantly different from"
+        return f"is significantly {'above' if self.difference.mean > 0 else 'below'}"
 
 
 def contenders(results: Path, stage: str, regime: str, condition: str | None = None) -> list[Contender]:

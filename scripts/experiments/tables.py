@@ -113,14 +113,14 @@ def differences_table(results: Path, stage: str = "table", regime: str = ALL.nam
 
 
 def confirmation_table(results: Path) -> str:
-    """Write how the comparisons on the fresh subsets have ended: each row reads as a sentence."""
+    """Write how the comparisons on the fresh subsets have ended."""
     lines = []
     for one in confirmations(results):
         ours, theirs = (f"{mean:.4f}" for mean in one.means)
         _, *differences, _, p = _differences(one)
         baseline = marked(one.baseline.title, len(one.difference.values), len(FRESH))
-        lines.append([one.baseline.condition or "clean", ours, one.verb, baseline, theirs, *differences, p])
-    return markdown(["test images", "DGCMM", "", "", "baseline", "points", "95 % interval", "p (Holm)"], lines)
+        lines.append([one.baseline.condition or "clean", ours, baseline, theirs, *differences, p])
+    return markdown(["test images", "DGCMM", "baseline", "ACSA", "points", "95 % interval", "p (Holm)"], lines)
 
 
 def confirmations_table(results: Path) -> str:

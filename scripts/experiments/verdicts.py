@@ -53,9 +53,9 @@ def verdict(results: Path, stage: str = "table", regime: str = ALL.name) -> str:
 
 
 def comparison(rows: Sequence[Contender], where: str) -> str:
-    """Say which row of DGCMM is first, and whether it is ahead of the best baseline; '' where there is nothing to say.
+    """Say which row of DGCMM is first, and how it compares with the best baseline; '' where there is nothing to say.
 
-    The first is chosen by the numbers that it is compared by; so it is called ahead or behind by Holm's p.
+    The first is chosen by the numbers that it is compared by; so Holm's p says whether the difference is significant.
     """
     baseline, comparisons = compare(rows)
     if not comparisons:

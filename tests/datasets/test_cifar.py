@@ -174,6 +174,18 @@ def test_full_disk_at_the_copy_of_an_archive_is_said(published, monkeypatch, tmp
         load_splits(data_args("CIFAR10", tmp_path))
 
 
+@pytest.mark.parametrize("wrong", ["proxy", "file in its place"])
+def test_download_that_cannot_begin_is_one_line(wrong, published, tmp_path, monkeypatch):
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", "http:/proxy:3128")
+    if wrong != "proxy":
+        (tmp_path / "CIFAR10.part").touch()
+    says = "proxy URL with no authority" if wrong == "proxy" else "Not a directory"
+    with pytest.raises(UserError, match=rf"and the download failed \(.*{says}.*\): put .* there"):
+        load_splits(data_args("CIFAR10", tmp_path))
+
+
 def test_archive_put_there_by_hand_that_is_damaged_is_named(published, tmp_path):
     archive = tmp_path / CIFAR10.filename
     archive.write_bytes(b"cut")

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from helpers.project import ROOT
+from utils import locks
 from utils.errors import UserError
 from utils.locks import folder_lock
 from utils.training.folder import RunFolder
@@ -62,8 +63,18 @@ def test_fault_inside_releases_the_lock(tmp_path):
 
 def test_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").touch()
-    named = pytest.raises(UserError, match="file/data cannot be written .*: name another folder")
+    named = pytest.raises(UserError, match="file/data cannot be written .*: make it so, or name another folder")
     with named, folder_lock(tmp_path / "file" / "data", "it works"):
+        pass
+
+
+def test_lock_of_another_user_is_named_and_not_the_folder(tmp_path, monkeypatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / ".lock"))
+
+    monkeypatch.setattr(locks, "take_lock", refuse)
+    named = pytest.raises(UserError, match=r"/\.lock cannot be written \(Permission denied\): make it so, or name")
+    with named, folder_lock(tmp_path, "it works"):
         pass
 
 

@@ -267,6 +267,25 @@ def test_images_that_are_there_stay_when_another_of_their_archive_is_fetched(mir
     assert {path.name for path in folder.iterdir() if path.is_dir()} == {f"images_{n:03d}" for n in (1, 2, 3)}
 
 
+@pytest.mark.parametrize("where", ["images_001", "images_001/images", "all"])
+def test_images_that_are_there_in_another_place_or_format_are_not_fetched_a_second_time(where, mirror, bring):
+    folder = bring()
+    images = sorted((folder / "images_001").glob("*.png"))
+    (folder / where).mkdir(exist_ok=True)
+    for image in images[1:]:
+        image.rename(folder / where / f"{image.stem}.jpg")  # scaled down, perhaps
+    images[0].unlink()
+    for marker in folder.glob("*/.unpacked.json"):
+        marker.unlink()
+    there = set(find_images(folder))
+    bring()
+    assert set(find_images(folder)) - there == {f"images_001/{images[0].name}"}
+    mirror.asked.clear()
+    (folder / "images_002").joinpath(sorted(os.listdir(folder / "images_002"))[-1]).unlink()
+    bring()
+    assert asked(mirror) == {"images_002.tar.gz"}
+
+
 def test_archive_that_has_changed_in_the_manifest_is_fetched_again(mirror, bring, chest_folder):
     folder = bring()
     mirror.asked.clear()

@@ -16,8 +16,8 @@ from helpers.limits import with_small_files
 from helpers.mirror import Answer, Mirror
 from utils.errors import UserError
 
-CONTENT = np.random.default_rng(0).bytes(100_000)
-OTHER = np.random.default_rng(1).bytes(100_000)
+CONTENT = b"\x1f\x8b" + np.random.default_rng(0).bytes(99_998)  # as gzip begins
+OTHER = b"\x1f\x8b" + np.random.default_rng(1).bytes(99_998)
 NAME = "images_001.tar.gz"
 PAGE = b"\n<!DOCTYPE html><html><body>Too many requests</body></html>"
 SHORT = Patience(attempts=3, first_contact=2, pause_s=0.001, longest_pause_s=0.002, stall_s=30)
@@ -194,6 +194,14 @@ def test_page_in_place_of_the_file_is_named_and_what_was_there_is_kept(page, hav
         download(tmp_path, remote(mirror)).run()
     assert mirror.answers[NAME] == []
     assert download(tmp_path, remote(mirror)).have == have
+
+
+@pytest.mark.parametrize("digests", [{}, {"md5": None}], ids=["hash", "no hash"])
+def test_error_text_of_unknown_length_takes_the_place_of_nothing(digests, mirror, tmp_path):
+    text = Answer(body=b'{"error": "rate limited"}', headers={"Content-Length": None}, ignore_range=True)
+    mirror.answers[NAME] = [Answer(cut=60_000), text]
+    assert download(tmp_path, remote(mirror, **digests)).run().read_bytes() == CONTENT
+    assert [span for _, span in mirror.asked] == [None, "bytes=60000-", "bytes=60000-"]
 
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 503])

@@ -59,8 +59,8 @@ def test_differences_are_to_the_best_baseline(results):
     assert p == adjusted == "0.000"
     verdict = TABLES["verdict"](results)
     said = (
-        "the best row of DGCMM (DGCMM, learned mixture, then case-2) is ahead of the best baseline (cross-entropy "
-        "times 10 (control), then case-2): {}, +2.20 points (95 % +1.64 to +2.76; p 0.000)."
+        "the best row of DGCMM (DGCMM, learned mixture, then case-2) is significantly above the best baseline "
+        "(cross-entropy times 10 (control), then case-2): {}, +2.20 points (95 % +1.64 to +2.76; p 0.000)."
     )
     clean, noisy = said.format("0.9060 against 0.8840"), said.format("0.8060 against 0.7840")
     missing = "16 of 19 rows have not been run yet."
@@ -71,19 +71,19 @@ def test_differences_are_to_the_best_baseline(results):
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ((0.92, 0.93, 0.92, 0.93, 0.93), "is ahead of"),
-        ((0.89, 0.88, 0.88, 0.89, 0.88), "cannot be told from"),
-        ((0.92, 0.86, 0.90, 0.87, 0.88), "cannot be told from"),
-        ((0.84, 0.86, 0.85, 0.86, 0.85), "is behind"),
+        ((0.92, 0.93, 0.92, 0.93, 0.93), "is significantly above"),
+        ((0.89, 0.88, 0.88, 0.89, 0.88), "is not significantly different from"),
+        ((0.92, 0.86, 0.90, 0.87, 0.88), "is not significantly different from"),
+        ((0.84, 0.86, 0.85, 0.86, 0.85), "is significantly below"),
     ],
 )
-def test_rows_are_called_ahead_or_behind_only_where_p_is_small(values, says, results):
+def test_difference_is_called_significant_only_where_p_is_small(values, says, results):
     for subset, value in enumerate(values):
         write_run(results / "table" / "dgcmm" / f"subset{subset}", 0.8, {"case-2": value})
     assert f"then case-2) {says} the best baseline (" in " ".join(TABLES["verdict"](results).split())
 
 
-def test_the_best_of_several_rows_is_not_called_ahead_by_its_own_p_alone(results):
+def test_the_best_of_several_rows_is_not_called_significant_by_its_own_p_alone(results):
     """p is 0.03 for the first of three rows, 0.08 after Holm's correction."""
     for name in ("dgcmm", "dgcmm-frozen", "dgcmm-off"):
         for subset, (control, more) in enumerate(zip(CONTROL, (0.01, 0.0, 0.012, 0.006, 0.014), strict=True)):
@@ -94,7 +94,7 @@ def test_the_best_of_several_rows_is_not_called_ahead_by_its_own_p_alone(results
     *_, p, adjusted = cells(TABLES["differences"](results))["DGCMM, learned mixture, then case-2"]
     assert (p, adjusted) == ("0.028", "0.083")
     said = " ".join(TABLES["verdict"](results).split())
-    assert " cannot be told from " in said
+    assert " is not significantly different from " in said
     assert " uncorrected +0.15 to +1.53; p 0.083 after Holm over 3 rows)" in said
 
 
@@ -236,7 +236,10 @@ def test_rows_are_compared_under_noise_by_what_was_measured_there(results):
     values, *_ = cells(TABLES["tenth noise differences"](results))["DGCMM, learned mixture, then case-2-adjusted"]
     assert values == "+10.00 +9.00 +8.00 +7.00 +6.00"
     verdict = " ".join(TABLES["tenth verdict"](results).split()).partition(" Under noise ")[2]
-    assert " is ahead of the best baseline (cross-entropy times 10 (control), then crt): 0.7000 against " in verdict
+    assert (
+        " is significantly above the best baseline (cross-entropy times 10 (control), then crt): 0.7000 against "
+        in verdict
+    )
 
 
 def test_comparisons_written_down_in_advance_are_told_however_they_end(results):
@@ -258,7 +261,6 @@ def test_comparisons_written_down_in_advance_are_told_however_they_end(results):
         [
             "clean",
             "0.7844",
-            "cannot be told from",
             f"mixup, then crt {few}",
             "0.7850",
             "-0.06",
@@ -268,14 +270,13 @@ def test_comparisons_written_down_in_advance_are_told_however_they_end(results):
         [
             "noise 0.2",
             "0.7500",
-            "is behind",
             f"square-root sampling, then lws {few}",
             "0.7956",
             "-4.56",
             "-4.96 to -4.15",
             "0.000",
         ],
-        ["noise 0.2", "0.7500", "is ahead of", f"mixup, then crt {few}", "0.7100", "+4.00", "+3.33 to +4.67", "0.000"],
+        ["noise 0.2", "0.7500", f"mixup, then crt {few}", "0.7100", "+4.00", "+3.33 to +4.67", "0.000"],
     ]
     table = cells(TABLES["confirmations"](results))
     assert table["square-root sampling, then lws (9 of 10 subsets)"][:3] == [
@@ -495,7 +496,9 @@ def test_row_of_one_subset_is_not_the_best_and_has_no_test_that_counts(results):
     chosen = read_choices(results)["all"]
     write_choices(results, {"all": chosen | dict.fromkeys(("dgcmm-frozen", "dgcmm-off"), chosen["dgcmm"])})
     said = " ".join(TABLES["verdict"](results).split())
-    assert said.startswith("On clean images the best row of DGCMM (DGCMM, learned mixture, then case-2) is ahead of")
+    assert said.startswith(
+        "On clean images the best row of DGCMM (DGCMM, learned mixture, then case-2) is significantly above"
+    )
     assert "after Holm over 2 rows" in said
 
 
