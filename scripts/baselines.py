@@ -87,7 +87,7 @@ def measure_run(folder: RunFolder, options: argparse.Namespace, fixed: dict[str,
     rows, per_class = measure(trained, codes, run.checkpoint, options.methods, fixed)
     if not rows:
         raise UserError(f"--methods: all these need a linear classifier, that of {options.run} is by the cosine")
-    write_record(RunFolder(options.run, "_baselines"), options, run.checkpoint["data_sha256"])
+    write_record(RunFolder(options.run, "_baselines"), options, run.checkpoint["data_sha256"], model=run.checkpoint)
     folder.write_rows(BASELINES_BY_CLASS, per_class)
     folder.write_rows(BASELINES, rows)
     print(table(rows))

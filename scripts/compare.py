@@ -199,14 +199,15 @@ def main(argv: Sequence[str] | None = None) -> None:
             known = ", ".join(name for name in max((result.row for result in results), key=len) if name != "split")
             raise UserError(f"--metrics: no run has {name!r}; there are {known}")
     rows = group(results)
+    remarks = "\n".join(filter(None, (say(row) for say in (repeated, outdated) for row in rows)))
     if args.csv:
         lines = [csv_row(row, args.metrics) for row in rows]
         writer = csv.DictWriter(sys.stdout, list(lines[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(lines)
+        print(remarks, end="\n" * bool(remarks), file=sys.stderr)
     else:
         decoders = "\n".join(filter(None, map(decoder, rows)))
-        remarks = "\n".join(filter(None, (say(row) for say in (repeated, outdated) for row in rows)))
         print(*filter(None, (lay_out(rows, args.metrics, args.markdown), decoders, remarks)), sep="\n\n")
 
 

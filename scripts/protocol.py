@@ -51,7 +51,7 @@ Settings = dict[Row, list[Tried]]  # of each row that is tuned
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the command line."""
-    parser = Parser(description=__doc__)
+    parser = Parser(description=__doc__, allow_abbrev=False)  # fashion_mnist_lt.sh looks for some flags
     add, names = parser.add_argument, tuple(protocol.BY_NAME)
     add("stages", nargs="+", choices=protocol.STAGES, metavar="STAGE", help=f"of {', '.join(protocol.STAGES)}")
     add("--data", type=path, default="/usr/share/datasets/fashion-mnist", metavar="PATH", help="default: %(default)s")

@@ -108,7 +108,7 @@ def measure_run(folder: RunFolder, options: argparse.Namespace) -> None:
         for name, value in health.items():
             print(f"{name:<40} {'-' if value is None else format(value, '.4f')}")
         write_text(folder.file(GENERATIVE_HALF), json.dumps(health, indent=2) + "\n")
-    write_record(RunFolder(options.run, "_robustness"), options, run.checkpoint["data_sha256"])
+    write_record(RunFolder(options.run, "_robustness"), options, run.checkpoint["data_sha256"], model=run.checkpoint)
     folder.write_rows(ROBUSTNESS, rows)
     print_result(result)
 

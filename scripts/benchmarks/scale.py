@@ -24,7 +24,7 @@ from scripts.benchmarks.timing import measured_on, turns
 from scripts.benchmarks.training import mixture_term
 from utils.cli.common import Parser
 from utils.cli.types import count, positive
-from utils.errors import run_script
+from utils.errors import UserError, run_script
 from utils.files import write_text, writing
 
 COMPONENTS = (10, 30, 100, 300, 1000)
@@ -120,6 +120,8 @@ def peak_of(call: Callable[..., object], *args: int) -> int:
     sender.close()
     try:
         return receiver.recv()
+    except EOFError as error:
+        raise UserError("a measuring process was killed, perhaps for want of memory: lower --most-bytes") from error
     finally:
         child.join()
 

@@ -15,6 +15,8 @@ from typing import NamedTuple
 from scripts.experiments.results import damage_in_one_line
 from utils.errors import UserError
 from utils.files import writing
+from utils.training.layout import epochs_of
+from utils.training.reached import read_metrics
 
 KEPT = ("*.json", "log*.txt", "metrics*.csv")  # small and text: what the tables are made of
 OUTPUT = "output.txt"  # of all commands of a job
@@ -74,18 +76,25 @@ def finished(job: Job, results: Path) -> bool:
 
 
 def require_same_settings(step: Step, place: Path) -> None:
-    """Raise a `UserError` if a command was given with other flags before, as its record in a folder says."""
+    """Raise a `UserError` if a command was given with other flags before, as its record in a folder says.
+
+    Or if it has measured a training that went on after it.
+    """
     record = place / step.record
     if not step.record or not record.exists():
         return
     with damage_in_one_line(place):
-        command = json.loads(record.read_text())["command"]
-    before, now = settings(command), settings(step.words)
+        made = json.loads(record.read_text())
+        before, measured = settings(made["command"]), made.get("model", {}).get("epoch")
+    now = settings(step.words)
     if before != now:
         raise UserError(
             f"{place} was made by {Path(step.words[0]).name} with {' '.join(sorted(before - now)) or 'less'}, now it "
             f"would be with {' '.join(sorted(now - before)) or 'less'}: move it away, or go back to what was"
         )
+    of_last = measured is not None and "--best" not in step.words
+    if of_last and measured < epochs_of(read_metrics(place / "metrics.csv")):
+        raise UserError(f"{place / step.product} is of epoch {measured}, after which the training went on: delete it")
 
 
 def settings(words: Sequence[str]) -> set[str]:

@@ -13,7 +13,7 @@ from models.classifier import ImageClassifier
 from models.encoder import PLAIN_ARCHITECTURES, feature_dim
 from scripts.experiments.posthoc import TrainedCodes
 from utils.cli.common import Parser
-from utils.cli.rules import complete, parse
+from utils.cli.rules import PLACE_FLAGS, complete, flag_of, parse
 from utils.cli.types import count, path
 from utils.device import available_amp, choose_device
 from utils.distributed.world import World
@@ -63,7 +63,8 @@ def run_parser(description: str, result: str) -> argparse.ArgumentParser:
     parser = Parser(description=description)
     add = parser.add_argument
     add("run", type=path, metavar="RUN", help="folder of a finished training")
-    add("--datadir", type=path, metavar="PATH", help="folder of the data now (default: where it was in the training)")
+    for name in PLACE_FLAGS:
+        add(flag_of(name), type=path, metavar="PATH", help="its place now (default: that of the training)")
     add("--best", action="store_true", help="measure the best epoch, model_best.pth (default: the last)")
     add("--overwrite", action="store_true", help=f"replace {result}")
     add("-b", "--batch-size", type=count, default=IMAGES, metavar="N", help="images at a time (default: %(default)s)")
@@ -87,7 +88,7 @@ def open_run(folder: RunFolder, options: argparse.Namespace, result: str) -> Tra
     last = load_checkpoint(folder.path / LAST)
     if options.best and not folder.best.exists():
         raise UserError(f"--best: there is no {folder.best}, as without a hold-out: leave --best out")
-    place = [f"--datadir={options.datadir}"] if options.datadir else []
+    places = [f"{flag_of(name)}={place}" for name in PLACE_FLAGS if (place := getattr(options, name))]
     words = [
         last["dataset"],
         f"--logdir={folder.path}",
@@ -95,7 +96,7 @@ def open_run(folder: RunFolder, options: argparse.Namespace, result: str) -> Tra
         f"--batch-size={options.batch_size}",
         "--workers=0",
         "--quiet",
-        *place,
+        *places,
     ]
     args, given = parse(build_parser(), words)
     checkpoint = find_trained(args, given, folder)

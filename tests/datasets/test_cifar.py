@@ -4,6 +4,7 @@ import builtins
 import errno
 import hashlib
 import pickle
+import urllib.request
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -179,6 +180,7 @@ def test_download_that_cannot_begin_is_one_line(wrong, published, tmp_path, monk
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("http_proxy", "http:/proxy:3128")
+    monkeypatch.setattr(urllib.request, "_opener", None)  # which another test may have made, with its proxies
     if wrong != "proxy":
         (tmp_path / "CIFAR10.part").touch()
     says = "proxy URL with no authority" if wrong == "proxy" else "Not a directory"

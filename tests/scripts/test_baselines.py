@@ -10,6 +10,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from augment import classify
 from codes import extract
@@ -164,6 +165,29 @@ def test_best_epoch_is_measured_on_request(run, tmp_path, caplog):
     save_checkpoint(folder / "checkpoint.pth", stored)
     opened(folder, "--best")
     assert f"model_best.pth is of a training that has not ended: {stored['epoch']} of" in caplog.text
+
+
+def test_table_names_and_data_that_have_moved_are_named_anew(script, tmp_path):
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    for number in range(12):
+        Image.fromarray(np.full((8, 8), 20 * number, np.uint8)).save(old / f"{number}.png")
+    parts = ["train", "train", "test"]
+    rows = [f"{number}.png,{'ab'[number % 2]},{parts[number % 3]}" for number in range(12)]
+    (old / "labels.csv").write_text("\n".join(["path,label,split", *rows]))
+    (old / "names.txt").write_text("b bee\na ay\n")
+    places = {
+        name: [f"--datadir={place}", f"--csv={place}/labels.csv", f"--names={place}/names.txt"]
+        for name, place in (("old", old), ("new", new))
+    }
+    words = ["CSV", *places["old"], *SMALL_MODEL, "--epochs=1", "--batch-size=4", f"--logdir={tmp_path / 'run'}"]
+    assert script("train", *words).status == 0
+    old.rename(new)
+    assert "labels.csv cannot be read" in script("scripts.baselines", tmp_path / "run", places["new"][0]).error
+    done = script("scripts.baselines", tmp_path / "run", *places["new"], "--methods", "ncm")
+    assert done.status == 0, done.err
+    made = json.loads((tmp_path / "run" / "args_baselines.json").read_text())
+    assert made["model"] == {"epoch": 1, "step": 0}
 
 
 @pytest.mark.parametrize("name", ["scripts.baselines", "scripts.robustness"])

@@ -304,6 +304,7 @@ def test_epochs_that_were_not_measured_are_passed_over(tmp_path, capsys):
         ("metrics.csv", "\0\xff", "metrics.csv"),
         ("metrics.csv", "epoch,split,acc\n1,test,abc\n", "metrics.csv is not a table of this project"),
         ("metrics.csv", "epoch,split,acc\n1,test,0.5,0.5\n", "metrics.csv is not a table of this project"),
+        ("metrics.csv", "epoch,split,acc\n1,test,nan\n", "metrics.csv is not a table of this project"),
         ("metrics.csv", "epoch,split,acc\n1.0,test,0.5\n", "metrics.csv is not a table of this project"),
     ],
 )
@@ -366,10 +367,12 @@ def test_result_of_the_model_before_the_training_went_on_is_told_and_stands_alon
         ("Case 2", "1"),
         ("Case 2", "1"),
     ]
-    compare.main([str(tmp_path)])
-    out = capsys.readouterr().out
-    assert f"{tmp_path}/s1: Case 2 is of the model before its training, or re-training, went on" in out
-    assert f"{tmp_path}/s0: Case 2" not in out
+    for flag in ([], ["--csv"]):
+        compare.main([str(tmp_path), *flag])
+        out, err = capsys.readouterr()
+        said = err if flag else out
+        assert f"{tmp_path}/s1: Case 2 is of the model before its training, or re-training, went on" in said
+        assert f"{tmp_path}/s0: Case 2" not in out + err
 
 
 @pytest.mark.parametrize(

@@ -108,8 +108,8 @@ def find_runs(place: Path) -> list[Path]:
     except OSError as error:
         raise UserError(f"{place} cannot be read ({error.strerror}): name another folder") from error
     runs, seen = [], {os.path.realpath(place)}
-    for folder, names, files in os.walk(place, followlinks=True):
-        if not MARKS.isdisjoint(files):
+    for folder, names, _ in os.walk(place, followlinks=True):
+        if is_run(Path(folder)):
             runs.append(Path(folder))
         inner: dict[str, str] = {}  # where a name leads -> the name
         for name in sorted(names):

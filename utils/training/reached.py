@@ -5,6 +5,7 @@ Nothing here imports torch.
 
 import csv
 import json
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -199,4 +200,5 @@ def _is_measurement(row: dict[str, str]) -> bool:
         numbers = {name: float(text) for name, text in row.items() if name != "split" and text}
     except (TypeError, ValueError):  # more cells than the header, or no number
         return False
-    return "split" in row and "epoch" in numbers and row["epoch"].isdecimal()
+    finite = all(map(math.isfinite, numbers.values()))
+    return finite and "split" in row and "epoch" in numbers and row["epoch"].isdecimal()

@@ -127,6 +127,18 @@ def test_what_has_its_product_is_not_made_again_after_an_interruption(runner, tm
     assert (tmp_path / "results/a/subset0/metrics_more.csv").read_text() == "from before"
 
 
+def test_what_was_measured_before_the_training_had_ended_is_not_taken(runner, tmp_path, capsys):
+    folder, record = tmp_path / "runs/a/subset0", "args_baselines.json"
+    write_csv(folder / "metrics_baselines.csv", [{"acsa": 1}])
+    write_csv(folder / "metrics.csv", [{"epoch": epoch, "split": "test", "acsa": 1} for epoch in (1, 2, 3)])
+    measured = Step(("scripts/baselines.py", "./here"), "metrics_baselines.csv", record)
+    for epoch, ended in ((2, "failed"), (3, "done")):
+        made = {"command": ["baselines.py", "./there"], "model": {"epoch": epoch, "step": 0}}
+        (folder / record).write_text(json.dumps(made))
+        assert getattr(runner.run([Job("a/subset0", (measured,))]), ended) == ["a/subset0"]
+    assert "metrics_baselines.csv is of epoch 2, after which the training went on: delete it" in capsys.readouterr().out
+
+
 def test_methods_of_other_values_are_not_taken_for_those_of_now(runner, tmp_path, capsys):
     folder, record = tmp_path / "runs/a/subset0", "args_baselines.json"
     write_csv(folder / "metrics_baselines.csv", [{"acsa": 1}])

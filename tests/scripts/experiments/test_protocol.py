@@ -326,8 +326,11 @@ def test_subset_that_is_named_twice_is_run_once(tmp_path, capsys):
     assert sum("--subset-seed=1" in line for line in capsys.readouterr().out.splitlines()) == 1
 
 
-def test_entry_script_takes_its_results_from_the_environment(tmp_path):
-    """Which both of its commands are given."""
+def test_entry_script_takes_its_results_from_the_environment(tmp_path, capsys):
+    """Which both of its commands are given; a shortened flag, which it would not see, is none."""
+    with pytest.raises(SystemExit):
+        script.main(["table", "--res=results/mine", "--list"])
+    assert "unrecognized arguments: --res=results/mine" in capsys.readouterr().err
     words = ["bash", ROOT / "scripts/fashion_mnist_lt.sh", "./data", "./runs", "--results=results/mine"]
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 2

@@ -22,6 +22,7 @@ def test_runs_are_found_by_links_too_and_each_once(tmp_path):
     (logs / "d").symlink_to(logs / "c")
     (logs / "deep/up").symlink_to(logs)
     (logs / "gone").symlink_to(tmp_path / "nowhere")
+    (logs / "deep/metrics.csv").symlink_to(tmp_path / "nowhere")  # no run, as its table is gone
     assert find_runs(logs) == [logs / "a", logs / "c", logs / "deep/b"]
     assert find_runs(logs / "d") == [logs / "d"]
     with pytest.raises(UserError, match=r"nowhere cannot be read \(No such file or directory\): name another folder"):
