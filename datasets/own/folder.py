@@ -58,7 +58,7 @@ def load_folder(args: argparse.Namespace, parts: Sequence[str] = PARTS) -> Split
         if (part := part_of(folder)) in parts and (other := place_of.setdefault(part, folder)) != folder:
             raise UserError(f"{root} has {other} and {folder}, both for {part}: rename one of them")
     if place_of and (others := [folder for folder in folders if folder not in place_of.values()]):
-        lost = "test" in parts and "test" not in place_of and any(find_images(root / folder) for folder in others)
+        lost = "test" in parts and "test" not in place_of and any(_has_images(root / folder) for folder in others)
         level = logging.WARNING if lost else logging.INFO  # one of them may be meant for it
         log.log(level, "left out: %s, beside %s", ", ".join(others), ", ".join(place_of.values()))
     images: list[Listed] = []
@@ -238,7 +238,15 @@ def _hidden_folders(folder: Path) -> list[str]:
     """List the folders in a folder that have images and a dot before their names, by name; they are no classes."""
     with listed(folder) as entries:
         names = [entry.name for entry in entries if entry.name.startswith(".") and is_folder(entry)]
-    return sorted(name for name in names if find_images(folder / name))
+    return sorted(name for name in names if _has_images(folder / name))
+
+
+def _has_images(folder: Path) -> bool:
+    """Tell whether a folder that is left out has images; one that is closed has none to be told of."""
+    try:
+        return bool(find_images(folder))
+    except UserError:
+        return False
 
 
 def _loose_images(folder: Path) -> list[str]:

@@ -121,6 +121,23 @@ def test_folder_whose_name_begins_with_a_dot_is_said_to_be_no_class(tmp_path, ca
     assert f"{tmp_path}: left out 1 folder (.a): the name begins with a dot" in caplog.messages
 
 
+def test_folders_that_are_left_out_may_be_closed(tmp_path, monkeypatch):
+    """As the dustbin of another user."""
+    root = write(tmp_path, *(f"train/{label}/{number}.png" for label in "ab" for number in range(5)))
+    closed = [root / name for name in ("train/.Trash-1001", "others")]
+    for folder in closed:
+        folder.mkdir()
+
+    def listing(folder: str | Path) -> object:
+        if Path(folder) in closed:
+            raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+        return scandir(folder)
+
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", listing)
+    assert len(load(root).train) == 8
+
+
 def test_links_are_followed_and_what_systems_leave_is_not_there(tmp_path, caplog):
     caplog.set_level("INFO", "dgcmm")
     root = write(tmp_path / "data", "train/a/1.png", "train/b/1.png", "test/a/1.png", "test/b/1.png")
