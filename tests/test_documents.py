@@ -88,6 +88,13 @@ def test_messages_of_the_troubleshooting_table_are_the_codes_own():
     assert [message for message in messages if not any(message in text for text in said)] == []
 
 
+@pytest.mark.parametrize("suffix", ["", "_aug_ftl", "_aug"])
+def test_quick_start_ends_with_the_numbers_of_the_readme(suffix):
+    last = read_rows(ROOT / f"results/quickstart/metrics{suffix}.csv")[-1]
+    (said,) = re.findall(r"^`quickstart.sh` ends with .*? learned\.", (ROOT / "README.md").read_text(), re.M | re.S)
+    assert f"{float(last['acsa']):.4f}" in said
+
+
 def test_no_code_calls_nvidia_smi():
     scripts = [path for path in (ROOT / "scripts").rglob("*") if path.suffix in (".sh", ".sbatch")]
     code = [*CODE, *scripts]
