@@ -205,7 +205,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         writer = csv.DictWriter(sys.stdout, list(lines[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(lines)
-        print(remarks, end="\n" * bool(remarks), file=sys.stderr)
+        if remarks:
+            print(remarks, file=sys.stderr)
     else:
         decoders = "\n".join(filter(None, map(decoder, rows)))
         print(*filter(None, (lay_out(rows, args.metrics, args.markdown), decoders, remarks)), sep="\n\n")

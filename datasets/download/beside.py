@@ -9,7 +9,7 @@ from pathlib import Path
 from torchvision.datasets.utils import check_integrity
 
 from datasets.images.files import images_root, possible_places
-from datasets.images.finder import dead_link
+from datasets.images.finder import require_live
 from utils.errors import UserError
 from utils.files import move, writing
 from utils.locks import folder_lock
@@ -73,8 +73,7 @@ def find_or_download(root: Path, collection: Collection) -> Path:
 def _download(root: Path, collection: Collection) -> Path:
     beside, folder = root / f"{collection.name.replace('-', '')}.part", root / collection.folder
     parts = [beside / collection.folder / name for name in collection.files]
-    if folder.is_symlink() and not folder.exists():
-        raise dead_link(folder)
+    require_live(folder)
     try:
         if len(collection.forms) > 1 or collection.archives:
             for part in parts:

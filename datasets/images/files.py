@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from datasets.base import ImageDataset
-from datasets.images.finder import by_folder, dead_link, is_folder, leads_nowhere
+from datasets.images.finder import by_folder, is_folder, leads_nowhere, require_live
 from datasets.images.opening import open_image
 from datasets.images.source import ImageSource, SourceCache, whole
 from datasets.transforms import RandomCropAndFlip
@@ -21,8 +21,7 @@ from utils.files import NOT_THERE
 
 def require_reachable(folder: Path) -> None:
     """Raise a `UserError` if a folder of data is there, or may be, and cannot be looked into."""
-    if os.path.islink(folder) and not os.path.exists(folder):  # to a disk that is not mounted
-        raise dead_link(folder)
+    require_live(folder)
     try:
         os.scandir(folder).close()
         os.stat(os.path.join(folder, "."))

@@ -31,6 +31,15 @@ def find_images(root: Path) -> list[str]:
     return find_files(root).images
 
 
+def has_image(root: Path) -> bool:
+    """Tell whether `find_images` would find any; looks no further than the first folder with one.
+
+    Raises:
+        UserError: a folder cannot be listed.
+    """
+    return any(files.images for files in _scan(root, "", set()))
+
+
 class Files(NamedTuple):
     """The files below a folder, as paths within it: images, and those whose names are no images'.
 
@@ -133,6 +142,12 @@ def leads_nowhere(entry: os.DirEntry) -> bool:
     except OSError:
         return True
     return False
+
+
+def require_live(path: Path) -> None:
+    """Raise a `UserError` if a path is a link that leads nowhere, as to a disk that is not mounted."""
+    if os.path.islink(path) and not os.path.exists(path):
+        raise dead_link(path)
 
 
 def dead_link(path: Path) -> UserError:

@@ -19,6 +19,7 @@ from datasets.images.finder import (
     dead_link,
     find_files,
     find_images,
+    has_image,
     is_folder,
     is_image_name,
     leads_nowhere,
@@ -244,7 +245,7 @@ def _hidden_folders(folder: Path) -> list[str]:
 def _has_images(folder: Path) -> bool:
     """Tell whether a folder that is left out has images; one that is closed has none to be told of."""
     try:
-        return bool(find_images(folder))
+        return has_image(folder)
     except UserError:
         return False
 

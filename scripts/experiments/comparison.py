@@ -8,7 +8,7 @@ from typing import NamedTuple
 from scripts.experiments import protocol
 from scripts.experiments.choices import Choice, read_choices
 from scripts.experiments.corruption import NOISE
-from scripts.experiments.jobs import Job, require_same_settings
+from scripts.experiments.jobs import Job, require_current
 from scripts.experiments.protocol import MADE, TENTH_18, Places, Row, Selection
 from scripts.experiments.results import Run, read_runs, values_of, values_under
 from scripts.experiments.significance import LEVEL, Difference, holm, paired_difference
@@ -106,7 +106,7 @@ def read_runs_of(jobs: dict[str, Job], results: Path, folder: str) -> list[Run]:
     for run in runs:
         job = jobs.get(f"{folder}/subset{run.subset}")
         for step in job.steps if job else ():
-            require_same_settings(step, run.folder)
+            require_current(step, run.folder)
     return runs
 
 

@@ -71,14 +71,14 @@ def finished(job: Job, results: Path) -> bool:
     if not job.kept or not all((place / name).exists() for name in ("metrics.csv", *products)):
         return False
     for step in job.steps:
-        require_same_settings(step, place)
+        require_current(step, place)
     return True
 
 
-def require_same_settings(step: Step, place: Path) -> None:
-    """Raise a `UserError` if a command was given with other flags before, as its record in a folder says.
+def require_current(step: Step, place: Path) -> None:
+    """Raise a `UserError` if what a command has made is not what it would make now, as its record in a folder says.
 
-    Or if it has measured a training that went on after it.
+    It was given with other flags, or has measured a training that went on after it.
     """
     record = place / step.record
     if not step.record or not record.exists():
@@ -92,8 +92,7 @@ def require_same_settings(step: Step, place: Path) -> None:
             f"{place} was made by {Path(step.words[0]).name} with {' '.join(sorted(before - now)) or 'less'}, now it "
             f"would be with {' '.join(sorted(now - before)) or 'less'}: move it away, or go back to what was"
         )
-    of_last = measured is not None and "--best" not in step.words
-    if of_last and measured < epochs_of(read_metrics(place / "metrics.csv")):
+    if measured is not None and measured < epochs_of(read_metrics(place / "metrics.csv")):
         raise UserError(f"{place / step.product} is of epoch {measured}, after which the training went on: delete it")
 
 
@@ -172,7 +171,7 @@ class Runner:
             if self._stopped.is_set():
                 return None
             if step.product and (folder / step.product).exists():
-                require_same_settings(step, folder)
+                require_current(step, folder)
                 continue
             status = self._run_command(step, folder)
             if status and self._stopped.is_set():

@@ -52,11 +52,7 @@ CASES = {
     "plain classifier with a code": ("train", [*DIGITS, "--arch=resnet18"], "--z-dim: resnet18 is a plain classifier"),
     "threshold without warm-up": ("train", [*DIGITS, "--warmup-threshold=1"], "--warmup-threshold"),
     "start after the end": ("train", [*DIGITS, "--start-epoch=1"], "--start-epoch 1"),
-    "no step possible": (
-        "train",
-        [*DIGITS, "--batch-size=1"],
-        "needs at least 2 images",
-    ),
+    "no step possible": ("train", [*DIGITS, "--batch-size=1"], "--batch-size 1 is too small for a training step"),
     "missing chest folder": ("train", [*CHEST, "--datadir=TMP/none"], "into TMP/none by hand"),
     "mistyped chest folder": ("train", [*CHEST, "--datadir=TMP/none/none"], "does not exist, nor does TMP/none"),
     "empty chest folder": ("train", [*CHEST, "--datadir=TMP"], "put Data_Entry_2017.csv, train_val_list.txt"),

@@ -10,7 +10,6 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from multiprocessing import connection
-from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import NamedTuple, NoReturn
 
@@ -77,13 +76,7 @@ def spawn(work: Callable, launch: Launch, devices: Sequence[int | None], *argume
             _wait(context.processes)
         finally:
             killed = _end(context.processes)
-        reports = []
-        for reader, writer in pipes:
-            writer.close()
-            with contextlib.suppress(EOFError, OSError), reader:  # nothing was said, or not to its end
-                if reader.poll():  # loading processes that are still ending may keep it open
-                    reports.append(Report(*reader.recv()))
-        _judge(launch, context.processes, killed, reports)
+        _judge(launch, context.processes, killed, _reports(pipes))
 
 
 def _wait(processes: Sequence[BaseProcess]) -> None:
@@ -111,6 +104,17 @@ def _end(processes: Sequence[BaseProcess]) -> set[int]:
         processes[index].kill()
         processes[index].join()
     return killed
+
+
+def _reports(pipes: Sequence[tuple[connection.Connection, connection.Connection]]) -> list[Report]:
+    """Read what processes that have ended have left in their pipes, of which each is (reader, writer)."""
+    reports = []
+    for reader, writer in pipes:
+        writer.close()
+        with contextlib.suppress(EOFError, OSError), reader:  # nothing was said, or not to its end
+            if reader.poll():  # loading processes that are still ending may keep it open
+                reports.append(reader.recv())
+    return reports
 
 
 def _judge(launch: Launch, processes: Sequence[BaseProcess], killed: set[int], said: Sequence[Report]) -> None:
@@ -147,7 +151,7 @@ def _rank_main(
     launch: Launch,
     devices: Sequence[int | None],
     port: int | None,
-    pipes: Sequence[Connection],
+    pipes: Sequence[connection.Connection],
     said: list[logging.LogRecord],
     work: Callable,
     rest: tuple,
@@ -161,8 +165,7 @@ def _rank_main(
         status, kind, text = run_rank(launch, index, devices[index], port, work, *rest)
         with stopping.held():
             if kind:
-                report = Report(launch.rank_of(index), kind, text[-MOST_SAID:], time.monotonic())
-                pipes[index].send(tuple(report))
+                pipes[index].send(Report(launch.rank_of(index), kind, text[-MOST_SAID:], time.monotonic()))
             if status:
                 _end_now(status)
 

@@ -125,7 +125,7 @@ def test_ctrl_c_that_reaches_a_process_twice_ends_it_as_one_does(ends):
     class Pipe:
         def send(self, report):
             signal.raise_signal(signal.SIGINT)
-            said.append(Report(*report))
+            said.append(report)
 
     said = []
     processes._rank_main(1, TWO, [None, None], None, [None, Pipe()], [], print, ())
