@@ -25,11 +25,10 @@ from codes import Codes, examine_training_codes, load_or_extract, load_same_spli
 from datasets import DATASETS
 from datasets.base import Splits
 from datasets.loading import SAMPLERS
-from datasets.splits import complete_data, log_images, prepare_data
+from datasets.splits import complete_data, log_images, prepare_data, warn_of_part
 from datasets.transforms import TRAIN_TRANSFORMS
 from models.classifier import ImageClassifier, subtract_class_shares
 from models.encoder import ARCHITECTURES, PLAIN_ARCHITECTURES, feature_dim
-from models.facts import warn_of_part
 from models.loading import all_weights, create_model
 from models.losses import COSINE_LOSSES, implied_shares
 from models.samplers import PosteriorSampler
@@ -68,6 +67,7 @@ from utils.training.resume import (
     find_trained,
     find_unfinished,
     finished_result,
+    same_command,
 )
 from utils.training.run import Run
 
@@ -158,12 +158,13 @@ def retrain_from(
     model = load_trained_model(args, trained, splits, world)
     preprocessing = DATASETS[args.dataset].preprocessing(args)
     about = description(args, splits.train.classes, splits.train.class_counts, data_sha256, preprocessing)
+    about["prior_started"] = trained.get("prior_started", False)  # for `--init`
     trained_sha256 = digest(trained["state_dict"])
     forget_weights(trained)
     whole = splits
     if args.max_steps:
         splits = splits.spread(args.max_steps * args.batch_size)
-    with folder.open(), memory_watched("the same command"):
+    with folder.open(), memory_watched(same_command(args)):
         log_images(splits, args.dataset)
         warn_of_part(args, whole._asdict(), taken=splits._asdict())
         codes = load_or_extract(model, splits, trained_sha256, args, world)

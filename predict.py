@@ -14,7 +14,6 @@ The last line on standard output is a JSON object: images, errors, and how many 
 """
 
 import argparse
-import contextlib
 import logging
 import os
 import zipfile
@@ -41,14 +40,13 @@ from utils.logs import progress, start_logging
 from utils.metrics import NO_REDUCTION, exact, require_finite
 from utils.streams import print_result
 from utils.training.checkpoint import Checkpoint, load_checkpoint
-from utils.training.layout import PREDICTIONS
+from utils.training.layout import is_of_run
 from utils.training.resume import warn_of_begun_epoch
 
 log = logging.getLogger("dgcmm")
 
 NAMED_PRIORS = ("uniform", "natural")  # any other is a table
 SHARE_COLUMNS = ("class", "share")
-RUN_HEADER = f"{','.join(PREDICTIONS)},".encode()  # with which the predictions.csv of a run begins
 SUM_TOLERANCE = 1e-3  # of shares that a user has rounded
 
 
@@ -143,7 +141,7 @@ def check_outputs(args: argparse.Namespace) -> None:
             raise UserError(f"{flag} {path} is a folder: name a file")
         if os.path.exists(path) and not os.path.isfile(path):
             raise UserError(f"{flag} {path} is a device or a pipe: name a file")
-        if _is_of_run(path):
+        if is_of_run(path):
             raise UserError(f"{flag} {path} holds the test predictions of a run: name another file")
         if os.path.exists(path) and not args.overwrite:
             raise UserError(f"{flag} {path} exists: --overwrite it, or name another file")
@@ -151,13 +149,6 @@ def check_outputs(args: argparse.Namespace) -> None:
         if not os.path.isdir(folder) or not os.access(folder, os.W_OK | os.X_OK):
             reason = "no permission" if os.path.isdir(folder) else f"there is no folder {folder}"
             raise UserError(f"{flag} {path} cannot be written ({reason}): name another file")
-
-
-def _is_of_run(path: str) -> bool:
-    """Tell whether a file is the predictions.csv of a run, which has the name of this script's own."""
-    with contextlib.suppress(OSError), open(path, "rb") as file:
-        return file.read(len(RUN_HEADER)) == RUN_HEADER
-    return False
 
 
 def choose_amp(given: str | None, checkpoint: Checkpoint, device: torch.device) -> str:

@@ -37,11 +37,19 @@ from torch.amp import GradScaler
 from codes import examine_codes
 from datasets import DATASETS
 from datasets.loading import SAMPLERS, BatchLoader, ClassPairs, make_loader, shared_batches
-from datasets.splits import complete_data, load_splits, load_test, log_images, prepare_data, preprocessing_of
+from datasets.splits import (
+    complete_data,
+    load_splits,
+    load_test,
+    log_images,
+    prepare_data,
+    preprocessing_of,
+    warn_of_part,
+)
 from datasets.transforms import TRAIN_TRANSFORMS
 from models.classifier import ImageClassifier
 from models.encoder import ARCHITECTURES, PLAIN_ARCHITECTURES, feature_dim, fetch_pretrained
-from models.facts import log_facts, warn_of_part
+from models.facts import log_facts
 from models.health import measure_health, say_health, warn_of_dead_components
 from models.loading import all_weights, build_model
 from models.losses import LIKELIHOOD_LOSSES, LOSSES, LossWeights, build_loss, first_reweighted_epoch
@@ -87,7 +95,7 @@ from utils.training.run import Run
 log = logging.getLogger("dgcmm")
 
 CLASS_IMAGES = 100  # of each class that show whether the decoder lives, and as many training images
-TERMS = ("loss", "loss_cls", "loss_reconst", "loss_gmm")
+TERMS = ("loss", *(f"loss_{name}" for name in LossWeights._fields))
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -194,7 +202,7 @@ def train(
         split, _ = splits.measured
         preprocessing = DATASETS[args.dataset].preprocessing(args)
         about = description(args, splits.train.classes, splits.train.class_counts, data_sha256, preprocessing)
-        scaler = GradScaler(world.device.type, enabled=args.amp == "fp16")
+        scaler = GradScaler(world.device.type) if args.amp == "fp16" else None
         state = {"warmup_end": args.warmup_epochs, "prior_started": False}
         if args.loss == "ldam-drw":
             state["reweighted_from"] = first_reweighted_epoch(args.epochs)  # stays, however many epochs follow
@@ -300,7 +308,8 @@ def train_epoch(run: Run, module: nn.Module, loader: BatchLoader, weights: LossW
         weights: of the loss terms.
 
     Returns:
-        The cross-entropy before the first step, of the epoch with which a run begins, inf if it is not known; else 0.
+        The classification term before the first step of a run, where its first epoch begins here; inf where that had
+        been begun before; 0 of later epochs.
     """
     # of an epoch that was interrupted its first loss is not known, and whether it diverged is not judged
     first_loss = math.inf if run.epoch == 0 and run.position.step else 0.0

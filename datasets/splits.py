@@ -4,7 +4,7 @@ import argparse
 import logging
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from utils.metrics import shot_group
 from utils.preprocessing import Preprocessing
 
 log = logging.getLogger("dgcmm")
+
+Parts = Mapping[str, Sized | None]  # the images of each split
 
 LISTED_CLASSES = 20  # in a message; of more only the largest and the smallest, or the first ones
 
@@ -301,6 +303,22 @@ def log_images(splits: Splits, name: str) -> None:
         groups["median"],
         groups["low"],
     )
+
+
+def warn_of_part(args: argparse.Namespace, parts: Parts, nodes: int = 1, taken: Parts | None = None) -> None:
+    """Warn if `--max-steps`, which a run that is continued still has, leaves images of the measured splits out.
+
+    Args:
+        args: max_steps and batch_size are read.
+        parts: all images; splits other than 'val' and 'test' are not measured.
+        nodes: each takes `--batch-size` images a step.
+        taken: the images that are measured, where they have been chosen; None for the first steps of each split.
+    """
+    for split in ("val", "test") if args.max_steps else ():
+        there = len(parts.get(split) or ())
+        measured = args.max_steps * args.batch_size * nodes if taken is None else len(taken[split] or ())
+        if measured < there:
+            log.warning("--max-steps %d: %d of %d %s images are measured", args.max_steps, measured, there, split)
 
 
 def absent(data: ImageDataset) -> str:

@@ -117,6 +117,8 @@ def hold_out(
     for label in np.argsort(counts, kind="stable"):
         own = np.unique(groups[targets == label])
         for group in own[permutation(len(own), seed, Stream.HOLD_OUT, int(label)).numpy()].tolist():
+            if taken[label] >= shares[label]:
+                break
             members = members_of[group]
             after = taken + np.bincount(targets[members], minlength=num_classes)
             if held[members[0]] or np.any((after > taken) & (after > shares)):

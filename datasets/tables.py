@@ -22,7 +22,6 @@ FOREIGN_MARKS = {
 DELIMITERS = ",;\t"  # the last two: spreadsheets, by the country that they are set to
 SHOWN = 3  # names in a message
 PATH_COLUMNS = ("path", "file", "image")  # of a table of images, the first of them that is there
-csv.field_size_limit(2**31 - 1)  # bytes of a cell; else a longer text in a column that nobody reads is an error
 
 
 def read_text(path: Path, remedy: str) -> str:
@@ -85,6 +84,7 @@ def read_table(path: Path, remedy: str) -> Table:
         text = rest
     header = re.sub(r'"[^"]*"', "", text.lstrip("\n").partition("\n")[0])  # what is quoted may have any of them in it
     delimiter = max(DELIMITERS, key=lambda sign: (_has_path_column(header.split(sign)), header.count(sign)))
+    csv.field_size_limit(2**31 - 1)  # bytes of a cell; else a longer text in a column that nobody reads is an error
     # not strict, a quote swallows what follows it
     reader = csv.reader(io.StringIO(text), delimiter=delimiter, skipinitialspace=True, strict=True)
     rows, number = [], 0

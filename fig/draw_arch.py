@@ -40,28 +40,34 @@ def arrow(ax: Axes, *points: Point, curve: float = 0) -> None:
     ax.annotate("", points[-1], points[-2], arrowprops={**how, "shrinkA": 0, "shrinkB": 0, "lw": 1.5})
 
 
-def codes(ax: Axes, points: np.ndarray, colour: str, added: bool = False) -> None:
-    """Draw codes (N, 2) as dots: filled for training images, hollow for additional ones."""
-    face, edge, width = ("white", colour, 0.9) if added else (colour, "white", 0.4)
-    ax.scatter(*points.T, s=13 if added else 17, fc=face, ec=edge, lw=width)
+def codes(ax: Axes, points: np.ndarray, colour: str, synthetic: bool = False) -> None:
+    """Draw codes (N, 2) as dots: filled for training images, hollow for synthetic ones."""
+    face, edge, width = ("white", colour, 0.9) if synthetic else (colour, "white", 0.4)
+    ax.scatter(*points.T, s=13 if synthetic else 17, fc=face, ec=edge, lw=width)
 
 
 def gaussian(
-    ax: Axes, seed: int, count: int, centre: Point, shape: tuple[float, float, float], colour: str, added: bool = False
+    ax: Axes,
+    seed: int,
+    count: int,
+    centre: Point,
+    shape: tuple[float, float, float],
+    colour: str,
+    synthetic: bool = False,
 ) -> None:
-    """Draw a Gaussian as the ellipse of two standard deviations, dashed if it is for additional codes, and draws of it.
+    """Draw a Gaussian as the ellipse of two standard deviations, dashed if it is for synthetic codes, and draws of it.
 
     Args:
         seed, count: the draws; with the same seed, fewer of them are the first ones of more.
         shape: the two radii in pixels and the tilt in degrees.
     """
     wide, high, tilt = shape
-    for style in ({"fc": colour, "alpha": 0.13}, {"fc": "none", "ec": colour, "ls": (0, (4, 2)) if added else "-"}):
+    for style in ({"fc": colour, "alpha": 0.13}, {"fc": "none", "ec": colour, "ls": (0, (4, 2)) if synthetic else "-"}):
         ax.add_patch(Ellipse(centre, 2 * wide, 2 * high, angle=tilt, lw=1.2, **style))
     unit = np.random.default_rng(seed).standard_normal((20 * count, 2)) / 2
     across, along = (unit[np.hypot(*unit.T) < 0.87][:count] * (wide, high)).T  # those inside the ellipse
     cos, sin = np.cos(np.radians(tilt)), np.sin(np.radians(tilt))
-    codes(ax, np.stack([across * cos - along * sin, across * sin + along * cos], 1) + centre, colour, added)
+    codes(ax, np.stack([across * cos - along * sin, across * sin + along * cos], 1) + centre, colour, synthetic)
 
 
 def mean(ax: Axes, x: float, y: float, symbol: str) -> None:
@@ -80,11 +86,10 @@ def picture(ax: Axes, left: float, bottom: float, side: float, stroke: float, st
     ax.add_patch(Rectangle((left, bottom), side, side, fc="none", ec=EDGE, lw=1))
 
 
-def bars(ax: Axes, left: float, bottom: float, heights: tuple[float, ...], full: float = 0) -> None:
-    """Draw a bar per class, filled up to full with a pale one."""
+def bars(ax: Axes, left: float, bottom: float, heights: tuple[float, ...]) -> None:
+    """Draw a bar per class."""
     for i, (height, colour) in enumerate(zip(heights, CLASS_COLOURS, strict=True)):
         ax.add_patch(Rectangle((left + 25 * i, bottom), 18, height, fc=colour))
-        ax.add_patch(Rectangle((left + 25 * i, bottom + height), 18, max(full - height, 0), fc=colour, alpha=0.3))
     ax.plot([left - 6, left + 124], [bottom, bottom], color=GREY, lw=1)
 
 
@@ -159,7 +164,7 @@ def draw_prior(ax: Axes, y: float) -> None:
 
 
 def draw_cases(ax: Axes) -> None:
-    """Draw the two ways to additional codes: Case 2 on the left, Case 1 on the right."""
+    """Draw the two ways to synthetic codes: Case 2 on the left, Case 1 on the right."""
     posteriors = "equally many fresh draws of every class,\n" r"from its images:  $\mu_i + \sigma_i\,\varepsilon$"
     transfer = "head-class spread, tail-class mean:\n" r"$m_c + Q\,Q^T (z_j - m_{y_j})$"
     cases = (40, "Case 2", "augment.py", posteriors), (1200, "Case 1", "augment_ftl.py", transfer)
@@ -169,13 +174,15 @@ def draw_cases(ax: Axes) -> None:
         text(ax, left + 546, 345, script, 9.5, ha="right", family="monospace", color=GREY)
         text(ax, left + 285, 67, caption, 10)
     head, tail = CLASS_COLOURS[0], CLASS_COLOURS[-1]
-    gaussian(ax, 5, 60, (185, 218), (120, 66, 24), head)
+    gaussian(ax, 5, 12, (185, 218), (120, 66, 24), head, synthetic=True)
+    images = [(-60, -30), (-75, 8), (-28, -48), (-30, 12), (-5, -15), (20, 40), (38, 0), (62, 55), (78, 22)]
+    codes(ax, np.add((185, 218), images), head)
     for seed, place, tilt in ((6, (395, 272), 15), (7, (520, 218), -25), (8, (395, 170), -8)):
-        gaussian(ax, seed, 12, place, (66, 36, tilt), tail, added=True)
+        gaussian(ax, seed, 12, place, (66, 36, tilt), tail, synthetic=True)
         codes(ax, np.array([place]), tail)
     source, target, shape = (1345, 222), (1610, 222), (118, 54, 28)
     gaussian(ax, 9, 50, source, shape, head)
-    gaussian(ax, 9, 25, target, shape, tail, added=True)  # the same draws, carried over
+    gaussian(ax, 9, 25, target, shape, tail, synthetic=True)  # the same draws, carried over
     codes(ax, np.add(target, [(-30, 12), (28, 22), (4, -32)]), tail)
     mean(ax, *source, "$m_{y_j}$")
     mean(ax, *target, "$m_c$")
@@ -186,13 +193,13 @@ def draw_retraining(ax: Axes) -> None:
     """Draw the second row's title and legend, and the classifier that both cases feed."""
     ax.plot([40, 1770], [442, 442], color=EDGE, lw=0.8)
     text(ax, 40, 410, "After training", 12, weight="bold", ha="left")
-    for x, words, added in ((1178, "code of a training image", False), (1564, "additional code", True)):
-        codes(ax, np.array([(x, 410)]), GREY, added)
+    for x, words, synthetic in ((1178, "code of a training image", False), (1564, "synthetic code", True)):
+        codes(ax, np.array([(x, 410)]), GREY, synthetic)
         text(ax, x + 16, 402, words, 9.5, ha="left", va="baseline", color=GREY)
     box(ax, 720, 120, 370, 255)
     text(ax, 905, 342, "linear classifier", 11, weight="bold")
     text(ax, 905, 278, "re-trained on equally\nmany codes of every class", 10)
-    bars(ax, 846, 145, (80, 50, 30, 16, 7), full=80)
+    bars(ax, 846, 145, (80,) * 5)
     arrow(ax, (610, 247), (720, 247))
     arrow(ax, (1200, 247), (1090, 247))
 

@@ -51,8 +51,12 @@ FEATURE_DIMS = {
 }
 
 # --arch -> the ResNet: a DGCMM with the decoder VAE3 has `_vae3` in its name, a plain classifier is the ResNet's own
-PLAIN_ARCHITECTURES = {name: name for name in FEATURE_DIMS}
-ARCHITECTURES = {"resnet_vae3": "resnet50"} | {f"{name}_vae3": name for name in FEATURE_DIMS} | PLAIN_ARCHITECTURES
+PLAIN_ARCHITECTURES = tuple(FEATURE_DIMS)
+ARCHITECTURES = {
+    "resnet_vae3": "resnet50",
+    **{f"{name}_vae3": name for name in FEATURE_DIMS},
+    **{name: name for name in FEATURE_DIMS},
+}
 
 
 def feature_dim(arch: str) -> int:

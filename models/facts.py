@@ -1,33 +1,12 @@
 """What follows from the arguments of a run, said once at its start."""
 
-import argparse
 import logging
-from collections.abc import Mapping, Sized
 
 from models.losses import BALANCING_LOSSES
 from utils.training.optimisation import log_rates
 from utils.training.run import Run
 
 log = logging.getLogger("dgcmm")
-
-
-Parts = Mapping[str, Sized | None]  # the images of each split
-
-
-def warn_of_part(args: argparse.Namespace, parts: Parts, nodes: int = 1, taken: Parts | None = None) -> None:
-    """Warn if `--max-steps`, which a run that is continued still has, leaves images of the measured splits out.
-
-    Args:
-        args: max_steps and batch_size are read.
-        parts: all images; splits other than 'val' and 'test' are not measured.
-        nodes: each takes `--batch-size` images a step.
-        taken: the images that are measured, where they have been chosen; None for the first steps of each split.
-    """
-    for split in ("val", "test") if args.max_steps else ():
-        there = len(parts.get(split) or ())
-        measured = args.max_steps * args.batch_size * nodes if taken is None else len(taken[split] or ())
-        if measured < there:
-            log.warning("--max-steps %d: %d of %d %s images are measured", args.max_steps, measured, there, split)
 
 
 def log_facts(run: Run, training_images: int, steps: int, planned: int | None) -> None:

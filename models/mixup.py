@@ -30,9 +30,10 @@ class Mixed(NamedTuple):
 def mix(images: Tensor, labels: Tensor, share: float) -> tuple[Tensor, Mixed]:
     """Mix each image with the one half a batch further: images (B,...), labels (B,) -> the same, and what was mixed in.
 
-    The order of a batch is random already, so this pairs at random, as a drawn permutation would. And where each of W
-    processes has every W-th image of a batch, an even number, the image half of its own part further is the one half of
-    the whole batch further: the pairs are the same for any number of processes.
+    The order of a batch is random already, so this pairs at random; unlike those of a drawn permutation, the pairs of
+    an even batch are mutual. And where each of W processes has every W-th image of a batch, an even number, the image
+    half of its own part further is the one half of the whole batch further: the pairs are the same for any number of
+    processes.
     """
     half = len(images) // 2
     return torch.lerp(images.roll(half, 0), images, share), Mixed(labels.roll(half), share)

@@ -193,11 +193,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     for run in (run for place in args.places for run in find_runs(place)):
         runs.setdefault(run.resolve(), run)  # each once, however it is named
     results = [result for run in runs.values() for result in read_results(run)]
-    for name in args.metrics:
-        columns = {column for result in results for column in result.row if column != "split"}  # which is no number
-        if name not in columns and columns:
-            known = ", ".join(name for name in max((result.row for result in results), key=len) if name != "split")
-            raise UserError(f"--metrics: no run has {name!r}; there are {known}")
+    columns = dict.fromkeys(column for result in results for column in result.row if column not in ("epoch", "split"))
+    if columns and (unknown := [name for name in args.metrics if name not in columns]):
+        raise UserError(f"--metrics: no run has {unknown[0]!r}; there are {', '.join(columns)}")
     rows = group(results)
     remarks = "\n".join(filter(None, (say(row) for say in (repeated, outdated) for row in rows)))
     if args.csv:

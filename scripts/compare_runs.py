@@ -3,9 +3,9 @@
 
     python scripts/compare_runs.py RUN_FOLDER RUN_FOLDER
 
-Compares checkpoints entry by entry, metrics.csv without its time columns, metrics_per_class.csv, predictions.csv and
-health.json, of train.py and of the augmentations that either folder holds. Names what differs; the exit status is 1 if
-anything does.
+Compares checkpoints entry by entry, metrics.csv without its time columns, metrics_per_class.csv, predictions.csv,
+health.json and subset.txt, of train.py and of the augmentations that either folder holds; not pictures, logs and
+figures. Names what differs; the exit status is 1 if anything does.
 """
 
 import argparse
@@ -30,7 +30,7 @@ HABITS = (*SAME_RUN_FLAGS, "init")  # the place of the first weights, too
 
 
 def differences(first: Path, second: Path) -> list[str]:
-    """Names of the entries and files in which two run folders differ.
+    """Name the entries of checkpoints, and the files, in which two run folders differ.
 
     Raises:
         UserError: neither holds a run, or a checkpoint is missing or damaged.
@@ -46,7 +46,7 @@ def differences(first: Path, second: Path) -> list[str]:
 
 
 def _contents(folder: Path, suffix: str) -> dict[str, str]:
-    """Name -> digest of everything that one script left."""
+    """Digest what one script left: name of an entry of a checkpoint, or of a file -> digest."""
     contents = {}
     checkpoints = [folder / with_suffix(name, suffix) for name in (LAST, BEST)]
     for checkpoint in checkpoints if checkpoints[1].exists() else checkpoints[:1]:

@@ -106,7 +106,7 @@ def published_commands(gpus: int, folder: str) -> list[list[str]]:
     own = ["--dummy", "--max-steps=10", "--epochs=1", "--no-figures", f"--logdir={folder}"]
     found = []
     for words in commands:
-        kept = [word for word in words if not word.startswith(("$", "--pretrained", "--resume"))]
+        kept = [word for word in words if not word.startswith(("$", "--resume"))]
         train = words[0] == "train.py"
         found.append([*kept, *own, f"--ngpus={number}" if train else f"--resume={folder}/checkpoint.pth"])
     return found

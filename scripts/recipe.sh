@@ -48,6 +48,10 @@ recipe() {
     exit 2
     ;;
   esac
+  if [[ $start == adjusted && " ${*:4} " == *" --loss"[\ =]"ldam-drw "* ]]; then
+    echo "error: --loss=ldam-drw leaves no bias to adjust: set START=trained" >&2
+    exit 2
+  fi
   shift $(($# < 3 ? $# : 3))
   local folders=()
   for seed in ${SEEDS:-$seeds}; do

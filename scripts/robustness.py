@@ -40,9 +40,8 @@ from models.encoder import PLAIN_ARCHITECTURES
 from models.loading import all_weights, create_model
 from models.scoring import Scorer
 from scripts.experiments.corruption import CORRUPTIONS, Corrupt
-from scripts.experiments.generative import batches, measure_generative_half
+from scripts.experiments.generative import LOOKED_AT, batches, measure_generative_half
 from scripts.experiments.posthoc import LEAVE_OUT, METHODS, Classify, fixed_of, method_value
-from scripts.experiments.protocol import LOOKED_AT
 from scripts.experiments.trained import TrainedRun, open_run, run_parser
 from utils.cli.types import path
 from utils.device import autocast, memory_watched, to_unit_range

@@ -1,6 +1,7 @@
 """What the tests share: running a script in this process, and small data in the real layouts."""
 
 import csv
+import importlib
 import json
 import logging
 import os
@@ -23,8 +24,11 @@ import numpy as np
 import torch
 from PIL import Image
 
+import train
+from datasets import DATASETS
 from datasets.workers import kill_workers
 from helpers.project import HEADER_2017, SMALL_MODEL
+from utils.errors import run_script
 
 TRAINING = ("train", "augment", "augment_ftl")
 
@@ -109,10 +113,6 @@ def script(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Ca
     """
 
     def run(name: str, *argv: object, figures: bool = False) -> Outcome:
-        import importlib
-
-        from utils.errors import run_script
-
         words = [*map(str, argv), *(["--no-figures"] if name in TRAINING and not figures else [])]
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *words])
         capsys.readouterr()
@@ -143,8 +143,6 @@ def lock_elsewhere() -> Iterator[Callable[[Path], None]]:
 @pytest.fixture(scope="session")
 def chest_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """60 PNGs in ChestXray's layout: 3 of a class for training, 1 for test, some RGBA; rows with two labels too."""
-    from datasets import DATASETS
-
     folder = tmp_path_factory.mktemp("ChestXray")
     (folder / "images").mkdir()
     rng = np.random.default_rng(0)
@@ -177,8 +175,6 @@ def chest(chest_folder: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def trained_digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Run folder of a two-epoch training on Digits_LT; tests that write must copy it."""
-    import train
-
     folder = tmp_path_factory.mktemp("digits_run")
     flags = [
         *SMALL_MODEL,

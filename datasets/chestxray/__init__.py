@@ -51,7 +51,7 @@ def prepare(
         log.warning("%s", remark)
     for train, name in LISTS.items():
         path = folder / name
-        if manifest is None and path.is_file() and (problem := list_problem(path, train, len(read_list(path)))):
+        if manifest is None and path.is_file() and (problem := list_problem(path, train, read_list(path))):
             log.warning("%s: this is not the official split", problem)
 
 

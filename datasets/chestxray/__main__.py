@@ -116,7 +116,7 @@ def check_lists(folder: Path, official: bool) -> None:
         patients[train] = {patient_of(image) for image in listed}
         found = len(locate(listed, files).paths)
         log.info("%s: %d of %d images are there", name, found, len(listed))
-        if official and (problem := list_problem(folder / name, train, len(listed))):
+        if official and (problem := list_problem(folder / name, train, listed)):
             raise UserError(f"{problem}: replace it, or name the mirror's --dataset-manifest")
         if found < len(listed):  # `prepare` has made sure of those with a single label
             log.warning("%s: %d images with several labels lack; they are not used", name, len(listed) - found)

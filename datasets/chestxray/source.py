@@ -6,9 +6,9 @@ import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
-from datasets.download.remote import RemoteFile
+from datasets.download.remote import RemoteFile, problem_of_bytes
 from datasets.download.unpack import EXTENSIONS
 from datasets.tables import count_of, read_text, repeated
 from utils.errors import UserError
@@ -59,9 +59,13 @@ _DIGITS = {"md5": 32, "sha256": 64}
 _KEYS = ("name", "url", "bytes", *_DIGITS)
 
 
-def list_problem(path: Path, train: bool, count: int) -> str | None:
-    """Say in words what tells a list of so many images from NIH's training or test list; None if nothing does."""
-    return None if count == LISTED[train] else f"{path} names {count} images, NIH's {LISTED[train]}"
+def list_problem(path: Path, train: bool, names: Sequence[str]) -> str | None:
+    """Say in words what tells the images of a list from those of NIH's training or test list; None if nothing does."""
+    if len(names) != LISTED[train]:
+        return f"{path} names {len(names)} images, NIH's {LISTED[train]}"
+    published = next(file for file in _TEXTS if file.name == LISTS[train])
+    content = "\n".join(sorted(f"{PurePath(name).stem}.png" for name in names))  # whatever format they are in here
+    return f"{path} names other images than NIH's" if problem_of_bytes(content.encode(), published) else None
 
 
 @dataclass(frozen=True)

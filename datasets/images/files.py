@@ -11,9 +11,10 @@ from PIL import Image
 from torch import Tensor
 
 from datasets.base import ImageDataset
+from datasets.images.cache import ImageCache
 from datasets.images.finder import by_folder, is_folder, leads_nowhere, require_live
 from datasets.images.opening import open_image
-from datasets.images.source import ImageSource, SourceCache, whole
+from datasets.images.source import ImageSource, whole
 from datasets.transforms import RandomCropAndFlip
 from utils.errors import UserError
 from utils.files import NOT_THERE
@@ -109,9 +110,11 @@ class FileDataset(ImageDataset):
         super().__init__(classes, targets, ids, groups=groups)
         _require_utf8(root, ids)
         self.root, self.colour = root, colour
-        self.files = np.asarray(files)  # one array: 100,000 paths would take tens of megabytes
+        self.files = np.asarray(
+            files
+        )  # one array: loading processes share it, as nothing counts who refers to its parts
         self.names = self.ids  # of the rows of the source; `ids` are those of a subset
-        self.cache: SourceCache | None = None
+        self.cache: ImageCache | None = None
         self.forget: Callable[[int], object] | None = None
 
     def path(self, row: int) -> Path:
@@ -149,7 +152,7 @@ class FileDataset(ImageDataset):
                 self.forget(row)
             raise
 
-    def cached(self, cache: SourceCache) -> "FileDataset":
+    def cached(self, cache: ImageCache) -> "FileDataset":
         """Read the same images from a cache."""
         part = copy.copy(self)
         part.cache = cache

@@ -38,14 +38,3 @@ class ArraySource:
 def whole(source: ImageSource) -> np.ndarray:
     """Give all pixels of an image, uint8 (h,w) or (h,w,3)."""
     return source.crop(0, 0, source.height, source.width)
-
-
-class SourceCache(Protocol):
-    """Images by their rows in a data set."""
-
-    def source(self, row: int, name: str) -> ImageSource:
-        """Open the image of a row; the name is for messages.
-
-        Raises:
-            UserError: it cannot be read.
-        """

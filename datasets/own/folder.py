@@ -48,7 +48,7 @@ def load_folder(args: argparse.Namespace, parts: Sequence[str] = PARTS) -> Split
     root = images_root(args.datadir)
     _check_logdir(root, args.logdir)
     folders = _all_folders(root)
-    if locked := [folder for folder in folders if _is_locked(root / folder)]:
+    if locked := [folder for folder in folders if _is_run_or_cache(root / folder)]:
         log.info("left out: %s, of a run or a cache (%s)", ", ".join(locked), LOCK_NAME)
         folders = [folder for folder in folders if folder not in locked]
     if of_run := [folder for folder in folders if _is_of_run(root / folder, args.logdir)]:
@@ -83,7 +83,7 @@ def load_folder(args: argparse.Namespace, parts: Sequence[str] = PARTS) -> Split
 def _check_logdir(root: Path, logdir: str) -> None:
     """Raise a `UserError` if the folder of a run that begins has images of the data in it."""
     run = Path(logdir).resolve()
-    if root.resolve() in run.parents and run.is_dir() and not _is_locked(run) and find_files(run).images:
+    if root.resolve() in run.parents and run.is_dir() and not _is_run_or_cache(run) and find_files(run).images:
         raise UserError(f"--logdir {logdir} has images of --datadir {root} in it: name a folder outside of them")
 
 
@@ -94,7 +94,7 @@ def _is_of_run(folder: Path, logdir: str) -> bool:
         UserError: it has the images of a class, and the run would draw into it.
     """
     place, run = folder.resolve(), Path(logdir).resolve()
-    if place.name in FOLDERS and (place.parent == run or _is_locked(place.parent)):
+    if place.name in FOLDERS and (place.parent == run or _is_run_or_cache(place.parent)):
         if DRAWN.issuperset(find_images(place)):
             return True
         if place.parent == run:
@@ -110,7 +110,7 @@ def _find_outside_runs(folder: Path) -> tuple[Files, list[str]]:
     found = find_files(folder)
     inside = {path.rpartition("/")[0] for path in (*found.images, *found.others)} - {""}
     above = {str(place) for path in inside for place in (Path(path), *Path(path).parents[:-1])}
-    runs = sorted(place for place in above if _is_locked(folder / place))
+    runs = sorted(place for place in above if _is_run_or_cache(folder / place))
     starts = tuple(f"{run}/" for run in runs)
     return Files(*([path for path in paths if not path.startswith(starts)] for paths in found)), runs
 
@@ -205,7 +205,7 @@ def _check_class_folder(root: Path, place: str, label: str, places: dict[tuple[i
 
 def _folders(folder: Path) -> list[str]:
     """List the folders in a folder that may hold images, by name; a cache of images and a run are none of them."""
-    return [name for name in _all_folders(folder) if not _is_locked(folder / name)]
+    return [name for name in _all_folders(folder) if not _is_run_or_cache(folder / name)]
 
 
 def _all_folders(folder: Path) -> list[str]:
@@ -226,7 +226,7 @@ def _all_folders(folder: Path) -> list[str]:
     return sorted(names)
 
 
-def _is_locked(folder: Path) -> bool:
+def _is_run_or_cache(folder: Path) -> bool:
     """Tell whether a folder is that of a run or of a cache: a script of this project has left its lock there.
 
     One with images in it, but for pictures of a run, is no such folder, unless there is more of a run: it is a class.

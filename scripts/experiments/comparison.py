@@ -117,7 +117,7 @@ def acsa_of(runs: Sequence[Run], method: str, condition: str | None) -> dict[int
 
 def require_measured(run: Run, method: str, condition: str | None) -> None:
     """Raise a `UserError` if a run was not measured by a method, or with other values of it under the conditions."""
-    remedy = f"move {run.folder} away, and the stage makes it again"
+    remedy = f"move {run.folder}, and what --runs has of it, away, and the stage makes it again"
     if not acsa_of([run], method, condition):
         under = f" under {condition}" if condition else ""
         raise UserError(f"{method} is chosen now, {run.folder} has no measurement of it{under}: {remedy}")

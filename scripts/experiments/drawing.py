@@ -11,9 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from scripts.experiments.comparison import DGCMM_ROW, best_baseline, contenders
+from scripts.experiments.corruption import NOISE
 from scripts.experiments.protocol import ALL, BY_NAME, FURTHER, TABLE, TENTH_18
 from scripts.experiments.results import RETRAINED, Run, retrained_file
-from scripts.experiments.tables import NOISE, NUMBERS_OF_IMAGES
+from scripts.experiments.tables import NUMBERS_OF_IMAGES
 from scripts.experiments.verdicts import marked
 from utils.figures.style import BLACK, BLUE, GREEN, PURPLE, RED, defaults
 from utils.files import read_rows, write_atomically

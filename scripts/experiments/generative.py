@@ -20,6 +20,7 @@ from utils.metrics import compute_metrics
 from utils.randomness import Stream, generator
 
 SAMPLES = 100  # of each component
+LOOKED_AT = 2_000  # test images, spread over the classes, that every label is tried on by the decoder
 
 
 def batches(data: ImageDataset, batch_size: int) -> BatchLoader:

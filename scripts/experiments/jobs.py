@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import NamedTuple
 
@@ -90,10 +90,13 @@ def require_current(step: Step, place: Path) -> None:
     if before != now:
         raise UserError(
             f"{place} was made by {Path(step.words[0]).name} with {' '.join(sorted(before - now)) or 'less'}, now it "
-            f"would be with {' '.join(sorted(now - before)) or 'less'}: move it away, or go back to what was"
+            f"would be with {' '.join(sorted(now - before)) or 'less'}: move it away, both from --results and from "
+            "--runs, or go back to what was"
         )
-    if measured is not None and measured < epochs_of(read_metrics(place / "metrics.csv")):
-        raise UserError(f"{place / step.product} is of epoch {measured}, after which the training went on: delete it")
+    made_it = not step.product or (place / step.product).exists()
+    if made_it and measured is not None and measured < epochs_of(read_metrics(place / "metrics.csv")):
+        left = place / (step.product or step.record)
+        raise UserError(f"{left} is of epoch {measured}, after which the training went on: delete it")
 
 
 def settings(words: Sequence[str]) -> set[str]:
@@ -104,7 +107,7 @@ def settings(words: Sequence[str]) -> set[str]:
 
 
 class Runner:
-    """Runs jobs, so many at a time, each with one thread of computation.
+    """Runs jobs, so many at a time, each with one thread of computation unless OMP_NUM_THREADS says otherwise.
 
     Args:
         code: working directory of the commands.
@@ -131,10 +134,9 @@ class Runner:
         with ThreadPoolExecutor(self.jobs) as pool:
             try:
                 running = {pool.submit(self._run_job, job): job for job in waiting}
-                while not all(future.done() for future in running):
+                while wait(running, POLL_S).not_done:
                     if self.deadline is not None and time.monotonic() > self.deadline:
                         self.stop()
-                    time.sleep(POLL_S)
             except BaseException:
                 self.stop()
                 raise
@@ -170,8 +172,8 @@ class Runner:
         for step in job.steps:
             if self._stopped.is_set():
                 return None
+            require_current(step, folder)
             if step.product and (folder / step.product).exists():
-                require_current(step, folder)
                 continue
             status = self._run_command(step, folder)
             if status and self._stopped.is_set():

@@ -157,103 +157,6 @@ def _fit(name: str, model: NearestCentroid | LinearDiscriminantAnalysis, codes: 
             raise UserError(f"{name}: {error} ({LEAVE_OUT})") from error
 
 
-def classifier_retraining(codes: TrainedCodes, lr: float) -> Classify:
-    """Train a new classifier class-balanced (cRT; Kang et al., ICLR 2020); it starts at random, as the original."""
-    with global_seed(codes.seed, Stream.INITIALISATION):
-        new = build_classifier(codes.mu.shape[1], codes.num_classes, not codes.linear)
-    return softmax_of(retrained(new, balanced_codes(codes), lr, codes.seed))
-
-
-class ScaledLogits(nn.Module):
-    """A fixed classifier whose logits are scaled, class by class; the scales s (K,) are learned and start at 1."""
-
-    def __init__(self, classifier: nn.Module, num_classes: int) -> None:
-        super().__init__()
-        self.classifier = copy.deepcopy(classifier).requires_grad_(False)
-        self.scales = nn.Parameter(torch.ones(num_classes))
-
-    def forward(self, codes: Tensor) -> Tensor:
-        """Compute logits: (B,D) -> (B,K)."""
-        return self.classifier(codes) * self.scales
-
-
-def weight_scaling(codes: TrainedCodes, lr: float) -> Classify:
-    """Learn a scale of each class's logit, class-balanced (LWS; Kang et al., ICLR 2020)."""
-    scaled = ScaledLogits(codes.classifier, codes.num_classes)
-    return softmax_of(retrained(scaled, balanced_codes(codes), lr, codes.seed))
-
-
-def smote(codes: TrainedCodes, lr: float) -> Classify:
-    """Re-train the classifier on codes filled up by SMOTE (Chawla et al., JAIR 2002)."""
-    sampler = SmoteSampler(codes.mu, codes.targets, codes.num_classes, codes.seed)
-    return softmax_of(retrained(copy.deepcopy(codes.classifier), sampler, lr, codes.seed))
-
-
-def case_1(codes: TrainedCodes, lr: float) -> Classify:
-    """Re-train the classifier as augment_ftl.py does."""
-    return softmax_of(retrained(copy.deepcopy(codes.classifier), transferred_codes(codes), lr, codes.seed))
-
-
-def case_1_adjusted(codes: TrainedCodes, lr: float) -> Classify:
-    """Re-train the classifier as augment_ftl.py does with `--start=adjusted`."""
-    return softmax_of(retrained(adjusted(codes), transferred_codes(codes), lr, codes.seed))
-
-
-def case_2(codes: TrainedCodes, lr: float) -> Classify:
-    """Re-train the classifier as augment.py does."""
-    return softmax_of(retrained(copy.deepcopy(codes.classifier), drawn_codes(codes), lr, codes.seed))
-
-
-def case_2_adjusted(codes: TrainedCodes, lr: float) -> Classify:
-    """Re-train the classifier as augment.py does with `--start=adjusted`."""
-    return softmax_of(retrained(adjusted(codes), drawn_codes(codes), lr, codes.seed))
-
-
-METHODS = {
-    "trained": Method(as_trained),
-    "logit-adjustment": Method(logit_adjustment, "tau", TAUS, 1.0),
-    "tau-normalisation": Method(tau_normalisation, "tau", TAUS, 1.0, linear=True),
-    "ncm": Method(nearest_mean, "distance", ("euclidean", "unit"), "unit"),
-    "lda": Method(discriminant_analysis, "shrinkage", (0.01, 0.1, 0.5, 0.9), 0.1),
-    "crt": Method(classifier_retraining, "lr", RATES, 1e-1),
-    "lws": Method(weight_scaling, "lr", RATES, 1e-2),
-    "smote": Method(smote, "lr", RATES, 1e-2),
-    "case-1": Method(case_1, "lr", RATES, 1e-2),
-    "case-1-adjusted": Method(case_1_adjusted, "lr", RATES, 1e-2, linear=True),
-    "case-2": Method(case_2, "lr", RATES, 1e-2),
-    "case-2-adjusted": Method(case_2_adjusted, "lr", RATES, 1e-2, linear=True),
-}
-
-
-def fixed_of(pairs: Sequence[tuple[str, float | str]], names: Sequence[str]) -> dict[str, float | str]:
-    """Gather what `--fixed` gives: name of a method -> value; a `UserError` if one is not measured, none of `names`."""
-    fixed = dict(pairs)
-    if unused := sorted(fixed.keys() - set(names)):
-        raise UserError(f"--fixed {unused[0]}: this method is not measured, leave it out")
-    return fixed
-
-
-def method_value(text: str) -> tuple[str, float | str]:
-    """Parse NAME=VALUE of a method (an argparse type)."""
-    name, _, value = text.partition("=")
-    method = METHODS.get(name)
-    if method is None or not method.parameter:
-        raise argparse.ArgumentTypeError(f"{text!r} names none of {', '.join(n for n in METHODS if n != 'trained')}")
-    if isinstance(method.default, str):
-        if value not in method.grid:
-            raise argparse.ArgumentTypeError(f"{name}: {value!r} is none of {', '.join(map(str, method.grid))}")
-        return name, value
-    most = 1 if method.parameter == "shrinkage" else float("inf")
-    try:
-        number = float(value)
-    except ValueError:
-        number = -1.0
-    if not 0 <= number <= most or number == float("inf"):
-        to = "on" if most > 1 else f"to {most}"
-        raise argparse.ArgumentTypeError(f"{name}: {value!r} is no number from 0 {to}")
-    return name, number
-
-
 def drawn_codes(codes: TrainedCodes) -> PosteriorSampler:
     """Plan codes as augment.py does: n_max of every class, each a fresh draw."""
     return PosteriorSampler(codes.mu, codes.sigma, codes.targets, codes.num_classes, codes.seed)
@@ -269,11 +172,38 @@ def balanced_codes(codes: TrainedCodes) -> PosteriorSampler:
     return drawn_codes(codes._replace(sigma=torch.zeros_like(codes.mu)))
 
 
+def as_it_is(codes: TrainedCodes) -> nn.Module:
+    """Copy the classifier."""
+    return copy.deepcopy(codes.classifier)
+
+
 def adjusted(codes: TrainedCodes) -> nn.Linear:
     """Copy the classifier, log(class share) subtracted from its bias: what re-training starts at if so asked."""
     classifier = copy.deepcopy(codes.classifier)
     subtract_class_shares(classifier, codes.class_counts.tolist())
     return classifier
+
+
+def new(codes: TrainedCodes) -> nn.Module:
+    """Make a new classifier, at random, as that of cRT is (Kang et al., ICLR 2020)."""
+    with global_seed(codes.seed, Stream.INITIALISATION):
+        return build_classifier(codes.mu.shape[1], codes.num_classes, not codes.linear)
+
+
+class ScaledLogits(nn.Module):
+    """The classifier, fixed, with logits scaled class by class (LWS; Kang et al., ICLR 2020).
+
+    The scales s (K,) are learned and start at 1.
+    """
+
+    def __init__(self, codes: TrainedCodes) -> None:
+        super().__init__()
+        self.classifier = as_it_is(codes).requires_grad_(False)
+        self.scales = nn.Parameter(torch.ones(codes.num_classes))
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """Compute logits: (B,D) -> (B,K)."""
+        return self.classifier(codes) * self.scales
 
 
 def retrained(classifier: nn.Module, sampler: PosteriorSampler, lr: float, seed: int) -> nn.Module:
@@ -295,17 +225,23 @@ def retrained(classifier: nn.Module, sampler: PosteriorSampler, lr: float, seed:
     return classifier
 
 
-class SmoteSampler(PosteriorSampler):
-    """SMOTE: every class is filled up to the largest by codes between two of its own, made where a batch needs them.
+def retraining(
+    start: Callable[[TrainedCodes], nn.Module], plan: Callable[[TrainedCodes], PosteriorSampler]
+) -> Callable[[TrainedCodes, float], Classify]:
+    """Make the method that re-trains the classifier of `start` on the codes of `plan`, by a learning rate."""
+    return lambda codes, lr: softmax_of(retrained(start(codes), plan(codes), lr, codes.seed))
 
-    Args:
-        mu, targets, num_classes, seed: as in `PosteriorSampler`.
+
+class SmoteSampler(PosteriorSampler):
+    """SMOTE (Chawla et al., JAIR 2002): codes between two of their class fill it up to the largest.
+
+    They are made where a batch needs them.
     """
 
-    def __init__(self, mu: Tensor, targets: Tensor, num_classes: int, seed: int) -> None:
-        made = fill_up(mu.numpy(), targets.numpy(), seed)
+    def __init__(self, codes: TrainedCodes) -> None:
+        made = fill_up(codes.mu.numpy(), codes.targets.numpy(), codes.seed)
         self.first, self.second, self.shares = map(torch.from_numpy, (made.first, made.second, made.shares))
-        super().__init__(mu, torch.zeros(0), targets[self.first], num_classes, seed)
+        super().__init__(codes.mu, torch.zeros(0), codes.targets[self.first], codes.num_classes, codes.seed)
 
     def codes(self, sources: Tensor, labels: Tensor, noise: Tensor) -> Tensor:
         """Make the codes of a batch of the plan: (B,), (B,) -> (B,D); there is no noise in them."""
@@ -342,8 +278,53 @@ def fill_up(codes: np.ndarray, targets: np.ndarray, seed: int) -> Between:
         k = min(NEIGHBOURS, count - 1)
         chosen = rng.integers(count, size=missing)
         others = chosen
-        if k:  # of the code itself there is none
+        if k and missing:  # a single code has no other beside it
             nearest = NearestNeighbors(n_neighbors=k).fit(codes[own]).kneighbors(return_distance=False)
             others = nearest[chosen, rng.integers(k, size=missing)]
         parts.append(Between(own[chosen], own[others], rng.random(missing).astype(codes.dtype)))
     return Between(*map(np.concatenate, zip(*parts, strict=True)))
+
+
+METHODS = {
+    "trained": Method(as_trained),
+    "logit-adjustment": Method(logit_adjustment, "tau", TAUS, 1.0),
+    "tau-normalisation": Method(tau_normalisation, "tau", TAUS, 1.0, linear=True),
+    "ncm": Method(nearest_mean, "distance", ("euclidean", "unit"), "unit"),
+    "lda": Method(discriminant_analysis, "shrinkage", (0.01, 0.1, 0.5, 0.9), 0.1),
+    "crt": Method(retraining(new, balanced_codes), "lr", RATES, 1e-1),
+    "lws": Method(retraining(ScaledLogits, balanced_codes), "lr", RATES, 1e-2),
+    "smote": Method(retraining(as_it_is, SmoteSampler), "lr", RATES, 1e-2),
+    "case-1": Method(retraining(as_it_is, transferred_codes), "lr", RATES, 1e-2),
+    "case-1-adjusted": Method(retraining(adjusted, transferred_codes), "lr", RATES, 1e-2, linear=True),
+    "case-2": Method(retraining(as_it_is, drawn_codes), "lr", RATES, 1e-2),
+    "case-2-adjusted": Method(retraining(adjusted, drawn_codes), "lr", RATES, 1e-2, linear=True),
+}
+
+
+def fixed_of(pairs: Sequence[tuple[str, float | str]], names: Sequence[str]) -> dict[str, float | str]:
+    """Gather what `--fixed` gives: name of a method -> value; a `UserError` if one is not measured, none of `names`."""
+    fixed = dict(pairs)
+    if unused := sorted(fixed.keys() - set(names)):
+        raise UserError(f"--fixed {unused[0]}: this method is not measured, leave it out")
+    return fixed
+
+
+def method_value(text: str) -> tuple[str, float | str]:
+    """Parse NAME=VALUE of a method (an argparse type)."""
+    name, _, value = text.partition("=")
+    method = METHODS.get(name)
+    if method is None or not method.parameter:
+        raise argparse.ArgumentTypeError(f"{text!r} names none of {', '.join(n for n in METHODS if n != 'trained')}")
+    if isinstance(method.default, str):
+        if value not in method.grid:
+            raise argparse.ArgumentTypeError(f"{name}: {value!r} is none of {', '.join(map(str, method.grid))}")
+        return name, value
+    most = 1 if method.parameter == "shrinkage" else float("inf")
+    try:
+        number = float(value)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= most or number == float("inf"):
+        to = "on" if most > 1 else f"to {most}"
+        raise argparse.ArgumentTypeError(f"{name}: {value!r} is no number from 0 {to}")
+    return name, number

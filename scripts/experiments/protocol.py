@@ -21,7 +21,6 @@ DATASET = "FashionMNIST_LT"
 TUNING, TABLE, FEW, FRESH = (5, 6), (0, 1, 2, 3, 4), (0, 1), tuple(range(10, 20))  # subsets
 VALIDATION = 500  # images a class: of 100, balanced accuracy has a standard error of 1.2 points, more than is chosen by
 RETRAINING_EPOCHS = 10
-LOOKED_AT = 2_000  # test images, spread over the classes, that every label is tried on by the decoder
 PLAIN, DGCMM = "", "_vae3"  # what follows the encoder in --arch
 
 
@@ -246,24 +245,13 @@ class Selection(NamedTuple):
         return Job(folder, (train, *baseline_steps(self.places, folder, row, choice.values)))
 
 
-def table_jobs(selection: Selection) -> list[Job]:
-    """List the runs of the main table."""
-    pairs = selection.of("table", TABLE)
-    return [selection.full_job(f"table/{row.name}/subset{subset}", row, ALL, ALL, subset) for row, subset in pairs]
-
-
-def tenth_jobs(selection: Selection, regime: Regime) -> list[Job]:
-    """List the runs on a tenth of the images, by the encoder of a regime."""
+def full_jobs(selection: Selection, stage: str, regime: Regime, subsets: Sequence[int] = TABLE) -> list[Job]:
+    """List the runs of a stage on which all is measured, with what was chosen for them."""
+    _, chosen_for = CHOSEN[stage]
     return [
-        selection.full_job(f"{regime.name}/{row.name}/subset{subset}", row, regime, regime, subset)
-        for row, subset in selection.of(regime.name, TABLE)
+        selection.full_job(f"{stage}/{row.name}/subset{subset}", row, regime, chosen_for, subset)
+        for row, subset in selection.of(stage, subsets)
     ]
-
-
-def third_jobs(selection: Selection) -> list[Job]:
-    """List the runs on a third of the images, with what was chosen for all of them."""
-    pairs = selection.of("third", FEW)
-    return [selection.full_job(f"third/{row.name}/subset{subset}", row, THIRD, ALL, subset) for row, subset in pairs]
 
 
 def imbalance_jobs(selection: Selection) -> list[Job]:
@@ -292,23 +280,15 @@ def weights_jobs(selection: Selection) -> list[Job]:
     ]
 
 
-def confirm_jobs(selection: Selection) -> list[Job]:
-    """List the runs on the fresh subsets, with what was chosen for a tenth of the images."""
-    return [
-        selection.full_job(f"confirm/{row.name}/subset{subset}", row, TENTH_18, TENTH_18, subset)
-        for row, subset in selection.of("confirm", FRESH)
-    ]
-
-
 TUNED = {"tune": ALL, "tune-tenth": TENTH, "tune-tenth-resnet18": TENTH_18}  # stage -> the regime that it chooses for
 MADE: dict[str, Callable[[Selection], list[Job]]] = {
-    "table": table_jobs,
-    "tenth": partial(tenth_jobs, regime=TENTH),
-    "tenth-resnet18": partial(tenth_jobs, regime=TENTH_18),
-    "third": third_jobs,
+    "table": partial(full_jobs, stage="table", regime=ALL),
+    "tenth": partial(full_jobs, stage="tenth", regime=TENTH),
+    "tenth-resnet18": partial(full_jobs, stage="tenth-resnet18", regime=TENTH_18),
+    "third": partial(full_jobs, stage="third", regime=THIRD, subsets=FEW),
     "imbalance": imbalance_jobs,
     "weights": weights_jobs,
-    "confirm": confirm_jobs,
+    "confirm": partial(full_jobs, stage="confirm", regime=TENTH_18, subsets=FRESH),
 }
 STAGES = (*TUNED, *MADE)
 

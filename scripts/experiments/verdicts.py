@@ -16,8 +16,9 @@ from scripts.experiments.comparison import (
     difference_between,
 )
 from scripts.experiments.corruption import CORRUPTIONS, NOISE
+from scripts.experiments.generative import LOOKED_AT
 from scripts.experiments.posthoc import RATES
-from scripts.experiments.protocol import ALL, CHOSEN, JUDGES, LOOKED_AT, TABLE
+from scripts.experiments.protocol import ALL, CHOSEN, JUDGES, TABLE
 from scripts.experiments.results import Run, read_generative_half, values_of, values_under
 from scripts.experiments.significance import Difference, paired_difference
 

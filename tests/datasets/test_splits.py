@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import shutil
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from datasets.splits import (
     log_images,
     prepare_data,
     warn_of_overlap,
+    warn_of_part,
 )
 from helpers.data import data_args
 from utils.errors import UserError
@@ -408,3 +410,21 @@ def test_file_that_a_data_set_misses_is_named(tmp_path, monkeypatch):
 def test_imbalance_that_cannot_be_is_refused_before_a_download(name):
     with pytest.raises(UserError, match="--imbalance-factor 100000 leaves no image of the smallest class"):
         data_args(name, imbalance_factor=1e5)
+
+
+@pytest.mark.parametrize(
+    ("max_steps", "told"),
+    [(None, []), (25, []), (24, ["240 of 241 test"]), (2, ["20 of 30 val", "20 of 241 test"])],
+)
+def test_splits_that_are_not_measured_whole_are_told(max_steps, told, caplog):
+    args = Namespace(max_steps=max_steps, batch_size=5)
+    warn_of_part(args, {"train": range(1000), "val": range(30), "test": range(241)}, nodes=2)
+    warn_of_part(args, {"train": range(1000), "val": None}, nodes=2)
+    assert caplog.messages == [f"--max-steps {max_steps}: {part} images are measured" for part in told]
+
+
+def test_images_that_were_chosen_are_counted(caplog):
+    """At least one of each class is, so there may be more than the steps have."""
+    args, taken = Namespace(max_steps=1, batch_size=5), {"train": range(10), "val": None, "test": range(10)}
+    warn_of_part(args, {"train": range(1000), "val": None, "test": range(241)}, taken=taken)
+    assert caplog.messages == ["--max-steps 1: 10 of 241 test images are measured"]

@@ -443,9 +443,11 @@ MOMENTS = (  # signal, whom it reaches, after which line
 def test_run_of_two_killed_and_stopped_in_turn_equals_uninterrupted_by_torchrun(tmp_path):
     """The command of the README, a process loads for each of the two, and nobody is left after any end.
 
-    What is uninterrupted is the command of docs/distributed.md.
+    What is uninterrupted is the command of docs/distributed.md. After a warm-up the prior starts in both processes, and
+    both measure the best epoch on the test set.
     """
     flags = ["--epochs=2", "--batch-size=24", "--T-max=2", "--max-steps=4", "--save-every=2", "--print-freq=1"]
+    flags += ["--warmup-epochs=1", "--val-per-class=4"]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     words = [*documented("docs/distributed.md", whole), *flags]
     with running(torchrun("--nproc-per-node=2", "train.py", *words)) as (process,):
@@ -457,11 +459,8 @@ def test_run_of_two_killed_and_stopped_in_turn_equals_uninterrupted_by_torchrun(
     for signum, whom, line in MOMENTS:
         with running(again) as (process,):
             assert any(line in said for said in process.stdout)
-            signalled = time.monotonic()
             whom(process.pid, signum)
-            _, err = process.communicate(timeout=60)
-            took = time.monotonic() - signalled
-        assert took < 30  # a hang would be the 60 s of --dist-timeout
+            _, err = process.communicate(timeout=30)  # a hang would be the 60 s of --dist-timeout
         found = load_checkpoint(broken / "checkpoint.pth")
         if signum == signal.SIGKILL:
             assert (process.returncode, found["epoch"], found["step"]) == (-signum, 0, 2)
@@ -474,7 +473,7 @@ def test_run_of_two_killed_and_stopped_in_turn_equals_uninterrupted_by_torchrun(
     with running(again) as (process,):
         _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
-    assert differences(whole, broken) == ["checkpoint.pth: args"]
+    assert differences(whole, broken) == ["checkpoint.pth: args", "model_best.pth: args"]
     one, other = (load_checkpoint(folder / "checkpoint.pth")["args"] for folder in (whole, broken))
     launch = {"multiprocessing_distributed", "ngpus", "dist_timeout"}
     assert {name for name in one if one[name] != other[name]} - {*SAME_RUN_FLAGS} <= launch

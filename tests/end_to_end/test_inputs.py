@@ -10,10 +10,12 @@ import pytest
 import torch
 
 import datasets.chestxray.fetch
+import models.dgcmm
 from datasets.download.remote import Patience
 from helpers.limits import limit_files
 from helpers.mirror import Mirror
 from helpers.project import ROOT, SMALL_MODEL
+from utils.training.checkpoint import load_checkpoint, save_checkpoint
 
 CHEST = ["ChestXray", "--dataset-manifest=TMP/closed.json"]  # of a mirror that nobody has switched on
 MP = "--multiprocessing-distributed"
@@ -194,14 +196,8 @@ def test_host_that_is_nowhere(script, tmp_path, monkeypatch):
     assert not (tmp_path / "new").exists()
 
 
-def test_table_is_long():
-    assert len(CASES) >= 80
-
-
 def write_odd_checkpoints(folder, run):
     """Checkpoints that are whole and yet not what a command can use."""
-    from utils.training.checkpoint import load_checkpoint, save_checkpoint
-
     good = load_checkpoint(run)
     weights = dict(list(good["state_dict"].items())[1:])
     changes = {
@@ -361,8 +357,6 @@ def test_damaged_image_is_named(script, tmp_path, chest_folder):
 
 
 def test_loss_that_is_not_finite_stops_before_a_weight_changes(script, tmp_path, monkeypatch):
-    import models.dgcmm
-
     forward = models.dgcmm.DGCMM.forward
     calls, weights = [], []
 

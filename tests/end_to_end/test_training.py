@@ -126,7 +126,10 @@ def test_spread_that_is_asked_for_is_that_of_a_model_with_another_ones_weights_t
     head = load_checkpoint(tmp_path / "checkpoint.pth")["state_dict"]
     torch.testing.assert_close(head["log_var_head.bias"], torch.full((32,), 2 * math.log(0.2)), atol=1e-3, rtol=0)
     again = ["Digits_LT", "--init=of-a-new-run.pth", f"--logdir={tmp_path}", "--resume=auto"]
-    assert script("train", *again).result == done.result
+    finished = script("train", *again)
+    assert finished.result == done.result
+    said = f"{tmp_path}/checkpoint.pth began with {start[0].replace('=', ' ')}, and is continued"
+    assert f"--init of-a-new-run.pth is for a new run: {said}" in finished.err
     assert "--sampler balanced and --loss logit-adjust both balance the classes" in done.err
     assert "taken: encoder, mu_head, classifier, decoder, prior; started anew: log_var_head" in done.out
 

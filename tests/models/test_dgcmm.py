@@ -6,7 +6,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.dgcmm import DGCMM, INITIAL_LOG_VAR
-from models.encoder import ResNetEncoder
 from models.losses import LossWeights
 from models.prior import LOG_VAR_LIMIT
 
@@ -188,19 +187,6 @@ def test_prior_is_saved_with_the_model():
     shapes = {name: tuple(value.shape) for name, value in state.items() if name.startswith("prior.")}
     assert shapes == {"prior.logits": (K,), "prior.means": (K, D), "prior.log_vars": (K, D)}
     assert set(shapes) <= {name for name, _ in make_model().named_parameters()}
-
-
-@pytest.mark.parametrize("pretrained", [False, True])
-def test_pretrained_and_architecture_reach_the_encoder(monkeypatch, pretrained):
-    asked = []
-
-    def build(name: str, wanted: bool) -> ResNetEncoder:
-        asked.append((name, wanted))
-        return ResNetEncoder(name)
-
-    monkeypatch.setattr("models.classifier.ResNetEncoder", build)
-    DGCMM("resnet34_vae3", K, D, S, pretrained=pretrained)
-    assert asked == [("resnet34", pretrained)]
 
 
 @torch.no_grad()

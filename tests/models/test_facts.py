@@ -1,11 +1,9 @@
 """What a training says at its start."""
 
-from argparse import Namespace
-
 import pytest
 
 from helpers.runs import some_run
-from models.facts import log_facts, warn_of_part
+from models.facts import log_facts
 from models.losses import first_reweighted_epoch
 
 
@@ -43,21 +41,3 @@ def test_deferred_re_weighting_that_never_comes_is_told(epochs, told, caplog):
     run.state["reweighted_from"] = first_reweighted_epoch(epochs)
     log_facts(run, 1000, 1, None)
     assert caplog.messages == told
-
-
-@pytest.mark.parametrize(
-    ("max_steps", "told"),
-    [(None, []), (25, []), (24, ["240 of 241 test"]), (2, ["20 of 30 val", "20 of 241 test"])],
-)
-def test_splits_that_are_not_measured_whole_are_told(max_steps, told, caplog):
-    args = Namespace(max_steps=max_steps, batch_size=5)
-    warn_of_part(args, {"train": range(1000), "val": range(30), "test": range(241)}, nodes=2)
-    warn_of_part(args, {"train": range(1000), "val": None}, nodes=2)
-    assert caplog.messages == [f"--max-steps {max_steps}: {part} images are measured" for part in told]
-
-
-def test_images_that_were_chosen_are_counted(caplog):
-    """At least one of each class is, so there may be more than the steps have."""
-    args, taken = Namespace(max_steps=1, batch_size=5), {"train": range(10), "val": None, "test": range(10)}
-    warn_of_part(args, {"train": range(1000), "val": None, "test": range(241)}, taken=taken)
-    assert caplog.messages == ["--max-steps 1: 10 of 241 test images are measured"]

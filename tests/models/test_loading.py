@@ -65,15 +65,15 @@ def small(arch, *flags):
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "resnet18_vae3"])
-def test_pretrained_weights_reach_the_encoder(arch, monkeypatch):
+def test_architecture_and_pretrained_weights_reach_the_encoder(arch, monkeypatch):
     asked = []
     monkeypatch.setattr(
-        "models.classifier.ResNetEncoder", lambda name, pretrained: asked.append(pretrained) or ResNetEncoder(name)
+        "models.classifier.ResNetEncoder", lambda *given: asked.append(given) or ResNetEncoder("resnet18")
     )
     args = small(arch, "--z-dim=8")
     for pretrained in (True, False):
         build_model(World(), args, 3, pretrained)
-    assert asked == [True, False]
+    assert asked == [("resnet18", True), ("resnet18", False)]
 
 
 @pytest.mark.parametrize("arch", ["resnet32", "resnet32_vae3"])

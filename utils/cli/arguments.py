@@ -32,7 +32,7 @@ def train_parser(
         losses, samplers: the names in the registries.
         kwargs: go to ArgumentParser.
     """
-    parser = _parser(common, **kwargs)
+    parser = Parser(parents=[common], **kwargs)
     _add_start(parser)
     _add_images(parser, samplers)
     _add_loss(parser, losses)
@@ -228,7 +228,7 @@ def _add_processes(parser: argparse.ArgumentParser) -> None:
 
 def augment_parser(common: argparse.ArgumentParser, **kwargs: str | None) -> argparse.ArgumentParser:
     """Build what the parsers of augment.py and augment_ftl.py share; `kwargs` go to ArgumentParser."""
-    parser = _parser(common, **kwargs)
+    parser = Parser(parents=[common], **kwargs)
     parser.add_argument(
         "--resume",
         type=path,
@@ -296,7 +296,3 @@ def predict_parser(**kwargs: str | None) -> argparse.ArgumentParser:
         help="precision of the encoder (default: that of the training, or off where fp16 needs a GPU)",
     )
     return parser
-
-
-def _parser(common: argparse.ArgumentParser, **kwargs: str | None) -> argparse.ArgumentParser:
-    return Parser(parents=[common], **kwargs)

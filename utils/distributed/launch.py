@@ -40,7 +40,9 @@ def launch(plan: Launch, gpu: int | None, work: Callable[..., None], *arguments:
     """
     said = os.environ.get("WORLD_SIZE") or "1"
     if said not in ("1", str(plan.size), str(plan.nodes)):
-        log.warning("the environment speaks of %s processes (WORLD_SIZE), the flags of %d: they count", said, plan.size)
+        log.warning(
+            "the environment speaks of %s processes (WORLD_SIZE), the flags of %d: the flags count", said, plan.size
+        )
     if plan.size == 1:
         work(World(choose_device(gpu)), *arguments)
         return

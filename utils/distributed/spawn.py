@@ -129,7 +129,7 @@ def _judge(launch: Launch, processes: Sequence[BaseProcess], killed: set[int], s
     signalled = [index for index, code in enumerate(codes) if code < 0 and index not in killed]
     if signalled:
         rank, name = launch.first_rank + signalled[0], signal.Signals(-codes[signalled[0]]).name
-        raise LostRank(f"rank {rank} was killed by {name}: all were ended; --resume=auto goes on")
+        raise LostRank(f"rank {rank} was killed by {name}: all were ended; a training goes on with --resume=auto")
     if not reports:
         failed = [index for index, code in enumerate(codes) if code != 0]
         if failed and launch.first_rank and codes[failed[0]] == 2:

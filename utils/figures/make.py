@@ -18,7 +18,7 @@ from utils.training.layout import FIGURES
 
 log = logging.getLogger("dgcmm")
 
-PROJECTED = 5000  # codes in TensorBoard's projector
+MOST_PROJECTED = 5000  # codes in TensorBoard's projector
 
 
 def report(result: Row, folder: RunFolder, figures: bool) -> None:
@@ -73,7 +73,7 @@ def show_figures(made: dict[str, Path], folder: RunFolder, epoch: int) -> None:
             for name, path in made.items():
                 board.picture(epoch, f"figures/{FIGURES.index(name) + 1} {name.replace('_', ' ')}", path)
             if "codes" in made:
-                codes = read_codes(*find_codes(folder), PROJECTED, PROJECTED)
+                codes = read_codes(*find_codes(folder), MOST_PROJECTED, MOST_PROJECTED)
                 board.codes(codes.codes, [(codes.names[c], int(codes.counts[c])) for c in codes.targets])
     except Exception as error:
         log.warning("TensorBoard shows no figures: %s", _line(error), exc_info=not isinstance(error, UserError))

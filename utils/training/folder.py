@@ -31,6 +31,7 @@ from utils.training.layout import (
     RESULTS,
     ROBUSTNESS,
     SUFFIXES,
+    is_of_run,
     previous_of,
     start_times,
     with_suffix,
@@ -103,9 +104,9 @@ class RunFolder:
         return any(os.path.exists(path) for path in (self.file("metrics.csv"), self.checkpoint, self.previous))
 
     def require_no_foreign_files(self, overwrite: bool) -> None:
-        """Raise a `UserError` if this script would replace a table of predictions that no run here has written."""
-        path = self.file("predictions.csv")  # predict.py may have written one of this name
-        if path.exists() and not overwrite and not self.holds_run():
+        """Raise a `UserError` if this script would replace a table of predictions that is of no run."""
+        path = self.file("predictions.csv")
+        if path.exists() and not overwrite and not is_of_run(path):
             raise UserError(f"{path} is of no run, and would be replaced: move it, or name another --logdir")
 
     def look(self) -> None:

@@ -1,5 +1,6 @@
 """What lies in a run folder, by name; nothing here imports torch."""
 
+import contextlib
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ NAMES = (
 )
 SHOWN = ("acc", "acsa", "f_ma", "g_ma", "many", "median", "low")  # columns of metrics.csv that tables and lines have
 PREDICTIONS = ("id", "target", "prediction")  # the first columns of a run's predictions.csv
+RUN_HEADER = f"{','.join(PREDICTIONS)},".encode()  # with which it begins
 # of a trained run, by scripts/baselines.py; by scripts/robustness.py, which measures its re-trainings too
 BASELINES, BASELINES_BY_CLASS = "metrics_baselines.csv", "metrics_per_class_baselines.csv"
 ROBUSTNESS, GENERATIVE_HALF = "metrics_robustness.csv", "generative_half.json"
@@ -39,6 +41,13 @@ def with_suffix(name: str, suffix: str) -> str:
     """Put a script's suffix before the extension: metrics_aug.csv."""
     stem, dot, extension = name.rpartition(".")
     return f"{stem}{suffix}{dot}{extension}"
+
+
+def is_of_run(table: str | Path) -> bool:
+    """Tell whether a file is the predictions.csv of a run; predict.py may have written one of this name."""
+    with contextlib.suppress(OSError), open(table, "rb") as file:
+        return file.read(len(RUN_HEADER)) == RUN_HEADER
+    return False
 
 
 def previous_of(checkpoint: Path) -> Path:

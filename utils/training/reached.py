@@ -60,7 +60,7 @@ class Started(NamedTuple):
         return next((suffix for suffix in ("_aug_ftl", "_aug") if stem.endswith(suffix)), "")
 
 
-NOT_THERE = Started({}, 1, {}, "", "", {}, [])
+NOTHING_LEFT = Started({}, 1, {}, "", "", {}, [])
 
 
 class Result(NamedTuple):
@@ -92,7 +92,7 @@ def read_results(run: Path) -> list[Result]:
     found = []
     for suffix in RESULTS:
         own = read_started(run, suffix)
-        if own == NOT_THERE:
+        if own == NOTHING_LEFT:
             continue
         if suffix:
             base, retrained = history(run, own)
@@ -100,7 +100,7 @@ def read_results(run: Path) -> list[Result]:
             if retrained.arguments:
                 training["retraining"] = retrained.of_model()
         else:
-            base, retrained, settings, training = own, NOT_THERE, own.settings(), {}
+            base, retrained, settings, training = own, NOTHING_LEFT, own.settings(), {}
         rows, asked = own.rows, own.arguments.get("epochs")
         measured, done = [row for row in rows if row["split"]], epochs_of(rows)
         finished = bool(rows) and rows[-1]["split"] == "test" and (suffix == "_eval" or asked is None or done >= asked)
@@ -124,11 +124,11 @@ def read_results(run: Path) -> list[Result]:
 
 def history(run: Path, own: Started) -> tuple[Started, Started]:
     """Read how the training was started whose model a script took up and, if that was re-trained, its re-training."""
-    folder, retrained = origin(run, own), NOT_THERE
+    folder, retrained = origin(run, own), NOTHING_LEFT
     if folder and (suffix := own.retraining()):
         retrained = read_started(folder, suffix)
         folder = origin(folder, retrained)
-    return read_started(folder, "") if folder else NOT_THERE, retrained
+    return read_started(folder, "") if folder else NOTHING_LEFT, retrained
 
 
 def is_outdated(own: Started, base: Started, retrained: Started) -> bool:
@@ -154,7 +154,7 @@ def read_started(run: Path, suffix: str) -> Started:
     """
     path, rows = run / with_suffix("args.json", suffix), read_metrics(run / with_suffix("metrics.csv", suffix))
     if not path.exists():
-        return NOT_THERE._replace(rows=rows)
+        return NOTHING_LEFT._replace(rows=rows)
     try:
         content = json.loads(path.read_text())
         later: Settings = {}

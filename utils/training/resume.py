@@ -5,6 +5,7 @@ import itertools
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 from utils.cli.rules import (
     DATA_FLAGS,
@@ -127,7 +128,10 @@ def _adopt_for_training(args: argparse.Namespace, given: set[str], checkpoint: C
     terms = terms_of_change(args, given, checkpoint)
     stored = _for_nodes(checkpoint, nodes, args.resume, "batch_size" in given and terms["batch_size"] == "")
     flags = MODEL_FLAGS + DATA_FLAGS + SCORING_FLAGS + TRAINING_FLAGS
-    adopt(args, given - {"init"}, stored, flags, args.resume, terms=terms)  # --init is for a new run
+    if "init" in given and args.init != stored["init"]:
+        began = f"--init {stored['init']}" if stored["init"] else "none"
+        log.warning("--init %s is for a new run: %s began with %s, and is continued", args.init, args.resume, began)
+    adopt(args, given - {"init"}, stored, flags, args.resume, terms=terms)
     back = goes_back(args, checkpoint)
     if not back:
         _require_whole_epochs(checkpoint, args.epochs, args.resume)
@@ -168,7 +172,7 @@ def terms_of_change(args: argparse.Namespace, given: set[str], checkpoint: Check
     return terms | {"deterministic": ""}
 
 
-def _adopt_places(args: argparse.Namespace, given: set[str], stored: Checkpoint, source: str) -> None:
+def _adopt_places(args: argparse.Namespace, given: set[str], stored: dict[str, Any], source: str) -> None:
     """Take folders and files that were not given from a checkpoint's arguments, and say which."""
     adopt_places(args, given, stored)
     moved = "datadir" in given and os.path.abspath(args.datadir) != os.path.abspath(stored["datadir"])
@@ -180,7 +184,7 @@ def _adopt_places(args: argparse.Namespace, given: set[str], stored: Checkpoint,
         log.log(logging.WARNING if others else logging.INFO, "%s: %s, as in %s", flag_of(name), path, source)
 
 
-def _warn_of_changes(args: argparse.Namespace, stored: Checkpoint, source: str, epoch: int) -> None:
+def _warn_of_changes(args: argparse.Namespace, stored: dict[str, Any], source: str, epoch: int) -> None:
     """Say which flags of a run have changed: from here on it is another run.
 
     Args:
@@ -188,18 +192,24 @@ def _warn_of_changes(args: argparse.Namespace, stored: Checkpoint, source: str, 
         source: the checkpoint.
         epoch: after which it goes on.
     """
-    if changed := changed_on_the_way(args, stored):
-        what = ", ".join(f"{flag_of(name)} is {getattr(args, name)} now, {stored.get(name)} before" for name in changed)
-        log.warning("%s: from epoch %d on this is another run than that of %s", what, epoch + 1, source)
+    changes = [
+        f"{flag_of(name)} is {_shown(getattr(args, name))} now, {_shown(stored.get(name))} before"
+        for name in changed_on_the_way(args, stored)
+    ]
+    if changes:
+        log.warning("%s: from epoch %d on this is another run than that of %s", ", ".join(changes), epoch + 1, source)
 
 
-def _for_nodes(checkpoint: Checkpoint, nodes: int, source: str, another_batch: bool) -> Checkpoint:
+def _shown(value: object) -> object:
+    """Give a value as a warning shows it: a batch that nodes cannot share evenly has a fraction."""
+    return f"{value:.4g}" if isinstance(value, float) else value
+
+
+def _for_nodes(checkpoint: Checkpoint, nodes: int, source: str, another_batch: bool) -> dict[str, Any]:
     """Return the arguments of a checkpoint with the batch size that gives as many images a step on `nodes` nodes."""
     stored = checkpoint["args"]
     total = stored["batch_size"] * checkpoint["nodes"]
-    if total % nodes and another_batch:
-        return stored
-    if total % nodes:
+    if total % nodes and not another_batch:
         raise UserError(f"{source} was trained with {total} images a step, which {nodes} nodes cannot share evenly")
     return arguments_on(checkpoint, nodes)
 
@@ -338,6 +348,11 @@ def require_same_data(stored: dict[str, str], data_sha256: dict[str, str], sourc
         raise UserError(
             f"the {changed[0]} images are not those of {source}{one_sided}: check --datadir{left_out}, or train anew"
         )
+
+
+def same_command(args: argparse.Namespace) -> str:
+    """Say how a re-training that was stopped is continued; given again, `--overwrite` would delete what it has done."""
+    return "the same command without --overwrite" if args.overwrite else "the same command"
 
 
 def description(

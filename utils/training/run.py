@@ -50,6 +50,7 @@ from utils.training.folder import RunFolder
 from utils.training.layout import shown
 from utils.training.optimisation import build_scheduler, calmer, step_schedule
 from utils.training.position import Position, own_position
+from utils.training.resume import same_command
 from utils.training.step import Stepper
 
 log = logging.getLogger("dgcmm")
@@ -364,7 +365,7 @@ class Run:
         self.history = list(checkpoint["history"])
         self.position, self._elapsed = own_position(checkpoint, self.world), checkpoint.get("elapsed_time", 0.0)
         self.state = {name: checkpoint[name] for name in self.state}
-        if self.scaler and self.scaler.is_enabled():
+        if self.scaler:
             self.scaler.load_state_dict(checkpoint["scaler"])
         # else the last one is damaged or missing, or nobody has looked at it: it is not kept in place of the previous
         self._keeps_previous = path.resolve() == self.folder.checkpoint.resolve()
@@ -415,5 +416,5 @@ class Run:
         return f"epoch {self.epoch + 1}/{self.args.epochs}, step {self.position.step}"
 
     def _farewell(self) -> str:
-        continuation = "--resume=auto" if self.kind == "train" else "the same command"
-        return f"saved after {self.reached} in {self.folder.checkpoint}; {continuation} continues"
+        way_on = "--resume=auto" if self.kind == "train" else same_command(self.args)
+        return f"saved after {self.reached} in {self.folder.checkpoint}; {way_on} continues"

@@ -57,8 +57,7 @@ class Stepper:
         scaler: GradScaler | None = None,
         late: bool | None = None,
     ) -> None:
-        self.scaler = scaler if scaler is not None and scaler.is_enabled() else None
-        self.optimizer, self.clip_grad, self.world = optimizer, clip_grad, world
+        self.optimizer, self.clip_grad, self.world, self.scaler = optimizer, clip_grad, world, scaler
         groups = optimizer.param_groups
         self.network = [value for group in groups if group.get("name") != "prior" for value in group["params"]]
         self.prior = [value for group in groups if group.get("name") == "prior" for value in group["params"]]

@@ -1,11 +1,14 @@
 """Where ChestX-ray14 comes from: NIH's list as published, and manifests of mirrors, good and malformed."""
 
+import hashlib
 import json
 import re
 
 import pytest
 
-from datasets.chestxray.source import IMAGES, LISTED, OFFICIAL, images_folder, read_manifest
+from datasets.chestxray import source
+from datasets.chestxray.source import IMAGES, LISTED, OFFICIAL, images_folder, list_problem, read_manifest
+from datasets.download.remote import RemoteFile
 from utils.errors import UserError
 
 TEXTS = ["Data_Entry_2017.csv", "train_val_list.txt", "test_list.txt"]
@@ -149,3 +152,16 @@ def test_missing_manifest_is_named(tmp_path):
 )
 def test_folder_of_an_archive_is_one_in_which_images_are_found(archive, folder):
     assert images_folder(archive) == folder
+
+
+def test_lists_of_as_many_images_that_are_not_nihs_are_named(tmp_path, monkeypatch):
+    """In another order or format they are the same lists."""
+    names = [f"{patient:08d}_000.png" for patient in range(1, 5)]
+    sha256 = hashlib.sha256("\n".join(names).encode()).hexdigest()
+    published = RemoteFile("test_list.txt", "", len("\n".join(names)), sha256=sha256)
+    monkeypatch.setattr(source, "_TEXTS", (published,))
+    monkeypatch.setitem(LISTED, False, 4)
+    converted = [name.replace(".png", ".jpg") for name in reversed(names)]
+    assert list_problem(tmp_path, False, names) is list_problem(tmp_path, False, converted) is None
+    other = [*names[:3], "00000009_000.png"]
+    assert list_problem(tmp_path, False, other) == f"{tmp_path} names other images than NIH's"

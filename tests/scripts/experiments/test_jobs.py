@@ -1,7 +1,6 @@
 """The runner: what is finished is skipped, what fails is named, what is stopped goes on."""
 
 import json
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -65,7 +64,7 @@ def test_a_command_that_fails_ends_its_job_alone(runner, tmp_path, capsys):
 
 def deadline_when(path: Path, monkeypatch: pytest.MonkeyPatch) -> float:
     """A deadline that comes when a file is there, however long its command takes to begin."""
-    clock = SimpleNamespace(monotonic=lambda: 2.0 * path.exists(), sleep=time.sleep)
+    clock = SimpleNamespace(monotonic=lambda: 2.0 * path.exists())
     monkeypatch.setattr(jobs_module, "time", clock)
     return 1.0
 
@@ -90,7 +89,7 @@ def test_a_command_is_asked_once_and_has_the_time_to_save_itself(tmp_path, monke
         "import os, signal, time\n"
         "def end(*_):\n"
         "    signal.signal(signal.SIGTERM, lambda *_: os._exit(143))\n"
-        "    time.sleep(1)\n"
+        "    time.sleep(0.5)\n"
         "    (folder / 'saved').touch()\n"
         "    sys.exit(143)\n"
         "signal.signal(signal.SIGTERM, end)\n"
@@ -116,6 +115,17 @@ def test_results_of_a_training_by_other_flags_are_not_taken(runner, tmp_path):
     told = "a/subset0 was made by train.py with --lr=1, now it would be with --lr=3 --mixup=1: move it away"
     with pytest.raises(UserError, match=told):
         runner.run([Job("a/subset0", (other,))])
+
+
+def test_an_unfinished_training_by_other_flags_does_not_go_on(runner, tmp_path, capsys):
+    """Where its results were moved away, as they had been made by other flags, and its run folder was not."""
+    folder = tmp_path / "runs/a/subset0"
+    folder.mkdir(parents=True)
+    (folder / "args.json").write_text(json.dumps({"command": ["train.py", "DATA", "--lr=1"]}))
+    assert runner.run([Job("a/subset0", (Step(("train.py", "DATA", "--lr=3"), record="args.json"),))]).failed
+    told = f"{folder} was made by train.py with --lr=1, now it would be with --lr=3: move it away"
+    assert told in capsys.readouterr().out
+    assert not (folder / "output.txt").exists()
 
 
 def test_what_has_its_product_is_not_made_again_after_an_interruption(runner, tmp_path):

@@ -202,7 +202,10 @@ def test_a_classifier_by_the_cosine_is_re_trained_as_one(codes):
 
 def filled_up(mu: np.ndarray, targets: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """The codes and labels of all, as batches of a plan have them."""
-    sampler = SmoteSampler(torch.from_numpy(mu), torch.from_numpy(targets), targets.max() + 1, seed)
+    classifier = nn.Linear(mu.shape[1], targets.max() + 1)
+    sampler = SmoteSampler(
+        TrainedCodes(torch.from_numpy(mu), torch.zeros(0), torch.from_numpy(targets), classifier, seed)
+    )
     everything = torch.arange(len(sampler.targets))
     return sampler.codes(everything, sampler.targets, torch.zeros(0)).numpy(), sampler.targets.numpy()
 

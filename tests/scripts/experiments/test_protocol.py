@@ -135,7 +135,12 @@ def test_data_that_is_not_there_is_told_once(tmp_path):
 
 
 def test_published_commands_find_their_runs_and_need_no_data(tmp_path, capsys):
-    results = shutil.copytree(ROOT / script.RESULTS, tmp_path / "results")
+    results = tmp_path / "results"
+    results.mkdir()
+    for path in (ROOT / script.RESULTS).iterdir():
+        if path.is_dir():
+            (results / path.name).symlink_to(path)
+    shutil.copy(ROOT / script.RESULTS / "chosen.json", results)
     choices = (results / "chosen.json").read_text()
     listed = [words for name, *words in documents.commands("docs/experiments.md") if name == "scripts.protocol"]
     published = [words for words in listed if not {"--list", "--data=datasets/FashionMNIST"}.intersection(words)]

@@ -101,7 +101,7 @@ def test_processes_of_the_environment_that_are_left_out_are_said(flags, environ,
         monkeypatch.setenv(name, value)
     launch(planned(*flags, environ=environ), None, worlds.append)
     assert worlds[0].size == 1
-    assert caplog.messages == ["the environment speaks of 4 processes (WORLD_SIZE), the flags of 1: they count"]
+    assert caplog.messages == ["the environment speaks of 4 processes (WORLD_SIZE), the flags of 1: the flags count"]
 
 
 @pytest.mark.parametrize(

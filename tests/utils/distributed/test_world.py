@@ -66,10 +66,10 @@ def test_node_that_has_failed_is_named_at_once_with_what_it_said():
 
 
 def test_node_that_prepares_for_longer_than_the_time_limit_is_waited_for():
-    (first, second), prepared = two_nodes(timeout=2), []
+    (first, second), prepared = two_nodes(timeout=1), []
 
     def prepare():
-        time.sleep(2.5)
+        time.sleep(1.5)
         prepared.append(1)
 
     thread = threading.Thread(target=lambda: second.on_each_node(prepare))

@@ -34,6 +34,21 @@ def test_names_carry_the_suffix(tmp_path, suffix, names):
     assert [path.name for path in paths] == names
 
 
+@pytest.mark.parametrize("suffix", ["", "_eval", "_aug"])
+def test_table_of_predictions_is_a_runs_own_by_its_first_line(suffix, tmp_path):
+    """Whether the run has ended or not: predict.py may have written one beside a checkpoint."""
+    folder = RunFolder(str(tmp_path), suffix)
+    folder.checkpoint.touch()
+    table = folder.file("predictions.csv")
+    table.write_text("file,prediction,a,b\n")
+    with pytest.raises(UserError, match=f"^{table} is of no run, and would be replaced: move it"):
+        folder.require_no_foreign_files(overwrite=False)
+    folder.require_no_foreign_files(overwrite=True)
+    folder.checkpoint.unlink()
+    table.write_text("id,target,prediction,a,b\n")
+    folder.require_no_foreign_files(overwrite=False)
+
+
 def test_overwriting_deletes_the_scripts_own_files_alone(tmp_path):
     own = ["metrics_aug.csv", "checkpoint_aug.pth", "checkpoint_aug_prev.pth", "model_best_aug.pth", "log_aug.txt"]
     own += ["aug/events.out.tfevents.1.host.2.0_aug"]

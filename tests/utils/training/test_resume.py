@@ -69,12 +69,13 @@ def test_batch_of_the_checkpoint_that_processes_cannot_share_is_named(tmp_path, 
         train.resolve(args, given, RunFolder(str(tmp_path)), SimpleNamespace(nodes=1, local_size=3))
 
 
-def test_steps_that_nodes_cannot_share_may_be_of_another_size(tmp_path, trained_digits):
+def test_steps_that_nodes_cannot_share_may_be_of_another_size(tmp_path, trained_digits, caplog):
     shutil.copytree(trained_digits, tmp_path, dirs_exist_ok=True)
     flags = ["Digits_LT", "--resume=auto", f"--logdir={tmp_path}", "--epochs=3", "--batch-size=20"]
     args, given = parse(train.build_parser(), flags)
     find_checkpoint(args, given, RunFolder(str(tmp_path)), nodes=3)
     assert args.batch_size == 20
+    assert "--batch-size is 20 now, 21.33 before: from epoch 3 on this is another run" in caplog.text
 
 
 def going_on(*argv, epoch=2, step=0, kind="train"):

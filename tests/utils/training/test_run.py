@@ -1,5 +1,6 @@
 """What a run refuses at its start, and how it ends."""
 
+import signal
 import threading
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from helpers.runs import make_older, some_run
 from utils.errors import UserError
+from utils.stopping import Stopped
 from utils.training.board import Board
 from utils.training.checkpoint import ENTRIES, FORMAT, read_verified, save_checkpoint
 from utils.training.folder import RunFolder
@@ -51,6 +53,21 @@ def test_epoch_is_saved_before_a_board_whose_disk_may_fail(tmp_path):
             run.end_epoch(None, {"loss": 1.0})
     saved = read_verified(run.folder.checkpoint)
     assert (saved["epoch"], [row["epoch"] for row in saved["history"]]) == (1, [1])
+
+
+@pytest.mark.parametrize(
+    ("kind", "overwrite", "way_on"),
+    [
+        ("train", False, "--resume=auto"),
+        ("aug", False, "the same command"),
+        ("aug", True, "the same command without --overwrite"),
+    ],
+)
+def test_run_that_is_stopped_says_what_continues_it(kind, overwrite, way_on, tmp_path):
+    run = some_run()
+    run.kind, run.folder, run.args.step_size, run.args.overwrite = kind, RunFolder(str(tmp_path)), 30, overwrite
+    with pytest.raises(Stopped, match=f"; {way_on} continues$"), run.open():
+        raise Stopped(signal.SIGTERM)
 
 
 def test_hold_out_of_which_no_epoch_was_measured_has_no_best():
