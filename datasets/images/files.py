@@ -110,9 +110,8 @@ class FileDataset(ImageDataset):
         super().__init__(classes, targets, ids, groups=groups)
         _require_utf8(root, ids)
         self.root, self.colour = root, colour
-        self.files = np.asarray(
-            files
-        )  # one array: loading processes share it, as nothing counts who refers to its parts
+        # one array: the counting of references to strings would copy their memory into each loading process
+        self.files = np.asarray(files)
         self.names = self.ids  # of the rows of the source; `ids` are those of a subset
         self.cache: ImageCache | None = None
         self.forget: Callable[[int], object] | None = None
