@@ -40,13 +40,14 @@ from utils.logs import progress, start_logging
 from utils.metrics import NO_REDUCTION, exact, require_finite
 from utils.streams import print_result
 from utils.training.checkpoint import Checkpoint, load_checkpoint
-from utils.training.layout import is_of_run
+from utils.training.layout import SUFFIXES, is_of_run, is_run, with_suffix
 from utils.training.resume import warn_of_begun_epoch
 
 log = logging.getLogger("dgcmm")
 
 NAMED_PRIORS = ("uniform", "natural")  # any other is a table
 SHARE_COLUMNS = ("class", "share")
+RUN_TABLES = {with_suffix("predictions.csv", suffix) for suffix in SUFFIXES}
 SUM_TOLERANCE = 1e-3  # of shares that a user has rounded
 
 
@@ -143,9 +144,11 @@ def check_outputs(args: argparse.Namespace) -> None:
             raise UserError(f"{flag} {path} is a device or a pipe: name a file")
         if is_of_run(path):
             raise UserError(f"{flag} {path} holds the test predictions of a run: name another file")
+        folder, name = os.path.split(os.path.abspath(path))
+        if name in RUN_TABLES and is_run(Path(folder)):
+            raise UserError(f"{flag} {path} is where the run in that folder writes its own: name another file")
         if os.path.exists(path) and not args.overwrite:
             raise UserError(f"{flag} {path} exists: --overwrite it, or name another file")
-        folder = os.path.dirname(os.path.abspath(path))
         if not os.path.isdir(folder) or not os.access(folder, os.W_OK | os.X_OK):
             reason = "no permission" if os.path.isdir(folder) else f"there is no folder {folder}"
             raise UserError(f"{flag} {path} cannot be written ({reason}): name another file")

@@ -278,6 +278,10 @@ BAD = {
         ["RUN", "IMAGE", "--overwrite", "--out=TMP/of_run.csv"],
         "--out TMP/of_run.csv holds the test predictions of a run: name another file",
     ),
+    "predictions that a run may still make": (
+        ["RUN", "IMAGE", "--out=TMP/run/predictions_eval.csv"],
+        "--out TMP/run/predictions_eval.csv is where the run in that folder writes its own: name another file",
+    ),
     "codes that exist": (["RUN", "IMAGE", "--codes=TMP/there.csv"], "--codes TMP/there.csv exists"),
     "output in no folder": (["RUN", "IMAGE", "--out=TMP/no/out.csv"], "there is no folder TMP/no"),
     "output that is a folder": (["RUN", "IMAGE", "--out=TMP/empty"], "--out TMP/empty is a folder"),
@@ -320,6 +324,8 @@ def test_bad_input_is_one_line_and_writes_nothing(name, script, tmp_path, traine
     argv, expected = BAD[name]
     (tmp_path / "empty").mkdir()
     (tmp_path / "some").mkdir()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "args.json").touch()
     shutil.copy(digits / "000.png", tmp_path / "some" / "a.png")
     (tmp_path / "there.csv").write_text("path\nx.png\n")
     shutil.copy(trained_digits / "predictions.csv", tmp_path / "of_run.csv")
@@ -331,12 +337,12 @@ def test_bad_input_is_one_line_and_writes_nothing(name, script, tmp_path, traine
     for place, path in places.items():
         argv = [word.replace(place, str(path)) for word in argv]
         expected = expected.replace(place, str(path))
-    before = sorted(tmp_path.iterdir())
+    before = sorted(tmp_path.rglob("*"))
     out = [] if any(word.startswith("--out") for word in argv) else [f"--out={tmp_path}/out.csv"]
     done = script("predict", *argv, *out)
     assert done.status == 2, done.err
     assert expected in done.error
-    assert sorted(tmp_path.iterdir()) == before
+    assert sorted(tmp_path.rglob("*")) == before
     assert (tmp_path / "there.csv").read_text() == "path\nx.png\n"
     assert (tmp_path / "of_run.csv").read_bytes() == (trained_digits / "predictions.csv").read_bytes()
     assert (tmp_path / "some" / "a.png").read_bytes() == (digits / "000.png").read_bytes()
