@@ -179,7 +179,7 @@ def as_it_is(codes: TrainedCodes) -> nn.Module:
 
 def adjusted(codes: TrainedCodes) -> nn.Linear:
     """Copy the classifier, log(class share) subtracted from its bias: what re-training starts at if so asked."""
-    classifier = copy.deepcopy(codes.classifier)
+    classifier = as_it_is(codes)
     subtract_class_shares(classifier, codes.class_counts.tolist())
     return classifier
 

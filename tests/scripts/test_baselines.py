@@ -236,11 +236,13 @@ def test_numbers_that_are_not_finite_are_one_line(name, script, run):
 @pytest.mark.parametrize("condition", sorted(name for name in CORRUPTIONS if "noise" not in name))
 def test_few_images_at_a_time_give_the_same_probabilities(condition, run):
     """But for noise, which is drawn for a batch."""
-    trained, found = opened(run), []
-    for trained.args.batch_size in (30, 500):
-        classifiers = {"trained": trained.model.classifier}
-        found.append(robustness.classify(trained, classifiers, {}, CORRUPTIONS[condition])["trained"])
-    assert found[0] == pytest.approx(found[1], abs=1e-5)
+    found = []
+    for batch_size in (30, 500):
+        trained = opened(run, f"--batch-size={batch_size}")
+        classifiers, methods = {"trained": trained.model.classifier}, {"codes": np.asarray}
+        found.append(robustness.classify(trained, classifiers, methods, CORRUPTIONS[condition]))
+    for name in ("trained", "codes"):
+        assert found[0][name] == pytest.approx(found[1][name], abs=1e-5)
 
 
 def test_means_of_classes_warn_of_nothing(recwarn):

@@ -192,17 +192,10 @@ def _warn_of_changes(args: argparse.Namespace, stored: dict[str, Any], source: s
         source: the checkpoint.
         epoch: after which it goes on.
     """
-    changes = [
-        f"{flag_of(name)} is {_shown(getattr(args, name))} now, {_shown(stored.get(name))} before"
-        for name in changed_on_the_way(args, stored)
-    ]
-    if changes:
-        log.warning("%s: from epoch %d on this is another run than that of %s", ", ".join(changes), epoch + 1, source)
-
-
-def _shown(value: object) -> object:
-    """Give a value as a warning shows it: a batch that nodes cannot share evenly has a fraction."""
-    return f"{value:.4g}" if isinstance(value, float) else value
+    if changed := changed_on_the_way(args, stored):
+        stored = stored | {"batch_size": round(stored["batch_size"], 2)}  # which nodes may not share evenly
+        what = ", ".join(f"{flag_of(name)} is {getattr(args, name)} now, {stored.get(name)} before" for name in changed)
+        log.warning("%s: from epoch %d on this is another run than that of %s", what, epoch + 1, source)
 
 
 def _for_nodes(checkpoint: Checkpoint, nodes: int, source: str, another_batch: bool) -> dict[str, Any]:
