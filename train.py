@@ -393,12 +393,12 @@ def evaluate_only(world: World, args: argparse.Namespace, checkpoint: Checkpoint
         if world.is_main:
             folder.open()
     warn_of_part(args, {"test": data}, world.nodes)
+    data_sha256 = {"test": data.fingerprint()}
+    if checkpoint["data_sha256"]["test"] != data_sha256["test"]:
+        log.warning("not the test images of the training: if it was trained on some, the result is too good")
     share_warnings(world.gather, world.is_main)
     with folder:
         log.info("%s: %d test images; the model is that of epoch %d", args.dataset, len(data), checkpoint["epoch"])
-        data_sha256 = {"test": data.fingerprint()}
-        if checkpoint["data_sha256"]["test"] != data_sha256["test"]:
-            log.warning("not the test images of the training: if it was trained on some, the result is too good")
         started = time.perf_counter()
         loader = make_loader(world, args, data)
         measurement = evaluate(model, loader, args, world, checkpoint["class_counts"])

@@ -41,7 +41,7 @@ def load(
     Args:
         long_tail: images per class for an `imbalance_factor`, drawn by `subset_seed`; None: all.
     """
-    folder = find_or_download(Path(args.datadir), _collection(kind))
+    folder = find_or_download(Path(args.datadir), _collection(kind), args.quiet)
     train, test = (_read(folder, kind, classes, split) for split in (True, False))
     if long_tail is None:
         return Splits(train, None, test)

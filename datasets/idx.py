@@ -66,7 +66,7 @@ def load(args: argparse.Namespace, classes: tuple[str, ...], collection: Collect
 
     They lie in it or where torchvision puts them, which downloads them if they are not all there.
     """
-    folder = find_or_download(Path(args.datadir), collection)
+    folder = find_or_download(Path(args.datadir), collection, args.quiet)
     train, test = (_read(folder, prefix, classes, collection) for prefix in ("train", "t10k"))
     return draw_splits(train, test, long_tail(args.imbalance_factor), args)
 

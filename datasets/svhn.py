@@ -29,7 +29,7 @@ def load(args: argparse.Namespace, long_tail: bool) -> Splits:
         download=lambda root: [TorchvisionSVHN(root, split, download=True) for split in splits],
         remedy=f"put {' and '.join(url for url, _, _ in files)} there",
     )
-    folder = find_or_download(Path(args.datadir), collection)
+    folder = find_or_download(Path(args.datadir), collection, args.quiet)
     train, test = (_read(folder, split) for split in splits)
     return draw_splits(train, test, LONG_TAIL, args) if long_tail else Splits(train, None, test)
 

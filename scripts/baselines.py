@@ -20,7 +20,7 @@ import argparse
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -84,7 +84,7 @@ def measure_run(folder: RunFolder, options: argparse.Namespace, fixed: dict[str,
             "have nothing to start from; augment.py re-trains its classifier"
         )
     trained, codes = run.codes()
-    rows, per_class = measure(trained, codes, run.checkpoint, options.methods, fixed)
+    rows, per_class = measure(trained, codes, run.checkpoint, dict.fromkeys(options.methods), fixed)
     if not rows:
         raise UserError(f"--methods: all these need a linear classifier, that of {options.run} is by the cosine")
     write_record(RunFolder(options.run, "_baselines"), options, run.checkpoint["data_sha256"], model=run.checkpoint)
@@ -99,7 +99,7 @@ def measure(
     trained: TrainedCodes,
     measured: dict[str, Codes],
     checkpoint: Checkpoint,
-    names: Sequence[str],
+    names: Iterable[str],
     fixed: dict[str, float | str],
 ) -> tuple[list[Row], list[Row]]:
     """Choose the parameter of each method on the validation codes, if there are any, and measure it on the test codes.

@@ -23,6 +23,17 @@ require_folders() { # words
   done
 }
 
+# End with status 2 if a flag stands where a folder should, or at more words than there are folders to name.
+require_only_folders() { # largest number of folders, words
+  local most=$1
+  shift
+  require_folders "$@"
+  if (($# > most)); then
+    echo "error: ${*:most+1}: too many words, -h says which are taken" >&2
+    exit 2
+  fi
+}
+
 # Run a command, and hand the signals that mean "stop" on to it: bash alone would end and leave its command at work.
 # They are handed on as SIGUSR1. A training takes it as it takes SIGTERM, but not as a second SIGTERM, by which it would
 # end at once, where the signal went to the whole process group.

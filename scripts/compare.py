@@ -120,6 +120,15 @@ def outdated(row: Row) -> str:
     )
 
 
+def of_another_epoch(row: Row) -> str:
+    """Say in a line that a re-training took the model of another epoch than its training's numbers are of."""
+    apart = next((result.epochs_apart for result in row.results if result.epochs_apart), None)
+    if apart is None or row.results[0].outdated:
+        return ""
+    what, (taken, measured) = RESULTS[row.results[0].suffix], apart
+    return f"{row.name()}: {what} is of the model of epoch {taken}, {RESULTS['']} of that of epoch {measured}"
+
+
 def decoder(row: Row) -> str:
     """Say in a line what the decoders of a row have learned; nothing where one does not say."""
     healths = [result.health for result in row.results]
@@ -197,7 +206,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if columns and (unknown := [name for name in args.metrics if name not in columns]):
         raise UserError(f"--metrics: no run has {unknown[0]!r}; there are {', '.join(columns)}")
     rows = group(results)
-    remarks = "\n".join(filter(None, (say(row) for say in (repeated, outdated) for row in rows)))
+    remarks = "\n".join(filter(None, (say(row) for say in (repeated, outdated, of_another_epoch) for row in rows)))
     if args.csv:
         lines = [csv_row(row, args.metrics) for row in rows]
         writer = csv.DictWriter(sys.stdout, list(lines[0]), lineterminator="\n")

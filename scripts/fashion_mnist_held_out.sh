@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/commands.sh
 . scripts/commands.sh
 offer_help "$@"
-require_folders "$@"
+require_only_folders 2 "$@"
 
 data=${1:-/usr/share/datasets/fashion-mnist}
 runs=${2:-./logs/FashionMNIST_LT_held_out}

@@ -4,7 +4,7 @@
 # What to change: NODES, the number of nodes; GPUS, processes per node; MASTER, a host that every node reaches and a port
 # that is free there. --batch-size and --workers are each node's. The code and the data must be on every node, --logdir
 # on the first, which reads --resume too. --resume=auto makes the same line start the run and continue it after an
-# interruption.
+# interruption; a --resume of yours takes its place.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if [[ -z ${NODES:-} || -z ${GPUS:-} || -z ${MASTER:-} ]]; then
@@ -13,4 +13,4 @@ if [[ -z ${NODES:-} || -z ${GPUS:-} || -z ${MASTER:-} ]]; then
 fi
 
 exec torchrun --nnodes="$NODES" --nproc-per-node="$GPUS" --rdzv-backend=c10d --rdzv-endpoint="$MASTER" --rdzv-id=dgcmm \
-  train.py "$@" --resume=auto
+  train.py --resume=auto "$@"

@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/environment.sh
 . scripts/environment.sh
 offer_help "$@"
-require_folders "$@"
+require_only_folders 1 "$@"
 prepare_environment requirements.txt
 
 run=${1:-./logs/quickstart}

@@ -35,6 +35,7 @@ TRAINING = ("train", "augment", "augment_ftl")
 # What nohup, or an & in a script, makes ignored would be so in all that the tests start, whose subject signals are.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
+os.umask(0o022)  # some tests close a folder, and nothing but that one, to others
 
 
 class Outcome(NamedTuple):

@@ -38,12 +38,13 @@ def take_lock(path: Path, timeout: float = 0) -> BaseFileLock:
 
 
 @contextlib.contextmanager
-def folder_lock(folder: Path, purpose: str) -> Iterator[None]:
+def folder_lock(folder: Path, purpose: str, why: str = "") -> Iterator[None]:
     """Hold the lock of a folder, which is created if need be; wait, with a line in the log, while another has it.
 
     Args:
         folder: what is to be prepared by one process at a time.
         purpose: what the others are waiting for, for the line in the log.
+        why: it has to be written, for the error.
 
     Raises:
         UserError: the folder cannot be written.
@@ -58,7 +59,8 @@ def folder_lock(folder: Path, purpose: str) -> Iterator[None]:
             lock = take_lock(path, timeout=-1)
     except OSError as error:
         what = error.filename or folder  # the lock may be another user's
-        raise UserError(f"{what} cannot be written ({error.strerror}): make it so, or name another folder") from error
+        text = f"{what} cannot be written ({error.strerror}): make it so, or name another folder"
+        raise UserError(f"{why}, and {text}" if why else text) from error
     try:
         yield
     finally:

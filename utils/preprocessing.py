@@ -59,6 +59,7 @@ def to_grey(image: Image.Image) -> np.ndarray:
     Raises:
         ValueError: it has more than 16 bits, or negative values.
     """
+    image = with_plain_alpha(image)
     if image.mode in ("P", "PA"):
         image = image.convert("RGBA")  # Pillow warns of RGB where a palette has transparent colours
     if is_deep(image):
@@ -70,6 +71,11 @@ def to_grey(image: Image.Image) -> np.ndarray:
         grey = (values / (white_level(values) / 255)).round().astype(np.uint8)
         return 255 - grey if is_negative(image) else grey
     return np.asarray(image if image.mode == "L" else image.convert("L"))
+
+
+def with_plain_alpha(image: Image.Image) -> Image.Image:
+    """Undo the multiplication of grey by its alpha, as some TIFFs have it; Pillow converts no such image further."""
+    return image.convert("LA") if image.mode == "La" else image
 
 
 def is_deep(image: Image.Image) -> bool:
@@ -98,6 +104,7 @@ def of_8_bits(image: Image.Image) -> Image.Image:
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Convert an image of 8 bits to RGB, over `BACKGROUND`."""
+    image = with_plain_alpha(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (*BACKGROUND, 255)), image)

@@ -68,7 +68,8 @@ def fetch_missing(
         return contents
     if not folder.exists():
         _require_parent(folder, source)
-    with folder_lock(folder, "it brings ChestX-ray14 into the folder"):
+    lacking = count_of(contents.missing, "image") if contents else "NIH's label file or a list"
+    with folder_lock(folder, "it brings ChestX-ray14 into the folder", f"{folder} lacks {lacking}"):
         try:
             _Fetch(folder, source, jobs, keep_archives, quiet, download_only).run()
             return read_contents(folder)
@@ -98,7 +99,12 @@ def _require_parent(folder: Path, source: Source) -> None:
 
 @dataclass(frozen=True)
 class _Fetch:
-    """One process's work on a folder whose lock it has; the fields are the arguments of `fetch_missing`."""
+    """One process's work on a folder whose lock it has; the first fields are the arguments of `fetch_missing`.
+
+    Attributes:
+        cancel: ends all downloads.
+        answered: servers that have answered.
+    """
 
     folder: Path
     source: Source
@@ -107,6 +113,7 @@ class _Fetch:
     quiet: bool
     download_only: bool
     cancel: Cancel = field(default_factory=Cancel)
+    answered: set[str] = field(default_factory=set)
 
     def run(self) -> None:
         """Fetch label file and lists, then the archives that may hold what is missing, then all others if need be."""
@@ -228,12 +235,16 @@ class _Fetch:
         """Count the bytes of a file that are still to be fetched."""
         if (self.folder / file.name).is_file():
             return 0
-        return max(file.size - Download(file, self.folder, PATIENCE, self.cancel).have, 0)
+        return max(file.size - self._download(file).have, 0)
+
+    def _download(self, file: RemoteFile, report: Callable[[int], None] = lambda count: None) -> Download:
+        return Download(file, self.folder, PATIENCE, self.cancel, report, self.answered)
 
     def _bring(self, texts: Sequence[RemoteFile], archives: Sequence[RemoteFile]) -> None:
-        """Bring all of these, several at a time."""
+        """Bring all of these, several at a time, first what lies there already: it may not be the published file."""
         if not texts and not archives:
             return
+        archives = sorted(archives, key=lambda archive: not (self.folder / archive.name).is_file())
         left = sum(self._left(file) for file in (*texts, *archives))
         count = len(texts) + len(archives)
         log.info("ChestX-ray14: %d files to bring, %s to download, into %s", count, _size(left), self.folder)
@@ -248,7 +259,7 @@ class _Fetch:
             run_jobs(tasks, self.jobs, self.cancel)
 
     def _bring_text(self, text: RemoteFile, downloaded: Callable[[int], None]) -> None:
-        Download(text, self.folder, PATIENCE, self.cancel, downloaded).run(self.source.problem_of_text)
+        self._download(text, downloaded).run(self.source.problem_of_text)
 
     def _bring_archive(
         self, archive: RemoteFile, downloaded: Callable[[int], None], unpacked: Callable[[int], None]
@@ -256,7 +267,7 @@ class _Fetch:
         """Download an archive, or verify the one that is there, and unpack it."""
         path = self.folder / archive.name
         if not path.is_file():
-            Download(archive, self.folder, PATIENCE, self.cancel, downloaded).run()
+            self._download(archive, downloaded).run()
         elif problem := problem_of(path, archive, self.cancel):
             raise _not_published(path, problem)
         if self.download_only:

@@ -1,6 +1,9 @@
 """Files that torchvision downloads: fetched beside where they belong, and put there when they are complete."""
 
+import contextlib
+import io
 import shutil
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http.client import HTTPException
@@ -46,16 +49,24 @@ class Collection:
         """List the files that a folder does not have, in any form."""
         return [name for name in self.files if not self.path(place, name).is_file()]
 
+    def lack(self, root: Path) -> str:
+        """Say which files are not there, in the one of the two folders that has most of them."""
+        place = min((root, root / self.folder), key=lambda place: len(self.lacking(place)))
+        return f"{place} lacks {', '.join(self.lacking(place))}"
+
     def path(self, place: Path, name: str) -> Path:
         """Return the path of a file in the first form that is there, else the plain one."""
         forms = [place / f"{name}{form}" for form in self.forms]
         return next((path for path in forms if path.is_file()), forms[0])
 
 
-def find_or_download(root: Path, collection: Collection) -> Path:
+def find_or_download(root: Path, collection: Collection, quiet: bool) -> Path:
     """Return the folder of a collection's files, downloaded by one process if need be; others wait for it.
 
     An archive that came before a download was interrupted is not fetched again.
+
+    Args:
+        quiet: show no progress bars.
 
     Raises:
         UserError: the folder is not there, or files are lacking and cannot be downloaded; says what to put there.
@@ -65,12 +76,12 @@ def find_or_download(root: Path, collection: Collection) -> Path:
     )
     if found := collection.find(images_root(root, remedy)):
         return found
-    with folder_lock(root, f"it downloads {collection.name}"):
-        return collection.find(root) or _download(root, collection)
+    with folder_lock(root, f"it downloads {collection.name}", collection.lack(root)):
+        return collection.find(root) or _download(root, collection, quiet)
 
 
 @download_timeout()
-def _download(root: Path, collection: Collection) -> Path:
+def _download(root: Path, collection: Collection, quiet: bool) -> Path:
     beside, folder = root / f"{collection.name.replace('-', '')}.part", root / collection.folder
     parts = [beside / collection.folder / name for name in collection.files]
     require_live(folder)
@@ -82,12 +93,12 @@ def _download(root: Path, collection: Collection) -> Path:
         for name in collection.archives:
             if (root / name).is_file():
                 shutil.copyfile(root / name, beside / name)  # torchvision overwrites a damaged one
-        collection.download(str(beside))
+        with _bars(quiet):
+            collection.download(str(beside))
     except (OSError, RuntimeError, HTTPException, EOFError, ValueError) as error:  # the last one of a proxy's address
         if not any(path.is_file() for path in beside.rglob("*")):
             shutil.rmtree(beside, ignore_errors=True)
-        place = max((root, folder), key=lambda place: len(collection.files) - len(collection.lacking(place)))
-        found = f"{place} lacks {', '.join(collection.lacking(place))}"
+        found = collection.lack(root)
         archives = {root / name: md5 for name, md5 in collection.archives.items()}
         damaged = [str(path) for path, md5 in archives.items() if path.is_file() and not check_integrity(path, md5)]
         if damaged:
@@ -101,3 +112,10 @@ def _download(root: Path, collection: Collection) -> Path:
             move(part, folder / part.name)
     shutil.rmtree(beside, ignore_errors=True)
     return folder
+
+
+def _bars(quiet: bool) -> contextlib.AbstractContextManager[object]:
+    """Let torchvision show its progress bars where `utils.logs.progress` shows ours."""
+    if sys.stderr.isatty() and not quiet:
+        return contextlib.nullcontext()
+    return contextlib.redirect_stderr(io.StringIO())

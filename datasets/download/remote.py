@@ -107,6 +107,7 @@ class Download:
         patience: with the server.
         cancel: ends it.
         report: called with the number of bytes that arrived, or were given up (negative).
+        answered: servers that have answered, to which this one's is added.
     """
 
     def __init__(
@@ -116,12 +117,14 @@ class Download:
         patience: Patience,
         cancel: Cancel,
         report: Callable[[int], None] = lambda count: None,
+        answered: set[str] | None = None,
     ) -> None:
         self.remote, self.folder = remote, folder
         self.patience, self.cancel, self.report = patience, cancel, report
         self.part = folder / f".{remote.name}.part"
         self.part_of = folder / f".{remote.name}.part.json"
-        self.contacted = False
+        self.server = "/".join(remote.url.split("/")[:3])
+        self.answered = set() if answered is None else answered
         self.in_one_piece = False  # all of the part came in one response of this process
 
     @property
@@ -198,7 +201,8 @@ class Download:
             most = max(most, self.have)
             if self.have == self.remote.size:
                 return
-            if failures >= (self.patience.attempts if self.contacted else self.patience.first_contact):
+            known = self.server in self.answered
+            if failures >= (self.patience.attempts if known else self.patience.first_contact):
                 raise Unavailable(
                     f"{self.remote.name} cannot be fetched from {self.remote.url} ({fault}; {failures} attempts, "
                     f"{self.have:,} of {self.remote.size:,} bytes are here and kept)"
@@ -211,10 +215,10 @@ class Download:
         try:
             request = urllib.request.Request(self.remote.url, headers=self._headers())
             with urllib.request.urlopen(request, timeout=timeout) as response:
-                self.contacted = True
+                self.answered.add(self.server)
                 self._receive(response)
         except urllib.error.HTTPError as error:
-            self.contacted = True
+            self.answered.add(self.server)
             self._refused(error)
         except (OSError, http.client.HTTPException, UnicodeError) as error:  # the last for a name that no host has
             reason = getattr(error, "reason", error)

@@ -3,7 +3,6 @@
 All processes and runs share it. A build that is killed is continued, and a finished cache is read without a lock.
 """
 
-import contextlib
 import hashlib
 import math
 import os
@@ -88,10 +87,13 @@ class ImageCache:
             pass  # it is made anew
         return np.full(self.count, UNSEEN, dtype=np.uint8)
 
-    def forget(self, row: int) -> None:
-        """Let the next call of `prepare_images` look at the image of a row again, if the record can be written."""
-        with contextlib.suppress(OSError, ValueError):
+    def forget(self, row: int) -> bool:
+        """Let the next call of `prepare_images` look at the image of a row again; False if that cannot be written."""
+        try:
             np.load(self.records, mmap_mode="r+")[row] = UNSEEN, 0
+        except (OSError, ValueError):
+            return False
+        return True
 
     def lacking(self) -> int:
         """Count the bytes of disk that the build has yet to take."""

@@ -114,7 +114,7 @@ class FileDataset(ImageDataset):
         self.files = np.asarray(files)
         self.names = self.ids  # of the rows of the source; `ids` are those of a subset
         self.cache: ImageCache | None = None
-        self.forget: Callable[[int], object] | None = None
+        self.forget: Callable[[int], bool] | None = None
 
     def path(self, row: int) -> Path:
         """Give the file of a row of the source."""
@@ -146,9 +146,11 @@ class FileDataset(ImageDataset):
             if isinstance(self.transform, RandomCropAndFlip):
                 return self.transform.take(self.source(row))
             return super().transformed(row)
-        except UserError:
-            if self.forget:
-                self.forget(row)
+        except UserError as error:
+            if self.forget and not self.forget(row):
+                raise UserError(
+                    f"{error}; or name a --cache-dir, for what is known of the images lies where it cannot be written"
+                ) from error
             raise
 
     def cached(self, cache: ImageCache) -> "FileDataset":
@@ -157,8 +159,8 @@ class FileDataset(ImageDataset):
         part.cache = cache
         return part
 
-    def forgetting(self, forget: Callable[[int], object]) -> "FileDataset":
-        """Read the same images, and call `forget` with the row of one that cannot be read."""
+    def forgetting(self, forget: Callable[[int], bool]) -> "FileDataset":
+        """Read the same images, and call `forget`, see `ImageCache`, with the row of one that cannot be read."""
         part = copy.copy(self)
         part.forget = forget
         return part

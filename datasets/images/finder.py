@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from utils.errors import UserError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".tif", ".tiff", ".webp")
 KINDS = "JPEG, PNG, BMP, TIFF and WebP are read"
 # what systems leave on a disk: copies of attributes, thumbnails, what was deleted
 NOT_OURS = ("__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information")

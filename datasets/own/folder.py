@@ -7,7 +7,7 @@ DATADIR/CLASS/...                                          a fifth of the images
 import argparse
 import logging
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from datasets.base import DatasetSpec, Splits
@@ -37,6 +37,7 @@ log = logging.getLogger("dgcmm")
 
 DRAWN = {f"{name}{suffix}.png" for name in FIGURES for suffix in SUFFIXES}  # images that a run leaves
 IMAGENET_COUNTS = {"train": 1_281_167, "val": 50_000}  # images
+IMAGENET_ARCHIVES = {"train": "ILSVRC2012_img_train.tar", "val": "ILSVRC2012_img_val.tar"}
 
 
 def load_folder(args: argparse.Namespace, parts: Sequence[str] = PARTS) -> Splits:
@@ -259,6 +260,7 @@ def _loose_images(folder: Path) -> list[str]:
 
 def load_imagenet(args: argparse.Namespace) -> Splits:
     """Load train/WNID/ and val/WNID/ in `--datadir`; val is the test set."""
+    _require_imagenet(images_root(args.datadir), ("val",) if getattr(args, "test_alone", False) else IMAGENET_COUNTS)
     splits = load_folder(args, tuple(IMAGENET_COUNTS))
     for (part, published), data in zip(IMAGENET_COUNTS.items(), (splits.train, splits.test), strict=True):
         if len(data) not in (0, published):
@@ -266,6 +268,17 @@ def load_imagenet(args: argparse.Namespace) -> Splits:
                 "%s: %s has %d images, %d are published: is it unpacked?", args.datadir, part, len(data), published
             )
     return splits
+
+
+def _require_imagenet(root: Path, parts: Iterable[str]) -> None:
+    """Raise a `UserError` if a part of ImageNet has no class folder; says which archive has it."""
+    folders = {part_of(name): name for name in _folders(root)}
+    for part in parts:
+        if part not in folders or not _folders(root / folders[part]):
+            raise UserError(
+                f"{root} has no {part}/WNID/: unpack {IMAGENET_ARCHIVES[part]} of image-net.org there, each class into "
+                "a folder of its own"
+            )
 
 
 IMAGE_FOLDER = DatasetSpec(

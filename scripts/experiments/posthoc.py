@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from models.classifier import CosineClassifier, build_classifier, subtract_class_shares
 from models.samplers import FeatureTransferSampler, PosteriorSampler
+from utils.cli.rules import COSINE_FLOOR
 from utils.errors import UserError
 from utils.randomness import Stream, derive_seed, global_seed, standard_normal
 from utils.training.optimisation import build_scheduler, build_sgd, step_schedule
@@ -327,4 +328,6 @@ def method_value(text: str) -> tuple[str, float | str]:
     if not 0 <= number <= most or number == float("inf"):
         to = "on" if most > 1 else f"to {most}"
         raise argparse.ArgumentTypeError(f"{name}: {value!r} is no number from 0 {to}")
+    if method.parameter == "lr" and 0 < number < COSINE_FLOOR:
+        raise argparse.ArgumentTypeError(f"{name}: {value} is below {COSINE_FLOOR:g}, where its cosine ends")
     return name, number

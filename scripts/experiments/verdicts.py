@@ -85,8 +85,8 @@ def besides(results: Path, stage: str = "table", regime: str = ALL.name, name: s
     choice = read_choices(results).get(regime, {}).get(name)
     said = [*retraining(found, choice.values if choice else {}), *calibration(found, rows), *generative_half(found)]
     said += under_conditions(found, rows)
-    if any(one.row.name == WITHOUT_MIXTURE for one in rows):
-        said += ablation(name, rows, contenders(results, stage, regime, NOISE))
+    if name == DGCMM_ROW and any(one.row.name == WITHOUT_MIXTURE for one in rows):
+        said += ablation(rows, contenders(results, stage, regime, NOISE))
     lines = [textwrap.fill(f"- {line}", LINE, subsequent_indent="  ", break_on_hyphens=False) for line in said]
     title = marked(found.row.title, len(found.runs), len(TABLE))
     return "\n".join([f"{title}, besides:", *lines]) if lines else NOTHING
@@ -134,16 +134,17 @@ def under_conditions(found: Contender, rows: Sequence[Contender]) -> Iterator[st
         yield f"against {baseline.title}, in points: {', '.join(said)}"
 
 
-def ablation(name: str, clean: Sequence[Contender], noisy: Sequence[Contender]) -> Iterator[str]:
-    """Compare a row with DGCMM without the mixture, on clean images and under noise."""
+def ablation(clean: Sequence[Contender], noisy: Sequence[Contender]) -> Iterator[str]:
+    """Compare the learned mixture with none, on clean images and under noise."""
     said = []
     for rows in (clean, noisy):
-        ours, without = (next(one.values for one in rows if one.row.name == which) for which in (name, WITHOUT_MIXTURE))
+        names = DGCMM_ROW, WITHOUT_MIXTURE
+        ours, without = (next(one.values for one in rows if one.row.name == name) for name in names)
         if ours.keys() != without.keys():
             return
         difference = paired_difference(list(ours.values()), list(without.values()))
         said.append(f"{points(difference.mean)} points{interval(difference)}")
-    yield f"against DGCMM without a mixture: {', under noise '.join(said)}"
+    yield f"against the row without a mixture, which has its own rate and decoder weight: {', under noise '.join(said)}"
 
 
 def interval(difference: Difference) -> str:

@@ -1,10 +1,12 @@
 """FashionMNIST_LT: IDX files wherever they lie, or downloaded; here 4 pixels an image, which spell its row."""
 
+import errno
 import gzip
 import hashlib
 import http.client
 import multiprocessing
 import socket
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +21,7 @@ from datasets.idx import PUBLISHED
 from helpers.data import load_part
 from helpers.ports import free_port
 from helpers.served import Server, serving
+from utils import locks
 from utils.errors import UserError
 from utils.logs import start_logging
 
@@ -224,6 +227,28 @@ def test_missing_file_is_named_when_nothing_can_be_downloaded(name, place, files
         load(tmp_path, True)
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.glob("*.part"))
+
+
+def closed(*_: object, **__: object) -> None:
+    """Stands for `take_lock` in a folder of others."""
+    raise PermissionError(errno.EACCES, "Permission denied", "data/.lock")
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_missing_file_is_named_when_the_folder_is_closed(place, files, tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "take_lock", closed)
+    write(tmp_path / place, {name: content for name, content in files.items() if name != TEST_LABELS})
+    said = f"^{tmp_path / place} lacks {TEST_LABELS}, and data/.lock cannot be written"
+    with pytest.raises(UserError, match=said):
+        load(tmp_path, True)
+
+
+@pytest.mark.parametrize(("quiet", "terminal"), [(False, True), (True, True), (False, False)])
+@pytest.mark.usefixtures("mirror")
+def test_bars_of_a_download_are_for_terminals(quiet, terminal, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    load(tmp_path, True, quiet=quiet)
+    assert ("B/s" in capsys.readouterr().err) is (terminal and not quiet)
 
 
 def test_files_are_downloaded_once_into_the_folder(mirror, packed, tmp_path, capsys):

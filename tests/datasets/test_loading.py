@@ -327,7 +327,7 @@ def test_number_of_workers_brings_no_advice(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0}, raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         assert len(list(BatchLoader(noise(4), EvaluationBatches(4, 2), 2, pin_memory=False))) == 2
 
 

@@ -159,6 +159,8 @@ def run_without_python(folder: Path, name: str, *words: str, **environ: str) -> 
         ("quickstart.sh", ["--quiet"], {"VIRTUAL_ENV": "there"}, "error: --quiet stands where a folder should"),
         ("fashion_mnist_lt.sh", ["./data", "--list"], {}, "error: --list stands where a folder should"),
         ("fashion_mnist_held_out.sh", ["-v"], {}, "error: -v stands where a folder should"),
+        ("fashion_mnist_held_out.sh", ["./data", "./my", "runs"], {}, "error: runs: too many words, -h says"),
+        ("quickstart.sh", ["./my", "run"], {"VIRTUAL_ENV": "there"}, "error: run: too many words, -h says which"),
     ],
 )
 def test_script_refuses_what_it_would_misunderstand(name, words, environment, says, tmp_path):
@@ -227,15 +229,17 @@ def test_several_nodes_need_to_know_of_each_other():
     assert done.stderr.startswith(b"error: set NODES to the number of nodes, GPUS to")
 
 
-def test_several_nodes_are_started_by_torchrun_and_continue(tmp_path):
+@pytest.mark.parametrize(("resume", "taken"), [((), "auto"), (("--resume=./aug.pth", "--evaluate"), "./aug.pth")])
+def test_several_nodes_are_started_by_torchrun_and_continue(resume, taken, tmp_path):
     stand_in(tmp_path / "torchrun", f'printf "%s\\n" "$@" >{tmp_path}/told')
     nodes = {"NODES": "3", "GPUS": "4", "MASTER": "node0:29500", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    subprocess.run(["bash", ROOT / "scripts/multi_node.sh", "Digits_LT", "--logdir=my run"], env=nodes, check=True)
+    command = ["bash", ROOT / "scripts/multi_node.sh", "Digits_LT", "--logdir=my run", *resume]
+    subprocess.run(command, env=nodes, check=True)
     words = (tmp_path / "told").read_text().splitlines()
     own, script = words[: words.index("train.py")], words[words.index("train.py") + 1 :]
     assert {"--nnodes=3", "--nproc-per-node=4", "--rdzv-endpoint=node0:29500", "--rdzv-backend=c10d"} <= set(own)
     args, _ = parse(train.build_parser(), script)
-    assert (args.dataset, args.logdir, args.resume) == ("Digits_LT", "my run", "auto")
+    assert (args.dataset, args.logdir, args.resume) == ("Digits_LT", "my run", taken)
 
 
 PUBLISHED = (

@@ -34,7 +34,7 @@ from utils.distributed.spawn import spawn
 from utils.distributed.world import World
 from utils.errors import LostRank, UserError
 from utils.randomness import standard_normal
-from utils.training.checkpoint import load_checkpoint
+from utils.training.checkpoint import load_checkpoint, save_checkpoint
 from utils.training.optimisation import build_optimizer
 
 TWO = Launch(size=2, local_size=2, spawns=True, timeout=60)
@@ -195,7 +195,7 @@ def test_rank_that_raises_is_named_with_its_traceback(capfd):
 
 def test_node_that_never_comes_is_named():
     launch = Launch(4, 0, 2, spawns=True, url=f"tcp://127.0.0.1:{free_port()}", timeout=2)
-    with pytest.raises(UserError, match=r"rank 2, 3 \(node 1\) did not come"):
+    with pytest.raises(UserError, match=r"2, 3 \(node (0, )?1\) did not come"):
         spawned(plain_ranks.failing, "never", launch=launch)
 
 
@@ -309,12 +309,15 @@ def assert_one_result(outs, folder):
 
 def test_evaluation_on_two_processes_gives_the_same_predictions(tmp_path, trained_digits):
     """Also with an image for each a step, which could not be trained on; of 20 steps."""
+    trained = load_checkpoint(trained_digits / "checkpoint.pth")
+    trained["data_sha256"]["test"] = "that of other images"
+    save_checkpoint(tmp_path / "trained.pth", trained)
     files = []
     for processes, flags in ((1, ["--batch-size=66"]), (2, [*SEVERAL, "--batch-size=2", "--max-steps=20"])):
         log = tmp_path / str(processes)
         run = [
             f"--logdir={log}",
-            f"--resume={trained_digits}/checkpoint.pth",
+            f"--resume={tmp_path}/trained.pth",
             "--evaluate",
             "--workers=0",
             "--no-figures",
@@ -323,6 +326,7 @@ def test_evaluation_on_two_processes_gives_the_same_predictions(tmp_path, traine
             _, err = process.communicate(timeout=120)
         assert process.returncode == 0, err
         assert err.count("--max-steps 20: 40 of 400 test images are measured") == processes - 1  # said once
+        assert err.count("not the test images of the training") == 1
         files.append([line.split(",") for line in (log / "predictions_eval.csv").read_text().splitlines()])
     (header, *alone), (same, *together) = files
     alone = {row[0]: row for row in alone}

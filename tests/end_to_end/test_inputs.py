@@ -234,6 +234,7 @@ def test_bad_input_is_one_line_and_changes_nothing(
     Mirror(dict.fromkeys(names, b"content")).manifest(files / "closed.json")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setattr(datasets.chestxray.fetch, "PATIENCE", Patience(pause_s=0.001))
+    monkeypatch.setattr("utils.distributed.launch.spawn", lambda *_: pytest.fail("processes were started"))
     if "damaged" in "".join(argv):
         content = bytearray((trained_digits / "checkpoint.pth").read_bytes())
         content[len(content) // 2] ^= 4

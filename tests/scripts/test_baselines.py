@@ -67,7 +67,8 @@ def test_methods_agree_with_the_scripts_of_both_cases(script, run):
     refused = script("scripts.baselines", run)
     assert refused.status == 2
     assert "metrics_baselines.csv exists: --overwrite replaces it" in refused.error
-    chosen = script("scripts.baselines", run, "--overwrite", "--methods", "ncm", "lws", "--fixed", "lws=0.5")
+    chosen = script("scripts.baselines", run, "--overwrite", "--methods", "ncm", "lws", "ncm", "--fixed", "lws=0.5")
+    assert [row["method"] for row in read_rows(run / "metrics_baselines.csv")] == ["ncm", "lws"]
     assert {name: row["value"] for name, row in chosen.result.items()} == {"ncm": "unit", "lws": 0.5}
     refused = script("scripts.baselines", run, "--overwrite", "--methods", "ncm", "--fixed", "lws=0.5")
     assert refused.error == "error: --fixed lws: this method is not measured, leave it out"
@@ -260,6 +261,7 @@ def test_means_of_classes_warn_of_nothing(recwarn):
     [
         (["x", "--fixed", "crt=many"], "crt: 'many' is no number from 0 on"),
         (["x", "--fixed", "lda=2"], "lda: '2' is no number from 0 to 1"),
+        (["x", "--fixed", "crt=1e-6"], "crt: 1e-6 is below 1e-05, where its cosine ends"),
         (["x", "--fixed", "ncm=cosine"], "ncm: 'cosine' is none of euclidean, unit"),
         (["x", "--fixed", "trained=1"], "'trained=1' names none of logit-adjustment, tau-normalisation"),
     ],

@@ -385,5 +385,8 @@ def test_result_of_an_epoch_before_the_last_is_told(taken, epoch, outdated, tmp_
     about = {"started": "2026-01-02T00:00:00+00:00", "model": {"epoch": epoch, "step": 0}}
     run(folder, 0.75, "_aug", resume=str(folder / taken), about=about)
     compare.main([str(tmp_path)])
-    assert ("Case 2 is of the model before its training" in capsys.readouterr().out) == outdated
+    said = capsys.readouterr().out
+    assert ("Case 2 is of the model before its training" in said) == outdated
+    apart = f"{folder}: Case 2 is of the model of epoch 1, trained of that of epoch 2"
+    assert (apart in said) == (epoch == 1 and not outdated)
     assert is_of_another_model(RunFolder(folder, "_aug")) == outdated

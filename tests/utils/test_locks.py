@@ -68,6 +68,13 @@ def test_folder_that_cannot_be_written_is_named(tmp_path):
         pass
 
 
+def test_why_a_folder_has_to_be_written_is_said_first(tmp_path):
+    (tmp_path / "file").touch()
+    named = pytest.raises(UserError, match="^it lacks a file, and .*/file/data cannot be written")
+    with named, folder_lock(tmp_path / "file" / "data", "it works", "it lacks a file"):
+        pass
+
+
 def test_lock_of_another_user_is_named_and_not_the_folder(tmp_path, monkeypatch):
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / ".lock"))

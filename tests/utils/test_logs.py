@@ -128,7 +128,7 @@ def test_terminal_that_lacks_a_character_shows_its_number(monkeypatch):
 def left(done, epochs_after, epoch_seconds, seconds=10):
     """What the bar says of the run after so many seconds, of an epoch of 300 images that was resumed after 100."""
     bar = tqdm(total=300, initial=100, file=io.StringIO())
-    bar.start_t -= seconds
+    bar._time = lambda: bar.start_t + seconds
     bar.n = done
     show_left_of_run(bar, epochs_after, epoch_seconds)
     return bar.postfix

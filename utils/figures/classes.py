@@ -29,12 +29,13 @@ MARKERS = {"": ("o", BLACK), "_aug_ftl": ("^", RED), "_aug": ("s", BLUE), "_eval
 CELLS = 100  # along a side of a confusion matrix; beyond it, cells are of several classes
 
 
-def recall_by_size(results: Mapping[str, ClassResults], title: str) -> Figure:
+def recall_by_size(results: Mapping[str, ClassResults], title: str, titles: Mapping[str, str] = RESULTS) -> Figure:
     """Draw the recall of each class, from the class with the most training images to the one with the fewest.
 
     Args:
         results: suffix of a script -> what it measured, all of the same classes.
         title: of the figure.
+        titles: of the scripts' results, by suffix.
     """
     first = next(iter(results.values()))
     order, num_classes = by_size(first.counts), len(first.names)
@@ -44,7 +45,7 @@ def recall_by_size(results: Mapping[str, ClassResults], title: str) -> Figure:
     patches = shade_groups(ax, counts)
     for number, (suffix, found) in enumerate(results.items()):
         recalls, (marker, colour) = found.recalls[order], MARKERS[suffix]
-        label = f"{RESULTS[suffix]}: acsa {np.nan_to_num(recalls).mean():.3f}"  # a class without images counts as 0
+        label = f"{titles[suffix]}: acsa {np.nan_to_num(recalls).mean():.3f}"  # a class without images counts as 0
         places = np.arange(num_classes) + (0.16 * (number - (len(results) - 1) / 2) if num_classes <= NAMED else 0)
         if num_classes <= NAMED:
             face = "none" if suffix == "" else colour

@@ -13,7 +13,15 @@ from utils.figures.calibration import reliability
 from utils.figures.classes import confusion, recall_by_size
 from utils.figures.codes import CLASSES, IMAGES, codes_in_the_plane
 from utils.figures.curves import learning_curves
-from utils.figures.reading import find_codes, is_of_another_model, read_answers, read_classes, read_codes, read_history
+from utils.figures.reading import (
+    find_codes,
+    is_of_another_model,
+    read_answers,
+    read_classes,
+    read_codes,
+    read_history,
+    titles_of,
+)
 from utils.figures.sheets import reconstructions, samples
 from utils.figures.style import LOOK, defaults, fit
 from utils.files import write_atomically, writing
@@ -80,7 +88,9 @@ def draw(name: str, folder: RunFolder) -> Figure:
         case "learning_curves":
             return learning_curves(read_history(*paths), title)
         case "recall":
-            return recall_by_size({suffix: read_classes(path) for suffix, path in _tables(folder).items()}, run)
+            tables = _tables(folder)
+            results = {suffix: read_classes(path) for suffix, path in tables.items()}
+            return recall_by_size(results, run, titles_of(folder, tables))
         case "confusion":
             return confusion(read_answers(paths[0]), read_classes(paths[1]), title)
         case "reliability":

@@ -3,6 +3,7 @@
 import csv
 import functools
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +14,15 @@ from utils.choice import images_of, some_classes
 from utils.files import open_table, read_rows
 from utils.training.checkpoint import digest
 from utils.training.folder import RunFolder
-from utils.training.layout import codes_beside, epochs_of, places_of_origin, start_times, went_on_since
+from utils.training.layout import (
+    RESULTS,
+    RETRAININGS,
+    codes_beside,
+    epochs_of,
+    places_of_origin,
+    start_times,
+    went_on_since,
+)
 
 
 class History(NamedTuple):
@@ -122,6 +131,24 @@ def read_codes(path: Path, classes_at_most: int, images_at_most: int) -> Trainin
         means = state["prior.means"][torch.from_numpy(classes)].float().numpy()
     own = trained.get("args", {}).get("gmm_assign") == "label"
     return TrainingCodes(codes, targets[rows], classes, means, own, list(content["class_names"]), counts)
+
+
+def titles_of(folder: RunFolder, tables: Mapping[str, Path]) -> dict[str, str]:
+    """Say of each script what it has made; also of which epoch's model where a re-training took another one.
+
+    Args:
+        tables: suffix of a script -> its metrics_per_class.csv.
+    """
+    epochs = {}
+    for suffix in tables:
+        record = RunFolder(folder.path, suffix).file("args.json")
+        if suffix in RETRAININGS and record.exists():
+            epochs[suffix] = json.loads(record.read_text()).get("model", {}).get("epoch")
+        elif suffix == "":
+            epochs[suffix] = int(read_rows(tables[suffix])[0]["epoch"])
+    if len({epoch for epoch in epochs.values() if epoch is not None}) < 2:
+        return dict(RESULTS)
+    return RESULTS | {suffix: f"{RESULTS[suffix]}, model of epoch {epoch}" for suffix, epoch in epochs.items() if epoch}
 
 
 def is_of_another_model(folder: RunFolder) -> bool:

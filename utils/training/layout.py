@@ -28,6 +28,7 @@ PROJECTED, PROJECTOR = "00000", "projector_config.pbtxt"  # TensorBoard's folder
 PICTURES = "figures"  # the folder of all scripts' figures
 FOLDERS = (PICTURES, *(suffix.strip("_") for suffix in SUFFIXES if suffix))  # that one, and TensorBoard's of a script
 RESULTS = {"": "trained", "_aug_ftl": "Case 1", "_aug": "Case 2", "_eval": "evaluated"}  # what a script has made
+RETRAININGS = ("_aug_ftl", "_aug")
 # in the order in which TensorBoard shows them
 FIGURES = ("learning_curves", "recall", "confusion", "reliability", "codes", "reconstructions", "samples")
 

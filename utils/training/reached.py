@@ -14,6 +14,7 @@ from utils.errors import UserError
 from utils.files import read_rows
 from utils.training.layout import (
     RESULTS,
+    RETRAININGS,
     epochs_of,
     places_of_origin,
     start_times,
@@ -77,6 +78,7 @@ class Result(NamedTuple):
     seeds: tuple[object, object, object]  # --seed and --subset-seed of the training, --seed of the script
     health: dict[str, float]  # of the decoder, see health.json; {} where the script has not measured it
     outdated: bool  # the training has gone on since
+    epochs_apart: tuple[int, int] | None  # see the function of that name
 
     def same_images(self, other: "Result") -> bool:
         """Tell whether both trainings had the same images, as far as one subset seed can tell; another drew others."""
@@ -117,6 +119,7 @@ def read_results(run: Path) -> list[Result]:
                 seeds=(base.arguments.get("seed"), base.arguments.get("subset_seed"), own.arguments.get("seed")),
                 health=read_health(run / with_suffix("health.json", suffix)),
                 outdated=suffix != "" and is_outdated(own, base, retrained),
+                epochs_apart=epochs_apart(own, base) if suffix in RETRAININGS and not retrained.arguments else None,
             )
         )
     return found
@@ -135,6 +138,18 @@ def is_outdated(own: Started, base: Started, retrained: Started) -> bool:
     """Tell whether the training, or re-training, whose model a script took has gone on since."""
     made = {"started": own.first, "arguments": own.arguments, "model": own.model}
     return went_on_since(made, (base.last, retrained.last), epochs_of(base.rows))
+
+
+def epochs_apart(own: Started, base: Started) -> tuple[int, int] | None:
+    """Give the epoch of the model that a re-training took, and that of its training's numbers; None if it is one.
+
+    With a hold-out the numbers are of the best epoch.
+    """
+    if not base.rows or base.rows[-1]["split"] != "test":
+        return None
+    measured = int(base.rows[-1]["epoch"])
+    taken = own.model.get("epoch", measured)
+    return (taken, measured) if taken != measured else None
 
 
 def origin(run: Path, script: Started) -> Path | None:

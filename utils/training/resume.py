@@ -168,7 +168,9 @@ def terms_of_change(args: argparse.Namespace, given: set[str], checkpoint: Check
     elif back or not checkpoint["step"]:
         terms["batch_size"] = ""
     elif checkpoint["kind"] == "train":
-        terms["batch_size"] = f"--start-epoch={epoch}"
+        back_to = epoch - 1 if stored.get("start_epoch") == epoch else epoch  # it has gone back to this one already
+        if back_to >= 0:
+            terms["batch_size"] = f"--start-epoch={back_to}"
     return terms | {"deterministic": ""}
 
 

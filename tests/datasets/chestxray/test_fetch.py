@@ -12,6 +12,7 @@ import signal
 import tarfile
 import threading
 import time
+import urllib.request
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,6 +28,7 @@ from helpers.data import data_args
 from helpers.limits import separate_disks
 from helpers.mirror import PIECE, Answer, Mirror, packed, tar_gz, write_data_set
 from helpers.project import SMALL_MODEL
+from utils import locks
 from utils.errors import UserError
 from utils.logs import start_logging
 
@@ -154,15 +156,43 @@ def test_files_that_were_put_there_are_used(mirror, bring, files, tmp_path, ches
 @pytest.mark.parametrize(
     "spoil", [lambda content: content[:-1], lambda content: content[:-1] + b"?"], ids=["cut", "changed"]
 )
-def test_file_that_was_put_there_and_is_wrong_is_named_and_kept(name, spoil, bring, files, tmp_path):
+def test_file_that_was_put_there_and_is_wrong_is_named_and_kept(name, spoil, mirror, bring, files, tmp_path):
     wrong = tmp_path / "data" / name
     wrong.parent.mkdir()
     wrong.write_bytes(spoil(files[name]))
     with pytest.raises(UserError, match=f"{wrong} is not the published file .*: delete it"):
-        bring()
+        bring(jobs=1)
+    assert asked(mirror) <= TEXTS  # nothing else has been fetched before
     assert wrong.read_bytes() == spoil(files[name])
     wrong.unlink()
     bring()
+
+
+def test_server_that_has_answered_is_borne_with_at_the_next_file_too(bring, monkeypatch):
+    ask = urllib.request.urlopen
+
+    def away(request: urllib.request.Request, **options: object) -> object:
+        if request.full_url.endswith("images_002.tar.gz"):
+            raise OSError("no route to host")
+        return ask(request, **options)
+
+    monkeypatch.setattr(urllib.request, "urlopen", away)
+    with pytest.raises(UserError, match="images_002.tar.gz cannot be fetched .*no route to host; 3 attempts"):
+        bring(jobs=1)
+
+
+def test_missing_images_are_counted_when_the_folder_is_closed(bring, monkeypatch):
+    folder = bring()
+    gone = find_images(folder)[0]
+    (folder / gone).unlink()
+
+    def closed(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(folder / ".lock"))
+
+    monkeypatch.setattr(locks, "take_lock", closed)
+    said = rf"^{folder} lacks 1 image \({Path(gone).name}\), and {folder}/.lock cannot be written"
+    with pytest.raises(UserError, match=said):
+        bring()
 
 
 @pytest.mark.parametrize("name", ["train_val_list.txt", LABELS])

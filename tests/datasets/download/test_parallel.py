@@ -18,18 +18,21 @@ def test_jobs_run_all_tasks():
 
 @pytest.mark.parametrize("interrupt", [True, False], ids=["interruption", "failure"])
 def test_first_failure_or_an_interruption_ends_all_jobs(interrupt):
-    cancel, ended = Cancel(), threading.Semaphore(0)
+    cancel, begun, ended = Cancel(), threading.Barrier(3), threading.Semaphore(0)
 
     def wait() -> None:
+        begun.wait(60)
         try:
             cancel.pause(60)
         finally:
             ended.release()
 
     def fail() -> None:
+        begun.wait(60)
         raise UserError("no")
 
     def press_ctrl_c() -> None:
+        begun.wait(60)
         os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt if interrupt else UserError):

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, PngImagePlugin
+from PIL import Image, PngImagePlugin, TiffImagePlugin
 
+from datasets.images.opening import read_grey
 from datasets.images.photo import Photo
 from datasets.images.source import whole
 from helpers.project import ROOT
@@ -80,11 +81,15 @@ def test_other_modes_are_converted(mode, tmp_path):
     assert np.array_equal(found, np.asarray(image.convert("RGB")))
 
 
-def test_camera_held_askew(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turn by 90 degrees to see it upright
-    found = saved(tmp_path / "a.png", Image.fromarray(COLOUR), exif=exif)
-    assert np.array_equal(found, np.rot90(COLOUR, -1))
+def test_grey_multiplied_by_its_alpha(tmp_path):
+    """Pillow converts its mode to LA alone."""
+    alpha = np.full(GREY.shape, 255, np.uint8)
+    alpha[:, :10] = 0
+    image = Image.fromarray(np.stack([GREY * (alpha > 0), alpha], axis=2))
+    found = saved(tmp_path / "a.tif", image, tiffinfo={TiffImagePlugin.EXTRASAMPLES: 1})
+    assert (found[:, :10] == 255).all()
+    assert np.array_equal(found[:, 10:], np.repeat(GREY[:, 10:, None], 3, axis=2))
+    assert np.array_equal(read_grey(tmp_path / "a.tif")[:, 10:], GREY[:, 10:])
 
 
 def test_png_with_megabytes_of_notes_is_read(tmp_path):

@@ -72,6 +72,14 @@ def test_image_that_turned_bad_later_ends_one_run_and_is_left_out_of_the_next(tm
     assert len(prepare_images(splits_of(tmp_path), **bad)["training"]) == TRAIN - 1
 
 
+def test_image_that_turned_bad_has_another_remedy_where_that_cannot_be_noted(tmp_path):
+    data = prepare_images(splits_of(tmp_path), 0, "skip")["training"]
+    break_images(tmp_path, [7])
+    shutil.rmtree(tmp_path / "cache")  # where nobody may write, opening fails too
+    with pytest.raises(UserError, match=r"00000007_000.png cannot be read .*: replace it; or name a --cache-dir"):
+        data[7]
+
+
 def test_training_crops_come_from_the_cache_even_when_the_files_are_gone(chest):
     load(chest, cache_size=40)
     cached = load(chest, cache_size=40)

@@ -48,6 +48,11 @@ def test_classes_images_and_order(tmp_path):
     assert {part[index][0].shape for part in (splits.train, splits.test) for index in range(len(part))} == {(3, 28, 28)}
 
 
+def test_jpeg_by_its_other_endings(tmp_path):
+    names = ["train/cat/1.jfif", "train/dog/2.jpe", "train/dog/3.jpg", "test/cat/1.jpeg"]
+    assert load(write(tmp_path, *names)).train.ids.tolist() == names[:3]
+
+
 def test_folders_that_are_called_like_images_are_folders(tmp_path, caplog):
     names = ["train/a/1.jpg/0.png", "train/a/1.jpg/1.png", "train/v2.png/0.png", "test/a/0.png", "test/v2.png/0.png"]
     splits = load(write(tmp_path, *names))
@@ -530,6 +535,21 @@ def test_imagenet_is_train_and_val_and_says_what_lacks(tmp_path, caplog):
     ]
 
 
+@pytest.mark.parametrize(
+    ("names", "lacking"),
+    [
+        (["train/n01/1.JPEG", "train/n02/1.JPEG"], "val"),
+        (["train/n01/1.JPEG", "train/n02/1.JPEG", "val/1.JPEG"], "val"),
+        (["val/n01/1.JPEG", "val/n02/1.JPEG"], "train"),
+        (["n01/1.JPEG", "n02/1.JPEG"], "train"),
+    ],
+)
+def test_imagenet_without_a_part_is_not_divided_but_told_where_it_is(names, lacking, tmp_path):
+    said = f"has no {lacking}/WNID/: unpack ILSVRC2012_img_{lacking}.tar of image-net.org there, each class into"
+    with pytest.raises(UserError, match=said):
+        load(write(tmp_path, *names), "ImageNet")
+
+
 def test_label_without_a_name_is_its_own_name(tmp_path):
     names = tmp_path / "names.txt"
     names.write_text("dog,\ncat,the cat\n")
@@ -598,6 +618,7 @@ def test_class_folders_that_have_the_same_folders_in_them_are_asked_about(names,
 
 
 def test_imagenet_to_be_measured_alone_lacks_no_training_image(tmp_path, caplog):
-    DATASETS["ImageNet"].load(data_args("ImageNet", write(tmp_path, "val/n01/1.png", "val/n02/1.png")))
+    root = write(tmp_path, "val/n01/1.png", "val/n02/1.png")
+    DATASETS["ImageNet"].load(data_args("ImageNet", root, test_alone=True))
     said = [message for message in caplog.messages if "are published" in message]
     assert said == [f"{tmp_path}: val has 2 images, 50000 are published: is it unpacked?"]

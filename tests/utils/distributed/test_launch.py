@@ -46,10 +46,12 @@ def planned(*flags, environ=()):
     ],
 )
 def test_processes(flags, environ, size, first, local_size, spawns):
-    plan = planned(*flags, environ={name: value for name, value in dict(environ).items() if value is not None})
+    environ = {name: value for name, value in dict(environ).items() if value is not None}
+    plan = planned(*flags, "--dist-timeout=7", "--dist-backend=gloo", environ=environ)
     found = (plan.size, plan.first_rank, plan.local_size, plan.spawns)
     assert found == (size, first, local_size, spawns)
     assert plan.nodes == size // local_size
+    assert (plan.timeout, plan.backend) == (7, "gloo")
 
 
 def test_environment_of_a_launcher_becomes_an_address():

@@ -21,6 +21,21 @@ from utils.stopping import Stopped
 TWO = Launch(size=4, first_rank=2, local_size=2, spawns=True)
 
 
+def test_signal_that_reaches_the_launcher_alone_is_handed_on(monkeypatch):
+    monkeypatch.setattr(stopping, "received", lambda: signal.SIGTERM)
+    ranks = [multiprocessing.get_context("fork").Process(target=signal.pause) for _ in range(2)]
+    for rank in ranks:
+        rank.start()
+    try:
+        processes._wait(ranks)
+        for rank in ranks:
+            rank.join(60)
+        assert [rank.exitcode for rank in ranks] == [-signal.SIGTERM] * 2
+    finally:
+        for rank in ranks:
+            rank.kill()
+
+
 def judge(codes, said=(), killed=(), received=0, monkeypatch=None):
     if monkeypatch:
         monkeypatch.setattr(stopping, "received", lambda: received)

@@ -46,6 +46,12 @@ def test_recalls_stand_over_their_classes_from_the_largest_to_the_smallest():
     assert labels_of(ax.xaxis) == ["most\n500", "some\n40", "few\n3"]
 
 
+def test_results_are_named_by_the_titles_that_are_given():
+    titles = {"": "trained, model of epoch 2", "_aug": "Case 2, model of epoch 3"}
+    ax = recall_by_size({"": CLASSES, "_aug": CLASSES}, "run", titles).axes[0]
+    assert ax.get_legend_handles_labels()[1][:2] == [f"{title}: acsa 0.500" for title in titles.values()]
+
+
 def test_many_median_and_low_are_shaded_and_named():
     """Of five classes three have more than 100 images, and one each 20 to 100 and fewer than 20."""
     classes = ClassResults([*"abcde"], np.array([3, 900, 40, 200, 101]), np.ones(5))

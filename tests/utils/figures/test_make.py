@@ -23,12 +23,13 @@ from scripts import figures
 from utils.errors import UserError
 from utils.figures import codes, drawing
 from utils.figures.make import make_figures, report, show_figures
-from utils.figures.reading import find_codes, read_codes
+from utils.figures.reading import find_codes, read_codes, titles_of
 from utils.figures.style import LOOK, fit
+from utils.files import read_rows
 from utils.training.board import Board
 from utils.training.checkpoint import digest, save_checkpoint
 from utils.training.folder import RunFolder
-from utils.training.layout import FIGURES
+from utils.training.layout import FIGURES, RESULTS
 
 SCRIPTS = ("", "_aug_ftl", "_aug")
 
@@ -93,6 +94,19 @@ def test_results_of_the_model_before_its_training_went_on_are_not_shown_as_those
     for suffix in ("", "_aug", "_aug_ftl"):
         shown = [path.name for path in drawing.sources("recall", RunFolder(str(own_run), suffix))]
         assert shown == ["metrics_per_class.csv", "metrics_per_class_aug_ftl.csv"]
+
+
+def test_epochs_of_the_models_are_told_where_a_retraining_took_another_one(own_run):
+    tables = {suffix: own_run / f"metrics_per_class{suffix}.csv" for suffix in ("", "_aug", "_aug_ftl")}
+    assert titles_of(RunFolder(str(own_run)), tables) == RESULTS
+    path = own_run / "args_aug.json"
+    measured = int(read_rows(tables[""])[0]["epoch"])
+    content = json.loads(path.read_text()) | {"model": {"epoch": measured + 1, "step": 0}}
+    path.write_text(json.dumps(content))
+    found = titles_of(RunFolder(str(own_run)), tables)
+    assert found[""] == f"trained, model of epoch {measured}"
+    assert found["_aug"] == f"Case 2, model of epoch {measured + 1}"
+    assert titles_of(RunFolder(str(own_run), "_eval"), {"_eval": own_run / "metrics_per_class.csv"}) == RESULTS
 
 
 def test_retraining_of_a_model_of_another_folder_is_not_shown_as_one_of_this(own_run):

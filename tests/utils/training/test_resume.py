@@ -78,10 +78,11 @@ def test_steps_that_nodes_cannot_share_may_be_of_another_size(tmp_path, trained_
     assert "--batch-size is 20 now, 21.33 before: from epoch 3 on this is another run" in caplog.text
 
 
-def going_on(*argv, epoch=2, step=0, kind="train"):
+def going_on(*argv, epoch=2, step=0, kind="train", start_epoch=None):
     """What a command that goes on from a run with `STORED` makes of its flags."""
     args, given = parse(train.build_parser(), ["Digits_LT", *argv])
-    terms = terms_of_change(args, given, {"args": STORED, "epoch": epoch, "step": step, "kind": kind})
+    stored = STORED | {"start_epoch": start_epoch}
+    terms = terms_of_change(args, given, {"args": stored, "epoch": epoch, "step": step, "kind": kind})
     adopt(args, given, STORED, tuple(STORED), "there", terms=terms)
     return args
 
@@ -103,6 +104,12 @@ def test_batch_size_may_change_where_an_epoch_begins():
     assert going_on("--epochs=3", "--batch-size=25").batch_size == 25
     assert going_on("--batch-size=25", epoch=1).batch_size == 25
     assert going_on("--batch-size=25", "--start-epoch=1", epoch=1, step=3).batch_size == 25
+    gone_back = {"epoch": 1, "step": 3, "start_epoch": 1}
+    with pytest.raises(UserError, match="leave --batch-size out, give --start-epoch=0 too, or name"):
+        going_on("--batch-size=25", "--start-epoch=1", **gone_back)
+    assert going_on("--batch-size=25", "--start-epoch=0", **gone_back).batch_size == 25
+    with pytest.raises(UserError, match="leave --batch-size out, or name another checkpoint"):
+        going_on("--batch-size=25", epoch=0, step=3, start_epoch=0)
 
 
 @pytest.mark.parametrize(

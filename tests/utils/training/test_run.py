@@ -1,8 +1,10 @@
 """What a run refuses at its start, and how it ends."""
 
+import shutil
 import signal
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -53,6 +55,28 @@ def test_epoch_is_saved_before_a_board_whose_disk_may_fail(tmp_path):
             run.end_epoch(None, {"loss": 1.0})
     saved = read_verified(run.folder.checkpoint)
     assert (saved["epoch"], [row["epoch"] for row in saved["history"]]) == (1, [1])
+
+
+MEASURED = SimpleNamespace(numbers={"acsa": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("split", "act"),
+    [
+        ("test", lambda run: run.save()),
+        ("val", lambda run: run.add_measurement(MEASURED)),  # which is the best
+        ("test", lambda run: finish(run, lambda split: MEASURED, MEASURED)),
+    ],
+    ids=["save", "best", "finish"],
+)
+def test_run_writes_nothing_into_a_folder_that_another_process_has_made_again(split, act, tmp_path):
+    run = some_run()
+    run.folder, run.split, run.history = RunFolder(str(tmp_path / "run")).open(), split, [{"epoch": 1, "split": split}]
+    shutil.rmtree(run.folder.path)
+    with run.folder, RunFolder(str(tmp_path / "run")).open():
+        with pytest.raises(UserError, match="was deleted and made again"):
+            act(run)
+        assert not list(run.folder.path.glob("*.pth")) + list(run.folder.path.glob("*.csv"))
 
 
 @pytest.mark.parametrize(
