@@ -125,7 +125,7 @@ def retrain(
             f"{args.resume} was trained with --generative --weight-cls=0: its scores leave the classifier out, and a "
             "re-training changes nothing else: train with another weight"
         )
-    folder.check_place()
+    folder.check_place(args.overwrite)
     result = retrain_from(args, given, trained, found, folder, kind, make_sampler)
     report(result, folder, not args.no_figures)
 
@@ -299,6 +299,9 @@ def measure_first_loss(
 @torch.inference_mode()
 def classify(model: ImageClassifier, codes: Codes, args: argparse.Namespace, world: World) -> Predictions:
     """Classify the codes of a split, which are mu, or score its images (generative model).
+
+    Returns:
+        Predictions in the order of the data set.
 
     Raises:
         UserError: a probability is not finite.

@@ -142,7 +142,7 @@ def work(world: World, args: argparse.Namespace, given: set[str]) -> None:
         result = finished_result(checkpoint, args.epochs)
     figures = not result and not args.no_figures
     if not result:
-        world.on_main(folder.check_place)
+        world.on_main(lambda: folder.check_place(args.overwrite))
         if args.evaluate and "amp" not in given:
             args.amp = available_amp(args.amp, world.device)
         with world.errors_together():
@@ -280,6 +280,11 @@ def train_epochs(run: Run, loaders: dict[str, BatchLoader]) -> Row:
             examine_decoder(run, loaders)
             if world.is_main:
                 keep_pictures(run, loaders["test"].dataset)
+        if world.is_main and args.warmup_threshold is not None and run.state["warmup_end"] >= args.epochs:
+            text = (
+                "the warm-up has not ended: no loss was below --warmup-threshold %g; decoder and prior are not trained"
+            )
+            log.warning(text, args.warmup_threshold)
         train_images, transform = loaders["train"].dataset, loaders["test"].dataset.transform
         return finish(run, measure, measurement, partial(examine_codes, run, train_images, transform))
 
@@ -406,7 +411,7 @@ def evaluate_only(world: World, args: argparse.Namespace, checkpoint: Checkpoint
             return {}
         folder.make_way(args.overwrite)
         write_record(folder, args, data_sha256, processes=world.size, nodes=world.nodes, model=checkpoint)
-        folder.write_measurement(measurement, checkpoint["epoch"], "test")
+        folder.write_measurement(measurement, checkpoint["epoch"])
         result = {"epoch": checkpoint["epoch"], "split": "test", **measurement.numbers}
         result["time"] = time.perf_counter() - started
         folder.write_rows("metrics.csv", [result])

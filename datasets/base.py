@@ -198,9 +198,9 @@ class Load(Protocol):
             args: `datadir`, which data sets that come with a package ignore; `subset_seed` says which long-tailed
                 subset is drawn, where one is drawn, `subset_scale` how large it is, and `val_per_class` what is left
                 over for a validation set; `logdir`, which may lie in `datadir`, holds no data; `bad_images` says
-                what to do about those that cannot be read; `imbalance_factor`, `csv` and `names` are the data set's
-                own. Where `test_alone` is there the test set alone is wanted: the data may lack training images, and
-                classes.
+                what to do about those that cannot be read; `quiet` shows no progress; `imbalance_factor`, `csv` and
+                `names` are the data set's own. Where `test_alone` is there the test set alone is wanted: the data may
+                lack training images, and classes.
 
         Raises:
             UserError: the files are missing, damaged or not what the data set needs.

@@ -77,9 +77,7 @@ def prepare_data(args: argparse.Namespace, may_be_new: bool = True) -> None:
     prepare = DATASETS[args.dataset].prepare
     if prepare:
         if not may_be_new and not os.path.isdir(args.datadir):
-            raise UserError(
-                f"{args.resume} was trained on {args.datadir}, which is not there: name the data's folder (--datadir)"
-            )
+            raise UserError(f"{args.datadir} is not there: name the folder of the data of {args.resume} (--datadir)")
         prepare(
             args.datadir,
             manifest=args.dataset_manifest,

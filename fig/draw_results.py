@@ -10,7 +10,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -23,7 +22,7 @@ from utils.figures.classes import recall_by_size
 from utils.figures.curves import learning_curves
 from utils.figures.reading import read_classes, read_history
 from utils.figures.sheets import samples
-from utils.figures.style import LOOK
+from utils.figures.style import LOOK, defaults
 
 TITLE, TITLE_OF_FEW = "Fashion-MNIST, long-tailed", "A tenth of Fashion-MNIST, long-tailed"
 
@@ -45,8 +44,6 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Draw the run folders that the command line names."""
     options = build_parser().parse_args(argv)
-    matplotlib.rcdefaults()
-    matplotlib.rcParams.update(LOOK)
     try:
         tables = {
             suffix: read_classes(options.run / f"metrics_per_class{suffix}.csv") for suffix in ("", "_aug_ftl", "_aug")
@@ -56,9 +53,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             pictures = dict(file)
     except OSError as error:
         raise UserError(f"{error.filename} cannot be read ({error.strerror}): name other runs") from error
-    save(recall_by_size(tables, TITLE), "recall.png")
-    save(learning_curves(history, TITLE), "learning_curves.png")
-    save(samples(pictures, TITLE_OF_FEW), "samples.png")
+    with defaults(LOOK):
+        save(recall_by_size(tables, TITLE), "recall.png")
+        save(learning_curves(history, TITLE), "learning_curves.png")
+        save(samples(pictures, TITLE_OF_FEW), "samples.png")
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "version of train.py, whose training has ended"
         )
     where = {"datadir": args.datadir, "subset_seed": 0, "imbalance_factor": None, "subset_scale": 1.0}
-    test = DATASETS["FashionMNIST_LT"].load(argparse.Namespace(**where, val_per_class=0)).test
+    test = DATASETS["FashionMNIST_LT"].load(argparse.Namespace(**where, val_per_class=0, quiet=False)).test
     usual, usual_groups = score(model, [test.read(int(row)) for row in test.rows])
     print("| images | score |", " | ".join(GROUPS), "|")
     print("|---|---|" + "---|" * len(GROUPS))

@@ -26,4 +26,4 @@ run python augment.py ChestXray --datadir=./datasets/ChestXray --logdir=./logs/C
   --epoch=100 --batch-size=100 --lr=1e-2 --wd=1e-4 --print-freq=100 --worker=8 --gpu=0 --lr-step=30 \
   --h-dim=2048 --z-dim=2048 --resume=./logs/ChestXray/TAG/checkpoint.pth
 # the three results, and whether the decoder has learned anything at this --weight-reconst
-run python scripts/compare.py ./logs/ChestXray/TAG
+run python scripts/compare.py --markdown --metrics=acsa,f_ma,g_ma,many,median ./logs/ChestXray/TAG

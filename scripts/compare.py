@@ -65,12 +65,21 @@ class Row(NamedTuple):
 
     def differs_by(self) -> str:
         """Write the flags by which this script differs from that of other rows; the training's stand in its own row."""
-        return " ".join(f"{flag_of(name)}={value}" for name, value in self.differing.items())
+        return " ".join(written(name, value) for name, value in self.differing.items())
 
     def values(self, metric: str) -> list[float]:
         """Take a metric of all results; [] where one says nothing."""
         texts = [result.row.get(metric, "") for result in self.results]
         return [float(text) for text in texts] if all(texts) else []
+
+
+def written(name: str, value: object) -> str:
+    """Write an argument as on a command line; a switch that is off as 'no --generative'."""
+    if name == "dataset":
+        return str(value)
+    if isinstance(value, bool):
+        return flag_of(name) if value else f"no {flag_of(name)}"
+    return f"{flag_of(name)}={value}"
 
 
 def group(results: Iterable[Result]) -> list[Row]:
@@ -102,12 +111,18 @@ def group(results: Iterable[Result]) -> list[Row]:
 
 
 def repeated(row: Row) -> str:
-    """Say in a line that runs of a row have the same seeds, so that its deviation means little; nothing if none has."""
+    """Say in a line that runs of a row repeat one another, so that its deviation means little; nothing if none does.
+
+    Where nothing is drawn, another `--subset-seed` is no other run.
+    """
     runs: dict[tuple[object, ...], list[str]] = {}
     for result in row.results:
-        runs.setdefault(result.seeds, []).append(str(result.run))
+        seed, subset_seed, own_seed = result.seeds
+        runs.setdefault((seed, result.trained_on or subset_seed, own_seed), []).append(str(result.run))
     same = [names for names in runs.values() if len(names) > 1]
-    return "; ".join(f"{' and '.join(names)} have the same seeds: is one a copy?" for names in same)
+    return "; ".join(
+        f"{' and '.join(names)} have the same training images and --seed: is one a copy?" for names in same
+    )
 
 
 def outdated(row: Row) -> str:
@@ -121,12 +136,14 @@ def outdated(row: Row) -> str:
 
 
 def of_another_epoch(row: Row) -> str:
-    """Say in a line that a re-training took the model of another epoch than its training's numbers are of."""
-    apart = next((result.epochs_apart for result in row.results if result.epochs_apart), None)
-    if apart is None or row.results[0].outdated:
-        return ""
-    what, (taken, measured) = RESULTS[row.results[0].suffix], apart
-    return f"{row.name()}: {what} is of the model of epoch {taken}, {RESULTS['']} of that of epoch {measured}"
+    """Say, a line for each run, that a re-training took the model of another epoch than its training is measured at."""
+    lines = []
+    for result in row.results:
+        if result.epochs_apart and not result.outdated:
+            taken, measured = result.epochs_apart
+            what = f"{RESULTS[result.suffix]} is of the model of epoch {taken}"
+            lines.append(f"{result.run}: {what}, {RESULTS['']} of that of epoch {measured}")
+    return "\n".join(lines)
 
 
 def decoder(row: Row) -> str:

@@ -52,14 +52,14 @@ from utils.metrics import Row, calibration_error, compute_metrics, require_finit
 from utils.streams import print_result
 from utils.training.checkpoint import is_made_from, load_checkpoint, load_model_state
 from utils.training.folder import RunFolder
-from utils.training.layout import GENERATIVE_HALF, ROBUSTNESS
+from utils.training.layout import GENERATIVE_HALF, LAST, RETRAININGS, ROBUSTNESS, with_suffix
 from utils.training.record import write_record
 from utils.training.resume import warn_of_begun_epoch, warn_of_unfinished
 
 log = logging.getLogger("dgcmm")
 
 DEFAULT = "logit-adjustment"
-CHECKPOINTS = ("checkpoint_aug_ftl.pth", "checkpoint_aug.pth")  # of re-trainings
+CHECKPOINTS = [with_suffix(LAST, suffix) for suffix in RETRAININGS]
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -94,21 +94,22 @@ def measure_run(folder: RunFolder, options: argparse.Namespace) -> None:
         raise UserError(f"{options.run} is generative: it has no code of an image alone, leave --methods out")
     names = [] if run.model.generative else options.methods or [DEFAULT]
     rows = measure(run, classifiers, fit(run, names, fixed_of(options.fixed, names)))
-    print(table(rows))
     result: dict[str, object] = {
         f"{row['classifier']}, {row['condition']}": {name: row[name] for name in ("acsa", "calibration_error")}
         for row in rows
     }
+    health: dict[str, float | None] = {}
     if _decodes(run):
         test = run.splits.test
         looked_at = test.subset(spread(test.targets, LOOKED_AT))
         health = measure_generative_half(run.model, run.splits.train, looked_at, judges, run.args.batch_size)
         result["generative half"] = health
-        for name, value in health.items():
-            print(f"{name:<40} {'-' if value is None else format(value, '.4f')}")
         write_text(folder.file(GENERATIVE_HALF), json.dumps(health, indent=2) + "\n")
     write_record(RunFolder(options.run, "_robustness"), options, run.checkpoint["data_sha256"], model=run.checkpoint)
     folder.write_rows(ROBUSTNESS, rows)
+    print(table(rows))
+    for name, value in health.items():
+        print(f"{name:<40} {'-' if value is None else format(value, '.4f')}")
     print_result(result)
 
 

@@ -159,8 +159,8 @@ def write_rows(file: Sink, header: Sequence[str], rows: Iterable[Mapping[str, ob
 
 
 def open_table(path: Path) -> TextIO:
-    """Open a CSV file as `write_table` writes it, whatever the locale."""
-    return path.open(newline="", encoding="utf-8", errors="surrogateescape")
+    """Open a CSV file as `write_table` writes it, whatever the locale; a spreadsheet may have added a mark."""
+    return path.open(newline="", encoding="utf-8-sig", errors="surrogateescape")
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

@@ -146,9 +146,9 @@ class ImageCache:
 
     def _holds(self, file: int, row: int, record: np.void) -> bool:
         """Tell whether an image is there, with the pixels that were written."""
-        if record["state"] != GOOD or not self.size:
-            return record["state"] == GOOD
-        return zlib.crc32(os.pread(file, self.bytes, row * self.bytes)) == record["checksum"]
+        if record["state"] != GOOD:
+            return False
+        return not self.size or zlib.crc32(os.pread(file, self.bytes, row * self.bytes)) == record["checksum"]
 
     def _make(self, file: int, row: int, open_source: Callable[[int], ImageSource]) -> tuple[int, int]:
         """Read, resize and store an image, and give its record."""

@@ -9,6 +9,7 @@ Shapes: N training codes, M codes to classify, K classes, D length of a code.
 import argparse
 import copy
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -303,8 +304,14 @@ METHODS = {
 
 
 def fixed_of(pairs: Sequence[tuple[str, float | str]], names: Sequence[str]) -> dict[str, float | str]:
-    """Gather what `--fixed` gives: name of a method -> value; a `UserError` if one is not measured, none of `names`."""
+    """Gather what `--fixed` gives: name of a method -> value.
+
+    Raises:
+        UserError: a method is there twice, or is none of `names`, which are measured.
+    """
     fixed = dict(pairs)
+    if twice := [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]:
+        raise UserError(f"--fixed {twice[0]}: this method has two values, leave one out")
     if unused := sorted(fixed.keys() - set(names)):
         raise UserError(f"--fixed {unused[0]}: this method is not measured, leave it out")
     return fixed

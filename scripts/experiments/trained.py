@@ -15,7 +15,7 @@ from scripts.experiments.posthoc import TrainedCodes
 from utils.cli.common import Parser
 from utils.cli.rules import PLACE_FLAGS, complete, flag_of, parse
 from utils.cli.types import count, path
-from utils.device import available_amp, choose_device
+from utils.device import available_amp, check_device, choose_device
 from utils.distributed.world import World
 from utils.errors import UserError
 from utils.training.checkpoint import Checkpoint, digest, load_checkpoint
@@ -113,5 +113,6 @@ def open_run(folder: RunFolder, options: argparse.Namespace, result: str) -> Tra
     prepare_data(args, may_be_new=False)
     world = World(choose_device(None))
     args.amp = available_amp(args.amp, world.device)
+    check_device(world.device, args.amp)
     splits, _ = load_same_splits(args, checkpoint)
     return TrainedRun(args, checkpoint, splits, load_trained_model(args, checkpoint, splits, world), world)

@@ -144,7 +144,7 @@ def ablation(clean: Sequence[Contender], noisy: Sequence[Contender]) -> Iterator
             return
         difference = paired_difference(list(ours.values()), list(without.values()))
         said.append(f"{points(difference.mean)} points{interval(difference)}")
-    yield f"against the row without a mixture, which has its own rate and decoder weight: {', under noise '.join(said)}"
+    yield f"against the row without a mixture, each with the settings chosen for it: {', under noise '.join(said)}"
 
 
 def interval(difference: Difference) -> str:

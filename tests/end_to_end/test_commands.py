@@ -118,7 +118,13 @@ def test_recipe_trains_and_re_trains_by_commands_that_parse(name, tmp_path):
     if name in RECIPES:
         assert given[3] == ["scripts/compare.py", "./runs/subset3"]
     else:
-        assert given[3:] == [["scripts/compare.py", "./logs/ChestXray/TAG"]]
+        (row,) = given[3:]  # of the README's table, which has these columns
+        assert row == [
+            "scripts/compare.py",
+            "--markdown",
+            "--metrics=acsa,f_ma,g_ma,many,median",
+            "./logs/ChestXray/TAG",
+        ]
 
 
 def test_held_out_comparison_trains_and_re_trains_six_variants_by_commands_that_parse(tmp_path):

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import augment
 import codes
@@ -551,6 +552,9 @@ def test_best_epoch_is_kept_and_it_alone_is_measured_on_the_test_images(script, 
     assert not torch.equal(best["distance_quantiles"], last["distance_quantiles"])
     rows = rows_without_time(tmp_path / "metrics.csv")
     assert [(row["epoch"], row["split"]) for row in rows] == [("1", "val"), ("2", "val"), ("3", "val"), ("1", "test")]
+    shown = EventAccumulator(str(tmp_path)).Reload().Scalars
+    assert [[event.step for event in shown(f"{split}/acsa")] for split in ("val", "test")] == [[1, 2, 3], [1]]
+    assert shown("test/acsa")[0].value == pytest.approx(float(rows[-1]["acsa"]))
     data = last["data_sha256"]
     assert seen == [data["val"]] * 3 + [data["test"]]
     health = json.loads((tmp_path / "health.json").read_text())

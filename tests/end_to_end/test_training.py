@@ -134,16 +134,22 @@ def test_spread_that_is_asked_for_is_that_of_a_model_with_another_ones_weights_t
     assert "taken: encoder, mu_head, classifier, decoder, prior; started anew: log_var_head" in done.out
 
 
-@pytest.mark.parametrize(("threshold", "warm"), [([], [1, 2]), (["--warmup-threshold=10"], [1])])
+@pytest.mark.parametrize(
+    ("threshold", "warm"),
+    [([], [1, 2]), (["--warmup-threshold=10"], [1]), (["--warmup-epochs=3", "--warmup-threshold=1e-3"], [1, 2, 3])],
+)
 def test_warm_up_has_the_classification_term_alone(threshold, warm, script, tmp_path, monkeypatch):
     """The prior starts once, after the first epoch that has more."""
     original, started = train.start_prior, []
     monkeypatch.setattr(train, "start_prior", lambda run, *others: started.append(run.epoch) or original(run, *others))
     flags = ["--batch-size=24", "--epochs=3", "--max-steps=2", "--warmup-epochs=2", *threshold]
-    assert script("train", "Digits_LT", *SMALL_MODEL, *flags, f"--logdir={tmp_path}").status == 0
+    done = script("train", "Digits_LT", *SMALL_MODEL, *flags, f"--logdir={tmp_path}")
+    assert done.status == 0
     found = read_rows(tmp_path / "metrics.csv")
     assert [int(row["epoch"]) for row in found if not row["loss_gmm"] + row["loss_reconst"]] == warm
-    assert started == [len(warm)]
+    never_ended = len(warm) == 3
+    assert started == ([] if never_ended else [len(warm)])
+    assert ("the warm-up has not ended: no loss was below --warmup-threshold 0.001" in done.err) is never_ended
 
 
 def test_evaluation_of_a_checkpoint_repeats_its_result(script, tmp_path, trained_digits):

@@ -25,7 +25,7 @@ def made_up_run(path: Path, num_classes: int, epochs: int = 5) -> Path:
     found = Predictions(np.arange(len(targets)), targets, shares, np.full(len(targets), -1))
     ids = np.array([f"image, {number}" for number in range(len(targets))])
     path.mkdir(parents=True)
-    RunFolder(str(path)).write_measurement(Measurement({}, found, ids, names, counts.tolist()), epochs, "test")
+    RunFolder(str(path)).write_measurement(Measurement({}, found, ids, names, counts.tolist()), epochs)
     numbers = dict.fromkeys(METRIC_NAMES, 0.5) | {
         "low": None,
         "loss": 2.0,

@@ -72,6 +72,8 @@ def test_methods_agree_with_the_scripts_of_both_cases(script, run):
     assert {name: row["value"] for name, row in chosen.result.items()} == {"ncm": "unit", "lws": 0.5}
     refused = script("scripts.baselines", run, "--overwrite", "--methods", "ncm", "--fixed", "lws=0.5")
     assert refused.error == "error: --fixed lws: this method is not measured, leave it out"
+    refused = script("scripts.baselines", run, "--overwrite", "--fixed", "lws=0.5", "lws=1")
+    assert refused.error == "error: --fixed lws: this method has two values, leave one out"
 
     judge = run.parent / "judge"
     small = [*SMALL_MODEL[1:3], "--arch=resnet18", "--epochs=1", "--max-steps=1", "--workers=0", "--quiet"]
@@ -204,13 +206,15 @@ def test_folder_that_cannot_be_used_is_told_before_the_work(name, script, run, t
     assert "cannot be written (Permission denied): copy the run, and name the copy" in script(name, run).error
 
 
-def test_run_is_measured_in_its_own_precision(run, tmp_path):
+def test_run_is_measured_in_its_own_precision(run, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("utils.device.has_fast_bfloat16", lambda device: False)
     folder = shutil.copytree(run, tmp_path / "run")
     checkpoint = load_checkpoint(folder / "checkpoint.pth")
     checkpoint["args"]["amp"] = "bf16"
     save_checkpoint(folder / "checkpoint.pth", checkpoint)
     trained = opened(folder)
     assert trained.args.amp == "bf16"
+    assert "--amp bf16: no bfloat16 instructions here" in caplog.text
     some = trained.splits.test.subset(np.arange(40))
     codes = extract(trained.model, batches(some, 40), False, trained.args, trained.world.device)
     trained = trained._replace(splits=trained.splits._replace(test=some))

@@ -107,11 +107,11 @@ def test_copy_of_a_run_is_told(tmp_path, capsys):
         run(tmp_path / name, seed=seed)
     compare.main([str(tmp_path)])
     last = capsys.readouterr().out.splitlines()[-1]
-    assert last == f"{tmp_path}/a and {tmp_path}/b have the same seeds: is one a copy?"
+    assert last == f"{tmp_path}/a and {tmp_path}/b have the same training images and --seed: is one a copy?"
     resume = str(tmp_path / "c/checkpoint.pth")
     again = [run(tmp_path / f"again{seed}", suffix="_aug", resume=resume, seed=seed) for seed in (0, 1)]
     compare.main(list(map(str, again)))
-    assert "same seeds" not in capsys.readouterr().out  # of one training, re-trained with two
+    assert "is one a copy?" not in capsys.readouterr().out  # of one training, re-trained with two
 
 
 def test_metric_that_one_run_of_a_row_has_not_has_no_mean(tmp_path, capsys):
@@ -144,6 +144,12 @@ def test_runs_on_other_numbers_of_nodes_stand_apart(tmp_path, capsys):
         run(tmp_path / f"run{seed}", seed=seed, batch_size=32, about={"nodes": nodes})
     rows = [(row["runs"], row["differs_by"]) for row in table(capsys, tmp_path)]
     assert rows == [("2", "--world-size=1"), ("2", "--world-size=2")]
+
+
+def test_data_set_and_switches_are_written_as_on_a_command_line(tmp_path, capsys):
+    for name, generative in (("A", True), ("B", False)):
+        run(tmp_path / name, dataset=name, generative=generative)
+    assert [row["differs_by"] for row in table(capsys, tmp_path)] == ["A --generative", "B no --generative"]
 
 
 def test_flag_of_a_re_training_that_its_training_has_too_is_said(tmp_path, capsys):
@@ -390,3 +396,25 @@ def test_result_of_an_epoch_before_the_last_is_told(taken, epoch, outdated, tmp_
     apart = f"{folder}: Case 2 is of the model of epoch 1, trained of that of epoch 2"
     assert (apart in said) == (epoch == 1 and not outdated)
     assert is_of_another_model(RunFolder(folder, "_aug")) == outdated
+
+
+def test_epoch_of_the_model_is_told_of_each_run_that_took_another_one(tmp_path, capsys):
+    for seed, taken in enumerate((2, 1, 3)):
+        folder = run(tmp_path / f"s{seed}", seed=seed)
+        flags = {"seed": seed, "resume": str(folder / "model_best.pth")}
+        run(folder, 0.75, "_aug", about={"model": {"epoch": taken, "step": 0}}, **flags)
+    compare.main([str(tmp_path)])
+    said = capsys.readouterr().out.split("\n\n")[-1].splitlines()
+    assert said == [
+        f"{tmp_path}/s1: Case 2 is of the model of epoch 1, trained of that of epoch 2",
+        f"{tmp_path}/s2: Case 2 is of the model of epoch 3, trained of that of epoch 2",
+    ]
+
+
+def test_another_subset_seed_where_nothing_is_drawn_is_a_copy(tmp_path, capsys):
+    for seed in (0, 1):
+        about = {"data": {"test": "same", "train": "same"}}
+        run(tmp_path / f"s{seed}", seed=7, subset_seed=seed, about=about)
+    compare.main([str(tmp_path)])
+    said = f"{tmp_path}/s0 and {tmp_path}/s1 have the same training images and --seed: is one a copy?"
+    assert capsys.readouterr().out.splitlines()[-1] == said

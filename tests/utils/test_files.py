@@ -121,6 +121,11 @@ def test_cells_are_read_as_they_were_written(tmp_path):
     assert read_rows(tmp_path / "table.csv") == [{"file": row["file"], "a": str(row["a"])} for row in rows]
 
 
+def test_table_that_a_spreadsheet_has_saved_is_read(tmp_path):
+    (tmp_path / "table.csv").write_bytes(b"\xef\xbb\xbfepoch,acsa\r\n1,0.5\r\n")
+    assert read_rows(tmp_path / "table.csv") == [{"epoch": "1", "acsa": "0.5"}]
+
+
 def test_columns_are_read_as_they_were_written(tmp_path):
     row = {"p_cat\r": "1", "p_dog\n": "2", 'p_"c,d"': "3"}
     write_table(tmp_path / "table.csv", list(row), [row])

@@ -1,4 +1,4 @@
-"""The command line of each script; see `common` for the flags of all.
+"""The command line of each script; see `common` for the flags of train.py and both augmentations.
 
 Defaults stand in these two modules, those that follow from other flags in `rules`. Nothing here imports torch.
 """
@@ -28,7 +28,7 @@ def train_parser(
     """Build the parser of train.py.
 
     Args:
-        common: the flags of all three scripts.
+        common: the flags of train.py and both augmentations.
         losses, samplers: the names in the registries.
         kwargs: go to ArgumentParser.
     """

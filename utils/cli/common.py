@@ -48,7 +48,7 @@ class Parser(argparse.ArgumentParser):
 def common_parser(
     datasets: Collection[str], architectures: Collection[str], transforms: Collection[str], lr: float
 ) -> argparse.ArgumentParser:
-    """Build the flags of all three scripts.
+    """Build the flags of train.py and both augmentations.
 
     Args:
         datasets, architectures, transforms: the names in the registries.

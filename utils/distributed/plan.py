@@ -7,7 +7,7 @@ command one of them. Nothing here imports torch.
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 from utils.errors import UserError
@@ -67,10 +67,12 @@ def plan_launch(args: argparse.Namespace, environ: Mapping[str, str]) -> Launch:
     if args.rank is not None and args.rank >= (args.world_size or 1) and not _counted_by(environ, args):
         raise UserError(f"--rank {args.rank} must be below --world-size {args.world_size or 1}: ranks start at 0")
     _check_url(args.dist_url)
-    if by_torchrun and not args.multiprocessing_distributed:
-        launch = _from_environment(args, environ)
-    elif by_torchrun:
+    if by_torchrun and args.multiprocessing_distributed:
         raise UserError("torchrun starts the processes itself: leave --multiprocessing-distributed out")
+    if by_torchrun:
+        if args.ngpus > 1:
+            raise UserError(f"--ngpus {args.ngpus}: torchrun starts the processes itself, see its --nproc-per-node")
+        launch = _from_environment(args, environ)
     elif args.multiprocessing_distributed:
         launch = _spawning(args, environ)
     else:
@@ -84,7 +86,7 @@ def plan_launch(args: argparse.Namespace, environ: Mapping[str, str]) -> Launch:
             f"--gpu {args.gpu} is for one process: {launch.size} processes take a GPU each, leave it out (one that "
             "knows no LOCAL_RANK takes the first that CUDA_VISIBLE_DEVICES shows it)"
         )
-    return launch
+    return replace(launch, backend=args.dist_backend, timeout=args.dist_timeout)
 
 
 def spare_rank(environ: Mapping[str, str]) -> int:
@@ -152,22 +154,21 @@ def _spawning(args: argparse.Namespace, environ: Mapping[str, str]) -> Launch:
     if nodes > 1 and url is None:
         raise UserError(f"--world-size {nodes}: the nodes must know where to meet, give --dist-url=tcp://HOST:PORT")
     size = nodes * args.ngpus
-    if size == 1:
-        return Launch(backend=args.dist_backend, timeout=args.dist_timeout)
-    meeting = {"url": url, "backend": args.dist_backend, "timeout": args.dist_timeout}
-    return Launch(size, node * args.ngpus, args.ngpus, spawns=True, **meeting)
+    return Launch(size, node * args.ngpus, args.ngpus, spawns=True, url=url) if size > 1 else Launch()
 
 
 def _by_hand(args: argparse.Namespace) -> Launch:
     """`--world-size` and `--rank` alone: this command is one process of several."""
+    if args.dist_url is not None and args.world_size is None:
+        raise UserError(f"--dist-url {args.dist_url} needs --world-size: how many processes meet there")
     size = args.world_size or 1
     if size == 1:
-        return Launch(backend=args.dist_backend, timeout=args.dist_timeout)
+        return Launch()
     if args.rank is None:
         raise UserError(f"--world-size {size} needs --rank: which of the {size} processes this one is")
     if args.dist_url is None:
         raise UserError(f"--world-size {size}: the processes must know where to meet, give --dist-url=tcp://HOST:PORT")
-    return Launch(size, args.rank, url=args.dist_url, backend=args.dist_backend, timeout=args.dist_timeout)
+    return Launch(size, args.rank, url=args.dist_url)
 
 
 def _from_environment(args: argparse.Namespace, environ: Mapping[str, str]) -> Launch:
@@ -185,10 +186,9 @@ def _from_environment(args: argparse.Namespace, environ: Mapping[str, str]) -> L
             f"LOCAL_WORLD_SIZE={local_size}: no such run"
         )
     if size == 1:
-        return Launch(backend=args.dist_backend, timeout=args.dist_timeout)
+        return Launch()
     _address(environ)
-    meeting = {"url": ENVIRONMENT, "backend": args.dist_backend, "timeout": args.dist_timeout}
-    return Launch(size, rank, local_size, local_rank, **meeting)
+    return Launch(size, rank, local_size, local_rank, url=ENVIRONMENT)
 
 
 def _agreed(flag: str, value: int | None, environ: Mapping[str, str], name: str) -> int:

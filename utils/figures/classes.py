@@ -59,7 +59,8 @@ def recall_by_size(results: Mapping[str, ClassResults], title: str, titles: Mapp
     ax.grid(axis="y", alpha=0.4)
     _name_classes(ax, names, counts)
     handles = ax.get_legend_handles_labels()[0] + patches
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
+    columns = 3 if titles == RESULTS else 2  # longer ones
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
     return figure
 
 

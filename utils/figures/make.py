@@ -69,7 +69,7 @@ def show_figures(made: dict[str, Path], folder: RunFolder, epoch: int) -> None:
     if not made:
         return
     try:
-        with contextlib.closing(Board(folder.board, folder.suffix or ".train", None)) as board:
+        with contextlib.closing(Board(folder.board, folder.board_suffix, None)) as board:
             for name, path in made.items():
                 board.picture(epoch, f"figures/{FIGURES.index(name) + 1} {name.replace('_', ' ')}", path)
             if "codes" in made:

@@ -86,6 +86,11 @@ class RunFolder:
         return self.path / self.suffix.strip("_")
 
     @property
+    def board_suffix(self) -> str:
+        """How the name of TensorBoard's file ends."""
+        return self.suffix or ".train"
+
+    @property
     def figures(self) -> Path:
         """Where figures lie, of all scripts."""
         return self.path / PICTURES
@@ -103,7 +108,7 @@ class RunFolder:
         """Tell whether this script has already left results here."""
         return any(os.path.exists(path) for path in (self.file("metrics.csv"), self.checkpoint, self.previous))
 
-    def require_no_foreign_files(self, overwrite: bool) -> None:
+    def _require_no_foreign_files(self, overwrite: bool) -> None:
         """Raise a `UserError` if this script would replace a table of predictions that is of no run."""
         path = self.file("predictions.csv")
         if path.exists() and not overwrite and not is_of_run(path):
@@ -129,12 +134,13 @@ class RunFolder:
                 found.append((status.st_ino, status.st_mtime_ns))
         return found
 
-    def check_place(self) -> None:
-        """Raise a `UserError` if the folder cannot be written, or created; long before it is opened."""
+    def check_place(self, overwrite: bool) -> None:
+        """Raise a `UserError` if the folder cannot be written, created, or has what is not ours; long before `open`."""
         place = next(path for path in (self.path, *self.path.absolute().parents) if os.path.exists(path))
         if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
             reason = "no permission" if place.is_dir() else f"{place} is no folder"
             raise self._unwritable(reason)
+        self._require_no_foreign_files(overwrite)
 
     def _unwritable(self, reason: str) -> UserError:
         return UserError(f"--logdir {self.path} cannot be written ({reason}): name another")
@@ -279,7 +285,7 @@ class RunFolder:
                 if path != keep:
                     path.unlink(missing_ok=True)
             shutil.rmtree(folder.board / PROJECTED, ignore_errors=True)
-            for path in folder.board.glob(f"events.out.tfevents.*{suffix or '.train'}"):
+            for path in folder.board.glob(f"events.out.tfevents.*{folder.board_suffix}"):
                 path.unlink()
 
     def write_rows(self, name: str, rows: Sequence[Row]) -> None:
@@ -303,11 +309,11 @@ class RunFolder:
         np.savez_compressed(content, **arrays)
         write_atomically(self.file("pictures.npz"), lambda file: file.write(content.getvalue()))
 
-    def write_measurement(self, measurement: Measurement, epoch: int, split: str) -> None:
-        """Write metrics_per_class.csv and predictions.csv of an evaluation of `split` after `epoch`."""
+    def write_measurement(self, measurement: Measurement, epoch: int) -> None:
+        """Write metrics_per_class.csv and predictions.csv of an evaluation on the test set after `epoch`."""
         found, classes = measurement.predictions, measurement.classes
         rows = per_class_metrics(found.targets, found.probabilities, measurement.train_counts, classes)
-        self.write_rows("metrics_per_class.csv", [{"epoch": epoch, "split": split} | row for row in rows])
+        self.write_rows("metrics_per_class.csv", [{"epoch": epoch, "split": "test"} | row for row in rows])
         self._write_predictions(measurement.ids[found.indices], found.targets, found.probabilities, classes)
 
     def _write_predictions(

@@ -59,11 +59,13 @@ def finish(
             log.info("best epoch %d | test: %s", epoch, shown(last.numbers))
             use = ", which --resume=auto of a re-training takes" if run.kind == "train" else ""
             log.info("that is %s; %s is the last epoch%s", run.folder.best, run.folder.checkpoint.name, use)
-        run.folder.write_measurement(last, epoch, "test")
+        run.folder.write_measurement(last, epoch)
         result = {"epoch": epoch, "split": "test", **last.numbers}
         result["time"] = math.fsum(row["time"] for row in run.history)
         run.folder.write_rows("metrics.csv", rows)
     run.save(result)
+    if last is not None and run.split == "val":
+        run.show(epoch, rows[-1])
     return result
 
 

@@ -1,5 +1,6 @@
 """What lies in a run folder, by name; nothing here imports torch."""
 
+import codecs
 import contextlib
 import os
 from collections.abc import Iterable, Mapping
@@ -47,7 +48,7 @@ def with_suffix(name: str, suffix: str) -> str:
 def is_of_run(table: str | Path) -> bool:
     """Tell whether a file is the predictions.csv of a run; predict.py may have written one of this name."""
     with contextlib.suppress(OSError), open(table, "rb") as file:
-        return file.read(len(RUN_HEADER)) == RUN_HEADER
+        return file.readline().removeprefix(codecs.BOM_UTF8).startswith(RUN_HEADER)
     return False
 
 

@@ -136,6 +136,9 @@ def log_rates(args: argparse.Namespace, epochs_done: int, planned: int | None) -
             top + 1,
             f"; --T-max={args.epochs} would not" if longer else "",
         )
+    elif planned is None and len(rates) > 1 and len(set(rates)) == 1 and (args.lr_step or args.milestones):
+        given = f"--lr-step {args.lr_step}" if args.lr_step else f"--milestones {' '.join(map(str, args.milestones))}"
+        log.warning("%s of %d epochs: the learning rate stays %g", given, args.epochs, args.lr)
     elif left and (longer or epochs_done < warm):
         ends = sorted({left[0], left[-1]} | ({warm - 1} if epochs_done < warm else set()))
         log.info("learning rate %s", ", ".join(f"{rates[epoch]:.3g} in epoch {epoch + 1}" for epoch in ends))

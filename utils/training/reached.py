@@ -58,7 +58,7 @@ class Started(NamedTuple):
     def retraining(self) -> str:
         """Tell the suffix of the re-training that made this checkpoint, '' for a training."""
         stem = self.checkpoint().removesuffix(".pth").removesuffix("_prev")
-        return next((suffix for suffix in ("_aug_ftl", "_aug") if stem.endswith(suffix)), "")
+        return next((suffix for suffix in RETRAININGS if stem.endswith(suffix)), "")
 
 
 NOTHING_LEFT = Started({}, 1, {}, "", "", {}, [])
@@ -205,7 +205,7 @@ def read_metrics(path: Path) -> list[dict[str, str]]:
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"{path} cannot be read ({error}): leave this run out") from error
     if not rows or not all(_is_measurement(row) for row in rows):
-        raise UserError(f"{path} is not a table of this project's scripts: name run folders")
+        raise UserError(f"{path} is not a table of this project's scripts: leave this run out")
     return rows
 
 

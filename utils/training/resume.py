@@ -52,7 +52,6 @@ def find_checkpoint(args: argparse.Namespace, given: set[str], folder: RunFolder
         UserError: it is missing, damaged or of another run, or the run folder holds a run that nothing asked for.
     """
     checkpoint = _load_named(args, folder)
-    folder.require_no_foreign_files(args.overwrite)
     if checkpoint is None:
         return None
     if args.evaluate:
@@ -213,11 +212,9 @@ def find_trained(args: argparse.Namespace, given: set[str], folder: RunFolder) -
     """Load the trained model that `--resume` names for an augmentation, and adopt its flags into `args`.
 
     Raises:
-        UserError: it is missing, damaged, of another data set, or itself the result of an augmentation; or the run
-            folder has a table that is not its own.
+        UserError: it is missing, damaged, of another data set, or itself the result of an augmentation.
     """
     folder.look()
-    folder.require_no_foreign_files(args.overwrite)
     if args.resume == "auto":
         args.resume = str(folder.path / LAST)
         if not os.path.exists(args.resume):

@@ -25,7 +25,6 @@ import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from utils import stopping
 from utils.cli.rules import changed_on_the_way
@@ -48,7 +47,7 @@ from utils.training.checkpoint import (
 )
 from utils.training.folder import RunFolder
 from utils.training.layout import shown
-from utils.training.optimisation import build_scheduler, calmer, step_schedule
+from utils.training.optimisation import Schedule, build_scheduler, calmer, step_schedule
 from utils.training.position import Position, own_position
 from utils.training.resume import same_command
 from utils.training.step import Stepper
@@ -111,7 +110,7 @@ class Run:
         self._went_back = False
         self._elapsed = 0.0  # seconds of the running epoch before `open`
         self._started = 0.0  # when the running epoch was, had it not been interrupted; set by `open`
-        self._scheduler: LRScheduler | None = None
+        self._scheduler: Schedule | None = None
         self._keeps_previous = True
         self._machine = machine_of(world.device)
         self._best_beside: Path | None = None  # the best epoch beside the checkpoint that is continued
@@ -128,7 +127,7 @@ class Run:
         self._scheduler = build_scheduler(self.optimizer, self.args, self._start_rates, self.epoch)
         with contextlib.ExitStack() as stack:
             if self.world.is_main:
-                self.board = Board(self.folder.board, self.folder.suffix or ".train", self.epoch)
+                self.board = Board(self.folder.board, self.folder.board_suffix, self.epoch)
                 stack.push(self._close_board)
                 if self.best and self._best_beside.resolve() != self.folder.best.resolve():
                     write_atomically(self.folder.best, lambda file: file.write(self._best_beside.read_bytes()))
@@ -275,8 +274,10 @@ class Run:
             losses: means over the epoch.
         """
         self._worth_saving = False  # what fails from here on has to be done again with the epoch
-        groups = self.optimizer.param_groups
-        rates = {"lr_prior" if g.get("name") == "prior" else "lr": g["lr"] if g["params"] else None for g in groups}
+        network, *prior = self.optimizer.param_groups
+        rates = {"lr": network["lr"]}
+        if prior:
+            rates["lr_prior"] = prior[0]["lr"] if prior[0]["params"] else None
         self.epoch += 1
         self.position = Position()
         if self.world.is_main:
@@ -316,7 +317,11 @@ class Run:
         where = f"epoch {self.epoch}/{self.args.epochs}"
         found = f"{self.split}: {shown(row)}" if row["split"] else "not measured"
         log.info("%s: %s | %s | %.1f s", where, loss, found, row["time"])
-        self.board.scalars(self.epoch, row)
+        self.show(self.epoch, row)
+
+    def show(self, epoch: int, row: Row) -> None:
+        """Give a row of metrics.csv to TensorBoard; in the main process of an open run."""
+        self.board.scalars(epoch, row)
         self.board.flush()
 
     def save(self, result: Row | None = None) -> None:

@@ -339,5 +339,5 @@ def test_resumed_run_and_augmentation_adopt_folder_and_cache_and_refuse_another(
     chest.rename(tmp_path / "moved")
     for name in ("train", "augment"):
         gone = script(name, *train[1:], "--resume=auto", "--epochs=3")
-        assert f"was trained on {chest}, which is not there: name the data's folder (--datadir)" in gone.error
+        assert f"{chest} is not there: name the folder of the data of" in gone.error
     assert not chest.exists()

@@ -71,6 +71,8 @@ def test_environment_of_a_launcher_becomes_an_address():
         ([MP, "--world-size=2", "--rank=0"], {}, "give --dist-url"),
         (["--ngpus=2"], {}, "needs --multiprocessing-distributed"),
         ([MP, "--ngpus=2", "--gpu=0"], {}, "--gpu 0"),
+        (["--ngpus=4"], TORCHRUN, "--ngpus 4: torchrun starts the processes itself, see its --nproc-per-node"),
+        ([URL], {}, "--dist-url tcp://10.0.0.1:4000 needs --world-size: how many processes meet there"),
         (["--dist-url=10.0.0.1:4000"], {}, "--dist-url 10.0.0.1:4000"),
         (["--dist-url=tcp://10.0.0.1"], {}, "tcp://HOST:PORT"),
         (["--dist-url=tcp://10.0.0.1:99999"], {}, "tcp://HOST:PORT"),

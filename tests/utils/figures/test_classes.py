@@ -48,8 +48,14 @@ def test_recalls_stand_over_their_classes_from_the_largest_to_the_smallest():
 
 def test_results_are_named_by_the_titles_that_are_given():
     titles = {"": "trained, model of epoch 2", "_aug": "Case 2, model of epoch 3"}
-    ax = recall_by_size({"": CLASSES, "_aug": CLASSES}, "run", titles).axes[0]
-    assert ax.get_legend_handles_labels()[1][:2] == [f"{title}: acsa 0.500" for title in titles.values()]
+    titles |= {"_aug_ftl": "Case 1, model of epoch 100"}
+    figure = recall_by_size(dict.fromkeys(titles, CLASSES), "run", titles)
+    labels = figure.axes[0].get_legend_handles_labels()[1]
+    assert labels[:3] == [f"{title}: acsa 0.500" for title in titles.values()]
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    extent = legend.get_window_extent()
+    assert figure.bbox.x0 <= extent.x0 < extent.x1 <= figure.bbox.x1
 
 
 def test_many_median_and_low_are_shaded_and_named():

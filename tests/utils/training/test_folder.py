@@ -42,11 +42,11 @@ def test_table_of_predictions_is_a_runs_own_by_its_first_line(suffix, tmp_path):
     table = folder.file("predictions.csv")
     table.write_text("file,prediction,a,b\n")
     with pytest.raises(UserError, match=f"^{table} is of no run, and would be replaced: move it"):
-        folder.require_no_foreign_files(overwrite=False)
-    folder.require_no_foreign_files(overwrite=True)
+        folder.check_place(overwrite=False)
+    folder.check_place(overwrite=True)
     folder.checkpoint.unlink()
-    table.write_text("id,target,prediction,a,b\n")
-    folder.require_no_foreign_files(overwrite=False)
+    table.write_bytes(b"\xef\xbb\xbfid,target,prediction,a,b\r\n")  # as a spreadsheet saves it
+    folder.check_place(overwrite=False)
 
 
 def test_overwriting_deletes_the_scripts_own_files_alone(tmp_path):
@@ -214,7 +214,7 @@ def test_predictions(tmp_path):
     folder = RunFolder(str(tmp_path))
     probabilities = np.array([[0.25, 0.75], [0.5, 0.5]])
     predictions = Predictions(np.array([1, 0]), np.array([1, 0]), probabilities, np.array([0, 0]))
-    folder.write_measurement(Measurement.of(predictions, np.array(["y", "x"]), ["a, b", "c"], [5, 5]), 3, "test")
+    folder.write_measurement(Measurement.of(predictions, np.array(["y", "x"]), ["a, b", "c"], [5, 5]), 3)
     with (tmp_path / "predictions.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert rows[0] == {"id": "x", "target": "1", "prediction": "1", "p_a, b": "0.25", "p_c": "0.75"}
@@ -230,7 +230,7 @@ def test_predictions_of_many_images_take_little_memory(tmp_path, monkeypatch):
     found = Predictions(np.arange(count), targets, probabilities, np.zeros(count, np.int64))
     measurement = Measurement({}, found, ids, [f"c{label}" for label in range(classes)], [1] * classes)
     tracemalloc.start()
-    RunFolder(str(tmp_path)).write_measurement(measurement, 1, "test")
+    RunFolder(str(tmp_path)).write_measurement(measurement, 1)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     path = tmp_path / "predictions.csv"

@@ -123,6 +123,9 @@ def test_schedule_of_a_resumed_run_continues_bit_for_bit(flags, done):
         ),
         ({"step_size": 30, "lr_warmup_epochs": 9}, *(3, None, "INFO"), "learning rate 0.0444 in epoch 4"),
         ({"step_size": 30, "lr_warmup_epochs": 2}, *(2, None, "", "")),
+        ({"lr_step": 4}, 0, None, "WARNING", "--lr-step 4 of 4 epochs: the learning rate stays 0.1"),
+        ({"milestones": [4, 9]}, 0, None, "WARNING", "--milestones 4 9 of 4 epochs: the learning rate stays 0.1"),
+        ({"milestones": [3, 9]}, 0, None, "", ""),
         (
             *({"T_max": 1}, 2, 2, "WARNING"),
             "--T-max 1 of 4 epochs: the learning rate rises again from epoch 3 on, to 0.1 in epoch 3; --T-max=4 would "
