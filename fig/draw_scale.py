@@ -68,7 +68,9 @@ def draw(found: dict[str, Any]) -> Figure:
         row[1].set_xlabel("training codes N")
         row[1].legend(fontsize=8)
         what = "Time" if y == "seconds" else "Memory"
-        row[0].set_title(f"{what} of the mixture term, forward and backward, 256 codes of 2048", fontsize=9, color=INK)
+        row[0].set_title(
+            f"{what} of the mixture term, forward and backward, 256 codes of length 2048", fontsize=9, color=INK
+        )
         row[1].set_title(f"{what} of an epoch of re-training (Case 2)", fontsize=9, color=INK)
     figure.supxlabel(found["measured_on"], fontsize=7, color=GREY)
     return figure

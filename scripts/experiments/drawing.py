@@ -51,7 +51,8 @@ def recall_curves(results: Path, stage: str = "table", regime: str = ALL.name) -
     """
     rows, wanted = contenders(results, stage, regime), []
     for one in (row for row in rows if row.row.name == DGCMM_ROW):
-        cases = {"trained": "DGCMM as trained", "case-1": "DGCMM, Case 1", "case-2": "DGCMM, Case 2"}
+        steps = {"trained": "as trained", "case-1": "then Case 1", "case-2": "then Case 2"}
+        cases = {method: f"{one.row.title}, {step}" for method, step in steps.items()}
         titles = cases if one.method in cases else cases | {one.method: one.title}
         wanted += [(title, one.runs, method) for method, title in titles.items()]
     if best := best_baseline(rows):

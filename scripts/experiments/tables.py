@@ -87,7 +87,7 @@ def headline_table(results: Path, stage: str, regime: str) -> str:
         trained, *chosen = (mean_and_deviation(list(values.values())) for values in found)
         then = "-" if one.method == "trained" else one.method
         lines.append([marked(one.row.title, len(one.values), len(subsets_of(stage))), trained, then, *chosen])
-    return markdown(["row", "ACSA as trained", "then", "ACSA", "ACSA under noise, sd 0.2 of [0,1]"], lines)
+    return markdown(["row", "ACSA as trained", "then", "ACSA", "ACSA, noise of sd 0.2 (pixels 0 to 1)"], lines)
 
 
 def methods_table(results: Path, stage: str = "table", regime: str = ALL.name) -> str:
@@ -146,7 +146,7 @@ def settings_table(results: Path) -> str:
         for row in protocol.ROWS:
             if row.name in choices:
                 lines.append([row.title, regime, *_setting(row, choices[row.name])])
-    header = ["row", "images", "learning rate", "own parameter", "settings tried", "on subsets", "then", "values"]
+    header = ["row", "images", "learning rate", "own parameter", "settings tried", "on subset", "then", "values"]
     return markdown(header, lines)
 
 

@@ -18,7 +18,7 @@ from scripts.experiments.comparison import (
 from scripts.experiments.corruption import CORRUPTIONS, NOISE
 from scripts.experiments.generative import LOOKED_AT
 from scripts.experiments.posthoc import RATES
-from scripts.experiments.protocol import ALL, CHOSEN, JUDGES, TABLE
+from scripts.experiments.protocol import ALL, BY_NAME, CHOSEN, JUDGES, TABLE
 from scripts.experiments.results import Run, read_generative_half, values_of, values_under
 from scripts.experiments.significance import Difference, paired_difference
 
@@ -49,7 +49,8 @@ def verdict(results: Path, stage: str = "table", regime: str = ALL.name) -> str:
     missing = [name for name in wanted if name not in {one.row.name for one in rows}]
     if missing:
         have = "has" if len(missing) == 1 else "have"
-        said.append(f"{len(missing)} of {len(wanted)} rows {have} not been run yet.")
+        titles = "; ".join(BY_NAME[name].title for name in missing)
+        said.append(f"{len(missing)} of {len(wanted)} rows {have} not been run yet: {titles}.")
     return textwrap.fill(" ".join(filter(None, said)), LINE, break_on_hyphens=False)
 
 

@@ -95,8 +95,8 @@ def _add_images(parser: argparse.ArgumentParser, samplers: Collection[str]) -> N
         "--sampler",
         choices=samplers,
         default="instance",
-        help="how an epoch is drawn: each image once; or as many images with replacement, a class of n images in "
-        "proportion to its square root (sqrt) or like any other (balanced) (default: %(default)s)",
+        help="how an epoch is drawn: each image once; or as many images with replacement, a class in proportion "
+        "to the square root of its images (sqrt), or all alike (balanced) (default: %(default)s)",
     )
     add(
         "--mixup",
@@ -163,7 +163,7 @@ def _add_prior(group: argparse._ArgumentGroup) -> None:
         "--gmm-assign",
         choices=("posterior", "label"),
         default="posterior",
-        help="who assigns a code to a component of the prior: the code itself, or its label (default: %(default)s)",
+        help="what assigns a code to a component of the prior: the code itself, or its label (default: %(default)s)",
     )
     add(
         "--initial-sigma",
