@@ -215,9 +215,9 @@ def _aside(path: Path) -> Path:
 def _remove_rests(path: Path) -> None:
     """Remove what processes of this machine that are gone have left of `path`."""
     start = f".{path.name}.{socket.gethostname()}-"
-    for rest in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+    for rest in path.parent.glob(f"{glob.escape(start)}*.part"):
         number = rest.name.removeprefix(start).removesuffix(".part")
-        if rest.name.startswith(start) and number.isdecimal() and not _runs(int(number)):
+        if number.isdecimal() and not _runs(int(number)):
             rest.unlink(missing_ok=True)
 
 
@@ -226,8 +226,8 @@ def _runs(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # another user's
-        return True
+    except OSError:
+        pass  # another user's
     return True
 
 

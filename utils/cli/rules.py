@@ -136,13 +136,6 @@ def adopt(
             setattr(args, name, stored[name])
 
 
-def adopt_places(args: argparse.Namespace, given: set[str], stored: dict[str, Any]) -> None:
-    """Take the folders and files that were not given from a checkpoint's arguments."""
-    for name in PLACE_FLAGS:
-        if name not in given and stored.get(name):
-            setattr(args, name, stored[name])
-
-
 def flag_of(name: str) -> str:
     """Give the flag of an argument: --batch-size for batch_size."""
     return "--" + name.replace("_", "-")

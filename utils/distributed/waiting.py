@@ -68,8 +68,8 @@ def words_of(store: dist.Store, keys: Mapping[int, str], timeout: float) -> dict
         for rank in keys.keys() - words.keys():
             if store.check([keys[rank]]):
                 words[rank] = store.get(keys[rank]).decode()
-            elif store.check([f"failed/{rank}"]):
-                raise LostRank(f"rank {rank} failed: {store.get(f'failed/{rank}').decode()}")
+            elif failure := failure_of(store, rank):
+                raise LostRank(failure)
         if any(words.values()) or len(words) == len(keys):
             return words
         for rank in keys:
@@ -79,6 +79,17 @@ def words_of(store: dist.Store, keys: Mapping[int, str], timeout: float) -> dict
             elif time.monotonic() - heard[rank] > timeout:
                 raise LostRank(f"rank {rank}, the first of a node, has given no sign of life for {timeout} s")
         time.sleep(POLL_S)
+
+
+def failure_of(store: dist.Store, rank: int) -> str:
+    """Say that a process has failed and why, as it has left word in the store; '' if it has not."""
+    key = failed(rank)
+    return f"rank {rank} failed: {store.get(key).decode()}" if store.check([key]) else ""
+
+
+def failed(rank: int) -> str:
+    """Name the key of that word."""
+    return f"failed/{rank}"
 
 
 def _signs_of(rank: int) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from utils import stopping
 from utils.distributed.plan import Launch
 from utils.distributed.rendezvous import POLL_S, choose_interface, reach_store
-from utils.distributed.waiting import signs_of_life, words_of
+from utils.distributed.waiting import failed, failure_of, signs_of_life, words_of
 from utils.errors import LostRank, UserError
 from utils.stopping import Stopped
 
@@ -320,7 +320,7 @@ class Member(World):
     def post_failure(self, text: str) -> None:
         """Leave a word for the others on why this process ends."""
         try:
-            self.store.set(f"failed/{self.rank}", text)
+            self.store.set(failed(self.rank), text)
         except RuntimeError:
             log.debug("the store is gone too")
 
@@ -331,8 +331,8 @@ class Member(World):
             end = time.monotonic() + LAST_WORDS_S
             while time.monotonic() < end:
                 for rank in range(self.size):
-                    if self.store.check([f"failed/{rank}"]):
-                        return f"rank {rank} failed: {self.store.get(f'failed/{rank}').decode()}"
+                    if failure := failure_of(self.store, rank):
+                        return failure
                 time.sleep(POLL_S)
             silent = [rank for rank in range(self.size) if not self.store.check([f"alive/{rank}"])]
         except RuntimeError:

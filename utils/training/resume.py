@@ -17,7 +17,6 @@ from utils.cli.rules import (
     SHAPE_FLAGS,
     TRAINING_FLAGS,
     adopt,
-    adopt_places,
     changed_on_the_way,
     flag_of,
 )
@@ -109,7 +108,7 @@ def _adopt_for_evaluation(args: argparse.Namespace, given: set[str], checkpoint:
     """Adopt a checkpoint's flags of the model, and if its data set is measured, those of the data."""
     same = args.dataset == checkpoint["dataset"]
     if same:
-        _adopt_places(args, given, checkpoint["args"], args.resume)
+        adopt_places(args, given, checkpoint["args"], args.resume)
     flags = MODEL_FLAGS + (DATA_FLAGS if same else SHAPE_FLAGS) + _measuring_flags(given)
     adopt(args, given, checkpoint["args"], flags, args.resume, terms={"bad_images": ""})
     warn_of_begun_epoch(checkpoint, args.resume)
@@ -123,7 +122,7 @@ def _measuring_flags(given: set[str]) -> tuple[str, ...]:
 def _adopt_for_training(args: argparse.Namespace, given: set[str], checkpoint: Checkpoint, nodes: int) -> None:
     """Adopt the flags of the run that goes on; warn of those that change in it."""
     require_same_dataset(args, checkpoint)
-    _adopt_places(args, given, checkpoint["args"], args.resume)
+    adopt_places(args, given, checkpoint["args"], args.resume)
     terms = terms_of_change(args, given, checkpoint)
     stored = _for_nodes(checkpoint, nodes, args.resume, "batch_size" in given and terms["batch_size"] == "")
     flags = MODEL_FLAGS + DATA_FLAGS + SCORING_FLAGS + TRAINING_FLAGS
@@ -173,13 +172,15 @@ def terms_of_change(args: argparse.Namespace, given: set[str], checkpoint: Check
     return terms | {"deterministic": ""}
 
 
-def _adopt_places(args: argparse.Namespace, given: set[str], stored: dict[str, Any], source: str) -> None:
+def adopt_places(args: argparse.Namespace, given: set[str], stored: dict[str, Any], source: str) -> None:
     """Take folders and files that were not given from a checkpoint's arguments, and say which."""
-    adopt_places(args, given, stored)
     moved = "datadir" in given and os.path.abspath(args.datadir) != os.path.abspath(stored["datadir"])
     for name in PLACE_FLAGS:
-        path = getattr(args, name)
-        if not path or name in given or not stored.get(name) or os.path.abspath(path) == os.getcwd():
+        path = stored.get(name)
+        if name in given or not path:
+            continue
+        setattr(args, name, path)
+        if os.path.abspath(path) == os.getcwd():
             continue
         others = name == "csv" and moved and os.path.isabs(path)  # the table of the images that were there
         log.log(logging.WARNING if others else logging.INFO, "%s: %s, as in %s", flag_of(name), path, source)
@@ -233,7 +234,7 @@ def find_trained(args: argparse.Namespace, given: set[str], folder: RunFolder) -
             warn_of_unfinished(load_checkpoint(last), args.resume)
         except UserError as error:
             log.warning("%s: whether its training has ended cannot be told: %s", args.resume, error)
-    _adopt_places(args, given, checkpoint["args"], args.resume)
+    adopt_places(args, given, checkpoint["args"], args.resume)
     flags = MODEL_FLAGS + DATA_FLAGS + _measuring_flags(given)
     adopt(args, given, checkpoint["args"], flags, args.resume)
     return checkpoint

@@ -8,7 +8,7 @@ import augment
 import augment_ftl
 import train
 from utils.cli import rules
-from utils.cli.rules import adopt, adopt_places, check_start, check_training, complete, default_prior_lr, follow, parse
+from utils.cli.rules import adopt, check_start, check_training, complete, default_prior_lr, follow, parse
 from utils.errors import UserError
 
 NEW_RUN_FLAGS = ("dataset", "evaluate", "start_epoch", "pretrained")  # of a command, which a continuation need not have
@@ -166,12 +166,3 @@ def test_every_option_is_of_one_group(script, own):
     options = {action.dest for action in script.build_parser()._actions if action.dest != "help"}
     assert options <= not_compared.union(compared)
     assert set(own) <= options
-
-
-def test_folders_come_from_the_checkpoint_unless_they_are_named():
-    args = argparse.Namespace(datadir=".", cache_dir=None)
-    adopt_places(args, set(), {"datadir": "/data", "cache_dir": None})
-    assert args == argparse.Namespace(datadir="/data", cache_dir=None)
-    args = argparse.Namespace(datadir="mine", cache_dir=None)
-    adopt_places(args, {"datadir"}, {"datadir": "/data", "cache_dir": "/cache"})
-    assert args == argparse.Namespace(datadir="mine", cache_dir="/cache")

@@ -13,6 +13,7 @@ from utils.preprocessing import Preprocessing
 from utils.training.checkpoint import load_checkpoint, save_checkpoint
 from utils.training.folder import RunFolder
 from utils.training.resume import (
+    adopt_places,
     description,
     find_checkpoint,
     find_trained,
@@ -53,6 +54,15 @@ def test_weights_of_the_loss_terms_come_from_the_checkpoint(flags, tmp_path, tra
     args, given = parse(train.build_parser(), ["Digits_LT", "--resume=auto", f"--logdir={tmp_path}", *flags])
     find_checkpoint(args, given, RunFolder(str(tmp_path), "_eval" if flags else ""))
     assert {name: getattr(args, name) for name in weights} == weights
+
+
+def test_folders_come_from_the_checkpoint_unless_they_are_named():
+    args = SimpleNamespace(datadir=".", cache_dir=None)
+    adopt_places(args, set(), {"datadir": "/data", "cache_dir": None}, "there")
+    assert args == SimpleNamespace(datadir="/data", cache_dir=None)
+    args = SimpleNamespace(datadir="mine", cache_dir=None)
+    adopt_places(args, {"datadir"}, {"datadir": "/data", "cache_dir": "/cache"}, "there")
+    assert args == SimpleNamespace(datadir="mine", cache_dir="/cache")
 
 
 def test_steps_that_nodes_cannot_share_are_named(tmp_path, trained_digits):
