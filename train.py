@@ -281,9 +281,7 @@ def train_epochs(run: Run, loaders: dict[str, BatchLoader]) -> Row:
             if world.is_main:
                 keep_pictures(run, loaders["test"].dataset)
         if world.is_main and args.warmup_threshold is not None and run.state["warmup_end"] >= args.epochs:
-            text = (
-                "the warm-up has not ended: no loss was below --warmup-threshold %g; decoder and prior are not trained"
-            )
+            text = "the warm-up took all epochs, see --warmup-threshold %g: decoder and prior are not trained"
             log.warning(text, args.warmup_threshold)
         train_images, transform = loaders["train"].dataset, loaders["test"].dataset.transform
         return finish(run, measure, measurement, partial(examine_codes, run, train_images, transform))

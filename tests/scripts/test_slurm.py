@@ -42,6 +42,8 @@ def test_job_is_queued_again_when_its_time_was_over_and_only_then(status, requeu
     assert ("requeue 7" in (tmp_path / "asked").read_text().splitlines()) == requeued
 
 
-def test_job_takes_the_checkpoint_that_it_is_given(tmp_path):
-    _, words = run_job(tmp_path, "Digits_LT", "--evaluate", "--resume=./aug.pth")
-    assert parsed(words).resume == "./aug.pth"
+def test_job_takes_the_checkpoint_that_it_is_given_and_does_not_begin_there_again(tmp_path):
+    ended, words = run_job(tmp_path, "Digits_LT", "--resume=./begun.pth", status=138)
+    assert ended == 138
+    assert parsed(words).resume == "./begun.pth"
+    assert "requeue" not in (tmp_path / "asked").read_text()

@@ -124,7 +124,7 @@ def _adopt_for_training(args: argparse.Namespace, given: set[str], checkpoint: C
     require_same_dataset(args, checkpoint)
     adopt_places(args, given, checkpoint["args"], args.resume)
     terms = terms_of_change(args, given, checkpoint)
-    stored = _for_nodes(checkpoint, nodes, args.resume, "batch_size" in given and terms["batch_size"] == "")
+    stored = _for_nodes(checkpoint, nodes, args.resume, "batch_size" in given and terms.get("batch_size") == "")
     flags = MODEL_FLAGS + DATA_FLAGS + SCORING_FLAGS + TRAINING_FLAGS
     if "init" in given and args.init != stored["init"]:
         began = f"--init {stored['init']}" if stored["init"] else "none"

@@ -110,6 +110,15 @@ def test_new_run_that_starts_at_epoch_0_goes_nowhere_back():
     assert not goes_back(SimpleNamespace(start_epoch=0), {"args": {"start_epoch": 0}})
 
 
+def test_run_that_has_gone_back_to_its_beginning_goes_on_by_the_same_command(trained_digits, tmp_path):
+    content = load_checkpoint(trained_digits / "checkpoint.pth")
+    content |= {"epoch": 0, "step": 3, "args": content["args"] | {"start_epoch": 0}}
+    save_checkpoint(tmp_path / "checkpoint.pth", content)
+    words = ["Digits_LT", f"--logdir={tmp_path}", "--resume=auto", "--start-epoch=0"]
+    args, given = parse(train.build_parser(), [*words, f"--batch-size={content['args']['batch_size']}"])
+    assert find_checkpoint(args, given, RunFolder(str(tmp_path)))["step"] == 3
+
+
 def test_batch_size_may_change_where_an_epoch_begins():
     assert going_on("--epochs=3", "--batch-size=25").batch_size == 25
     assert going_on("--batch-size=25", epoch=1).batch_size == 25
