@@ -31,9 +31,10 @@ def parsed(words: list[str]) -> Namespace:
     return parse(train.build_parser(), [*words[words.index("train") + 1 :], "--rank=1"])[0]
 
 
+@pytest.mark.parametrize("own", [(), ("--resume=auto", "--lr=0.1"), ("--resume", "auto")])
 @pytest.mark.parametrize(("status", "requeued"), [(138, True), (143, False), (2, False), (0, False)])
-def test_job_is_queued_again_when_its_time_was_over_and_only_then(status, requeued, tmp_path):
-    ended, words = run_job(tmp_path, "Digits_LT", status=status)
+def test_job_is_queued_again_when_its_time_was_over_and_only_then(status, requeued, own, tmp_path):
+    ended, words = run_job(tmp_path, "Digits_LT", *own, status=status)
     assert ended == status
     args = parsed(words)
     plan = plan_launch(args, {})
