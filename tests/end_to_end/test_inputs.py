@@ -158,7 +158,7 @@ CASES = {
     "table of predictions in the run folder": ("train", [*DIGITS, "--logdir=TMP/own"], "predictions.csv is of no run"),
     "table of predictions where a run goes on": (
         "train",
-        ["Digits_LT", "--resume=RUN", "--logdir=TMP/own"],
+        ["Digits_LT", "--resume=RUN", "--logdir=TMP/own", "--epochs=3"],
         "predictions.csv is of no run",
     ),
     "table of predictions where an evaluation writes": (
