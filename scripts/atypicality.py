@@ -10,7 +10,6 @@ other images that pass where 95 % of the test images pass; for all images, and a
 in the training.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,11 +24,15 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from datasets import DATASETS
+from datasets.splits import complete_data
 from models.loading import TrainedModel, load_model
+from train import build_parser
 from utils.cli.common import Parser
+from utils.cli.rules import parse
 from utils.errors import UserError, run_script
 from utils.metrics import shot_group
 
+DATASET = "FashionMNIST_LT"
 SIDE, NOISE, BATCH = 28, 2000, 250
 RECALL = 0.95  # of the test images
 FEWEST = 20  # images of a group, for a number
@@ -44,15 +47,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--datadir", default="/usr/share/datasets/fashion-mnist", metavar="PATH")
     args = parser.parse_args(argv)
     model = load_model(args.checkpoint)
-    if model.class_names != DATASETS["FashionMNIST_LT"].classes:
-        raise UserError(f"{args.checkpoint} has other classes than FashionMNIST_LT: name a checkpoint of that data set")
+    if model.class_names != DATASETS[DATASET].classes:
+        raise UserError(f"{args.checkpoint} has other classes than {DATASET}: name a checkpoint of that data set")
     if model.distance_quantiles is None:
         raise UserError(
             f"{args.checkpoint} has no distances of training codes: name one of a DGCMM with a mixture, of this "
             "version of train.py, whose training has ended"
         )
-    where = {"datadir": args.datadir, "subset_seed": 0, "imbalance_factor": None, "subset_scale": 1.0}
-    test = DATASETS["FashionMNIST_LT"].load(argparse.Namespace(**where, val_per_class=0, quiet=False)).test
+    data_args, _ = parse(build_parser(), [DATASET, f"--datadir={args.datadir}"])
+    complete_data(data_args)
+    test = DATASETS[DATASET].load(data_args).test
     usual, usual_groups = score(model, [test.read(int(row)) for row in test.rows])
     print("| images | score |", " | ".join(GROUPS), "|")
     print("|---|---|" + "---|" * len(GROUPS))

@@ -116,15 +116,15 @@ class Download:
         folder: Path,
         patience: Patience,
         cancel: Cancel,
-        report: Callable[[int], None] = lambda count: None,
-        answered: set[str] | None = None,
+        report: Callable[[int], None],
+        answered: set[str],
     ) -> None:
         self.remote, self.folder = remote, folder
         self.patience, self.cancel, self.report = patience, cancel, report
         self.part = folder / f".{remote.name}.part"
         self.part_of = folder / f".{remote.name}.part.json"
         self.server = "/".join(remote.url.split("/")[:3])
-        self.answered = set() if answered is None else answered
+        self.answered = answered
         self.in_one_piece = False  # all of the part came in one response of this process
 
     @property

@@ -42,7 +42,7 @@ def remote(mirror, content: bytes = CONTENT, **changes: object) -> RemoteFile:
 def download(
     folder: Path, file: RemoteFile, patience: Patience = SHORT, cancel: Cancel | None = None, report=lambda count: None
 ) -> Download:
-    return Download(file, folder, patience, cancel or Cancel(), report)
+    return Download(file, folder, patience, cancel or Cancel(), report, answered=set())
 
 
 def parts(folder: Path) -> set[str]:
