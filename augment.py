@@ -176,13 +176,14 @@ def retrain_from(
             log.warning("--batch-size %d: only %d codes an epoch, all in one batch", args.batch_size, number)
         first_loss = measure_first_loss(model, sampler, batches[: args.max_steps], args.seed)
         if args.overwrite:  # not before the images were read: a broken one must not cost an earlier re-training
-            folder.make_way(overwrite=True)
+            folder.make_way()
         write_record(folder, args, data_sha256, unfinished, model=trained)
         optimizer = build_sgd(model.classifier.parameters(), args)
         state = {"trained_sha256": trained_sha256}
         run = Run(kind, args, model, optimizer, folder, splits.measured[0], about, world, state=state)
         if unfinished:
             run.restore(unfinished, path)
+            forget_weights(unfinished)
             log.info("continuing after %s", run.reached)
         log_rates(args, run.epoch, unfinished and unfinished["args"]["epochs"])
         return train_epochs(run, sampler, codes, splits, first_loss)

@@ -5,6 +5,7 @@ re-training all.
 """
 
 import argparse
+import contextlib
 import logging
 from pathlib import Path
 
@@ -79,8 +80,8 @@ def load_or_extract(
             log.warning("%s is not used: %s", path, error)
     codes = {}
     for name, part in parts.items():
-        loader = make_loader(world, args, part)
-        codes[name] = extract(model, loader, name == "train", args, world.device)
+        with contextlib.closing(make_loader(world, args, part)) as loader:
+            codes[name] = extract(model, loader, name == "train", args, world.device)
     if args.max_steps and path.exists():
         return codes  # a trial on a part of the images does not replace those of all
     ids = {name: part.ids.tolist() for name, part in parts.items()}

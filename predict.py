@@ -14,6 +14,7 @@ The last line on standard output is a JSON object: images, errors, and how many 
 """
 
 import argparse
+import contextlib
 import logging
 import os
 import zipfile
@@ -40,14 +41,13 @@ from utils.logs import progress, start_logging
 from utils.metrics import NO_REDUCTION, exact, require_finite
 from utils.streams import print_result
 from utils.training.checkpoint import Checkpoint, load_checkpoint
-from utils.training.layout import SUFFIXES, is_of_run, is_run, with_suffix
+from utils.training.layout import RUN_FILES, is_of_run, is_run
 from utils.training.resume import warn_of_begun_epoch
 
 log = logging.getLogger("dgcmm")
 
 NAMED_PRIORS = ("uniform", "natural")  # any other is a table
 SHARE_COLUMNS = ("class", "share")
-RUN_TABLES = {with_suffix("predictions.csv", suffix) for suffix in SUFFIXES}
 SUM_TOLERANCE = 1e-3  # of shares that a user has rounded
 
 
@@ -81,10 +81,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     data = UnlabelledImages([image.path for image in images], preprocessing_of(checkpoint))
     batches = EvaluationBatches(len(data), args.batch_size)
-    loader = BatchLoader(data, batches, args.workers, pin_memory=device.type == "cuda")
     outcome = Outcome(model.class_names, keep_codes=bool(args.codes))
     header = ["file", "prediction", "confidence", *outcome.columns, "atypicality", "error"]
-    with memory_watched(), progress("prediction", total=len(images), unit="img", quiet=args.quiet) as bar:
+    with (
+        memory_watched(),
+        contextlib.closing(BatchLoader(data, batches, args.workers, pin_memory=device.type == "cuda")) as loader,
+        progress("prediction", total=len(images), unit="img", quiet=args.quiet) as bar,
+    ):
 
         def rows() -> Iterator[dict[str, str]]:
             """Classify batch by batch, and give the row of each image."""
@@ -145,7 +148,7 @@ def check_outputs(args: argparse.Namespace) -> None:
         if is_of_run(path):
             raise UserError(f"{flag} {path} holds the test predictions of a run: name another file")
         folder, name = os.path.split(os.path.abspath(path))
-        if name in RUN_TABLES and is_run(Path(folder)):
+        if name in RUN_FILES and is_run(Path(folder)):
             raise UserError(f"{flag} {path} is where the run in that folder writes its own: name another file")
         if os.path.exists(path) and not args.overwrite:
             raise UserError(f"{flag} {path} exists: --overwrite it, or name another file")

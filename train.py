@@ -20,6 +20,7 @@ The last line on standard output is a JSON object with the final metrics.
 """
 
 import argparse
+import contextlib
 import copy
 import logging
 import math
@@ -233,6 +234,8 @@ def train(
             model.prior.bound_variances(*args.prior_variance)
         share_warnings(world.gather, world.is_main)
         result = train_epochs(run, loaders)
+        for loader in loaders.values():
+            loader.close()
         warn_of_dead_components(result.get("live_components"), np.count_nonzero(splits.test.class_counts), args)
         return result
 
@@ -403,11 +406,12 @@ def evaluate_only(world: World, args: argparse.Namespace, checkpoint: Checkpoint
     with folder:
         log.info("%s: %d test images; the model is that of epoch %d", args.dataset, len(data), checkpoint["epoch"])
         started = time.perf_counter()
-        loader = make_loader(world, args, data)
-        measurement = evaluate(model, loader, args, world, checkpoint["class_counts"])
+        with contextlib.closing(make_loader(world, args, data)) as loader:
+            measurement = evaluate(model, loader, args, world, checkpoint["class_counts"])
         if measurement is None:
             return {}
-        folder.make_way(args.overwrite)
+        if args.overwrite:
+            folder.make_way()
         write_record(folder, args, data_sha256, processes=world.size, nodes=world.nodes, model=checkpoint)
         folder.write_measurement(measurement, checkpoint["epoch"])
         result = {"epoch": checkpoint["epoch"], "split": "test", **measurement.numbers}

@@ -23,6 +23,7 @@ from datasets.workers import (
     why_lost,
     without_advice,
 )
+from utils import stopping
 from utils.distributed.plan import MIN_IMAGES_PER_PROCESS
 from utils.distributed.world import World
 from utils.errors import LostWorker, UserError
@@ -181,6 +182,12 @@ class BatchLoader:
             if not (reason := why_lost(error, [process.exitcode for process in self._processes])):
                 raise
             raise LostWorker(f"the loading processes ended: {reason}, or give fewer --workers (0: none)") from error
+
+    def close(self) -> None:
+        """End the workers. Left to Python, that happens where an exception is lost, and with it a signal to stop."""
+        if self.workers:
+            with stopping.blocked():
+                self._loader = None
 
     def _start(self) -> Iterator[list[Tensor]]:
         """Begin an epoch; the first one starts the workers."""

@@ -282,6 +282,10 @@ BAD = {
         ["RUN", "IMAGE", "--out=TMP/run/predictions_eval.csv"],
         "--out TMP/run/predictions_eval.csv is where the run in that folder writes its own: name another file",
     ),
+    "checkpoint of a run": (
+        ["RUN", "IMAGE", "--overwrite", "--out=TMP/run/checkpoint_prev.pth"],
+        "--out TMP/run/checkpoint_prev.pth is where the run in that folder writes its own: name another file",
+    ),
     "codes that exist": (["RUN", "IMAGE", "--codes=TMP/there.csv"], "--codes TMP/there.csv exists"),
     "output in no folder": (["RUN", "IMAGE", "--out=TMP/no/out.csv"], "there is no folder TMP/no"),
     "output that is a folder": (["RUN", "IMAGE", "--out=TMP/empty"], "--out TMP/empty is a folder"),

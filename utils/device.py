@@ -145,7 +145,7 @@ def memory_watched(continuation: str = "", remedy: str = "a smaller --batch-size
     try:
         yield
     except (RuntimeError, MemoryError, OSError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         first = (str(error).splitlines() or [type(error).__name__])[0]
         reason = ". ".join(first.split(". ")[:2])  # what happened, and how much was asked for
@@ -153,7 +153,8 @@ def memory_watched(continuation: str = "", remedy: str = "a smaller --batch-size
         raise UserError(f"the memory is used up ({reason}): give {remedy}{then}") from error
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
+    """Tell whether an error says that the memory of the GPU or of the machine is used up."""
     known = isinstance(error, torch.OutOfMemoryError | MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
     return known or any(words in str(error).lower() for words in OUT_OF_MEMORY)
 

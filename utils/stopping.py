@@ -89,10 +89,15 @@ def handled(repeat_kills: bool = True) -> Iterator[None]:
 
 @contextlib.contextmanager
 def held() -> Iterator[None]:
-    """Remember a signal instead of raising `Stopped`; the block asks `received()` where it can stop."""
+    """Remember a signal instead of raising `Stopped`; the block asks `received()` where it can stop.
+
+    One that came too late for that is forgotten where the outermost such block ends well, and the next one counts.
+    """
     _signals.holds += 1
     try:
         yield
+        if _signals.holds == 1:
+            _signals.signum, _signals.urged = None, False
     finally:
         _signals.holds -= 1
 

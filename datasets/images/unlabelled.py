@@ -80,7 +80,9 @@ def _path_column(table: str) -> list[str]:
     name = require_column(header, PATH_COLUMNS, Path(table))
     at = column_numbers(header)[name]
     if long := [number for number, row in rows if has_more_cells(header, row)]:
-        raise UserError(f"{table}, row {long[0]}: more cells than the header has: quote a name that has a comma")
+        raise UserError(
+            f"{table}, row {long[0]}: more cells than the header has: quote a name with a comma or semicolon"
+        )
     if empty := [number for number, row in rows if at >= len(row) or not row[at].strip()]:
         raise UserError(f"{table}, row {empty[0]}: the column {name} is empty: fill it in, or delete the row")
     if torn := [number for number, row in rows if "\n" in row[at].strip()]:

@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import warnings
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from torchvision import transforms as T
 
 from datasets import loading
@@ -34,6 +36,7 @@ from helpers.project import ROOT
 from utils import stopping
 from utils.distributed.world import World
 from utils.errors import LostWorker, UserError
+from utils.stopping import Stopped
 
 TRANSFORM = T.Compose([T.RandomCrop(8), T.RandomHorizontalFlip(), T.PILToTensor()])
 
@@ -295,6 +298,23 @@ def test_epoch_that_is_left_early_does_not_leak_into_the_next(workers):
     loader.batches.set_epoch(1)
     indices = [index for batch in loader for index in batch[2].tolist()]
     assert indices == order_of(TrainBatches(16, 4, 0), 1)
+
+
+def test_signal_while_the_workers_end_is_heard_when_they_have(monkeypatch):
+    """Raised in the midst of it, the exception would be lost where Python deletes the loader."""
+    loader, ended = BatchLoader(noise(16), EvaluationBatches(16, 4), 1, pin_memory=False), []
+    list(loader)
+    end = _MultiProcessingDataLoaderIter._shutdown_workers
+
+    def interrupted(batches: _MultiProcessingDataLoaderIter) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        end(batches)
+        ended.append(multiprocessing.active_children())
+
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter, "_shutdown_workers", interrupted)
+    with stopping.handled(), pytest.raises(Stopped, match="stopped by SIGTERM"):
+        loader.close()
+    assert ended == [[]]
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -83,3 +83,29 @@ def test_only_a_second_sigterm_or_ctrl_c_ends_at_once(monkeypatch):
         assert stopping.received() == signal.SIGHUP
         with pytest.raises(ZeroDivisionError, match="130"):
             signal.raise_signal(signal.SIGINT)
+
+
+def test_signal_that_came_too_late_for_a_block_does_not_keep_the_next_one_from_being_heard():
+    with stopping.handled():
+        with stopping.held():
+            with stopping.held():
+                signal.raise_signal(signal.SIGTERM)
+            assert stopping.received() == signal.SIGTERM
+        assert stopping.received() == 0
+        with pytest.raises(stopping.Stopped, match="stopped by SIGTERM"):
+            signal.raise_signal(signal.SIGTERM)
+
+
+def test_signal_that_ended_a_block_is_the_last_that_counts():
+    """The terminal's second SIGHUP must not disturb what the first one has set off."""
+
+    @stopping.held()
+    def hang_up() -> None:
+        signal.raise_signal(signal.SIGHUP)
+        raise ZeroDivisionError
+
+    with stopping.handled():
+        with pytest.raises(ZeroDivisionError):
+            hang_up()
+        signal.raise_signal(signal.SIGHUP)
+        assert stopping.received() == signal.SIGHUP

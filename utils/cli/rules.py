@@ -55,7 +55,7 @@ LOCAL_FLAGS = (
 PLACE_FLAGS = ("datadir", "cache_dir", "csv", "names")
 DOWNLOAD_FLAGS = ("dataset_manifest", "download_jobs", "keep_archives")  # how the files are brought
 # in which the same run may differ: none changes a number by itself, and of places the content tells
-SAME_RUN_FLAGS = (*LOCAL_FLAGS, *PLACE_FLAGS, *DOWNLOAD_FLAGS, "save_every", "print_freq")
+SAME_RUN_FLAGS = (*LOCAL_FLAGS, *PLACE_FLAGS, *DOWNLOAD_FLAGS, "save_every", "print_freq", "dist_timeout")
 
 _UNSET = object()
 

@@ -97,7 +97,7 @@ class World:
         call()
 
     def on_each_node_first(self, call: Callable[[], T]) -> T:
-        """Return what `call` returns here; of several processes the first of each node makes it before the others do.
+        """Return what `call` returns here; the first process of each node calls it first, then the others.
 
         So what it leaves on the disk of a node, a cache or a download, may take as long as it takes. Its `UserError` in
         any process ends all.

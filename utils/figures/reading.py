@@ -5,12 +5,13 @@ import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from utils.choice import images_of, some_classes
+from utils.errors import UserError
 from utils.files import open_table, read_rows
 from utils.training.checkpoint import digest
 from utils.training.folder import RunFolder
@@ -100,12 +101,23 @@ def _read_answers(path: Path, _changed: int) -> Answers:
     return Answers(np.array(targets), np.array(predictions), np.array(confidences))
 
 
+def read_record(folder: RunFolder) -> dict[str, Any] | None:
+    """Read the args.json of a script; None where there is none."""
+    path = folder.file("args.json")
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error})") from error
+
+
 def find_codes(folder: RunFolder) -> list[Path]:
     """Find the codes that an augmentation has used, [] or [path]: they lie beside the trained checkpoint."""
-    args = folder.file("args.json")
-    if not args.exists():
+    record = read_record(folder)
+    if record is None:
         return []
-    arguments = json.loads(args.read_text())["arguments"]
+    arguments = record["arguments"]
     name = codes_beside(Path(arguments["resume"])).name
     places = (place / name for place in places_of_origin(folder.path, arguments))
     return [path for path in places if path.exists()][:1]
@@ -141,9 +153,9 @@ def titles_of(folder: RunFolder, tables: Mapping[str, Path]) -> dict[str, str]:
     """
     epochs = {}
     for suffix in tables:
-        record = RunFolder(folder.path, suffix).file("args.json")
-        if suffix in RETRAININGS and record.exists():
-            epochs[suffix] = json.loads(record.read_text()).get("model", {}).get("epoch")
+        record = read_record(RunFolder(folder.path, suffix))
+        if suffix in RETRAININGS and record is not None:
+            epochs[suffix] = record.get("model", {}).get("epoch")
         elif suffix == "":
             epochs[suffix] = int(read_rows(tables[suffix])[0]["epoch"])
     if len({epoch for epoch in epochs.values() if epoch is not None}) < 2:
@@ -155,10 +167,9 @@ def is_of_another_model(folder: RunFolder) -> bool:
     """Tell whether a re-training is of another model than its folder's, or of an epoch before its last."""
     if folder.suffix in ("", "_eval"):
         return False
-    files = [one.file("args.json") for one in (folder, RunFolder(folder.path))]
-    if not all(path.exists() for path in files):
+    retraining, training = read_record(folder), read_record(RunFolder(folder.path))
+    if retraining is None or training is None:
         return False
-    retraining, training = (json.loads(path.read_text()) for path in files)
     places = [place.resolve() for place in places_of_origin(folder.path, retraining["arguments"])]
     if folder.path.resolve() not in places:
         return True

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from utils.cli.rules import BEFORE
+from utils.device import is_out_of_memory
 from utils.errors import UserError
 from utils.files import NOT_THERE, keep_as, write_atomically
 from utils.training.layout import previous_of
@@ -112,7 +113,7 @@ def read_verified(path: Path) -> Checkpoint:
     """Read a file that `save_checkpoint` wrote onto the CPU, without running anything that it may carry.
 
     Raises:
-        Unreadable: the system does not give it.
+        Unreadable: the system does not give it, or the memory has no room for it.
         UserError: it is missing, not such a file, or damaged.
     """
     try:
@@ -130,6 +131,8 @@ def read_verified(path: Path) -> Checkpoint:
 
 def _not_loaded(path: Path, error: Exception) -> UserError:
     """Say why torch could not load a file."""
+    if is_out_of_memory(error):
+        return Unreadable(f"{path} cannot be read (the memory is used up): end what else takes memory here")
     number = error.errno if isinstance(error, OSError) else None
     if number == errno.EISDIR:
         return UserError(f"{path} is a folder: name a checkpoint in it, as {path / 'checkpoint.pth'}")

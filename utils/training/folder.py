@@ -180,25 +180,22 @@ class RunFolder:
         except OSError as error:
             raise self._unwritable(error.strerror) from error
 
-    def make_way(self, overwrite: bool) -> None:
-        """Delete an earlier result that `open` has left where it was, just before the new one is written.
+    def make_way(self) -> None:
+        """Delete what this script left (`--overwrite`), just before the new is written: `open` has left it there.
 
-        Args:
-            overwrite: delete all that this script left; of the log file the lines since `open` stay.
+        Of the log file the lines since `open` stay.
 
         Raises:
             UserError: the folder cannot be written.
         """
         try:
             self.file("metrics.csv").unlink(missing_ok=True)  # it is written last: what is killed has no result
-            self.remove_figures()
-            if overwrite:
-                end_log_file(self._log)
-                path = self.file("log.txt")
-                said = path.read_bytes()[self._log_start :] if path.exists() else b""
-                write_atomically(path, lambda file: file.write(said))
-                self._clear(keep=path)
-                self._log = log_to_file(path)
+            end_log_file(self._log)
+            path = self.file("log.txt")
+            said = path.read_bytes()[self._log_start :] if path.exists() else b""
+            write_atomically(path, lambda file: file.write(said))
+            self._clear(keep=path)
+            self._log = log_to_file(path)
         except OSError as error:
             raise self._unwritable(error.strerror) from error
 

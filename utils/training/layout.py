@@ -63,6 +63,11 @@ def codes_beside(checkpoint: Path) -> Path:
 
 
 CODES = tuple(codes_beside(path).name for path in (Path(LAST), previous_of(Path(LAST)), Path(BEST)))  # of a training
+RUN_FILES = {
+    *(*MEASURED, *CODES, BEST),
+    *(with_suffix(name, suffix) for name in (*NAMES, LAST) for suffix in SUFFIXES),
+    *(previous_of(Path(with_suffix(LAST, suffix))).name for suffix in SUFFIXES),
+}
 
 
 def start_times(content: Mapping[str, Any]) -> list[str]:

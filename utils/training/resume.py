@@ -41,7 +41,7 @@ log = logging.getLogger("dgcmm")
 MORE_EPOCHS = "more --epochs"
 
 
-def find_checkpoint(args: argparse.Namespace, given: set[str], folder: RunFolder, nodes: int = 1) -> Checkpoint | None:
+def find_checkpoint(args: argparse.Namespace, given: set[str], folder: RunFolder, nodes: int) -> Checkpoint | None:
     """Load the checkpoint that `--resume` names for train.py, and adopt its flags into `args`; None for a new run.
 
     Args:

@@ -135,6 +135,7 @@ class Run:
             stack.enter_context(stopping.held())
             try:
                 yield
+                self.world.check_stop()  # for a signal since the last epoch's end: figures may take long
             except Stopped as stop:
                 if not self._saved:
                     self.save()
@@ -235,9 +236,7 @@ class Run:
         seen = sum(part[0] for part in parts)
         return [sum(values) / seen for values in zip(*(part[1] for part in parts), strict=True)]
 
-    def warn_of_divergence(
-        self, cross_entropy: float | None, class_counts: Sequence[float], first: float = 0.0
-    ) -> None:
+    def warn_of_divergence(self, cross_entropy: float | None, class_counts: Sequence[float], first: float) -> None:
         """Warn if the running epoch's mean cross-entropy is far above that of guessing each class by its share.
 
         Far above is twice that, but at least 1.5 log K: of few and very unequal classes guessing is nearly always
@@ -385,7 +384,8 @@ class Run:
         """Raise a `UserError` if the best epoch of a checkpoint is missing, or is of a later one in another folder.
 
         In the run's own folder a later one is that of the next epoch, written just before its checkpoint, or of a
-        continuation that is left. Such a one is none of this run, which goes on without a best epoch, with a warning.
+        continuation that is left. The latter does not belong to this run, which then goes on without a best epoch, and
+        says so.
         """
         if not self._best_beside.exists():
             raise UserError(f"{path} has its best epoch in {self._best_beside}, which is missing: put it back")
@@ -402,9 +402,9 @@ class Run:
             self.best = None
 
     def go_back_to(self, epoch: int) -> None:
-        """Count from the end of an earlier `epoch` on (`--start-epoch`); the weights stay."""
+        """Count `epoch` epochs as done (`--start-epoch`), seldom more than there were; the weights stay."""
         self._went_back = True
-        if self.world.is_main:
+        if self.world.is_main and (self.epoch or self.position.step):
             log.warning(
                 "--start-epoch %d: with the weights after %s; from here on this is another run", epoch, self.reached
             )

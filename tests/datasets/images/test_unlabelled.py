@@ -94,7 +94,7 @@ def test_image_that_cannot_be_read_is_black_and_says_why(colour, folder):
         ("none.csv", "name,label\na.png,1\n", "has no column path or file or image, but name, label"),
         ("hole.csv", "path,label\na.png,1\n\n,2\n", "row 4: the column path is empty"),
         ("torn.csv", 'path\na.png\n"b.png\nc.png"\n', "row 3: the column path has several lines"),
-        ("comma.csv", "path,label\na.png,1\nphoto, of cat.jpg,0\n", "row 3: more cells than the header has"),
+        ("comma.csv", "path,label\na.png,1\nphoto, of cat.jpg,0\n", "row 3: more cells than the header has: quote"),
         ("empty.csv", "path\n", "names no image"),
         ("empty.txt", "\n", "names no image"),
         ("model.pth", "x", "is no image by the ending of its name"),

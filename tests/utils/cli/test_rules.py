@@ -12,7 +12,7 @@ from utils.cli.rules import adopt, check_start, check_training, complete, defaul
 from utils.errors import UserError
 
 NEW_RUN_FLAGS = ("dataset", "evaluate", "start_epoch", "pretrained")  # of a command, which a continuation need not have
-LAUNCH_FLAGS = ("multiprocessing_distributed", "ngpus", "world_size", "dist_backend", "dist_timeout")
+LAUNCH_FLAGS = ("multiprocessing_distributed", "ngpus", "world_size", "dist_backend")
 
 
 def completed(*argv: str) -> argparse.Namespace:

@@ -107,6 +107,14 @@ def test_run_does_not_go_back_from_a_checkpoint_that_cannot_be_read_now(number, 
     assert load_checkpoint(previous)
 
 
+def test_run_does_not_go_back_where_the_memory_has_no_room_for_a_checkpoint(path, monkeypatch):
+    previous = path.with_name("previous.pth")
+    shutil.copyfile(path, previous)
+    monkeypatch.setattr(torch, "load", lambda *args, **options: torch.empty(2**50))
+    with pytest.raises(UserError, match=rf"{path} cannot be read \(the memory is used up\): end what else"):
+        load_latest(path, previous)
+
+
 def test_truncation_is_found(path):
     whole = path.read_bytes()
     for share in range(60):

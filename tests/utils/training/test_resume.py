@@ -52,7 +52,7 @@ def test_weights_of_the_loss_terms_come_from_the_checkpoint(flags, tmp_path, tra
     weights = {"weight_cls": 3.0, "weight_reconst": 2.0, "weight_gmm": 0.5}
     save_checkpoint(tmp_path / "checkpoint.pth", checkpoint | {"args": checkpoint["args"] | weights})
     args, given = parse(train.build_parser(), ["Digits_LT", "--resume=auto", f"--logdir={tmp_path}", *flags])
-    find_checkpoint(args, given, RunFolder(str(tmp_path), "_eval" if flags else ""))
+    find_checkpoint(args, given, RunFolder(str(tmp_path), "_eval" if flags else ""), nodes=1)
     assert {name: getattr(args, name) for name in weights} == weights
 
 
@@ -116,7 +116,7 @@ def test_run_that_has_gone_back_to_its_beginning_goes_on_by_the_same_command(tra
     save_checkpoint(tmp_path / "checkpoint.pth", content)
     words = ["Digits_LT", f"--logdir={tmp_path}", "--resume=auto", "--start-epoch=0"]
     args, given = parse(train.build_parser(), [*words, f"--batch-size={content['args']['batch_size']}"])
-    assert find_checkpoint(args, given, RunFolder(str(tmp_path)))["step"] == 3
+    assert find_checkpoint(args, given, RunFolder(str(tmp_path)), nodes=1)["step"] == 3
 
 
 def test_batch_size_may_change_where_an_epoch_begins():
@@ -154,7 +154,7 @@ def test_checkpoint_from_before_a_flag_does_not_take_it_now(trained_digits, tmp_
     assert load_checkpoint(tmp_path / "checkpoint.pth")["args"].items() >= BEFORE.items()
     args, given = parse(train.build_parser(), ["Digits_LT", f"--logdir={tmp_path}", "--resume=auto", "--mixup=0.2"])
     with pytest.raises(UserError, match="--mixup is 0.2 here but 0.0 in .*: leave --mixup out"):
-        find_checkpoint(args, given, RunFolder(args.logdir))
+        find_checkpoint(args, given, RunFolder(args.logdir), nodes=1)
 
 
 def test_run_that_another_starts_from_is_not_overwritten_by_it(tmp_path):
@@ -162,16 +162,16 @@ def test_run_that_another_starts_from_is_not_overwritten_by_it(tmp_path):
     argv = ["Digits_LT", f"--init={tmp_path}/checkpoint.pth", f"--logdir={tmp_path}", "--overwrite"]
     args, given = parse(train.build_parser(), argv)
     with pytest.raises(UserError, match="--overwrite would delete the run that --init starts from: name another --log"):
-        find_checkpoint(args, given, RunFolder(args.logdir))
+        find_checkpoint(args, given, RunFolder(args.logdir), nodes=1)
     args.logdir = str(tmp_path / "another")
-    assert find_checkpoint(args, given, RunFolder(args.logdir)) is None
+    assert find_checkpoint(args, given, RunFolder(args.logdir), nodes=1) is None
 
 
 def test_run_whose_checkpoint_is_gone_is_not_told_to_resume(tmp_path):
     (tmp_path / "metrics.csv").touch()
     args, given = parse(train.build_parser(), ["Digits_LT", "--resume=auto", f"--logdir={tmp_path}"])
     with pytest.raises(UserError, match="holds a run whose checkpoint.pth is gone: --overwrite it, or name another"):
-        find_checkpoint(args, given, RunFolder(str(tmp_path)))
+        find_checkpoint(args, given, RunFolder(str(tmp_path)), nodes=1)
 
 
 @pytest.mark.parametrize("best", [None, {"epoch": 2}])
@@ -236,7 +236,7 @@ def test_table_of_other_images_that_a_checkpoint_brings_is_told_aloud(tmp_path, 
     for place, level in (("/then", "INFO"), ("/now", "WARNING")):
         words = ["CSV", "--evaluate", f"--datadir={place}", f"--resume={tmp_path}/checkpoint.pth"]
         args, given = parse(train.build_parser(), words)
-        find_checkpoint(args, given, RunFolder(str(tmp_path / "new"), "_eval"))
+        find_checkpoint(args, given, RunFolder(str(tmp_path / "new"), "_eval"), nodes=1)
         (told,) = (record for record in caplog.records if "--csv" in record.getMessage())
         assert (told.levelname, told.getMessage()) == (level, f"--csv: {table}, as in {tmp_path}/checkpoint.pth")
         caplog.clear()
@@ -249,7 +249,7 @@ def test_continued_run_says_how_it_began_whatever_its_command(tmp_path, trained_
         save_checkpoint(tmp_path / "checkpoint.pth", checkpoint)
         argv = ["Digits_LT", "--resume=auto", f"--logdir={tmp_path}", *([] if began else ["--pretrained"])]
         args, given = parse(train.build_parser(), argv)
-        find_checkpoint(args, given, RunFolder(str(tmp_path)))
+        find_checkpoint(args, given, RunFolder(str(tmp_path)), nodes=1)
         assert args.pretrained == began
     assert caplog.text.count("did not start from ImageNet weights, and is continued as it is") == 1
 
@@ -268,4 +268,4 @@ def test_run_whose_checkpoint_is_a_link_to_another_disk_goes_on(trained_digits, 
     shutil.move(folder / "checkpoint.pth", disk / "checkpoint.pth")
     (folder / "checkpoint.pth").symlink_to(disk / "checkpoint.pth")
     args, given = parse(train.build_parser(), ["Digits_LT", "--resume=auto"])
-    assert find_checkpoint(args, given, RunFolder(folder))["epoch"] == 2
+    assert find_checkpoint(args, given, RunFolder(folder), nodes=1)["epoch"] == 2

@@ -11,6 +11,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from helpers.runs import make_older, some_run
+from utils import stopping
 from utils.errors import UserError
 from utils.stopping import Stopped
 from utils.training.board import Board
@@ -29,11 +30,11 @@ def test_checkpoint_without_what_this_run_keeps_is_named():
 def test_few_unequal_classes_do_not_make_a_first_epoch_diverge(caplog):
     """Guessing has 0.008 there, and a model at its start log 2."""
     run = some_run()
-    run.warn_of_divergence(0.78, [1998, 2])
-    run.warn_of_divergence(2.1, [10, 10, 10])
+    run.warn_of_divergence(0.78, [1998, 2], first=0.0)
+    run.warn_of_divergence(2.1, [10, 10, 10], first=0.0)
     run.warn_of_divergence(5.87, [10, 10, 10], first=5.9)  # it is no worse than it was
     assert not caplog.messages
-    run.warn_of_divergence(1.1, [1998, 2])
+    run.warn_of_divergence(1.1, [1998, 2], first=0.0)
     assert "epoch 1 diverged: its mean cross-entropy is 1.10, guessing by class shares has 0.01" in caplog.text
 
 
@@ -155,6 +156,20 @@ def test_board_of_a_run_shows_an_epoch_at_its_end_and_hides_those_after_where_it
         pass
     found = EventAccumulator(str(run.folder.board)).Reload()
     assert [scalar.step for scalar in found.Scalars("train/loss")] == [1]
+
+
+def test_signal_after_the_last_epoch_ends_a_run_that_is_saved(tmp_path):
+    run = some_run()
+    run.folder, run.args.step_size = RunFolder(str(tmp_path)), 30
+
+    def train() -> None:
+        with run.open():
+            run.end_epoch(None, {"loss": 0.5})
+            signal.raise_signal(signal.SIGTERM)
+
+    with stopping.handled(), pytest.raises(Stopped, match=r"SIGTERM: saved after epoch 1/.*; --resume=auto continues"):
+        train()
+    assert read_verified(run.folder.checkpoint)["epoch"] == 1
 
 
 def test_board_is_closed_after_an_error_too(tmp_path):
