@@ -153,8 +153,7 @@ def titles_of(folder: RunFolder, tables: Mapping[str, Path]) -> dict[str, str]:
     """
     epochs = {}
     for suffix in tables:
-        record = read_record(RunFolder(folder.path, suffix))
-        if suffix in RETRAININGS and record is not None:
+        if suffix in RETRAININGS and (record := read_record(RunFolder(folder.path, suffix))) is not None:
             epochs[suffix] = record.get("model", {}).get("epoch")
         elif suffix == "":
             epochs[suffix] = int(read_rows(tables[suffix])[0]["epoch"])
